@@ -1,0 +1,89 @@
+"""The production system that wrote the logs: retrieval, ranking by eCPM, exploration.
+
+Dims: B (user, day) rows, N ads, U users, D days, C categories.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from simulators.behavior import HiddenTruth
+from simulators.config import WorldConfig
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A logging policy with known propensities.
+
+    It estimates every click rate with an error of its own (a stale interest and a noisy one),
+    keeps the best `retrieval_share` of the catalogue by estimated interest, and draws from a
+    softmax over the estimated log eCPM; a share of the traffic (`exploration`) draws a legal ad
+    uniformly.
+    """
+
+    affinity: Tensor  # float32 [U, D, C], yesterday's interests with error
+    category: Tensor  # int64 [N]
+    log_bid: Tensor  # float32 [N], log bid in eCPM units at rate 1
+    quality: Tensor  # float32 [N], estimated click quality
+    is_cpm: Tensor  # bool [N], paid per impression
+    scalars: Tensor  # float32 [5]: click base, match scale, exploration, temperature, retrieval
+
+    def distribution(self, user_id: Tensor, day: Tensor, eligible: Tensor) -> Tensor:
+        """Return the probability of every ad, float32 [B, N]; 0 for illegal ads.
+
+        Args:
+            user_id: int64 [B].
+            day: int64 [B].
+            eligible: bool [B, N].
+        """
+        base, scale, exploration, temperature, retrieval = self.scalars.tolist()
+        interest = self.affinity[user_id, day].gather(
+            1, self.category.expand(len(user_id), -1)
+        )
+        logit = base + scale * interest + self.quality
+        log_ecpm = self.log_bid + torch.where(
+            self.is_cpm, logit.new_zeros(()), torch.nn.functional.logsigmoid(logit)
+        )
+        kept = eligible.sum(-1).mul(retrieval).ceil().long().clamp_min(1)
+        interest = interest.masked_fill(~eligible, -torch.inf)
+        order = interest.sort(-1, descending=True).values
+        threshold = order.gather(1, (kept - 1)[:, None])
+        retrieved = eligible & (interest >= threshold)
+        ranked = torch.softmax(
+            (log_ecpm / temperature).masked_fill(~retrieved, -torch.inf), dim=-1
+        )
+        uniform = eligible / eligible.sum(-1, keepdim=True).clamp_min(1)
+        return ((1 - exploration) * ranked + exploration * uniform).nan_to_num(0.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `Cascade(**tensors)` takes, for saving."""
+        return {name: getattr(self, name).contiguous() for name in self.__dataclass_fields__}
+
+
+def make_cascade(
+    config: WorldConfig, truth: HiddenTruth, ads: pd.DataFrame, rng: np.random.Generator
+) -> Cascade:
+    """Build the production system: the truth of the day before, with errors."""
+    users, days, categories = truth.affinity.shape
+    stale = torch.cat([truth.affinity[:, :1], truth.affinity[:, :-1]], dim=1)
+    error = rng.normal(size=(users, 1, categories)) * config.logging_noise
+    click_base = truth.scalars[0].item()
+    conversion = torch.sigmoid(truth.scalars[1]).item()
+    bid = ads["bid"].to_numpy()
+    per_click = {"CPM": 1.0, "CPC": 1000.0, "OCPA": 1000.0 * conversion}
+    value = bid * ads["bid_type"].map(per_click).to_numpy()
+    noise = config.logging_noise * 0.3 * rng.normal(size=config.num_ads)
+    return Cascade(
+        affinity=(stale + torch.from_numpy(error.astype(np.float32))).contiguous(),
+        category=truth.category,
+        log_bid=torch.from_numpy(np.log(value).astype(np.float32)),
+        quality=truth.click_quality + torch.from_numpy(noise.astype(np.float32)),
+        is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy()),
+        scalars=torch.tensor(
+            [click_base, config.match_scale * config.coarse_share**0.5, config.exploration,
+             config.logging_temperature, config.retrieval_share]
+        ),
+    )

@@ -1,0 +1,124 @@
+"""The dials of a synthetic world, and the named sizes."""
+
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """Everything that a synthetic world depends on, beside its seed."""
+
+    name: str = "small"
+    """Which named size this started from."""
+    num_users: int = 1_000
+    num_ads: int = 2_000
+    num_organic: int = 1_000
+    """Organic items (videos, articles) that share the content hierarchy with the ads."""
+    num_codes: int = 64
+    """V, codes per level of the semantic IDs."""
+    num_levels: int = 3
+    """L, levels of the semantic IDs."""
+    num_log_days: int = 14
+    """Days that models may be trained on."""
+    num_heldout_days: int = 3
+    """Later days: the first for validation, the others for tests."""
+    impressions_per_user: float = 300.0
+    """Mean ad impressions per user over the logged days (activity is a power law)."""
+    organic_per_user: float = 60.0
+    """Mean organic views per user over the logged days."""
+    embedding_dim: int = 32
+    """d, width of the content embeddings."""
+    num_verticals: int = 8
+    num_categories: int = 32
+    """Categories over all verticals."""
+    num_advertisers: int = 128
+    """Advertisers over all categories; the advertiser level of the content hierarchy."""
+    num_interests: int = 4
+    """Interests of a user, each a category with a weight."""
+    coarse_share: float = 0.7
+    """Share of the interest match's variance that category and vertical explain; the rest is
+    a match of user and item latents."""
+    shuffle_tree: bool = False
+    """Control: behaviour follows a random assignment of ads to categories, so that the
+    content hierarchy, and with it the code tree, explains nothing."""
+    match_scale: float = 1.2
+    """Standard deviation of the interest match in the click logit."""
+    drift: float = 0.03
+    """Probability per day that an interest is replaced by another category."""
+    base_ctr: float = 0.014
+    """Click rate of uniformly drawn ads; scenes spread it (0.4-10 % in public logs)."""
+    base_cvr: float = 0.05
+    """Conversions per click of uniformly drawn ads."""
+    fatigue: float = 0.25
+    """Loss of click logit per log(1 + impressions of the advertiser today and yesterday)."""
+    targeting_share: float = 0.4
+    """Share of ads that target age, gender, region or device."""
+    budget_tightness: float = 1.0
+    """Divides the daily budgets; above 1 they run out earlier."""
+    exploration: float = 0.35
+    """Share of logged traffic that shows a uniformly drawn legal ad."""
+    logging_noise: float = 0.8
+    """Standard deviation of the production system's error in the click logit."""
+    logging_temperature: float = 0.7
+    """Temperature of the production system's softmax over log eCPM."""
+    retrieval_share: float = 0.3
+    """Share of the catalogue that the production system's retrieval passes on to its ranking."""
+    market_cpm: float = 75.0
+    """Mean market price in eCPM units; 60-95 in public logs."""
+    rankers: str = "strong"
+    """`strong`: counts, history attention and embeddings; `weak`: embeddings only, which is the
+    regime in which a policy learns to exploit the rankers."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.rankers not in ("strong", "weak"):
+            raise ValueError(f"rankers must be 'strong' or 'weak', got {self.rankers!r}")
+        for name in ("coarse_share", "exploration", "targeting_share", "drift"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.num_ads < self.num_codes:
+            raise ValueError(
+                f"num_ads must be at least num_codes ({self.num_codes}), got {self.num_ads}"
+            )
+
+    @property
+    def num_days(self) -> int:
+        """All simulated days."""
+        return self.num_log_days + self.num_heldout_days
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+SMALL = WorldConfig()
+PRESETS: dict[str, WorldConfig] = {
+    "small": SMALL,
+    "tiny": replace(
+        SMALL,
+        name="tiny",
+        num_users=200,
+        num_ads=200,
+        num_organic=100,
+        num_codes=16,
+        num_verticals=4,
+        num_categories=12,
+        num_advertisers=36,
+        impressions_per_user=120.0,
+        organic_per_user=30.0,
+    ),
+    "standard": replace(
+        SMALL,
+        name="standard",
+        num_users=10_000,
+        num_ads=20_000,
+        num_organic=10_000,
+        num_codes=256,
+        num_verticals=16,
+        num_categories=96,
+        num_advertisers=768,
+    ),
+    "weak": replace(
+        SMALL, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"
+    ),
+}
+"""Worlds that have a name. `weak` is the reward-hacking regime."""
