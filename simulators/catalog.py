@@ -31,6 +31,8 @@ class Catalog:
     """[N, d] content embedding."""
     organic_embedding: NDArray[np.float32]
     """[M, d]."""
+    vertical_of_category: NDArray[np.int64]
+    """[C]."""
 
 
 def _hierarchy(config: WorldConfig, rng: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
@@ -132,5 +134,9 @@ def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:
     )
     ads = pd.concat([ads, _targeting(config, rng)], axis=1)
     return Catalog(
-        ads, organic, ad_embedding.astype(np.float32), organic_embedding.astype(np.float32)
+        ads,
+        organic,
+        ad_embedding.astype(np.float32),
+        organic_embedding.astype(np.float32),
+        vertical_of_category,
     )

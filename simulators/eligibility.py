@@ -56,3 +56,15 @@ class Targeting:
             & admits(self.region, region)
             & admits(self.device, device)
         )
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Legal ads from a table, for worlds whose logs say what could be shown where and when."""
+
+    table: Tensor  # bool [G, N], one row per place and time
+    row: Tensor  # int64 [R], the row of each request
+
+    def eligible(self, request_id: Tensor) -> Tensor:
+        """Return bool [B, N] of requests `request_id` (int64 [B])."""
+        return self.table[self.row[request_id]]

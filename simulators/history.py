@@ -1,66 +1,19 @@
 """What was known about a user strictly before a moment: streams, counts, recent positives.
 
-Events are held sorted by (user, time), so "everything before t" is one range per user and a batch
-of requests is answered by ragged gathers and one histogram; no loop over requests.
+A batch of requests is answered by ragged gathers and one histogram; no loop over requests.
 
 Dims: B moments (a user and a time each), S recent items, L levels, V codes, G groups.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpr_rl.data.streams import IntArray, Stream, ragged
 from gpr_rl.schema import Action
 
-IntArray = NDArray[np.int64]
 DAY_S = 86_400
 COUNT_KINDS = ("impressions", "clicks", "conversions", "views", "recent_impressions")
-_TIME_SPAN = 1 << 40
-
-
-def ragged(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
-    """Return (row, index) of all integers in the B ranges [start, stop), flattened."""
-    size = np.maximum(stop - start, 0)
-    row = np.repeat(np.arange(len(size)), size)
-    offset = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)
-    return row, start[row] + offset
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Events of one sort, sorted by (user, time); columns are aligned arrays."""
-
-    key: IntArray  # user_id * 2^40 + timestamp
-    start: IntArray  # first row of each user, [U + 1]
-    columns: dict[str, IntArray]
-
-    @classmethod
-    def build(cls, events: pd.DataFrame, names: tuple[str, ...], num_users: int) -> "Stream":
-        """Sort events; of equal (user, time) the order of the table stays."""
-        user = events["user_id"].to_numpy()
-        key = user * _TIME_SPAN + events["timestamp"].to_numpy()
-        order = np.argsort(key, kind="stable")
-        columns = {name: events[name].to_numpy()[order] for name in names}
-        start = np.searchsorted(user[order], np.arange(num_users + 1))
-        return cls(key[order], start, columns)
-
-    def before(self, user_id: IntArray, timestamp: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the row ranges [start, stop) of each user's events strictly before a time."""
-        stop = np.searchsorted(self.key, user_id * _TIME_SPAN + timestamp, side="left")
-        return self.start[user_id], stop
-
-    def last(self, user_id: IntArray, timestamp: IntArray, size: int) -> tuple[IntArray, NDArray]:
-        """Return rows of the last `size` events before each moment, oldest first.
-
-        Returns:
-            rows [B, size] (0 where missing) and a bool mask [B, size], aligned to the right.
-        """
-        start, stop = self.before(user_id, timestamp)
-        rows = stop[:, None] - size + np.arange(size)
-        known = rows >= start[:, None]
-        return np.where(known, rows, 0), known
 
 
 class History:

@@ -1,0 +1,186 @@
+"""From an event table to the unified token sequence (GPR 2.1) and its supervision (GPR 3.1).
+
+A user's stream holds one ORGANIC token per organic view and an ENVIRONMENT and an ITEM token per
+ad impression. A request sees the latest tokens strictly before its own time, behind a USER token,
+and ends with its own ENVIRONMENT token. A training window is the sequence of its last request;
+the P last requests inside it are supervised, each from what came before it.
+
+Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions, N heads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from gpr_rl.data.streams import IntArray, Stream
+from gpr_rl.schema import Action, Tokens, TokenType, time_gap_bucket
+
+Preference = Callable[[IntArray, IntArray], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B training windows: tokens, and which requests are supervised where."""
+
+    tokens: Tokens
+    position: torch.Tensor  # int64 [B, P], index of the E token
+    request_id: torch.Tensor  # int64 [B, P, N], the request that head n predicts; -1 if none
+    valid: torch.Tensor  # bool [B, P, N]
+
+
+class SequenceBuilder:
+    """Builds token sequences for requests and windows of one event table.
+
+    Args:
+        events: user_id, timestamp, kind (0 organic view, 1 ad), item_id, action, request_id.
+        item_codes: int64 [N + M, L], paths of ads, then of organic items.
+        num_ads: N.
+        request_context: int64 [R, C], attributes of every request's ENVIRONMENT token.
+        user_attributes: int64 [U, A].
+        preference: (user_id [B], timestamp [B]) -> float32 [B, L, V], the past-success share per
+            code that the USER token carries.
+        max_tokens: T.
+    """
+
+    def __init__(
+        self,
+        events: pd.DataFrame,
+        *,
+        item_codes: IntArray,
+        num_ads: int,
+        request_context: IntArray,
+        user_attributes: IntArray,
+        preference: Preference,
+        max_tokens: int,
+    ) -> None:
+        self.request_context = request_context
+        self.user_attributes = user_attributes
+        self.preference = preference
+        self.max_tokens = max_tokens
+        is_ad = (events["kind"] == 1).to_numpy()
+        item = events["item_id"].to_numpy() + np.where(is_ad, 0, num_ads)
+        repeat = np.where(is_ad, 2, 1)
+        tokens = events.loc[:, ["user_id", "timestamp", "action", "request_id"]]
+        tokens = tokens.assign(item=item).loc[events.index.repeat(repeat)]
+        second = np.r_[False, tokens.index.to_numpy()[1:] == tokens.index.to_numpy()[:-1]]
+        ad_token = np.repeat(is_ad, repeat)
+        kind = np.where(ad_token, np.where(second, TokenType.ITEM, TokenType.ENVIRONMENT),
+                        TokenType.ORGANIC)
+        tokens["kind"] = kind
+        tokens.loc[kind == TokenType.ENVIRONMENT, "action"] = int(Action.NONE)
+        names = ("timestamp", "action", "request_id", "item", "kind")
+        self._stream = Stream.build(tokens, names, len(user_attributes))
+        columns = self._stream.columns
+        is_environment = columns["kind"] == TokenType.ENVIRONMENT
+        codes = item_codes[columns["item"]]
+        codes[is_environment] = 0
+        context = np.where(
+            is_environment[:, None], request_context[np.maximum(columns["request_id"], 0)], 0
+        )
+        self._codes, self._context = torch.from_numpy(codes), torch.from_numpy(context)
+        self._columns = {name: torch.from_numpy(columns[name]) for name in names}
+        self._ad_token = np.flatnonzero(is_environment)  # where each kept request's E token is
+        self._ad_request = columns["request_id"][is_environment]
+        self._ad_user = np.searchsorted(self._stream.start, self._ad_token, side="right") - 1
+        self._ad_time = columns["timestamp"][is_environment]
+
+    def tokens(
+        self, user_id: IntArray, timestamp: IntArray, context: IntArray
+    ) -> tuple[Tokens, IntArray]:
+        """Return the sequences of requests, each ending with its own ENVIRONMENT token.
+
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B]; only events strictly before it are seen.
+            context: int64 [B, C].
+
+        Returns:
+            Tokens with every token in the prompt block, and the stream row of position 1, [B].
+        """
+        start, stop = self._stream.before(user_id, timestamp)
+        first = np.maximum(start, stop - (self.max_tokens - 2))
+        kinds = self._stream.columns["kind"]
+        if len(kinds):
+            headless = (first < stop) & (kinds[np.minimum(first, len(kinds) - 1)] == TokenType.ITEM)
+            first = first + headless  # an ITEM whose ENVIRONMENT token fell off the window
+        length = torch.from_numpy(stop - first)
+        column = torch.arange(self.max_tokens)
+        past = (column >= 1) & (column <= length[:, None])
+        last = column == (length + 1)[:, None]
+        rows = torch.where(past, torch.from_numpy(first)[:, None] + column - 1, 0)
+
+        def take(name: str, at_last: int) -> torch.Tensor:
+            values = self._columns[name]
+            taken = values[rows] if len(values) else torch.zeros_like(rows)
+            return torch.where(past, taken, torch.where(last, at_last, 0))
+
+        kind = take("kind", int(TokenType.ENVIRONMENT))
+        kind[:, 0] = int(TokenType.USER)
+        time = torch.where(last, torch.from_numpy(timestamp)[:, None], take("timestamp", 0))
+        gap = time[:, 1:] - time[:, :-1]
+        gap[:, 0] = 0  # the USER token has no time
+        gap = torch.nn.functional.pad(gap, (1, 0)).masked_fill(~(past | last), 0)
+        own = torch.from_numpy(np.ascontiguousarray(context))[:, None]
+        codes = self._codes[rows] if len(self._codes) else torch.zeros(*rows.shape, 1).long()
+        tokens = Tokens(
+            kind=kind,
+            codes=torch.where(past[..., None], codes, 0),
+            action=take("action", int(Action.NONE)),
+            time_gap=time_gap_bucket(gap),
+            context=torch.where(
+                last[..., None], own, torch.where(past[..., None], self._context[rows], 0)
+            ),
+            user=torch.from_numpy(self.user_attributes[user_id]),
+            preference=torch.from_numpy(self.preference(user_id, timestamp)),
+            prompt_length=length + 2,
+            batch_size=[len(user_id)],
+        )
+        return tokens, first
+
+    def window_pool(self, first_time: int, last_time: int) -> IntArray:
+        """Return the numbers of kept requests with first_time <= timestamp < last_time."""
+        return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last_time))
+
+    def windows(self, kept: IntArray, num_positions: int, num_heads: int, last_time: int) -> Windows:
+        """Return training windows that end at the given kept requests.
+
+        Args:
+            kept: int64 [B], from `window_pool`.
+            num_positions: P, supervised requests per window, the last ones of the window.
+            num_heads: N, how many next ads are predicted at each position.
+            last_time: Ads at or after this time are never targets.
+        """
+        user = self._ad_user[kept]
+        tokens, first = self.tokens(
+            user, self._ad_time[kept], self.request_context[self._ad_request[kept]]
+        )
+        numbers = kept[:, None] + np.arange(1 - num_positions, 1)
+        inside = np.maximum(numbers, 0)
+        supervised = (
+            (numbers >= 0)
+            & (self._ad_user[inside] == user[:, None])
+            & (self._ad_token[inside] >= first[:, None])
+        )
+        position = np.where(supervised, self._ad_token[inside] - first[:, None] + 1, 0)
+        position = np.where(supervised, position, position[:, -1:])
+        earliest = inside[np.arange(len(kept)), supervised.argmax(-1)]
+        heads = inside[..., None] + np.arange(num_heads)
+        known = heads < len(self._ad_user)
+        heads = np.minimum(heads, len(self._ad_user) - 1)
+        valid = (
+            supervised[..., None]
+            & known
+            & (self._ad_user[heads] == user[:, None, None])
+            & (self._ad_time[heads] < last_time)
+        )
+        # the prompt ends with the first supervised request, and the USER token is set there
+        tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
+        tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
+        request_id = np.where(valid, self._ad_request[heads], -1)
+        return Windows(
+            tokens, *(torch.from_numpy(x) for x in (position, request_id, valid))
+        )

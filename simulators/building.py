@@ -1,0 +1,230 @@
+"""Turns tables into a finished world: semantic IDs, trained and graded rankers, files.
+
+Synthetic worlds and imported logs both end here.
+
+Dims: R logged requests, N ads, M organic items.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpr_rl.schema import Action
+from gpr_rl.tokenizers import RQKMeans
+from simulators.evaluator import TruthEvaluator
+from simulators.history import DAY_S
+from simulators.ranker_training import (
+    LoggedRows,
+    RankerTraining,
+    fit_calibration,
+    fit_rankers,
+    grade,
+)
+from simulators.rankers import FrozenRankers
+from simulators.rewards import final_value
+from simulators.world import World, WorldInfo, build_rankers, ranker_tensors, score_scale
+
+Progress = Callable[[str], None]
+_CHUNK = 2_048
+
+
+def build_world(
+    directory: Path,
+    info: WorldInfo,
+    *,
+    users: pd.DataFrame,
+    ads: pd.DataFrame,
+    organic: pd.DataFrame,
+    events: pd.DataFrame,
+    item_embedding: np.ndarray,
+    hidden: dict[str, dict[str, Tensor]],
+    extra: dict[str, Tensor],
+    progress: Progress,
+    training: RankerTraining | None = None,
+) -> World:
+    """Fit the tokenizer and the rankers, write everything, and return the world.
+
+    Nothing is left at `directory` unless all of it is there: files are written beside it and
+    renamed at the end.
+
+    Args:
+        directory: Where the world goes; must not exist yet.
+        info: Head of `world.json`.
+        users, ads, organic, events: Tables in the format of `World`.
+        item_embedding: float32 [N + M, d].
+        hidden: Name to tensors, files that only the evaluator reads.
+        extra: Further tensors of `World` (for instance `availability`).
+        progress: Called with one line per stage.
+        training: How the rankers are fitted.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        raise ValueError(f"{directory} exists already; a world is never overwritten")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        progress(f"semantic IDs of {len(item_embedding):,} items")
+        tokenizer = RQKMeans(info.num_levels, info.num_codes, seed=info.seed).fit(item_embedding)
+        tensors = {
+            "item_embedding": torch.from_numpy(item_embedding),
+            "item_codes": torch.as_tensor(tokenizer.encode(item_embedding)),
+            **extra,
+        }
+        tokenizer.save(temporary / "tokenizer")
+        for name, frame in (("users", users), ("ads", ads), ("organic", organic), ("events", events)):
+            frame.to_parquet(temporary / f"{name}.parquet", index=False)
+        save_file(tensors, temporary / "embeddings.safetensors")
+        for name, parts in hidden.items():
+            save_file(parts, temporary / f"{name}.safetensors")
+        world = World(info, users, ads, organic, events, tensors, directory=temporary)
+        progress(f"rankers on {world.num_requests:,} logged impressions")
+        frozen, scores, card = train_rankers(world, training or RankerTraining())
+        world.attach_rankers(frozen, scores, card)
+        world.ad_value.copy_(_ad_value(world))
+        world.attach_rankers(frozen, scores, card)  # the trie resolves shared paths by ad_value
+        if info.has_truth:
+            card["regime"] = grade_regime(world)
+        save_file(ranker_tensors(frozen), temporary / "rankers.safetensors")
+        save_file({k: v.contiguous() for k, v in scores.items()}, temporary / "scores.safetensors")
+        (temporary / "ranker_card.json").write_text(json.dumps(card, indent=2))
+        (temporary / "world.json").write_text(json.dumps(asdict(info), indent=2))
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    world.directory = directory
+    return world
+
+
+def train_rankers(
+    world: World, training: RankerTraining
+) -> tuple[FrozenRankers, dict[str, Tensor], dict]:
+    """Train on the earlier logged days, calibrate on the last one, grade on the held-out days.
+
+    Returns:
+        The frozen rankers; the logged scores (pctr, pcvr, ecpm, final_value [R], alpha [2],
+        reward_scale, ad_value [N] still zero); and the card, one entry per task.
+    """
+    info = world.info
+    day = torch.from_numpy(world.request_time // DAY_S)
+    clicked = (world.request_action >= Action.CLICK).float()
+    converted = (world.request_action == Action.CONVERSION).float()
+    generator = torch.Generator().manual_seed(info.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(info.seed)
+        rankers = build_rankers(world)
+    first = max(0, world.num_requests - 2 * training.max_rows)
+    ids = torch.arange(first, world.num_requests)
+    rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
+    fit = ids[day[ids] < info.num_log_days - 1]
+    fit_rankers(
+        rankers,
+        LoggedRows(rows.inputs[fit - first], rows.counts[fit - first], rows.ad_id[fit - first]),
+        clicked[fit],
+        converted[fit],
+        has_clicks=info.has_clicks,
+        config=training,
+        generator=generator,
+    )
+    rankers.eval()
+    logit = rows.all_logits(rankers)
+    later = ids[day[ids] == info.num_log_days - 1]
+    calibration = fit_calibration(
+        logit[later - first], clicked[later], converted[later], info.has_clicks
+    )
+    frozen = FrozenRankers(rankers, calibration, info.has_clicks)
+    pctr, pcvr = _logged_probabilities(world, frozen, calibration(logit), first)
+    outcome = world.make_outcome_logged(pctr, pcvr, torch.zeros(2))
+    logged = day < info.num_log_days
+    alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
+    outcome = world.make_outcome_logged(pctr, pcvr, alpha)
+    value = final_value(outcome)[:, 0]
+    scores = {
+        "pctr": pctr,
+        "pcvr": pcvr,
+        "ecpm": outcome.ecpm[:, 0],
+        "final_value": value,
+        "alpha": alpha,
+        "reward_scale": value[logged].std(),
+        "ad_value": torch.zeros(world.num_ads),
+    }
+    heldout = torch.nonzero(day >= info.num_log_days)[:, 0]
+    oracle = _oracle(world, heldout) if info.has_truth else None
+    card = {}
+    if info.has_clicks:
+        card["pctr"] = grade(pctr[heldout], clicked[heldout], None if oracle is None else oracle[0])
+    trial = heldout[clicked[heldout] > 0] if info.has_clicks else heldout
+    in_heldout = clicked[heldout] > 0 if info.has_clicks else slice(None)
+    card["pcvr"] = grade(
+        pcvr[trial], converted[trial], None if oracle is None else oracle[1][in_heldout]
+    )
+    return frozen, scores, card
+
+
+def _logged_probabilities(
+    world: World, frozen: FrozenRankers, known: Tensor, first: int
+) -> tuple[Tensor, Tensor]:
+    """Return pctr and pcvr of all logged rows; `known` holds those from row `first` on."""
+    parts = []
+    for ids in torch.arange(first).split(_CHUNK):
+        inputs, counts = world.features(ids)
+        parts.append(torch.stack(frozen(inputs, counts, world.request_ad[ids][:, None]), -1)[:, 0])
+    probability = torch.cat([*parts, known.float()])
+    pctr, pcvr = probability.unbind(-1)
+    if not world.info.has_clicks:
+        pctr = torch.ones_like(pctr)
+    return pctr.contiguous(), pcvr.contiguous()
+
+
+def _oracle(world: World, request_id: Tensor) -> tuple[Tensor, Tensor]:
+    truth = TruthEvaluator(world)
+    parts = [truth.outcome(ids, world.request_ad[ids][:, None]) for ids in request_id.split(_CHUNK)]
+    return torch.cat([o.pctr[:, 0] for o in parts]), torch.cat([o.pcvr[:, 0] for o in parts])
+
+
+def _ad_value(world: World, num_requests: int = 256) -> Tensor:
+    """Return each ad's mean eCPM under the rankers over training requests, float32 [N]."""
+    ids = world.request_ids("train")
+    ids = ids[torch.linspace(0, len(ids) - 1, min(num_requests, len(ids))).long()]
+    total = sum(world.outcome_all(part).ecpm.sum(0) for part in ids.split(64))
+    return torch.as_tensor(total / len(ids))
+
+
+def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str]:
+    """Say whether optimising the rankers helps under the truth (FINDINGS-style gate).
+
+    Returns:
+        Mean true final value on held-out requests of the logging policy, of the ad that the
+        rankers like best (`proxy_argmax`) and of the truly best ad; `share`, the position of the
+        proxy-argmax between logging (0) and best (1); and `regime`: `good` when it beats logging,
+        else `hacking`.
+    """
+    truth = TruthEvaluator(world)
+    ids = world.request_ids("test")
+    ids = ids[torch.linspace(0, len(ids) - 1, min(num_requests, len(ids))).long()]
+    totals = torch.zeros(3, dtype=torch.float64)
+    for part in ids.split(100):
+        legal = world.eligible(part)
+        true_value = final_value(truth.outcome_all(part))
+        proxy = final_value(world.outcome_all(part)).masked_fill(~legal, -torch.inf)
+        logging = (truth.logging_distribution(part) * true_value).sum(-1)
+        argmax = true_value.gather(1, proxy.argmax(-1, keepdim=True))[:, 0]
+        best = true_value.masked_fill(~legal, -torch.inf).amax(-1)
+        totals += torch.stack([logging.sum(), argmax.sum(), best.sum()]).double()
+    logging, argmax, best = (totals / len(ids)).tolist()
+    return {
+        "logging": logging,
+        "proxy_argmax": argmax,
+        "best": best,
+        "share": (argmax - logging) / (best - logging),
+        "regime": "good" if argmax > logging else "hacking",
+    }

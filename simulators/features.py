@@ -1,0 +1,79 @@
+"""Inputs of the rankers, all strictly before the request.
+
+Dims: B requests, K candidates, S recent items, G groups (verticals, categories, advertisers),
+F count features, N ads, M organic items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tensordict import tensorclass
+from torch import Tensor
+
+from gpr_rl.data.streams import IntArray
+from simulators.history import History
+
+NUM_RECENT = 20
+NUM_COUNT_FEATURES = 6
+_PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
+
+
+@tensorclass
+class RankerInput:
+    """Per-request inputs, batch [B]; candidates only add their ad ids."""
+
+    user: Tensor  # int64 [B, A] attributes
+    context: Tensor  # int64 [B, C] attributes
+    recent_item: Tensor  # int64 [B, S] in 0..N+M-1
+    recent_known: Tensor  # bool [B, S]
+    recent_action: Tensor  # int64 [B, S]
+
+
+def candidate_counts(counts: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
+    """Return the count features of each candidate's own groups, [B, K, 3F].
+
+    Args:
+        counts: float [B, G, F] of the request's user.
+        group: int64 [N + M, 3].
+        ad_id: int64 [B, K].
+    """
+    b, num_groups, width = counts.shape
+    index = group[ad_id] + torch.arange(b, device=ad_id.device)[:, None, None] * num_groups
+    rows = counts.reshape(b * num_groups, width).index_select(0, index.flatten())
+    return rows.view(*ad_id.shape, 3 * width)
+
+
+def count_features(counts: Tensor) -> Tensor:
+    """Return [..., 6] features of the [..., 5] counts: logs and a smoothed click rate."""
+    impressions, clicks = counts[..., 0], counts[..., 1]
+    rate = torch.log((clicks + _PRIOR_CLICKS) / (impressions + _PRIOR_IMPRESSIONS))
+    return torch.cat([torch.log1p(counts) / 2, rate[..., None] + 3.0], dim=-1)
+
+
+@dataclass(frozen=True)
+class FeatureBuilder:
+    """Builds `RankerInput` for requests of one world."""
+
+    history: History
+    user_attributes: IntArray  # int64 [U, A]
+    request_user: IntArray  # int64 [R]
+    request_time: IntArray  # int64 [R]
+    request_context: IntArray  # int64 [R, C]
+
+    def __call__(self, request_id: Tensor) -> tuple[RankerInput, Tensor]:
+        """Return inputs of `request_id` (int64 [B]) and count features, float32 [B, G, F]."""
+        ids = request_id.numpy()
+        user, time = self.request_user[ids], self.request_time[ids]
+        rows, known = self.history.positives.last(user, time, NUM_RECENT)
+        columns = self.history.positives.columns
+        counts = count_features(torch.from_numpy(self.history.counts(user, time)))
+        inputs = RankerInput(
+            user=torch.from_numpy(self.user_attributes[user]),
+            context=torch.from_numpy(self.request_context[ids]),
+            recent_item=torch.from_numpy(columns["item"][rows]),
+            recent_known=torch.from_numpy(known),
+            recent_action=torch.from_numpy(np.where(known, columns["action"][rows], 0)),
+            batch_size=[len(ids)],
+        )
+        return inputs, counts

@@ -1,0 +1,223 @@
+"""Make a world: `python -m simulators.make small --seed 0 --out DIR`."""
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from gpr_rl.checkpoint import CheckpointError
+from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
+from simulators.building import Progress, build_world
+from simulators.cascade import make_cascade
+from simulators.catalog import NUM_AGE_BUCKETS, NUM_DEVICES, NUM_REGIONS, make_catalog
+from simulators.config import PRESETS, WorldConfig
+from simulators.logs import simulate_logs
+from simulators.rankers import RankerConfig
+from simulators.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
+from simulators.world import FORMAT_VERSION, World, WorldInfo, age_bucket, read_world
+
+_LOADED: dict[Path, World] = {}
+
+
+def silent(message: str) -> None:
+    """Drop progress lines."""
+
+
+def to_stderr(message: str) -> None:
+    """Print one progress line."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def make_world(
+    config: WorldConfig, seed: int, directory: str | Path, progress: Progress = silent
+) -> World:
+    """Make a synthetic world in `directory`, which must not exist yet.
+
+    Args:
+        config: The dials.
+        seed: Root of every stream; the same config and seed give the same files.
+        directory: Where it goes.
+        progress: Called with one line per stage.
+    """
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
+    progress(f"catalogue and users of world {config.name!r}, seed {seed}")
+    catalog = make_catalog(config, streams[0])
+    users = make_users(config, streams[1])
+    users["age_bucket"] = age_bucket(users["age"])
+    affinity = make_interests(config, catalog.vertical_of_category, streams[2])
+    truth = make_truth(config, catalog, affinity, streams[3])
+    cascade = make_cascade(config, truth, catalog.ads, streams[4])
+    progress("logged traffic")
+    events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
+    item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
+    users_attributes = (
+        NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS,
+    )
+    context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
+    strong = config.rankers == "strong"
+    ranker_config = RankerConfig(
+        user_cardinalities=users_attributes,
+        context_cardinalities=context,
+        num_items=config.num_ads + config.num_organic,
+        embedding_dim=config.embedding_dim,
+        num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
+        use_counts=strong,
+        use_history=strong,
+    )
+    info = WorldInfo(
+        name=config.name,
+        seed=seed,
+        source="synthetic",
+        config=config.to_json(),
+        num_codes=config.num_codes,
+        num_levels=config.num_levels,
+        num_log_days=config.num_log_days,
+        num_train_days=min(4, config.num_log_days),
+        num_days=config.num_days,
+        has_clicks=True,
+        has_truth=True,
+        context_cardinalities=context,
+        user_cardinalities=users_attributes,
+        ranker_config=asdict(ranker_config),
+        simulated=("users", "ads", "behaviour", "bids", "budgets"),
+        impression_share=0.2,
+    )
+    return build_world(
+        Path(directory),
+        info,
+        users=users,
+        ads=catalog.ads,
+        organic=catalog.organic,
+        events=events,
+        item_embedding=item_embedding,
+        hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
+        extra={},
+        progress=progress,
+    )
+
+
+def cache_folder() -> Path:
+    """Return `$GPR_RL_CACHE`, or the user's cache folder."""
+    named = os.environ.get("GPR_RL_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gpr_rl"
+
+
+def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to_stderr) -> World:
+    """Return a world by name, by directory, or as it is.
+
+    A named world is made on first use, with progress lines, and cached under `cache_folder()`.
+    A world is read once per process and shared; treat it as read-only.
+
+    Args:
+        world: A name (`tiny`, `small`, `standard`, `weak`, `journey`), a directory, or a `World`.
+        seed: Of a named world.
+        progress: Where the lines of making a world go.
+
+    Raises:
+        ValueError: Neither a known name nor a directory with a world.
+    """
+    if isinstance(world, World):
+        return world
+    named = str(world) in world_names()
+    directory = (
+        cache_folder() / f"{world}-seed{seed}-v{FORMAT_VERSION}" if named else Path(world)
+    ).absolute()
+    if directory not in _LOADED:
+        if named and not directory.exists():
+            started = time.monotonic()
+            progress(f"making world {str(world)!r} (seed {seed}), once; cached in {directory}")
+            _make_named(str(world), seed, directory, progress)
+            progress(f"world {str(world)!r} made in {time.monotonic() - started:.0f} s")
+        elif not directory.exists():
+            raise ValueError(
+                f"unknown world {str(world)!r}: neither one of {', '.join(world_names())} "
+                "nor a directory"
+            )
+        _LOADED[directory] = read_world(directory)
+    return _LOADED[directory]
+
+
+def world_names() -> tuple[str, ...]:
+    """Return the names that `load_world` knows."""
+    return (*PRESETS, "journey", "journey-smoke")
+
+
+def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> None:
+    if name in PRESETS:
+        make_world(PRESETS[name], seed, directory, progress)
+        return
+    from simulators.journey import make_journey  # optional package
+
+    make_journey(name, seed, directory, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeArgs:
+    """Make a world and write it to a directory."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """tiny, small, standard, weak, journey or journey-smoke."""
+    seed: int = 0
+    """Root of every random stream."""
+    out: Path
+    """Directory to make; must not exist yet."""
+    set: tuple[str, ...] = ()
+    """Dials of a synthetic world, each `field=value`, for instance `drift=0.1`."""
+
+
+def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
+    changes: dict[str, object] = {}
+    for dial in dials:
+        field, _, text = dial.partition("=")
+        if field not in WorldConfig.__dataclass_fields__:
+            raise ValueError(f"unknown dial {field!r}; see simulators/config.py")
+        kind = type(getattr(config, field))
+        try:
+            changes[field] = text.lower() in ("1", "true") if kind is bool else kind(text)
+        except ValueError as error:
+            raise ValueError(f"dial {field!r} takes {kind.__name__}, got {text!r}") from error
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def main() -> int:
+    """Run the command line; 2 on a user's mistake."""
+    args = tyro.cli(MakeArgs, description=__doc__)
+    started = time.monotonic()
+    try:
+        if args.name in PRESETS:
+            config = _with_dials(PRESETS[args.name], args.set)
+            world = make_world(config, args.seed, args.out, to_stderr)
+        elif args.name in world_names():
+            _make_named(args.name, args.seed, args.out, to_stderr)
+            world = read_world(args.out)
+        else:
+            raise ValueError(
+                f"unknown world {args.name!r}: choose one of {', '.join(world_names())}"
+            )
+    except (ValueError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    card = world.ranker_card
+    for task in ("pctr", "pcvr"):
+        if task in card:
+            print(f"{task}: " + "  ".join(f"{k} {v:.4g}" for k, v in card[task].items()))
+    if "regime" in card:
+        regime = card["regime"]
+        print(
+            f"rankers' favourite reaches {regime['share']:.2f} of the way from the logging policy "
+            f"to the best ad under the truth: {regime['regime']} regime"
+        )
+    print(f"{args.out}: {world.num_requests:,} requests in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

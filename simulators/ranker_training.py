@@ -1,0 +1,175 @@
+"""Fits, calibrates and grades the rankers on logs.
+
+Dims: R logged requests, B batch, F count features.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor, nn
+
+from simulators.features import FeatureBuilder, RankerInput, candidate_counts
+from simulators.rankers import Calibration, Rankers
+
+_CHUNK = 2_048
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerTraining:
+    """How the rankers are fitted."""
+
+    num_epochs: int = 4
+    batch_size: int = 2_048
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-5
+    max_rows: int = 1_000_000
+    """Rows used at most, the latest ones."""
+
+
+@dataclass(frozen=True)
+class LoggedRows:
+    """Ranker inputs of R logged (request, shown ad) rows."""
+
+    inputs: RankerInput
+    counts: Tensor  # float32 [R, 1, 3F]
+    ad_id: Tensor  # int64 [R, 1]
+
+    @classmethod
+    def build(
+        cls, features: FeatureBuilder, group: Tensor, request_id: Tensor, ad_id: Tensor
+    ) -> "LoggedRows":
+        """Build all rows, chunk by chunk, keeping only the counts of the ad that was shown."""
+        inputs, counts = [], []
+        for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):
+            row, table = features(ids)
+            inputs.append(row)
+            counts.append(candidate_counts(table, group, ads[:, None]))
+        return cls(torch.cat(inputs), torch.cat(counts), ad_id[:, None])
+
+    def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:
+        """Return raw logits [B, 2] of the rows `rows` (int64 [B])."""
+        return rankers(self.inputs[rows], self.counts[rows], self.ad_id[rows])[:, 0]
+
+    @torch.no_grad()
+    def all_logits(self, rankers: Rankers) -> Tensor:
+        """Return raw logits [R, 2]."""
+        rows = torch.arange(len(self.ad_id))
+        return torch.cat([self.logits(rankers, chunk) for chunk in rows.split(4 * _CHUNK)])
+
+
+def fit_rankers(
+    rankers: Rankers,
+    rows: LoggedRows,
+    clicked: Tensor,
+    converted: Tensor,
+    *,
+    has_clicks: bool,
+    config: RankerTraining,
+    generator: torch.Generator,
+) -> None:
+    """Train both towers by log-loss; conversions are learned on clicked rows only.
+
+    In a world without clicks every shown ad is a trial for the conversion.
+
+    Args:
+        rankers: Trained in place.
+        rows: R logged rows.
+        clicked: float [R], 1 for clicks and conversions.
+        converted: float [R].
+        has_clicks: Whether the logs know clicks.
+        config: Epochs, batch size, rates.
+        generator: Order of the rows.
+    """
+    optimizer = torch.optim.Adam(
+        rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    num_rows = len(clicked)
+    first = max(0, num_rows - config.max_rows)
+    steps = config.num_epochs * ((num_rows - first) // config.batch_size + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
+    trial = clicked if has_clicks else torch.ones_like(clicked)
+    bce = nn.functional.binary_cross_entropy_with_logits
+    for _ in range(config.num_epochs):
+        order = first + torch.randperm(num_rows - first, generator=generator)
+        for batch in order.split(config.batch_size):
+            logit = rows.logits(rankers, batch)
+            loss = bce(logit[:, 1], converted[batch], weight=trial[batch], reduction="sum")
+            loss = loss / trial[batch].sum().clamp_min(1)
+            if has_clicks:
+                loss = loss + bce(logit[:, 0], clicked[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _centred_knots(logit: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:
+    """Return raw and calibrated logits at the centres of isotonic regression's steps."""
+    logit = logit.astype(np.float64)
+    fitted = IsotonicRegression(out_of_bounds="clip").fit_transform(logit, label)
+    level, step = np.unique(fitted, return_inverse=True)
+    size = np.bincount(step)
+    centre = np.bincount(step, weights=logit) / size
+    inside = (level > 0) & (level < 1)
+    if not inside.any():  # all labels alike: only shift
+        rate = (label.sum() + 0.5) / (len(label) + 1)
+        level, centre = np.array([rate]), np.array([logit.mean()])
+        inside = np.array([True])
+    level, centre = level[inside], centre[inside]
+    if len(level) == 1:
+        shift = np.log(level / (1 - level)) - centre
+        centre = np.r_[centre, centre + 1.0]
+        return centre, centre + shift
+    return centre, np.log(level / (1 - level))
+
+
+def fit_calibration(logit: Tensor, clicked: Tensor, converted: Tensor, has_clicks: bool) -> Calibration:
+    """Fit the monotone maps on later days: all rows for clicks, clicked rows for conversions."""
+    trial = (clicked > 0) if has_clicks else torch.ones_like(clicked, dtype=torch.bool)
+    pairs = [
+        _centred_knots(logit[:, 0].numpy(), clicked.numpy()),
+        _centred_knots(logit[trial, 1].numpy(), converted[trial].numpy()),
+    ]
+    width = max(len(knots) for knots, _ in pairs)
+    padded = []
+    for knots, values in pairs:  # extend the last segment so that both tasks have one length
+        extra = 1.0 + np.arange(width - len(knots))
+        padded.append((np.r_[knots, knots[-1] + extra], np.r_[values, values[-1] + extra]))
+    return Calibration(
+        torch.from_numpy(np.stack([k for k, _ in padded])),
+        torch.from_numpy(np.stack([v for _, v in padded])),
+    )
+
+
+def expected_calibration_error(probability: NDArray, label: NDArray, bins: int = 20) -> float:
+    """Return the mean |predicted - observed rate| over equal-frequency bins, weighted by size."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
+    gaps = [len(p) * abs(probability[p].mean() - label[p].mean()) for p in parts if len(p)]
+    return float(sum(gaps) / len(label))
+
+
+def grade(probability: Tensor, label: Tensor, oracle: Tensor | None) -> dict[str, float]:
+    """Return the card of one task on held-out rows.
+
+    Args:
+        probability: float [R], calibrated.
+        label: float [R], 0 or 1.
+        oracle: float [R], the true probability where it is known.
+
+    Returns:
+        auc, log_loss, ece, ratio (sum(p)/sum(y)), num_rows, rate; auc_oracle where known. A metric
+        that needs both classes is left out when one is missing.
+    """
+    p, y = probability.double().numpy(), label.double().numpy()
+    card = {"num_rows": float(len(y)), "rate": float(y.mean()), "ece": expected_calibration_error(p, y)}
+    if 0 < y.sum() < len(y):
+        card["auc"] = float(roc_auc_score(y, p))
+        card["log_loss"] = float(log_loss(y, np.clip(p, 1e-7, 1 - 1e-7)))
+        card["ratio"] = float(p.sum() / y.sum())
+        if oracle is not None:
+            card["auc_oracle"] = float(roc_auc_score(y, oracle.double().numpy()))
+    return card

@@ -1,0 +1,201 @@
+"""Frozen pCTR and pCVR rankers: the reward simulator (GPR 3.3).
+
+One network with a tower per task. Everything that depends on the request alone, or on the ad
+alone, is computed once and added, so a candidate costs a few thousand multiply-adds.
+
+Dims: B requests, K candidates, S recent items, G groups, F count features, N ads, H hidden width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gpr_rl.schema import Action
+from simulators.features import NUM_COUNT_FEATURES, RankerInput, candidate_counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """Size and inputs of the rankers."""
+
+    user_cardinalities: tuple[int, ...]
+    context_cardinalities: tuple[int, ...]
+    num_items: int
+    """Ads and organic items."""
+    embedding_dim: int
+    """d of the content embeddings."""
+    num_groups: int
+    hidden: int = 64
+    attention_dim: int = 16
+    id_dim: int = 8
+    """Width of learned ad and group embeddings."""
+    use_counts: bool = True
+    """Strictly-past counts per user by vertical, category and advertiser."""
+    use_history: bool = True
+    """Target attention over recent clicks, conversions and organic views."""
+
+
+class Rankers(nn.Module):
+    """pCTR and pCVR of (request, ad) pairs.
+
+    Inputs: user and context attributes, target attention over the recent items, strictly-past
+    counts of the candidate's vertical, category and advertiser, and of the ad its content
+    embedding, price, ad id and groups.
+
+    Args:
+        config: Sizes and switches.
+        item_embedding: float32 [N + M, d], content of ads, then of organic items.
+        group: int64 [N + M, 3].
+        price: float32 [N], standardised log price.
+    """
+
+    def __init__(
+        self, config: RankerConfig, item_embedding: Tensor, group: Tensor, price: Tensor
+    ) -> None:
+        super().__init__()
+        self.config = config
+        h, a = config.hidden, config.attention_dim
+        self.register_buffer("item_embedding", item_embedding, persistent=False)
+        self.register_buffer("group", group, persistent=False)
+        self.register_buffer("price", price, persistent=False)
+        self.num_ads = len(price)
+        self.user = nn.ModuleList(nn.Embedding(c, h) for c in config.user_cardinalities)
+        self.context = nn.ModuleList(nn.Embedding(c, h) for c in config.context_cardinalities)
+        self.ad_id = nn.Embedding(self.num_ads, config.id_dim)
+        self.group_id = nn.Embedding(config.num_groups, config.id_dim)
+        ad_width = config.embedding_dim + 1 + 4 * config.id_dim
+        self.ad = nn.Linear(ad_width, h)
+        self.query = nn.Linear(ad_width, a)
+        self.key = nn.Linear(config.embedding_dim + 3 * config.id_dim, a)
+        self.action = nn.Embedding(max(Action) + 1, a)
+        self.recent = nn.Linear(2 * a, h)
+        self.counts = nn.Linear(3 * NUM_COUNT_FEATURES, h)
+        self.user_factor = nn.ModuleList(nn.Embedding(c, a) for c in config.user_cardinalities)
+        self.match = nn.Linear(a, h)
+        self.tower = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(h, 32), nn.ReLU(), nn.Linear(32, 1))
+            for _ in range(2)
+        )
+        for embedding in (*self.user, *self.context, self.ad_id, self.group_id):
+            nn.init.normal_(embedding.weight, std=0.05)
+
+    def _ad_features(self, ad_id: Tensor) -> Tensor:
+        groups = self.group_id(self.group[ad_id]).flatten(-2)
+        price = self.price[ad_id].unsqueeze(-1)
+        return torch.cat([self.item_embedding[ad_id], price, self.ad_id(ad_id), groups], dim=-1)
+
+    def ad_tables(self) -> tuple[Tensor, Tensor]:
+        """Return what depends on the ad alone for all ads: [N, H] and the query [N, a]."""
+        features = self._ad_features(torch.arange(self.num_ads, device=self.price.device))
+        return self.ad(features), self.query(features)
+
+    def key_table(self) -> Tensor:
+        """Return the attention keys of all items, [N + M, a]."""
+        groups = self.group_id(self.group).flatten(-2)
+        return self.key(torch.cat([self.item_embedding, groups], dim=-1))
+
+    def forward(
+        self,
+        inputs: RankerInput,
+        counts: Tensor,
+        ad_id: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return click and conversion logits, float [B, K, 2].
+
+        Args:
+            inputs: Batch [B].
+            counts: float [B, K, 3F], the count features of each candidate's own groups.
+            ad_id: int64 [B, K].
+            tables: `ad_tables()` and `key_table()` once the weights are frozen; without them the
+                rows in use are computed (training).
+        """
+        if tables is None:
+            features = self._ad_features(ad_id)
+            ad, query = self.ad(features), self.query(features)
+            item = inputs.recent_item
+            groups = self.group_id(self.group[item]).flatten(-2)
+            key = self.key(torch.cat([self.item_embedding[item], groups], dim=-1))
+        else:
+            shape = ad_id.shape
+            flat = ad_id.flatten()
+            ad = tables[0].index_select(0, flat).unflatten(0, shape)
+            query = tables[1].index_select(0, flat).unflatten(0, shape)
+            key = tables[2][inputs.recent_item]
+        request: Tensor = sum(e(x) for e, x in zip(self.user, inputs.user.T, strict=True))
+        request = request + sum(e(x) for e, x in zip(self.context, inputs.context.T, strict=True))
+        factor: Tensor = sum(e(x) for e, x in zip(self.user_factor, inputs.user.T, strict=True))
+        hidden = ad + request[:, None]
+        wide = [query * factor[:, None]]
+        weights = [self.match.weight]
+        if self.config.use_history:
+            key = key + self.action(inputs.recent_action)
+            score = query @ key.mT / self.config.attention_dim**0.5
+            gate = torch.sigmoid(score) * inputs.recent_known[:, None]
+            pooled = gate @ key / inputs.recent_known.shape[-1] ** 0.5
+            wide += [pooled, pooled * query]
+            weights.append(self.recent.weight)
+            hidden = hidden + self.recent.bias
+        if self.config.use_counts:
+            wide.append(counts)
+            weights.append(self.counts.weight)
+            hidden = hidden + self.counts.bias
+        hidden = hidden + self.match.bias
+        joint = torch.cat(wide, dim=-1)
+        hidden = hidden + joint @ torch.cat(weights, dim=-1).T
+        return torch.cat([tower(hidden) for tower in self.tower], dim=-1)
+
+
+class Calibration(nn.Module):
+    """Monotone map of logits, one per task: centred isotonic regression (Oron and Flournoy 2017).
+
+    Isotonic regression gives steps, and steps tie candidates that the ranker told apart. Joining
+    the steps' centres by lines keeps the order; beyond the outer centres the logit is shifted.
+    """
+
+    def __init__(self, knots: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("knots", knots)  # float64 [2, Q], rising raw logits
+        self.register_buffer("values", values)  # float64 [2, Q], rising calibrated logits
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
+        flat = logit.reshape(-1, 2).T.contiguous()
+        knots, values = self.knots.to(logit.dtype), self.values.to(logit.dtype)
+        right = torch.searchsorted(knots, flat).clamp(1, knots.shape[1] - 1)
+        x0, x1 = knots.gather(1, right - 1), knots.gather(1, right)
+        y0, y1 = values.gather(1, right - 1), values.gather(1, right)
+        inside = y0 + (y1 - y0) * (flat - x0) / (x1 - x0)
+        below = values[:, :1] + (flat - knots[:, :1])
+        above = values[:, -1:] + (flat - knots[:, -1:])
+        out = torch.where(flat < knots[:, :1], below, inside)
+        out = torch.where(flat > knots[:, -1:], above, out)
+        return torch.sigmoid(out).T.reshape(logit.shape)
+
+
+class FrozenRankers(nn.Module):
+    """Calibrated rankers with every ad-only part precomputed; no gradient, no training mode."""
+
+    def __init__(self, rankers: Rankers, calibration: Calibration, has_clicks: bool) -> None:
+        super().__init__()
+        self.rankers = rankers.eval().requires_grad_(False)
+        self.calibration = calibration
+        self.has_clicks = has_clicks
+        self.tables = (*rankers.ad_tables(), rankers.key_table())
+
+    @torch.no_grad()
+    def forward(
+        self, inputs: RankerInput, counts: Tensor, ad_id: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
+
+        Args:
+            inputs: Batch [B].
+            counts: float32 [B, G, F], count features of every group.
+            ad_id: int64 [B, K].
+        """
+        own = candidate_counts(counts, self.rankers.group, ad_id)
+        probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
+        pctr, pcvr = probability.unbind(-1)
+        return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr

@@ -1,0 +1,377 @@
+"""A world: users, ads, logs, semantic IDs and frozen rankers behind one object.
+
+The hidden truth is not part of it: `simulators.evaluator` reads it from the world's directory.
+
+Dims: B requests, K candidates, N ads, M organic items, U users, R logged requests, L levels.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gpr_rl.checkpoint import CheckpointError
+from gpr_rl.data.sequences import SequenceBuilder
+from gpr_rl.data.streams import IntArray
+from gpr_rl.decoding import CodeTrie
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action, InputSpec, Request
+from simulators.catalog import AGE_EDGES, BID_TYPES
+from simulators.eligibility import Availability, Targeting
+from simulators.features import FeatureBuilder
+from simulators.history import DAY_S, History
+from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
+from simulators.rewards import Outcome, ecpm, final_value
+
+FORMAT_VERSION = 1
+USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldInfo:
+    """`world.json`: how the world was made and what it needs to be read."""
+
+    name: str
+    seed: int
+    source: str
+    """`synthetic`, or the data set it was made from."""
+    config: dict
+    """Dials (synthetic) or import settings."""
+    num_codes: int
+    num_levels: int
+    num_log_days: int
+    num_train_days: int
+    """Request days that policies train on: the last ones of the log."""
+    num_days: int
+    has_clicks: bool
+    has_truth: bool
+    context_cardinalities: tuple[int, ...]
+    """Scene, position, hour, device for a synthetic world."""
+    user_cardinalities: tuple[int, ...]
+    ranker_config: dict
+    simulated: tuple[str, ...] = ()
+    """What was simulated for lack of data, for instance `bids`."""
+    impression_share: float = 1.0
+    """Share of unanswered impressions that stay in the token stream."""
+    max_tokens: int = 64
+    format_version: int = FORMAT_VERSION
+
+
+class World:
+    """Read-only access to requests, legal ads, candidates' outcomes and training windows."""
+
+    def __init__(
+        self,
+        info: WorldInfo,
+        users: pd.DataFrame,
+        ads: pd.DataFrame,
+        organic: pd.DataFrame,
+        events: pd.DataFrame,
+        tensors: dict[str, Tensor],
+        directory: Path | None = None,
+    ) -> None:
+        self.info = info
+        self.users, self.ads, self.organic, self.events = users, ads, organic, events
+        self.directory = directory
+        self.num_ads = len(ads)
+        self.item_embedding = tensors["item_embedding"]
+        self.item_codes = tensors["item_codes"]
+        self.codes = self.item_codes[: self.num_ads]
+        self.spec = InputSpec(
+            num_levels=info.num_levels,
+            num_codes=info.num_codes,
+            user_cardinalities=tuple(info.user_cardinalities),
+            context_cardinalities=tuple(info.context_cardinalities),
+            max_tokens=info.max_tokens,
+        )
+        group = _groups(ads, organic)
+        self.group = torch.from_numpy(group)
+        self.history = History(events, group, len(users), self.num_ads)
+        requests = events.loc[events["kind"] == 1].reset_index(drop=True)
+        self.request_user = requests["user_id"].to_numpy()
+        self.request_time = requests["timestamp"].to_numpy()
+        self.request_ad = torch.from_numpy(requests["item_id"].to_numpy(copy=True))
+        self.request_action = torch.from_numpy(requests["action"].to_numpy(copy=True))
+        self.request_context = _context(requests, users, info)
+        self.user_attributes = users.loc[:, list(USER_COLUMNS)].to_numpy(dtype=np.int64)
+        self.features = FeatureBuilder(
+            self.history,
+            self.user_attributes,
+            self.request_user,
+            self.request_time,
+            self.request_context,
+        )
+        if "availability" in tensors:
+            self._legal: Targeting | Availability = Availability(
+                tensors["availability"], torch.from_numpy(requests["availability"].to_numpy(copy=True))
+            )
+        else:
+            self._legal = Targeting.from_ads(ads)
+        self.bid = torch.from_numpy(ads["bid"].to_numpy(dtype=np.float32, copy=True))
+        self.bid_type = torch.from_numpy(
+            ads["bid_type"].map({name: i for i, name in enumerate(BID_TYPES)}).to_numpy(copy=True)
+        )
+        self.price = torch.from_numpy(ads["price"].to_numpy(dtype=np.float32, copy=True))
+        self._advertiser = torch.from_numpy(ads["advertiser"].to_numpy(dtype=np.int64, copy=True))
+        self._category = torch.from_numpy(ads["category"].to_numpy(dtype=np.int64, copy=True))
+        self._user_columns = {
+            name: torch.from_numpy(users[name].to_numpy(dtype=np.int64, copy=True))
+            for name in ("age", "gender", "region", "device")
+        }
+
+    def attach_rankers(
+        self, rankers: FrozenRankers, scores: dict[str, Tensor], card: dict
+    ) -> None:
+        """Give the world its frozen rankers and what they said of the logs.
+
+        Args:
+            rankers: The reward simulator.
+            scores: pctr, pcvr, ecpm, final_value [R] of the logged ads, alpha [2], reward_scale
+                and ad_value [N].
+            card: The rankers' grades.
+        """
+        self.rankers, self.logged, self.ranker_card = rankers, scores, card
+        self.alpha = scores["alpha"]
+        self.reward_scale = float(scores["reward_scale"])
+        self.ad_value = scores["ad_value"]
+        self.trie = CodeTrie(self.codes, num_codes=self.info.num_codes, ad_value=self.ad_value)
+
+    @cached_property
+    def sequences(self) -> SequenceBuilder:
+        """The token streams of all users; unanswered impressions are thinned by a keyed draw."""
+        events = self.events
+        request = torch.from_numpy(events["request_id"].to_numpy(copy=True))
+        draw = uniform(self.info.seed, Purpose.WINDOW, request).numpy()
+        ignored = (events["action"] == int(Action.IMPRESSION)).to_numpy()
+        kept = ~ignored | (draw < self.info.impression_share)
+        return SequenceBuilder(
+            events[kept].reset_index(drop=True),
+            item_codes=self.item_codes.numpy(),
+            num_ads=self.num_ads,
+            request_context=self.request_context,
+            user_attributes=self.user_attributes,
+            preference=self._popularity,
+            max_tokens=self.info.max_tokens,
+        )
+
+    def _popularity(self, user_id: IntArray, timestamp: IntArray) -> np.ndarray:
+        return self.history.popularity(
+            user_id, timestamp, self.codes.numpy(), self.info.num_codes
+        )
+
+    @property
+    def num_requests(self) -> int:
+        """R, logged requests over all days."""
+        return len(self.request_user)
+
+    @cached_property
+    def _splits(self) -> dict[str, Tensor]:
+        day = self.request_time // DAY_S
+        info = self.info
+        in_split = {
+            "train": (day >= info.num_log_days - info.num_train_days) & (day < info.num_log_days),
+            "validation": day == info.num_log_days,
+            "test": day > info.num_log_days,
+        }
+        splits = {}
+        for name, mask in in_split.items():
+            ids = torch.from_numpy(np.flatnonzero(mask))
+            legal = [self.eligible(part).any(-1) for part in ids.split(8_192)]
+            splits[name] = ids[torch.cat(legal)] if legal else ids
+        return splits
+
+    def request_ids(self, split: str) -> Tensor:
+        """Return int64 ids of the requests of `train`, `validation` or `test` that have a legal ad."""
+        if split not in self._splits:
+            raise ValueError(f"split must be one of {sorted(self._splits)}, got {split!r}")
+        return self._splits[split]
+
+    def request(self, request_id: Tensor) -> Request:
+        """Return what the policy may know of requests `request_id`, int64 [B]."""
+        ids = request_id.numpy()
+        user, time = self.request_user[ids], self.request_time[ids]
+        tokens, _ = self.sequences.tokens(user, time, self.request_context[ids])
+        return Request(
+            request_id=request_id,
+            user_id=torch.from_numpy(user),
+            timestamp=torch.from_numpy(time),
+            tokens=tokens,
+            popularity=tokens.preference,  # set at the request itself, so it is P_l(t) of Eq. 6
+            batch_size=[len(ids)],
+        )
+
+    def eligibility_key(self, request_id: Tensor) -> Tensor:
+        """Return int64 keys [B]; requests with one key may see the same ads."""
+        if isinstance(self._legal, Availability):
+            return self._legal.row[request_id]
+        user, day = self._user_day(request_id)
+        return user * self.info.num_days + day
+
+    def eligible(self, request_id: Tensor) -> Tensor:
+        """Return bool [B, N], the ads that may be shown in requests `request_id` (int64 [B])."""
+        if isinstance(self._legal, Availability):
+            return self._legal.eligible(request_id)
+        user, day = self._user_day(request_id)
+        return self._legal.eligible(day, **{k: v[user] for k, v in self._user_columns.items()})
+
+    def _user_day(self, request_id: Tensor) -> tuple[Tensor, Tensor]:
+        ids = request_id.numpy()
+        return torch.from_numpy(self.request_user[ids]), torch.from_numpy(
+            self.request_time[ids] // DAY_S
+        )
+
+    def outcome(self, request_id: Tensor, ad_id: Tensor) -> Outcome:
+        """Return what the frozen rankers say of candidates.
+
+        Args:
+            request_id: int64 [B].
+            ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
+        """
+        inputs, counts = self.features(request_id)
+        shown = ad_id.clamp_min(0)
+        pctr, pcvr = self.rankers(inputs, counts, shown)
+        return self.make_outcome(request_id, shown, pctr, pcvr)
+
+    def make_outcome(
+        self, request_id: Tensor, ad_id: Tensor, pctr: Tensor, pcvr: Tensor
+    ) -> Outcome:
+        """Return the outcome of candidates with given probabilities, all [B, K]."""
+        user = torch.from_numpy(self.request_user[request_id.numpy()])
+        bid, bid_type = self.bid[ad_id], self.bid_type[ad_id]
+        shape = ad_id.shape
+        return Outcome(
+            request_id=request_id[:, None].expand(shape),
+            user_id=user[:, None].expand(shape),
+            ad_id=ad_id,
+            pctr=pctr,
+            pcvr=pcvr,
+            bid=bid,
+            bid_type=bid_type,
+            ecpm=ecpm(pctr, pcvr, bid, bid_type),
+            advertiser=self._advertiser[ad_id],
+            category=self._category[ad_id],
+            price=self.price[ad_id],
+            alpha=self.alpha.expand(*shape, 2),
+            batch_size=shape,
+        )
+
+    def make_outcome_logged(self, pctr: Tensor, pcvr: Tensor, alpha: Tensor) -> Outcome:
+        """Return the outcome of all logged ads for given probabilities [R], batch [R, 1]."""
+        self.alpha = alpha
+        ids = torch.arange(self.num_requests)
+        return self.make_outcome(ids, self.request_ad[:, None], pctr[:, None], pcvr[:, None])
+
+    def outcome_all(self, request_id: Tensor) -> Outcome:
+        """Return the outcome of every ad for every request, [B, N]."""
+        ads = torch.arange(self.num_ads).expand(len(request_id), -1)
+        return self.outcome(request_id, ads)
+
+
+def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
+    """Return [N + M, 3] disjoint group numbers of vertical, category and advertiser."""
+    columns = [
+        np.r_[ads[name].to_numpy(), organic[other].to_numpy()]
+        for name, other in (
+            ("vertical", "vertical"), ("category", "category"), ("advertiser", "creator")
+        )
+    ]
+    offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])
+    return np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1).astype(np.int64)
+
+
+def _context(requests: pd.DataFrame, users: pd.DataFrame, info: WorldInfo) -> IntArray:
+    """Return [R, 4]: scene, position, hour of day, device."""
+    hour = requests["timestamp"].to_numpy() % DAY_S // 3600
+    device = users["device"].to_numpy()[requests["user_id"].to_numpy()]
+    columns = [requests["scene"].to_numpy(), requests["position"].to_numpy(), hour, device]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def age_bucket(age: pd.Series) -> IntArray:
+    """Return 0..5 for ages in years."""
+    return np.digitize(age.to_numpy(), AGE_EDGES).astype(np.int64)
+
+
+def read_world(directory: str | Path) -> World:
+    """Read a world that was made before.
+
+    Raises:
+        CheckpointError: The directory is no world, has another format, or a file is damaged; the
+            message names the file.
+    """
+    directory = Path(directory)
+    try:
+        meta = json.loads((directory / "world.json").read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{directory} is not a world: it has no world.json") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory / 'world.json'} can't be read: {error}") from error
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{directory / 'world.json'} has format {meta.get('format_version')}, "
+            f"this version reads {FORMAT_VERSION}"
+        )
+    info = WorldInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})
+    frames = {}
+    for name in ("users", "ads", "organic", "events"):
+        path = directory / f"{name}.parquet"
+        try:
+            frames[name] = pd.read_parquet(path)
+        except Exception as error:
+            raise CheckpointError(f"{path} can't be read: {error}") from error
+    tensors = _read_tensors(directory / "embeddings.safetensors")
+    world = World(info, **frames, tensors=tensors, directory=directory)
+    stored = _read_tensors(directory / "rankers.safetensors")
+    world.attach_rankers(
+        restore_rankers(world, stored),
+        _read_tensors(directory / "scores.safetensors"),
+        json.loads((directory / "ranker_card.json").read_text()),
+    )
+    return world
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error
+
+
+def build_rankers(world: World) -> Rankers:
+    """Return untrained rankers of the world's shape."""
+    raw = {k: tuple(v) if isinstance(v, list) else v for k, v in world.info.ranker_config.items()}
+    price = torch.log(world.price)
+    price = (price - price.mean()) / price.std().clamp_min(1e-6)
+    return Rankers(RankerConfig(**raw), world.item_embedding, world.group, price)
+
+
+def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
+    """Return frozen rankers from what `ranker_tensors` gave."""
+    rankers = build_rankers(world)
+    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
+    rankers.load_state_dict(weights)
+    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
+    return FrozenRankers(rankers, calibration, world.info.has_clicks)
+
+
+def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
+    """Return the weights and calibration knots for safetensors."""
+    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
+    out["calibration.knots"] = frozen.calibration.knots.contiguous()
+    out["calibration.values"] = frozen.calibration.values.contiguous()
+    return out
+
+
+def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
+    """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (Eq. 5, METHODS 6)."""
+    spread = torch.stack([pctr.std(), pcvr.std()])
+    return torch.where(spread > 1e-9, 0.1 * outcome_ecpm.std() / spread.clamp_min(1e-9), 0.0)
+
+
+__all__ = ["World", "WorldInfo", "final_value", "read_world"]
