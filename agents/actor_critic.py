@@ -1,0 +1,144 @@
+"""The HHD as TorchRL actor and the HTE as TorchRL critic.
+
+Dims: B requests, K candidates, L levels, V codes per level, D width. All levels of a known path are
+scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K, L], with the legal
+codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from tensordict import TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+)
+from torch import Tensor, nn
+from torchrl.modules import MaskedCategorical
+
+from gpr_rl.schema import Request
+
+
+class ValueOutput(Protocol):
+    """What the critic returns; the HTE's output has more fields."""
+
+    value: Tensor
+    """[B, K, L], value[..., l-1] = V(s, z_{1:l-1})."""
+
+
+class ActorCriticModel(Protocol):
+    """What the agents need of a model. `gpr_rl.models.HHD` has it."""
+
+    def encode(self, request: Request) -> object:
+        """Return the context, a tensorclass of batch [B]: the HSD's pass, once per request."""
+        ...
+
+    def logits(self, context: object, codes: Tensor) -> Tensor:
+        """Return [B, K, L, V]; row l sees codes[..., :l] only."""
+        ...
+
+    def hte(self, context: object, codes: Tensor) -> ValueOutput:
+        """Return the values of every prefix, in units of reward / reward_scale."""
+        ...
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """Parameters of HSD and PTD."""
+        ...
+
+    def hte_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the HTE; none is a policy parameter."""
+        ...
+
+
+class PolicyLogits(TensorDictModuleBase):
+    """`request`, `codes` -> `context`, `logits` [B, K, L, V]: HSD once per request, then PTD.
+
+    Run it once per update and every loss reads `logits` (`make_policy_head`); or let
+    `make_actor` put it in front.
+    """
+
+    def __init__(self, model: nn.Module, *, temperature: float = 1.0) -> None:
+        """Store the model (shared). Logits are divided by `temperature`, as in sampling."""
+        super().__init__()
+        if not temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.model = model
+        self.temperature = temperature
+        self.in_keys = ["request", "codes"]
+        self.out_keys = ["context", "logits"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-keys set."""
+        context = self.model.encode(tensordict["request"])
+        logits = self.model.logits(context, tensordict["codes"])
+        tensordict.set("context", context)
+        return tensordict.set("logits", logits / self.temperature)
+
+
+def make_policy_head() -> ProbabilisticTensorDictModule:
+    """Return `logits`, `legal_mask` -> masked categorical over `codes`, with `action_log_prob`."""
+    return ProbabilisticTensorDictModule(
+        in_keys={"logits": "logits", "mask": "legal_mask"},
+        out_keys=["codes"],
+        distribution_class=MaskedCategorical,
+        distribution_kwargs={"use_cross_entropy": False},
+        return_log_prob=True,
+        log_prob_key="action_log_prob",
+    )
+
+
+def make_actor(model: nn.Module, *, temperature: float = 1.0) -> ProbabilisticTensorDictSequential:
+    """Return the actor `request`, `codes`, `legal_mask` -> distribution of the path's codes.
+
+    For losses through `get_dist`; candidates are drawn by `gpr_rl.decoding`, level by level.
+    """
+    return ProbabilisticTensorDictSequential(
+        PolicyLogits(model, temperature=temperature), make_policy_head()
+    )
+
+
+class HTECritic(TensorDictModuleBase):
+    """`context`, `codes` -> `state_value` [B, K, L, 1]; reads the stored state, runs no HSD.
+
+    The context is detached: the critic never moves the HSD, whatever the model does.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.in_keys = ["context", "codes"]
+        self.out_keys = ["state_value"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-key set."""
+        context = tensordict["context"].detach()
+        value = self.model.hte(context, tensordict["codes"]).value
+        return tensordict.set("state_value", value.unsqueeze(-1))
+
+
+def masked_log_softmax(
+    logits: Float[Tensor, "*shape V"], legal_mask: Bool[Tensor, "*shape V"]
+) -> Float[Tensor, "*shape V"]:
+    """Return log-probabilities over the legal codes, -inf elsewhere; rows need one legal code."""
+    return torch.log_softmax(torch.where(legal_mask, logits, -torch.inf), dim=-1)
+
+
+def categorical_kl(
+    log_probs: Float[Tensor, "*shape V"],
+    reference_log_probs: Float[Tensor, "*shape V"],
+    legal_mask: Bool[Tensor, "*shape V"],
+) -> Float[Tensor, "*shape"]:
+    """Return KL(policy || reference) over the legal codes of every visited prefix, nats."""
+    difference = torch.where(legal_mask, log_probs, 0.0) - torch.where(
+        legal_mask, reference_log_probs, 0.0
+    )
+    return (log_probs.exp() * difference).sum(-1)
+
+
+def categorical_entropy(
+    log_probs: Float[Tensor, "*shape V"], legal_mask: Bool[Tensor, "*shape V"]
+) -> Float[Tensor, "*shape"]:
+    """Return the entropy over the legal codes, nats."""
+    return -(log_probs.exp() * torch.where(legal_mask, log_probs, 0.0)).sum(-1)

@@ -1,0 +1,162 @@
+"""DPO on pairs of a request's own candidates, ordered by reward (a baseline of GPR Tab. 3).
+
+Dims: B requests, K candidates, L levels, P pairs.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+)
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torchrl.objectives import LossModule
+
+from agents.objectives.surrogate import (
+    check_range,
+    check_shape,
+    keep_valid,
+    mean_over_candidates,
+    resolve_valid,
+)
+
+
+def dpo_loss(
+    log_prob_chosen: Float[Tensor, " P"],
+    log_prob_rejected: Float[Tensor, " P"],
+    ref_log_prob_chosen: Float[Tensor, " P"],
+    ref_log_prob_rejected: Float[Tensor, " P"],
+    beta: float,
+) -> Float[Tensor, ""]:
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023, Eq. 7).
+
+    Args:
+        log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
+        log_prob_rejected: The same of the other path.
+        ref_log_prob_chosen: Under the frozen reference policy. A constant.
+        ref_log_prob_rejected: Under the frozen reference policy. A constant.
+        beta: Strength of the pull towards the reference, above 0.
+
+    Returns:
+        The scalar to minimise, nats; 0 with a graph for no pairs.
+
+    Raises:
+        ValueError: A wrong shape, or beta that is not above 0.
+    """
+    if log_prob_chosen.ndim != 1:
+        raise ValueError(f"log_prob_chosen must have shape [P], got {tuple(log_prob_chosen.shape)}")
+    shape = log_prob_chosen.shape
+    check_shape("log_prob_rejected", log_prob_rejected, shape, "P")
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape, "P")
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P")
+    if not beta > 0.0:
+        raise ValueError(f"beta must be above 0, got {beta}")
+    chosen = log_prob_chosen - ref_log_prob_chosen.detach()
+    rejected = log_prob_rejected - ref_log_prob_rejected.detach()
+    return -logsigmoid(beta * (chosen - rejected)).sum() / max(len(log_prob_chosen), 1)
+
+
+def preference_pairs(
+    terminal_reward: Float[Tensor, "B K"],
+    num_pairs: int,
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Return per request the candidates (i-th best, i-th worst) for i < num_pairs, and which count.
+
+    A pair counts where both are valid and the first has strictly more reward, so equal rewards
+    (the same path drawn twice) never form a pair. Ties in the order go to the lower index.
+
+    Args:
+        terminal_reward: R, any unit.
+        num_pairs: At least 1 and at most K // 2.
+        valid: Candidates that count, all by default.
+
+    Raises:
+        ValueError: A wrong shape, or num_pairs outside [1, K // 2].
+    """
+    if terminal_reward.ndim != 2:
+        raise ValueError(
+            f"terminal_reward must have shape [B, K], got {tuple(terminal_reward.shape)}"
+        )
+    check_range("num_pairs", num_pairs, 1, terminal_reward.shape[1] // 2)
+    mask = resolve_valid(valid, terminal_reward)
+    best = torch.where(mask, terminal_reward, -torch.inf)
+    worst = torch.where(mask, terminal_reward, torch.inf)
+    chosen = best.argsort(dim=-1, descending=True, stable=True)[:, :num_pairs]
+    rejected = worst.argsort(dim=-1, stable=True)[:, :num_pairs]
+    counts = best.gather(1, chosen) > worst.gather(1, rejected)
+    return chosen, rejected, counts
+
+
+class PreferencePairs(TensorDictModuleBase):
+    """Writes `chosen`, `rejected` (int64) and `pair_valid`, all [B, P], from `terminal_reward`."""
+
+    def __init__(self, *, num_pairs: int = 4) -> None:
+        super().__init__()
+        self.num_pairs = num_pairs
+        self.in_keys = ["terminal_reward", "valid"]
+        self.out_keys = ["chosen", "rejected", "pair_valid"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the pairs set."""
+        pairs = preference_pairs(tensordict["terminal_reward"], self.num_pairs, tensordict["valid"])
+        for key, value in zip(self.out_keys, pairs, strict=True):
+            tensordict.set(key, value)
+        return tensordict
+
+
+class DPOLoss(LossModule):
+    """DPO over the pairs of a rollout; the reference's log-probabilities come with the rollout.
+
+    Reads what the actor reads, and `codes`, `valid`, `chosen`, `rejected`, `pair_valid` and
+    `reference_log_probs` [B, K, L, V]. Writes `loss_objective`, `entropy` and `pair_accuracy` (the
+    share of pairs whose chosen path gained more over the reference than the rejected one).
+    """
+
+    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
+        *,
+        beta: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.actor_network = actor_network
+        self.beta = beta
+        self.in_keys = [
+            "codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs",
+            *actor_network.in_keys,
+        ]  # fmt: skip
+        self.out_keys = ["loss_objective", "entropy", "pair_accuracy"]
+
+    @property
+    def functional(self) -> bool:
+        """False: the network keeps its own parameters."""
+        return False
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the loss and its diagnostics; `tensordict` is left as it is."""
+        tensordict = tensordict.copy()
+        codes, valid = tensordict["codes"], tensordict["valid"]
+        distribution = self.actor_network.get_dist(tensordict)
+        log_prob = keep_valid(distribution.log_prob(codes), valid).sum(-1)
+        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        reference = keep_valid(reference, valid).sum(-1)
+        chosen, rejected = tensordict["chosen"], tensordict["rejected"]
+        pair_valid = tensordict["pair_valid"]
+        sides = [
+            source.gather(1, index)[pair_valid]
+            for source in (log_prob, reference)
+            for index in (chosen, rejected)
+        ]
+        out = TensorDict()
+        out["loss_objective"] = dpo_loss(*sides, self.beta)
+        with torch.no_grad():
+            margin = (sides[0] - sides[2]) - (sides[1] - sides[3])
+            out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
+            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
+        return out

@@ -1,0 +1,221 @@
+"""Rollouts: candidates of the current policy, scored by the world's frozen rankers (GPR 3.3).
+
+Dims: B requests, K candidates, L levels, V codes per level. A rollout is a TensorDict of batch [B]:
+
+====================  ==================  =========================================================
+key                   shape               meaning
+====================  ==================  =========================================================
+request, context      batch [B]           the request, and its encoding (no gradient)
+popularity            [B, L, V]           P_l(t) of Eq. 6
+codes, ad_id, valid   [B, K, L], [B, K]   the paths, the ads they resolve to, and which exist
+legal_mask            [B, K, L, V]        legal codes along each path; all True where not valid
+action_log_prob       [B, K, L]           under the distribution that drew the codes
+entropy               [B, K, L]           of that distribution at every visited prefix, nats
+state_value           [B, K, L, 1]        V(s, z_{1:l-1}) in units of the reward scale
+reward                [B, K]              total reward, in the reward's own unit
+terminal_reward       [B, K]              reward / reward scale: what every objective reads
+component             nested [B, K]       the unweighted reward components by name
+next                  [B, K, L, 1]        reward, done, terminated, state_value as torchrl's GAE
+====================  ==================  =========================================================
+
+Candidates that are not valid hold zeros.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.actor_critic import categorical_entropy, masked_log_softmax
+from agents.objectives.surrogate import keep_valid
+from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
+from gpr_rl.schema import Candidates, Request
+from simulators.rewards import Outcome
+
+Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
+"""Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one."""
+
+
+class World(Protocol):
+    """What the agents need of a world."""
+
+    trie: CodeTrie
+    reward_scale: float
+
+    def request(self, request_id: Int[Tensor, " B"]) -> Request:
+        """Return B requests."""
+        ...
+
+    def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
+        """Return the ads that each request's user may see."""
+        ...
+
+    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
+        """Return what the frozen rankers say."""
+        ...
+
+    def request_ids(self, split: str) -> Int[Tensor, " R"]:
+        """Return the requests of a split."""
+        ...
+
+
+class NonFiniteError(RuntimeError):
+    """A reward or a loss is inf or NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How candidates are drawn."""
+
+    num_candidates: int = 16
+    """K per request. GPR 3.3 has 40; 16 with more requests learns better at equal rankings."""
+    behavior: str = "sample"
+    """`sample` (i.i.d. from the policy) or `beam` (the paper's; its candidates are no samples)."""
+    temperature: float = 1.0
+    """Divides the logits, in sampling and in the ratios. Not given in the paper."""
+    reward_scale: float | None = None
+    """Divides the reward, in its unit. None: the world's std of Eq. 5 over logged candidates."""
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 2:
+            raise ValueError(
+                f"num_candidates must be at least 2 for a z-score, got {self.num_candidates}"
+            )
+        if self.behavior not in ("sample", "beam"):
+            raise ValueError(f"behavior must be 'sample' or 'beam', got {self.behavior!r}")
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.behavior == "beam" and self.temperature != 1.0:
+            raise ValueError(f"a beam has no temperature: it must be 1, got {self.temperature}")
+        if self.reward_scale is not None and not self.reward_scale > 0.0:
+            raise ValueError(f"reward_scale must be above 0, got {self.reward_scale}")
+
+
+class _Encoded:
+    """A policy whose context is at hand, so that decoding does not run the HSD again."""
+
+    def __init__(self, model: nn.Module, context: object) -> None:
+        self._model = model
+        self._context = context
+
+    def encode(self, request: Request) -> object:
+        return self._context
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+
+@torch.no_grad()
+def rollout(
+    model: nn.Module,
+    world: World,
+    request_ids: Int[Tensor, " B"],
+    reward: Reward,
+    config: RolloutConfig,
+    seed: int,
+    step: int,
+    *,
+    reference: nn.Module | None = None,
+) -> TensorDict:
+    """Return K scored candidates for each of B requests (keys: see the module's docstring).
+
+    The HSD runs once per request, the rankers once per candidate set. The same seed, step and
+    request give the same draws, whatever else is in the batch.
+
+    Args:
+        model: Policy and critic, see `agents.actor_critic.ActorCriticModel`.
+        world: Gives requests, eligible ads and outcomes.
+        request_ids: Which requests.
+        reward: Total reward of an outcome, and its components.
+        config: How candidates are drawn and the reward is scaled.
+        seed: Root of the draws.
+        step: Training step: the `draw` of the random streams.
+        reference: A frozen policy to stay near; adds `reference_log_probs` [B, K, L, V].
+
+    Raises:
+        NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
+    """
+    request = world.request(request_ids)
+    eligible = world.eligible(request_ids)
+    context = model.encode(request)
+    policy = _Encoded(model, context)
+    if config.behavior == "sample":
+        candidates = sample_paths(
+            policy, request, world.trie, config.num_candidates, seed, step, eligible,
+            config.temperature,
+        )  # fmt: skip
+    else:
+        candidates = beam_search(
+            policy, request, world.trie, config.num_candidates, eligible, renormalize=True
+        )
+    valid = candidates.valid
+    codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
+    legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
+
+    log_probs = masked_log_softmax(model.logits(context, codes) / config.temperature, legal_mask)
+    value = keep_valid(model.hte(context, codes).value, valid)
+    data = TensorDict(
+        {
+            "request": request,
+            "context": context,
+            "popularity": request.popularity.to(value.dtype),
+            "codes": codes,
+            "ad_id": candidates.ad_id,
+            "valid": valid,
+            "legal_mask": legal_mask,
+            "action_log_prob": keep_valid(_chosen(log_probs, codes), valid),
+            "entropy": keep_valid(categorical_entropy(log_probs, legal_mask), valid),
+            "state_value": value.unsqueeze(-1),
+        },
+        batch_size=request_ids.shape,
+    )
+    if reference is not None:
+        logits = reference.logits(reference.encode(request), codes) / config.temperature
+        data["reference_log_probs"] = masked_log_softmax(logits, legal_mask)
+    _score(data, world, request_ids, candidates, reward, config.reward_scale)
+    return data
+
+
+def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:
+    return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+
+
+def _score(
+    data: TensorDict,
+    world: World,
+    request_ids: Tensor,
+    candidates: Candidates,
+    reward: Reward,
+    reward_scale: float | None,
+) -> None:
+    """Write the reward, its components, and the transition torchrl's GAE reads."""
+    valid = candidates.valid
+    total, components = reward(world.outcome(request_ids, candidates.ad_id))
+    bad = valid & ~total.isfinite()
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"the reward of ad {candidates.ad_id[row, column].item()} for request "
+            f"{request_ids[row].item()} must be finite, got {total[row, column].item()}"
+        )
+    value = data["state_value"]
+    total = keep_valid(total.to(value.dtype), valid)
+    data["reward"] = total
+    data["terminal_reward"] = total / (reward_scale or world.reward_scale)
+    data["component"] = TensorDict(
+        {name: keep_valid(x.to(value.dtype), valid) for name, x in components.items()},
+        batch_size=total.shape[:1],
+    )
+    last = torch.zeros_like(value, dtype=torch.bool)
+    last[:, :, -1] = True
+    step_reward = torch.zeros_like(value)
+    step_reward[:, :, -1, 0] = data["terminal_reward"]
+    next_value = torch.cat([value[:, :, 1:], torch.zeros_like(value[:, :, :1])], dim=2)
+    data["next"] = TensorDict(
+        {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value},
+        batch_size=total.shape[:1],
+    )
