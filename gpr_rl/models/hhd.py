@@ -1,0 +1,185 @@
+"""Heterogeneous Hierarchical Decoder: HSD, PTD and HTE as one policy and critic (GPR 2.2).
+
+Dims: B requests or windows, T tokens, S supervised states per window, K candidates, W beams,
+L levels, V codes, N multi-token-prediction heads, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gpr_rl.models.config import HHDConfig
+from gpr_rl.models.decoder import Context, DecoderState, gather_beams
+from gpr_rl.models.hsd import HSD
+from gpr_rl.models.hte import HTE, HTEOutput
+from gpr_rl.models.ptd import PTD
+from gpr_rl.schema import InputSpec, Request, Targets, Tokens, TokenType
+
+
+@dataclass(frozen=True)
+class BeamCache:
+    """Where W beams stand: how many codes they have, and the keys and values of these."""
+
+    level: int
+    evaluator: DecoderState
+    policy_past: Tensor | None
+    value_past: Tensor | None
+
+
+class HHD(nn.Module):
+    """The policy (head 1 of the PTD) and its critic (HTE) over one sequence model (HSD).
+
+    A request's state is its last real token (the E token) with all before it. `begin` and
+    `extend` go code by code for beams, `logits` and `hte` score known paths in one pass; both
+    give the same numbers.
+
+    Args:
+        config: Sizes and switches.
+        spec: The world's vocabulary.
+
+    Raises:
+        ValueError: If the paths have fewer than 2 levels.
+    """
+
+    def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
+        super().__init__()
+        if spec.num_levels < 2:
+            raise ValueError(f"num_levels must be at least 2, got {spec.num_levels}")
+        self.config, self.spec = config, spec
+        self.hsd = HSD(config, spec)
+        self.ptd = PTD(config, spec)
+        self.hte = HTE(config, spec)
+        self.head_logits = nn.Parameter(torch.zeros(config.num_mtp_heads))
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of HSD, PTD and head weights."""
+        own = {id(parameter) for parameter in self.hte.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in own]
+
+    def hte_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the HTE; with `policy_parameters` they are all there are."""
+        return list(self.hte.parameters())
+
+    def encode(self, request: Request) -> Context:
+        """Run the HSD and the thinking tokens once per request; the state is the last token."""
+        tokens = request.tokens
+        last = (tokens.kind != TokenType.PAD).sum(1, keepdim=True) - 1
+        return self.window(tokens, last)
+
+    def window(self, tokens: Tokens, position: Int[Tensor, "B S"]) -> Context:
+        """Run the HSD once per window and the thinking tokens at S positions of it."""
+        h = self.hsd(tokens)
+        state = self.ptd.decoder.begin(h, position)
+        return Context(
+            h=h,
+            key_mask=tokens.kind != TokenType.PAD,
+            position=position,
+            **state._asdict(),
+            batch_size=h.shape[:1],
+        )
+
+    def mtp_logits(self, tokens: Tokens, targets: Targets) -> Float[Tensor, "B P N L V"]:
+        """Return all heads' logits along their targets at P positions per window (GPR 3.1).
+
+        The state at position p sees h up to p only. Positions must lie at or after the end of the
+        prompt block (`gpr_rl.pretraining.mtp.validate_targets`).
+        """
+        return self.window_logits(self.window(tokens, targets.position), targets.codes)
+
+    def window_logits(
+        self, context: Context, codes: Int[Tensor, "B P N L"]
+    ) -> Float[Tensor, "B P N L V"]:
+        """Return `mtp_logits` from a `window` context that the HTE may use as well."""
+        return self.ptd.head_logits(context.state(), codes)
+
+    def logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K L V"]:
+        """Return the policy's unmasked logits along known paths, all levels in one pass."""
+        return self.ptd.logits(context.state(), codes[:, None])[:, 0]
+
+    def log_prob(
+        self,
+        context: Context,
+        codes: Int[Tensor, "B K L"],
+        legal_mask: Bool[Tensor, "B K L V"],
+    ) -> Float[Tensor, "B K L"]:
+        """Return log pi(z_l | s, z_{1:l-1}) among the legal codes of each level.
+
+        An illegal code gets -inf; a mask row without any legal code gives -inf and no gradient.
+        """
+        logits = self.logits(context, codes)
+        return masked_log_prob(logits, codes, legal_mask)
+
+    def step(
+        self, context: Context, prefix: Int[Tensor, "B W l"]
+    ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"]]:
+        """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix).
+
+        With l = L there is no next code: log-probabilities [B, W, 0] and the path's final_value.
+        """
+        width, level = prefix.shape[1:]
+        evaluator = self.hte.begin(context.h, context.position)
+        if level == 0:
+            hidden, judged = context.start.expand(-1, width, -1), evaluator.start
+            value = self.hte.prefix_value(judged, 0).expand(-1, width)
+            return self._next(hidden, 0), value
+        judged = self.hte.decoder.candidates(evaluator, prefix[:, None])[:, 0, :, -1]
+        value = self.hte.prefix_value(judged, level)
+        if level == self.spec.num_levels:
+            return value.new_zeros(*value.shape, 0), value
+        hidden = self.ptd.decoder.candidates(context.state(), prefix[:, None])[:, 0, :, -1]
+        return self._next(hidden, level), value
+
+    def begin(
+        self, context: Context
+    ) -> tuple[Float[Tensor, "B 1 V"], Float[Tensor, "B 1"], BeamCache]:
+        """Return `step` of the empty prefix, and the cache that `extend` goes on from."""
+        evaluator = self.hte.begin(context.h, context.position)
+        value = self.hte.prefix_value(evaluator.start, 0)
+        return self._next(context.start, 0), value, BeamCache(0, evaluator, None, None)
+
+    def extend(
+        self,
+        context: Context,
+        cache: BeamCache,
+        parent: Int[Tensor, "B W"],
+        code: Int[Tensor, "B W"],
+    ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"], BeamCache]:
+        """Return `step` after `code` is appended to beam `parent` of the cache.
+
+        After the L-th code there is none left to choose: log-probabilities [B, W, 0] and, as
+        value, the path's final_value.
+        """
+        level = cache.level + 1
+        policy_past, value_past = (
+            None if past is None else gather_beams(past, parent)
+            for past in (cache.policy_past, cache.value_past)
+        )
+        judged, value_past = self.hte.decoder.extend(
+            cache.evaluator, value_past, code, cache.level
+        )
+        value = self.hte.prefix_value(judged, level)
+        if level == self.spec.num_levels:
+            log_prob = value.new_zeros(*value.shape, 0)
+        else:
+            hidden, policy_past = self.ptd.decoder.extend(
+                context.state(), policy_past, code, cache.level
+            )
+            log_prob = self._next(hidden, level)
+        return log_prob, value, BeamCache(level, cache.evaluator, policy_past, value_past)
+
+    def _next(self, hidden: Tensor, level: int) -> Tensor:
+        return self.ptd.next_logits(hidden, level).log_softmax(-1)
+
+
+def masked_log_prob(
+    logits: Float[Tensor, "*batch V"],
+    codes: Int[Tensor, "*batch"],
+    legal_mask: Bool[Tensor, "*batch V"],
+) -> Float[Tensor, "*batch"]:
+    """Return the log-softmax over legal codes at `codes`; -inf where the code is illegal."""
+    masked = logits.masked_fill(~legal_mask, torch.finfo(logits.dtype).min)
+    index = codes[..., None]
+    chosen = masked.log_softmax(-1).gather(-1, index)
+    return chosen.where(legal_mask.gather(-1, index), -torch.inf).squeeze(-1)
