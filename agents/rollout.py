@@ -30,7 +30,7 @@ from jaxtyping import Bool, Int
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.actor_critic import categorical_entropy, masked_log_softmax
+from agents.actor_critic import categorical_entropy, categorical_kl, masked_log_softmax
 from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
 from gpr_rl.schema import Candidates, Request
@@ -134,7 +134,8 @@ def rollout(
         config: How candidates are drawn and the reward is scaled.
         seed: Root of the draws.
         step: Training step: the `draw` of the random streams.
-        reference: A frozen policy to stay near; adds `reference_log_probs` [B, K, L, V].
+        reference: A frozen policy to stay near; adds `reference_log_probs` [B, K, L, V] and
+            `reference_kl` [B, K, L], the exact KL(policy || reference) at every visited prefix.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
@@ -175,7 +176,10 @@ def rollout(
     )
     if reference is not None:
         logits = reference.logits(reference.encode(request), codes) / config.temperature
-        data["reference_log_probs"] = masked_log_softmax(logits, legal_mask)
+        reference_log_probs = masked_log_softmax(logits, legal_mask)
+        kl = categorical_kl(log_probs, reference_log_probs, legal_mask)
+        data["reference_log_probs"] = reference_log_probs
+        data["reference_kl"] = keep_valid(kl, valid)
     _score(data, world, request_ids, candidates, reward, config.reward_scale)
     return data
 

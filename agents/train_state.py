@@ -1,0 +1,119 @@
+"""What a training run must remember to go on to the same bits: weights, optimizers, history."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from agents.methods import TrainConfig
+from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+
+
+@dataclass
+class TrainState:
+    """The mutable part of a run."""
+
+    model: nn.Module
+    reference: nn.Module
+    """The warm start, frozen."""
+    policy_parameters: list[nn.Parameter]
+    policy_optimizer: torch.optim.Adam
+    critic_optimizer: torch.optim.Adam
+    step: int = 0
+    """Steps done."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, model: nn.Module, learning_rate: float, critic_learning_rate: float
+    ) -> "TrainState":
+        """Return the state before the first step; the model as it is becomes the reference."""
+        parameters = list(model.policy_parameters())
+        return cls(
+            model=model,
+            reference=copy.deepcopy(model).eval().requires_grad_(False),
+            policy_parameters=parameters,
+            policy_optimizer=torch.optim.Adam(parameters, lr=learning_rate, fused=True),
+            critic_optimizer=torch.optim.Adam(
+                list(model.hte_parameters()), lr=critic_learning_rate, fused=True
+            ),
+        )
+
+    def save(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
+        """Write everything to one file; the file before stays until the new one is whole."""
+        tensors = {
+            **_prefixed("model", self.model.state_dict()),
+            **_prefixed("reference", self.reference.state_dict()),
+            **_optimizer_tensors("policy_optimizer", self.policy_optimizer),
+            **_optimizer_tensors("critic_optimizer", self.critic_optimizer),
+        }
+        meta = {
+            "method": method,
+            "seed": seed,
+            "config": asdict(config),
+            "step": self.step,
+            "history": self.history,
+        }
+        save_checkpoint(path, tensors, meta)
+
+    def load(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
+        """Go back to a stored state.
+
+        Raises:
+            ValueError: The file is damaged, or of a run with other settings (named).
+        """
+        tensors, meta = load_checkpoint(path)
+        check_same_run(path, meta, method, config, seed)
+        self.model.load_state_dict(_without_prefix("model", tensors))
+        self.reference.load_state_dict(_without_prefix("reference", tensors))
+        _load_optimizer("policy_optimizer", self.policy_optimizer, tensors)
+        _load_optimizer("critic_optimizer", self.critic_optimizer, tensors)
+        self.step = meta["step"]
+        self.history = meta["history"]
+
+
+def check_same_run(
+    path: str | Path, meta: dict, method: str, config: TrainConfig, seed: int
+) -> None:
+    """Raise ValueError naming the first setting in which a checkpoint differs from this run.
+
+    `num_steps` may grow: a finished run can be continued.
+    """
+    settings = {"method": method, "seed": seed, **asdict(config)}
+    stored = {"method": meta["method"], "seed": meta["seed"], **meta["config"]}
+    settings.pop("num_steps")
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            raise ValueError(
+                f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
+            )
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{index}.{name}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+
+
+def _load_optimizer(
+    prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _without_prefix(prefix, tensors).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,233 @@
+"""The one loop that trains a policy by reinforcement learning, whatever the method (GPR 3.3).
+
+Per step: B requests (the same for every method), K candidates each from the current policy, scored
+once by the rankers; then `num_epochs` policy updates over that batch, and, for methods with a
+critic, `critic_updates` updates of the HTE on the states stored in the rollout.
+
+Dims: B requests, K candidates, L levels, V codes per level.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.actor_critic import HTECritic, PolicyLogits, categorical_kl, masked_log_softmax
+from agents.methods import Method, TrainConfig, make_method
+from agents.objectives.hepo import value_loss
+from agents.objectives.surrogate import mean_over_candidates
+from agents.rollout import NonFiniteError, Reward, World, rollout
+from agents.train_state import TrainState
+from gpr_rl.random import Purpose, uniform
+from simulators.rewards import RewardMix
+
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    model: nn.Module,
+    world: World,
+    method: str,
+    config: TrainConfig,
+    seed: int,
+    *,
+    reward: Reward | None = None,
+    on_step: OnStep | None = None,
+    checkpoint_path: str | Path | None = None,
+    checkpoint_every: int = 25,
+    resume: bool = False,
+) -> list[dict[str, float]]:
+    """Train `model` in place and return one dict of measures per step.
+
+    The model as handed in is the warm start: the reference of DPO and of every KL. The same
+    arguments give the same bits, also when interrupted and resumed. No global seed is read.
+
+    Measures: `reward` (mean, in its unit) and `component/NAME`, `kl` to the warm start and
+    `entropy` (nats per path, exact at the visited prefixes), `distinct_share` of the candidates,
+    `loss`, `grad_norm`, `clip_fraction` or what else the method's loss reports (means over the
+    epochs), `critic_loss` and `explained_variance/LEVEL` (of the values the advantages used; level
+    1 is the coarsest; left out where the targets are constant), `step_s`.
+
+    Args:
+        model: Policy and critic; see `agents.actor_critic.ActorCriticModel`.
+        world: Gives requests, eligible ads and outcomes.
+        method: A registered name, see `agents.methods.method_names`.
+        config: Everything that changes the result, with the seed.
+        seed: Root of the draws of requests and candidates.
+        reward: What is optimised; Eq. 5 by default.
+        on_step: Called after each step with its number (from 0) and measures.
+        checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
+        checkpoint_every: In steps.
+        resume: Go on from `checkpoint_path` if it exists.
+
+    Raises:
+        ValueError: Unknown method, fewer train requests than a batch, a checkpoint that is damaged
+            or was made with other settings (named).
+        NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
+    """
+    reward = RewardMix.from_specs([]) if reward is None else reward
+    chosen, learning_rate = make_method(method, config, world.trie.num_levels)
+    schedule = RequestSchedule(world.request_ids("train"), config.num_requests, seed)
+    model.eval()
+    model.hte.reward_scale.fill_(config.reward_scale or world.reward_scale)
+    state = TrainState.start(model, learning_rate, config.critic_learning_rate)
+    if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
+        state.load(checkpoint_path, method, config, seed)
+    while state.step < config.num_steps:
+        started = time.perf_counter()
+        request_ids = schedule.batch(state.step)
+        try:
+            measures = _step(state, world, chosen, config, reward, seed, request_ids)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"method {method!r}, step {state.step}: {error}; "
+                f"request ids {request_ids.tolist()}"
+            ) from error
+        measures["step_s"] = time.perf_counter() - started
+        state.history.append(measures)
+        state.step += 1
+        if on_step is not None:
+            on_step(state.step - 1, measures)
+        last = state.step == config.num_steps
+        if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
+            state.save(checkpoint_path, method, config, seed)
+    return state.history
+
+
+class RequestSchedule:
+    """Which requests a step meets: the train split in a keyed order, reshuffled once used up."""
+
+    def __init__(self, request_ids: Tensor, num_requests: int, seed: int) -> None:
+        if len(request_ids) < num_requests:
+            raise ValueError(
+                f"num_requests must be at most the world's {len(request_ids)} train requests, "
+                f"got {num_requests}"
+            )
+        self._ids = request_ids
+        self._num_requests = num_requests
+        self._seed = seed
+        self._round = -1
+        self._order = request_ids
+
+    def batch(self, step: int) -> Tensor:
+        """Return the int64 [B] request ids of a step; no id twice within a round."""
+        shuffle, position = divmod(step, len(self._ids) // self._num_requests)
+        if shuffle != self._round:
+            key = uniform(
+                self._seed, Purpose.ROLLOUT_REQUESTS, torch.tensor(shuffle), self._ids
+            )
+            self._order = self._ids[key.argsort(stable=True)]
+            self._round = shuffle
+        start = position * self._num_requests
+        return self._order[start : start + self._num_requests]
+
+
+def _step(
+    state: TrainState,
+    world: World,
+    method: Method,
+    config: TrainConfig,
+    reward: Reward,
+    seed: int,
+    request_ids: Tensor,
+) -> dict[str, float]:
+    data = rollout(
+        state.model, world, request_ids, reward, config, seed, state.step,
+        reference=state.reference,
+    )  # fmt: skip
+    method.advantage(data)
+    measures = _rollout_measures(data)
+    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
+    if method.uses_critic:
+        measures |= _explained_variance(data)
+        measures["critic_loss"] = _update_critic(state, data, config)
+    if not warm_up:
+        measures |= _update_policy(state, data, method, config)
+    return measures
+
+
+def _update_policy(
+    state: TrainState, data: TensorDict, method: Method, config: TrainConfig
+) -> dict[str, float]:
+    """Run the epochs; return the means of what the loss reported."""
+    policy_logits = PolicyLogits(state.model, temperature=config.temperature)
+    parameters = state.policy_parameters
+    reports: list[dict[str, float]] = []
+    for _ in range(config.num_epochs):
+        batch = policy_logits(data.copy())
+        out = method.loss(batch)
+        if config.kl_penalty:
+            out["loss_kl"] = config.kl_penalty * _kl(batch)
+        loss = sum(out[key] for key in out.keys() if key.startswith("loss_"))
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the policy loss must be finite, got {loss.item()}")
+        state.policy_optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"the policy gradient's norm must be finite, got {norm.item()}")
+        state.policy_optimizer.step()
+        report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
+        reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
+    return {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
+
+
+def _update_critic(state: TrainState, data: TensorDict, config: TrainConfig) -> float:
+    """Fit the HTE to the value targets (Eq. 10); return the loss before the first update."""
+    critic = HTECritic(state.model)
+    target = data["value_target"].squeeze(-1)
+    first = 0.0
+    for update in range(config.critic_updates):
+        value = critic(data.select("context", "codes"))["state_value"].squeeze(-1)
+        loss = value_loss(value, target, data["valid"])
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the critic loss must be finite, got {loss.item()}")
+        state.critic_optimizer.zero_grad()
+        loss.backward()
+        state.critic_optimizer.step()
+        first = loss.item() if update == 0 else first
+    return first
+
+
+def _kl(batch: TensorDict) -> Tensor:
+    """Return KL(policy || reference) per path at the visited prefixes, nats; differentiable."""
+    legal_mask = batch["legal_mask"]
+    log_probs = masked_log_softmax(batch["logits"], legal_mask)
+    kl = categorical_kl(log_probs, batch["reference_log_probs"], legal_mask)
+    return mean_over_candidates(kl, batch["valid"])
+
+
+def _rollout_measures(data: TensorDict) -> dict[str, float]:
+    valid = data["valid"]
+    count = valid.sum().clamp_min(1)
+    ordered = torch.where(valid, data["ad_id"], -1).sort(-1).values
+    opens = ordered[:, 1:] != ordered[:, :-1]
+    distinct = opens.sum() + (ordered[:, 0] >= 0).sum()  # every request's first ad counts
+    measures = {
+        "reward": (data["reward"].sum() / count).item(),
+        "entropy": mean_over_candidates(data["entropy"], valid).item(),
+        "kl": mean_over_candidates(data["reference_kl"], valid).item(),
+        "distinct_share": (distinct / count).item(),
+    }
+    for name, component in data["component"].items():
+        applies = valid & ~component.isnan()
+        if applies.any():
+            measures[f"component/{name}"] = component[applies].mean().item()
+    return measures
+
+
+def _explained_variance(data: TensorDict) -> dict[str, float]:
+    """Return 1 - Var(target - V) / Var(target) per level, over valid candidates."""
+    valid = data["valid"]
+    target = data["value_target"].squeeze(-1)[valid]
+    error = target - data["state_value"].squeeze(-1)[valid]
+    total = target.var(0, correction=0)
+    share = 1.0 - error.var(0, correction=0) / total
+    return {
+        f"explained_variance/{level + 1}": share[level].item()
+        for level in range(len(share))
+        if total[level] > 0
+    }

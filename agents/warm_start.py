@@ -1,0 +1,159 @@
+"""The warm start that every method of a comparison shares: MTP, VAFT, and a trained critic.
+
+MTP learns what users meet next, VAFT weights it by value, and the HTE learns what candidates are
+worth, first from the log and then from candidates of the policy scored by the rankers (METHODS:
+HEPO lives by its critic, so the critic is trained before RL).
+
+Dims: B requests, P positions, N heads, K candidates.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gpr_rl.decoding import sample_paths
+from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.pretraining.mtp import mtp_loss
+from gpr_rl.pretraining.trainer import StageConfig, train_stage
+from gpr_rl.pretraining.vaft import hte_loss, vaft_weight
+from gpr_rl.random import Purpose, uniform
+from simulators.rewards import RewardMix
+from simulators.supervision import WindowBatches
+from simulators.world import World
+
+OnStage = Callable[[str, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Three stages; the paper gives the order, not the sizes."""
+
+    model: HHDConfig = field(default_factory=HHDConfig)
+    mtp: StageConfig = field(default_factory=lambda: StageConfig(num_steps=300))
+    """GPR 3.1."""
+    vaft: StageConfig = field(
+        default_factory=lambda: StageConfig(num_steps=120, learning_rate=1e-3)
+    )
+    """GPR 3.2; the HTE learns from the log in the same steps."""
+    critic: StageConfig = field(
+        default_factory=lambda: StageConfig(num_steps=60, learning_rate=3e-3)
+    )
+    """The HTE on sampled candidates of the finished policy, scored by the rankers."""
+    num_windows: int = 64
+    """Windows per supervised step."""
+    num_positions: int = 6
+    """Supervised requests per window."""
+    entropy_weight: float = 0.01
+    """Keeps the weights of the MTP heads from collapsing onto the easiest one."""
+    num_requests: int = 64
+    """Requests per critic step."""
+    num_candidates: int = 16
+    """Sampled candidates per request of a critic step."""
+
+
+def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
+    """Return an untrained HHD of the world's shape; its weights depend on `seed` alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = HHD(config, world.spec)
+    model.hte.reward_scale.fill_(world.reward_scale)
+    return model
+
+
+def draw_requests(world: World, seed: int, purpose: Purpose, step: int, size: int) -> Tensor:
+    """Return int64 [size] training requests, the same for the same (seed, purpose, step)."""
+    pool = world.request_ids("train")
+    draw = uniform(seed, purpose, torch.tensor(step), torch.arange(size))
+    return pool[(draw * len(pool)).long()]
+
+
+def train_mtp(
+    model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
+) -> None:
+    """Run stage 1 (GPR Eq. 3) in place."""
+    batches = _batches(world, config, seed)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        tokens, targets = batches(step)
+        logits = model.mtp_logits(tokens, targets)
+        return mtp_loss(logits, targets, model.head_logits, config.entropy_weight), {}
+
+    train_stage(
+        model.policy_parameters(), loss, config.mtp, _named(on_stage, "mtp"), name="mtp"
+    )
+
+
+def train_vaft(
+    model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
+) -> None:
+    """Run stage 2 (GPR Eq. 4) in place, and the HTE on logged values beside it."""
+    batches = _batches(world, config, seed)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        tokens, targets = batches(config.mtp.num_steps + step)
+        context = model.window(tokens, targets.position)
+        logits = model.window_logits(context, targets.codes)
+        weight = vaft_weight(targets)
+        policy = mtp_loss(
+            logits, targets, model.head_logits, config.entropy_weight, weight=weight
+        )
+        first = targets.codes[:, :, 0]
+        output = model.hte(context, first)
+        critic = hte_loss(
+            output,
+            targets.final_value[:, :, 0] / world.reward_scale,
+            targets.pctr[:, :, 0],
+            targets.pcvr[:, :, 0],
+            targets.valid[:, :, 0],
+        )
+        return policy + critic, {"critic": float(critic.detach())}
+
+    train_stage(model.parameters(), loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
+
+
+def train_critic(
+    model: HHD,
+    world: World,
+    config: WarmStartConfig,
+    seed: int,
+    reward: RewardMix,
+    on_stage: OnStage | None = None,
+) -> None:
+    """Train the HTE alone on the finished policy's candidates under the rankers."""
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        ids = draw_requests(world, seed, Purpose.CRITIC, step, config.num_requests)
+        request = world.request(ids)
+        with torch.no_grad():
+            candidates = sample_paths(
+                model, request, world.trie, config.num_candidates, seed, step,
+                eligible=world.eligible(ids),
+            )
+            context = model.encode(request)
+            outcome = world.outcome(ids, candidates.ad_id)
+            total, _ = reward(outcome)
+        output = model.hte(context, candidates.codes)
+        loss = hte_loss(
+            output, total / world.reward_scale, outcome.pctr, outcome.pcvr, candidates.valid
+        )
+        return loss, {}
+
+    train_stage(
+        model.hte_parameters(), loss, config.critic, _named(on_stage, "critic"), name="critic"
+    )
+
+
+def _batches(world: World, config: WarmStartConfig, seed: int) -> WindowBatches:
+    return WindowBatches(
+        world, seed, config.num_windows, config.num_positions, config.model.num_mtp_heads
+    )
+
+
+def _named(
+    on_stage: OnStage | None, name: str
+) -> Callable[[int, dict[str, float]], None] | None:
+    if on_stage is None:
+        return None
+    return lambda step, logged: on_stage(name, step, logged)
