@@ -4,6 +4,7 @@ Dims: B requests, K candidates, L levels. The L decisions of a candidate are the
 reward R comes with the last one, and nothing follows it.
 """
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -31,7 +32,9 @@ class LevelGAE(TensorDictModuleBase):
 
     def __init__(self, *, discount: float = 1.0, gae_lambda: float = 0.95) -> None:
         super().__init__()
-        self.gae = GAE(gamma=discount, lmbda=gae_lambda, value_network=None)
+        # Without a dtype torchrl rounds them to float32, also for float64 rollouts.
+        gamma, lmbda = torch.tensor([discount, gae_lambda], dtype=torch.float64).unbind()
+        self.gae = GAE(gamma=gamma, lmbda=lmbda, value_network=None)
         self.in_keys = list(_GAE_KEYS)
         self.out_keys = ["advantage", "value_target"]
 
