@@ -94,6 +94,7 @@ class CodeTrie:
             self._edges.append(torch.cat([first, end]))
             parent = node
         self.paths = ordered[first]
+        self._leaf = parent - 1  # int64 [N], index into `paths` of the ads in tree order
 
     def _check_range(self, codes: Tensor) -> None:
         if ((codes < 0) | (codes >= self.num_codes)).any():
@@ -159,21 +160,17 @@ class LegalTrie:
         """Count the eligible ads below every node. Use `CodeTrie.restrict`, which checks."""
         self.trie = trie
         self.batch_size = len(eligible)
-        ordered = eligible.index_select(1, trie._order)
-        count = torch.zeros(
-            self.batch_size, trie.num_ads + 1, dtype=torch.int32, device=eligible.device
-        )
-        torch.cumsum(ordered, 1, dtype=torch.int32, out=count[:, 1:])
+        ordered = eligible.gather(1, trie._order.expand(self.batch_size, -1))
+        # Entry i is how many of the first i ads, in the order of the tree, are eligible.
+        self._count = ordered.new_zeros(self.batch_size, trie.num_ads + 1, dtype=torch.int32)
+        torch.cumsum(ordered, 1, dtype=torch.int32, out=self._count[:, 1:])
         self._legal: list[Tensor] = []  # bool [B, n_l + 1]; the dead node is never legal
         for edges in trie._edges:
-            at_edge = count.index_select(1, edges)
+            at_edge = self._count.gather(1, edges.expand(self.batch_size, -1))
             legal = torch.zeros_like(at_edge, dtype=torch.bool)
             torch.gt(at_edge[:, 1:], at_edge[:, :-1], out=legal[:, 1:])
             self._legal.append(legal)
-        # The first eligible ad of a path is number `before` of its request's eligible ads.
-        self._before = at_edge
-        self._ad = torch.cat([trie._order[ordered.nonzero()[:, 1]], trie._order[:1]])
-        self._offset = (count[:, -1].cumsum(0) - count[:, -1])[:, None]
+        self._before = at_edge  # eligible ads before each path's first ad
 
     def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:
         if codes.ndim < 2 or not least <= codes.shape[-1] <= most:
@@ -182,10 +179,9 @@ class LegalTrie:
                 f"{name} must be [B, ..., l] with l in {lengths}, got {list(codes.shape)}"
             )
         if self.batch_size not in (1, len(codes)):
-            raise ValueError(
-                f"{name} has {len(codes)} requests, eligible has {self.batch_size}"
-            )
-        self.trie._check_range(codes) if codes.numel() else None
+            raise ValueError(f"{name} has {len(codes)} requests, eligible has {self.batch_size}")
+        if codes.numel():
+            self.trie._check_range(codes)
 
     def _look_up(self, table: Tensor, node: Tensor) -> Tensor:
         """Return table[b, node[b, ...]] for a table [B or 1, n]."""
@@ -194,7 +190,7 @@ class LegalTrie:
             node = node + row.view(-1, *[1] * (node.ndim - 1))
         return table.reshape(-1).index_select(0, node.reshape(-1)).view(node.shape)
 
-    def child_mask(self, level: int, node: Int[Tensor, "B *s"]) -> Bool[Tensor, "B *s V"]:
+    def child_mask(self, level: int, node: Int[Tensor, "B ..."]) -> Bool[Tensor, "B ... V"]:
         """Return which codes may follow, given nodes of `level` (0 is the root's)."""
         return self._look_up(self._legal[level + 1], self.trie.children(level, node))
 
@@ -231,7 +227,7 @@ class LegalTrie:
             node = self.trie.child(level, node, codes[..., level])
         return torch.stack(masks, dim=-2)
 
-    def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B *rest"]:
+    def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
         """Return the ad that each path stands for, -1 where no eligible ad has it.
 
         Raises:
@@ -243,10 +239,11 @@ class LegalTrie:
             node = self.trie.child(level, node, codes[..., level])
         return self.leaf_ad(node)
 
-    def leaf_ad(self, leaf: Int[Tensor, "B *rest"]) -> Int[Tensor, "B *rest"]:
+    def leaf_ad(self, leaf: Int[Tensor, "B ..."]) -> Int[Tensor, "B ..."]:
         """Return the ad of nodes of the last level, -1 for an illegal one."""
-        rank = self._look_up(self._before + self._offset, (leaf - 1).clamp_min(0))
-        ad_id = self._ad.index_select(0, rank.reshape(-1)).view(rank.shape)
+        rank = self._look_up(self._before, (leaf - 1).clamp_min(0)) + 1
+        position = torch.searchsorted(self._count, rank.reshape(self.batch_size, -1)) - 1
+        ad_id = self.trie._order[position.clamp_max(self.trie.num_ads - 1).view(leaf.shape)]
         return ad_id.where(self._look_up(self._legal[-1], leaf), -1)
 
     def paths(self) -> Int[Tensor, "P L"]:
@@ -256,7 +253,10 @@ class LegalTrie:
     @property
     def path_ad(self) -> Int[Tensor, "B P"]:
         """The ad of each of `paths()` per request, -1 where illegal."""
-        leaf = torch.arange(
-            1, self.trie.num_paths + 1, dtype=torch.int32, device=self.trie.codes.device
+        last = self.trie.num_ads
+        position = torch.arange(last, device=self._count.device)
+        position = position.where(self._count.diff(dim=1) > 0, last)  # [B, N], ads in tree order
+        first = position.new_full((self.batch_size, self.trie.num_paths), last).scatter_reduce(
+            1, self.trie._leaf.expand(self.batch_size, -1), position, "amin"
         )
-        return self.leaf_ad(leaf.expand(self.batch_size, -1))
+        return torch.nn.functional.pad(self.trie._order, (0, 1), value=-1)[first]

@@ -1,0 +1,213 @@
+"""Value-guided beam search over the legal paths (GPR 2.3, METHODS 4).
+
+Dims: B requests, K candidates, W beams (1 at the root, then up to K), L levels, V codes per level.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gpr_rl.decoding.policy import PathStates, count_requests, legal_log_prob, pick
+from gpr_rl.decoding.trie import CodeTrie, LegalTrie
+from gpr_rl.schema import Candidates
+
+
+@torch.no_grad()
+def beam_search(
+    policy: Any,
+    request: Any,
+    trie: CodeTrie,
+    num_candidates: int = 40,
+    eligible: Bool[Tensor, "B N"] | None = None,
+    value_weight: float = 0.0,
+    *,
+    renormalize: bool = False,
+    reward_scale: float = 1.0,
+) -> Candidates:
+    """Return the K legal paths that a beam of width K scores highest, best first.
+
+    A path scores sum_l log pi(z_l | s, z_{1:l-1}) + value_weight V(s, z_{1:l}) / reward_scale,
+    with the value of the newest prefix only. Illegal codes leave before the top-k. With a value
+    weight, each beam's K likeliest children are valued and then compared across beams; at the
+    last level the policy's `final_value` stands in for V, and without one nothing does. Equal
+    scores go to the path that is smaller in lexicographic order, exactly.
+
+    With value weight 0 and K at least the number of legal paths this is exhaustive. No request's
+    result depends on the others. A legal path of probability zero counts as illegal.
+
+    Args:
+        policy: See `gpr_rl.decoding.policy.Policy`.
+        request: What `policy.encode` takes, for B requests.
+        trie: The catalogue.
+        num_candidates: K.
+        eligible: The ads each request may show; None: all.
+        value_weight: Weight of the value, in nats per unit of scaled reward. 0: not evaluated.
+        renormalize: Let probabilities sum to one over the legal codes of each prefix, the
+            distribution that `sample_paths` draws from, instead of taking the policy's own.
+        reward_scale: What the policy's values are divided by.
+
+    Returns:
+        Candidates [B, K] with the log-probabilities and values of the chosen prefixes. Where a
+        request has fewer than K legal paths: codes 0, log_prob -inf, value 0, ad_id -1.
+
+    Raises:
+        ValueError: `num_candidates` below 1, `reward_scale` not positive, or a policy that
+            returns wrong shapes, NaN or +inf.
+    """
+    if num_candidates < 1:
+        raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
+    if not reward_scale > 0:
+        raise ValueError(f"reward_scale must be positive, got {reward_scale}")
+    legal = trie.restrict(eligible)
+    empty = trie.codes.new_zeros(count_requests(request, eligible), 1, 0)
+    states = PathStates(policy, request, empty, trie.num_codes)
+    beams = _Beams.root(trie, states, empty)
+    for level in range(trie.num_levels):
+        is_last = level == trie.num_levels - 1
+        log_prob = legal_log_prob(
+            states.log_prob, legal.child_mask(level, beams.node), renormalize=renormalize
+        )
+        total = beams.total[..., None] + log_prob  # [B, W, V]
+        value = states.value
+        if value_weight and (not is_last or hasattr(policy, "final_value")):
+            child, parent, prefix = _likely_children(total, beams.codes, num_candidates)
+            if is_last:
+                guide = policy.final_value(states.context, prefix)
+            else:
+                states.extend(prefix, parent)
+                guide = states.value
+            total_of_child = total.flatten(1).gather(1, child)
+            score = _guided(total_of_child, guide * (value_weight / reward_scale))
+            kept = _top(score, num_candidates)
+            beams = beams.grow(trie, level, child.gather(1, kept), total, log_prob, value)
+            beams.score = score.gather(1, kept)
+            if not is_last:
+                states.keep(kept)
+        else:
+            child = _top(total.flatten(1), num_candidates)
+            beams = beams.grow(trie, level, child, total, log_prob, value)
+            if not is_last:
+                states.extend(beams.codes, child // trie.num_codes)
+    return _finish(beams, legal, num_candidates)
+
+
+@dataclass
+class _Beams:
+    """The prefixes alive at one level, in lexicographic order."""
+
+    codes: Tensor  # int64 [B, W, l]
+    log_prob: Tensor  # float [B, W, l]
+    value: Tensor  # float [B, W, l]
+    total: Tensor  # float [B, W], sum of log_prob; -inf where the prefix is illegal
+    score: Tensor  # float [B, W], what the beam compares: `total`, guided by the value or not
+    node: Tensor  # int32 [B, W]
+
+    @classmethod
+    def root(cls, trie: CodeTrie, states: PathStates, empty: Tensor) -> "_Beams":
+        """Return the empty prefix of every request."""
+        total = states.log_prob.new_zeros(empty.shape[:2])
+        history = states.log_prob.new_zeros(empty.shape)
+        return cls(empty, history, history, total, total, trie.root(*empty.shape[:2]))
+
+    def grow(
+        self,
+        trie: CodeTrie,
+        level: int,
+        child: Tensor,
+        total: Tensor,
+        log_prob: Tensor,
+        value: Tensor,
+    ) -> "_Beams":
+        """Return the beams `child` [B, k], ascending indices into the [B, W V] next prefixes."""
+        parent, code = child // trie.num_codes, child % trie.num_codes
+
+        def append(history: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([pick(history, parent), new.to(history.dtype)[..., None]], dim=-1)
+
+        chosen_total = total.flatten(1).gather(1, child)
+        return _Beams(
+            codes=append(self.codes, code),
+            log_prob=append(self.log_prob, log_prob.flatten(1).gather(1, child)),
+            value=append(self.value, value.gather(1, parent)),
+            total=chosen_total,
+            score=chosen_total,
+            node=trie.child(level, self.node.gather(1, parent), code),
+        )
+
+
+def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
+    """Return the indices of the k highest scores, ascending; ties go to the lower index.
+
+    `torch.topk` breaks ties as it likes, but its k-th value is certain: all scores above it are
+    in, and the first of those equal to it fill up. Much faster than a stable sort.
+    """
+    k = min(k, score.shape[-1])
+    threshold = score.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    above = score > threshold
+    equal = score == threshold
+    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+    chosen = above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, -1].view(*score.shape[:-1], k)
+
+
+def _likely_children(
+    total: Float[Tensor, "B W V"], codes: Int[Tensor, "B W l"], k: int
+) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], Int[Tensor, "B M m"]]:
+    """Return each beam's k likeliest children: index into [B, W V], parent and prefix."""
+    num_beams, num_codes = total.shape[1:]
+    code = _top(total.flatten(0, 1), k).view(len(total), num_beams, -1)
+    parent = torch.arange(num_beams, device=total.device)[:, None].expand_as(code).flatten(1)
+    code = code.flatten(1)
+    prefix = torch.cat([pick(codes, parent), code[..., None]], dim=-1)
+    return parent * num_codes + code, parent, prefix
+
+
+def _guided(total: Float[Tensor, "B M"], bonus: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+    """Return total + bonus, -inf where the child is illegal, whatever its value."""
+    is_legal = total > -torch.inf
+    score = (total + bonus.to(total.dtype)).where(is_legal, -torch.inf)
+    if not score[is_legal].isfinite().all():
+        request, child = (is_legal & ~score.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"the policy's value of a legal prefix of request {request} is not finite:"
+            f" weighted {float(bonus[request, child])}"
+        )
+    return score
+
+
+def _finish(beams: _Beams, legal: LegalTrie, num_candidates: int) -> Candidates:
+    """Order by score, resolve the ads and pad to K."""
+    best = beams.score.argsort(dim=1, descending=True, stable=True)
+    valid = pick(beams.total, best) > -torch.inf
+    missing = num_candidates - best.shape[1]
+
+    def field(x: Tensor, blank: float) -> Tensor:
+        x = pick(x, best)
+        x = x.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), blank)
+        return pad(x, (0, 0) * (x.ndim - 2) + (0, missing), value=blank)
+
+    return Candidates(
+        codes=field(beams.codes, 0),
+        log_prob=field(beams.log_prob, -torch.inf),
+        value=field(beams.value, 0.0),
+        ad_id=field(legal.leaf_ad(beams.node), -1),
+        valid=pad(valid, (0, missing)),
+        batch_size=[len(valid)],
+    )
+
+
+def greedy(
+    policy: Any,
+    request: Any,
+    trie: CodeTrie,
+    eligible: Bool[Tensor, "B N"] | None = None,
+) -> Candidates:
+    """Return one path per request, K = 1: the likeliest legal code at every level.
+
+    Its log-probabilities are of the distribution over legal codes, as in `sample_paths`.
+    """
+    return beam_search(policy, request, trie, 1, eligible, renormalize=True)
