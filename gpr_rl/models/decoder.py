@@ -8,16 +8,16 @@ Dims: B sequences, S states per sequence (1 when a request is served), T tokens 
 K candidates per state, n codes per candidate, m shared tokens, W beams, D width, H heads, N layers.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from tensordict import tensorclass
+from tensordict import TensorClass
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.masks import candidate_mask
 
 
 class DecoderState(NamedTuple):
@@ -29,8 +29,7 @@ class DecoderState(NamedTuple):
     visible: Tensor  # bool [B, S, T], which h a state may see
 
 
-@tensorclass
-class Context:
+class Context(TensorClass):
     """What is known of B requests before the first code, batch [B]; all candidates share it.
 
     The last four fields are the PTD's `DecoderState`.
@@ -52,8 +51,8 @@ class Context:
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and feed-forward network, in two halves.
 
-    Between `project` and `finish` the caller attends, because shared tokens, known paths and single
-    beam steps each have their own cheapest form of the same self-attention.
+    Between `project` and `finish` the caller attends: shared tokens causally among themselves,
+    codes to the shared tokens and to the earlier codes of their own path.
     """
 
     def __init__(self, config: HHDConfig) -> None:
@@ -129,7 +128,7 @@ class CodeDecoder(nn.Module):
         x = (self.state(own)[:, :, None] + self.shared).flatten(1, 2)  # [B, S * m, D]
         mask = _cross_mask(visible, len(self.shared))
         shared = []
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.blocks)):
             qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B * S, H, m, D/H]
             attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -148,52 +147,35 @@ class CodeDecoder(nn.Module):
         self, state: DecoderState, codes: Int[Tensor, "B S K n"]
     ) -> Float[Tensor, "B S K n D"]:
         """Return outputs after each code of known paths, all levels in one pass."""
-        batch, states, num_candidates, num_own = codes.shape
-        num_shared = state.shared.shape[-2]
-        x = self.embed(codes).view(batch, states * num_candidates * num_own, -1)
-        cross = _cross_mask(state.visible, num_candidates * num_own)
-        mask = candidate_mask(num_shared, num_candidates, num_own, codes.device)
-        for layer, block in enumerate(self.blocks):
-            qkv = block.project(x).view(batch * states, -1, 3, *state.shared.shape[-3::2])
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            shared_key, shared_value = state.shared[:, :, layer].flatten(0, 1).unbind(1)
-            attended = F.scaled_dot_product_attention(
-                query,
-                torch.cat([shared_key, key], dim=2),
-                torch.cat([shared_value, value], dim=2),
-                attn_mask=mask,
-            )
-            attended = attended.transpose(1, 2).reshape(x.shape)
-            x = block.finish(x, attended, state.memory[:, layer], cross)
-        return self.norm(x).view(batch, states, num_candidates, num_own, -1)
+        return self.extend(state, None, codes, 0)[0]
 
     def extend(
         self,
         state: DecoderState,
-        past: Float[Tensor, "B W N 2 n D"] | None,
-        code: Int[Tensor, "B W"],
+        past: Float[Tensor, "B S K N 2 p D"] | None,
+        codes: Int[Tensor, "B S K n"],
         level: int,
-    ) -> tuple[Float[Tensor, "B W D"], Tensor]:
-        """Return outputs after one more code per beam, and keys and values with it appended.
+    ) -> tuple[Float[Tensor, "B S K n D"], Tensor]:
+        """Return outputs after each further code, and keys and values of all codes so far.
 
         Args:
-            state: Of requests, that is with S = 1.
-            past: Keys and values of the codes before, already gathered by parent; None at first.
-            code: The code of each beam at 0-based `level`.
-            level: How many codes came before.
+            state: What the candidates share.
+            past: Keys and values of the p codes before, in this order of candidates; None at first.
+            codes: Codes at 0-based levels `level`, `level` + 1, ...
+            level: p, how many codes came before.
         """
-        x = self.embed(code[..., None], level).squeeze(2)
-        mask = _cross_mask(state.visible, 1)
+        x = self.embed(codes, level).flatten(1, 3)  # [B, S * K * n, D]
+        mask = _cross_mask(state.visible, codes.shape[2] * codes.shape[3])
         kept = []
-        for layer, block in enumerate(self.blocks):
-            qkv = block.project(x)
-            own = qkv[:, :, 1:, None].flatten(-2)  # [B, W, 2, 1, D]
+        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.blocks)):
+            qkv = block.project(x).unflatten(1, codes.shape[1:])  # [B, S, K, n, 3, H, D/H]
+            query, own = qkv[..., 0, :, :], qkv[..., 1:, :, :].movedim(4, 3).flatten(-2)
             if past is not None:
-                own = torch.cat([past[:, :, layer], own], dim=3)
+                own = torch.cat([past[:, :, :, layer], own], dim=4)
             kept.append(own)
-            attended = _attend_step(qkv[:, :, 0], state.shared[:, 0, layer], own)
-            x = block.finish(x, attended, state.memory[:, layer], mask)
-        return self.norm(x), torch.stack(kept, dim=2)
+            attended = _attend_path(query, state.shared[:, :, layer], own)
+            x = block.finish(x, attended.reshape(x.shape), state.memory[:, layer], mask)
+        return self.norm(x).view(*codes.shape, -1), torch.stack(kept, dim=3)
 
 
 def _cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
@@ -203,27 +185,37 @@ def _cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
     return visible.repeat_interleave(queries, dim=1)[:, None]
 
 
-def _attend_step(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    """Attend from one token per beam to the shared tokens and to the beam's own codes.
+def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
+    """Attend from the last n codes of each candidate to the shared tokens and its own codes.
 
-    A beam has a few codes only, so products and sums over them are cheaper than one large masked
-    attention in which every beam meets every other's keys.
+    A candidate has a few codes only, so products and sums over them cost less than one masked
+    attention in which every candidate meets every other's keys, and grow linearly with K.
 
     Args:
-        query: [B, W, H, D/H].
-        shared: [B, 2, H, m, D/H].
-        own: [B, W, 2, n, D].
+        query: [B, S, K, n, H, D/H].
+        shared: [B, S, 2, H, m, D/H].
+        own: [B, S, K, 2, p + n, D], p codes before and the n themselves, which attend causally.
+
+    Returns:
+        [B, S, K, n, H, D/H].
     """
-    num_shared = shared.shape[3]
-    query = query * query.shape[-1] ** -0.5
-    shared_key, shared_value = shared.unbind(1)
-    own_key, own_value = own.unflatten(-1, query.shape[2:]).unbind(2)  # [B, W, n, H, D/H]
-    shared_score = (query.transpose(1, 2) @ shared_key.mT).permute(0, 2, 3, 1)
-    own_score = (query[:, :, None] * own_key).sum(-1)
-    weight = torch.cat([shared_score, own_score], dim=2).softmax(2)  # [B, W, m + n, H]
-    to_shared, to_own = weight.split([num_shared, own_score.shape[2]], dim=2)
-    from_shared = (to_shared.permute(0, 3, 1, 2) @ shared_value).transpose(1, 2)
-    return (from_shared + (to_own[..., None] * own_value).sum(2)).flatten(2)
+    num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
+    query = query * width**-0.5
+    shared_key, shared_value = shared.unbind(2)
+    own_key, own_value = own.unflatten(-1, (heads, width)).unbind(3)  # [B, S, K, p + n, H, D/H]
+    by_head = query.flatten(2, 3).transpose(2, 3)  # [B, S, H, K * n, D/H]
+    shared_score = (by_head @ shared_key.mT).unflatten(3, query.shape[2:4])
+    own_score = (query[:, :, :, :, None] * own_key[:, :, :, None]).sum(-1)
+    num_own = own_score.shape[4]
+    if num_new > 1:
+        index = torch.arange(num_own, device=own.device)
+        later = index > index[num_own - num_new :, None]  # [n, p + n]
+        own_score = own_score.masked_fill(later[..., None], -torch.inf)
+    score = torch.cat([shared_score.permute(0, 1, 3, 4, 5, 2), own_score], dim=4)
+    to_shared, to_own = score.softmax(4).split([num_shared, num_own], dim=4)
+    weight = to_shared.permute(0, 1, 5, 2, 3, 4).flatten(3, 4)  # [B, S, H, K * n, m]
+    from_shared = (weight @ shared_value).transpose(2, 3).unflatten(2, query.shape[2:4])
+    return (to_own[..., None] * own_value[:, :, :, None]).sum(4) + from_shared
 
 
 def gather_beams(kept: Tensor, parent: Int[Tensor, "B W"]) -> Tensor:

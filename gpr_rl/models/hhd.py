@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.hsd import HSD
-from gpr_rl.models.hte import HTE, HTEOutput
+from gpr_rl.models.hte import HTE
 from gpr_rl.models.ptd import PTD
 from gpr_rl.schema import InputSpec, Request, Targets, Tokens, TokenType
 
@@ -153,20 +153,19 @@ class HHD(nn.Module):
         """
         level = cache.level + 1
         policy_past, value_past = (
-            None if past is None else gather_beams(past, parent)
+            None if past is None else gather_beams(past[:, 0], parent)[:, None]
             for past in (cache.policy_past, cache.value_past)
         )
-        judged, value_past = self.hte.decoder.extend(
-            cache.evaluator, value_past, code, cache.level
-        )
-        value = self.hte.prefix_value(judged, level)
+        new = code[:, None, :, None]
+        judged, value_past = self.hte.decoder.extend(cache.evaluator, value_past, new, cache.level)
+        value = self.hte.prefix_value(judged[:, 0, :, 0], level)
         if level == self.spec.num_levels:
             log_prob = value.new_zeros(*value.shape, 0)
         else:
             hidden, policy_past = self.ptd.decoder.extend(
-                context.state(), policy_past, code, cache.level
+                context.state(), policy_past, new, cache.level
             )
-            log_prob = self._next(hidden, level)
+            log_prob = self._next(hidden[:, 0, :, 0], level)
         return log_prob, value, BeamCache(level, cache.evaluator, policy_past, value_past)
 
     def _next(self, hidden: Tensor, level: int) -> Tensor:

@@ -23,6 +23,8 @@ class TokenEmbedding(nn.Module):
     time since the token before, and the token type.
     """
 
+    start: Tensor
+
     def __init__(self, dim: int, spec: InputSpec) -> None:
         super().__init__()
         self.spec = spec

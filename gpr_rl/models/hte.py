@@ -5,7 +5,7 @@ Dims: B sequences, S states per sequence, K candidates per state, L levels, D wi
 
 import torch
 from jaxtyping import Float, Int
-from tensordict import tensorclass
+from tensordict import TensorClass
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
@@ -13,8 +13,7 @@ from gpr_rl.models.decoder import CodeDecoder, Context, DecoderState
 from gpr_rl.schema import InputSpec
 
 
-@tensorclass
-class HTEOutput:
+class HTEOutput(TensorClass):
     """Values in units of reward / reward_scale, and click and conversion logits."""
 
     value: Tensor  # [..., L], value[..., l-1] = V(s, z_{1:l-1})

@@ -1,6 +1,6 @@
 """Who may attend to whom, and how far apart they are.
 
-Dims: B sequences, T tokens, S states per sequence, K candidates per state, n tokens per candidate.
+Dims: B sequences, T tokens.
 """
 
 import torch
@@ -21,7 +21,8 @@ def hybrid_mask(
 
     i sees j if j <= i, or if both lie in the first `prompt_length` tokens and both are U, O or E.
     Eq. 2 as printed would block the past. Later U/O/E tokens attend causally, because an earlier
-    position that sees a later event knows the future. Padding is never a key.
+    position that sees a later event knows the future. Padding stands on the right, so no real token
+    sees it; what padding itself sees is of no use to anyone.
 
     Args:
         kind: A TokenType per token; padding on the right.
@@ -30,11 +31,11 @@ def hybrid_mask(
     """
     index = torch.arange(kind.shape[1], device=kind.device)
     seen = (index[None, :] <= index[:, None])[None]
-    is_key = (kind != TokenType.PAD)[:, None, :]
     if not hybrid:
-        return seen & is_key
-    prompt = (index < prompt_length[:, None]) & (kind != TokenType.ITEM)
-    return (seen | (prompt[:, :, None] & prompt[:, None, :])) & is_key
+        return seen.expand(len(kind), -1, -1)
+    free = (kind != TokenType.ITEM) & (kind != TokenType.PAD)
+    prompt = (index < prompt_length[:, None]) & free
+    return (prompt[:, :, None] & prompt[:, None, :]) | seen
 
 
 def distance_bucket(num_tokens: int, device: torch.device) -> Int[Tensor, "T T"]:
@@ -48,17 +49,3 @@ def distance_bucket(num_tokens: int, device: torch.device) -> Int[Tensor, "T T"]
     log_bucket = (torch.log2(size.clamp_min(_EXACT) / _EXACT) * 2).long() + _EXACT
     bucket = torch.where(size < _EXACT, size, log_bucket.clamp_max(NUM_DISTANCE_BUCKETS // 2 - 1))
     return bucket + (distance < 0) * (NUM_DISTANCE_BUCKETS // 2)
-
-
-def candidate_mask(
-    num_shared: int, num_candidates: int, num_own: int, device: torch.device
-) -> Bool[Tensor, "Kn M"]:
-    """Return who the K*n tokens of K candidates see among [shared tokens, K*n candidate tokens].
-
-    Every token sees all shared tokens and, of the others, those of its own candidate up to itself.
-    """
-    own = torch.ones(num_own, num_own, dtype=torch.bool, device=device).tril()
-    same = torch.eye(num_candidates, dtype=torch.bool, device=device)
-    size = num_candidates * num_own
-    block = (same[:, None, :, None] & own[None, :, None, :]).reshape(size, size)
-    return torch.cat([block.new_ones(size, num_shared), block], dim=1)
