@@ -1,0 +1,124 @@
+"""Checkpoints: one safetensors file with JSON metadata in its header; nothing is ever unpickled.
+
+A file appears under its name only when it is complete: it is written under a temporary name in the
+same folder, then renamed.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+_META_KEY = "gpr_rl"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read, with the file's name and the reason."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"can't read checkpoint {path}: {reason}")
+
+
+def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write tensors of any dtype and JSON metadata, all or nothing.
+
+    Args:
+        path: The file; an older one of this name is replaced. Its folder must exist.
+        tensors: Flat names to tensors; values are copied, so views and shared storage are fine.
+        meta: Plain JSON types.
+
+    Raises:
+        TypeError: If `meta` holds what JSON can't.
+        OSError: If the folder can't be written; nothing is left behind.
+    """
+    path = Path(path)
+    header = {_META_KEY: json.dumps(meta, allow_nan=False, sort_keys=True)}
+    # A copy of each: safetensors refuses tensors that share storage.
+    owned = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file(owned, temporary, metadata=header)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Return the tensors and the metadata that `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated or not a checkpoint of this project. The
+            file is left as it is.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, str(error) or type(error).__name__) from error
+    if _META_KEY not in header:
+        raise CheckpointError(path, f"it has no {_META_KEY!r} entry in its header")
+    try:
+        meta = json.loads(header[_META_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(path, f"its metadata is not JSON: {error}") from error
+    return tensors, meta
+
+
+def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
+    """Return an optimizer's state as flat tensors and JSON metadata.
+
+    Tensors are named "<parameter number>.<entry>", numbered over the parameter groups in order.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, object] = {}
+    for number, entries in state["state"].items():
+        for entry, value in entries.items():
+            target = tensors if isinstance(value, Tensor) else scalars
+            target[f"{number}.{entry}"] = value
+    return tensors, {"groups": state["param_groups"], "scalars": scalars}
+
+
+def restore_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Put back what `flatten_optimizer_state` returned; training then goes on bit for bit.
+
+    Args:
+        optimizer: Of the same class, over the same parameters in the same order.
+        tensors: First part of the flattened state.
+        meta: Second part.
+
+    Raises:
+        ValueError: If the parameter groups or the shapes don't fit this optimizer.
+    """
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, object]] = {}
+    for name, value in {**tensors, **meta["scalars"]}.items():
+        number, entry = name.split(".", 1)
+        if int(number) >= len(shapes):
+            raise ValueError(f"optimizer state {name!r} has no parameter, of {len(shapes)}")
+        shape = shapes[int(number)]
+        if isinstance(value, Tensor):
+            if value.dim() and value.shape != shape:
+                raise ValueError(
+                    f"optimizer state {name!r} has shape {list(value.shape)}, "
+                    f"its parameter {list(shape)}"
+                )
+            value = value.clone()
+        state.setdefault(int(number), {})[entry] = value
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in meta["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,93 @@
+"""Multi-token prediction: N heads learn the paths of the next N ads (GPR 3.1, Eq. 3).
+
+Dims: B windows, P supervised positions per window, N heads, L levels, V codes.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from gpr_rl.schema import Targets, Tokens, TokenType
+
+
+def validate_targets(tokens: Tokens, targets: Targets) -> None:
+    """Check once, where batches are made, that no supervised position can see its own answer.
+
+    Raises:
+        ValueError: If a valid target stands at a position that is not an ENVIRONMENT token, or
+            before the end of the window's prompt block, whose tokens see each other both ways; or
+            if its code is not legal or its action not one of an ad.
+    """
+    valid = targets.valid.any(-1)
+    row = torch.nonzero(valid)[:, 0]
+    position = targets.position[valid]
+    if ((position < 0) | (position >= tokens.kind.shape[1])).any():
+        raise ValueError(
+            f"target positions must lie in [0, {tokens.kind.shape[1]}), got "
+            f"{int(position.min())} to {int(position.max())}"
+        )
+    early = position < tokens.prompt_length[row] - 1
+    if early.any():
+        where = int(early.nonzero()[0, 0])
+        raise ValueError(
+            "target positions must be at least prompt_length - 1, got position "
+            f"{int(position[where])} in window {int(row[where])} with prompt_length "
+            f"{int(tokens.prompt_length[row[where]])}"
+        )
+    kind = tokens.kind[row, position]
+    if (kind != TokenType.ENVIRONMENT).any():
+        where = int((kind != TokenType.ENVIRONMENT).nonzero()[0, 0])
+        raise ValueError(
+            f"targets must stand at ENVIRONMENT tokens, got {TokenType(int(kind[where])).name} "
+            f"at position {int(position[where])} of window {int(row[where])}"
+        )
+    legal = targets.legal_mask.gather(-1, targets.codes[..., None]).squeeze(-1)
+    if not legal[targets.valid].all():
+        raise ValueError("legal_mask must hold every valid target's own codes")
+
+
+def path_log_prob(logits: Float[Tensor, "B P N L V"], targets: Targets) -> Float[Tensor, "B P N"]:
+    """Return log P_j of each target's whole path, among legal codes; 0 where not valid."""
+    masked = logits.masked_fill(~targets.legal_mask, torch.finfo(logits.dtype).min)
+    flat = masked.flatten(0, 3)
+    nll = F.cross_entropy(flat, targets.codes.flatten(), reduction="none")
+    return -nll.view(targets.codes.shape).sum(-1).where(targets.valid, 0.0)
+
+
+def mtp_loss(
+    logits: Float[Tensor, "B P N L V"],
+    targets: Targets,
+    head_logits: Float[Tensor, " N"],
+    entropy_weight: float = 0.1,
+    value_weight: Float[Tensor, "B P N"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights are given.
+
+    loss = -sum_j w_j mean_{(window, position) valid for j} [ w^V sum_l log P_j(z_l | z_{1:l-1}) ]
+    - entropy_weight * H(w), with w = softmax(head_logits) on the simplex, equal at the start.
+    Differs from the paper: the entropy term, without which w collapses onto the easiest head.
+    Heads without a valid target in this batch are left out and the others' weights renormalised,
+    so that an absent target is not taken for an easy one.
+
+    Args:
+        logits: From `HHD.mtp_logits`.
+        targets: Their supervision.
+        head_logits: The parameter behind w; `HHD.head_logits`.
+        entropy_weight: At least 0, in nats of loss per nat of entropy. Not given in the paper.
+        value_weight: w^V of Eq. 4 (`vaft_weight`), 1 everywhere in Eq. 3.
+
+    Raises:
+        ValueError: If no target is valid.
+    """
+    count = targets.valid.flatten(0, 1).sum(0)
+    if not count.any():
+        raise ValueError("targets hold no valid position: nothing to learn from")
+    score = path_log_prob(logits, targets)
+    if value_weight is not None:
+        score = score * value_weight
+    per_head = -score.flatten(0, 1).sum(0) / count.clamp_min(1)
+    log_weight = head_logits.masked_fill(count == 0, torch.finfo(logits.dtype).min).log_softmax(0)
+    weight = log_weight.exp()
+    entropy = -(weight * log_weight).sum()
+    return (weight * per_head).sum() - entropy_weight * entropy
