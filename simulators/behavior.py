@@ -74,7 +74,7 @@ class HiddenTruth:
             + self.click_quality[ad_id]
             - fatigue * torch.log1p(recent_advertiser.float())
         )
-        conversion = conversion_base + 0.5 * scale * match + self.conversion_quality[ad_id]
+        conversion = conversion_base + 0.4 * scale * match + self.conversion_quality[ad_id]
         return torch.sigmoid(click), torch.sigmoid(conversion)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -81,9 +81,47 @@ def make_cascade(
         category=truth.category,
         log_bid=torch.from_numpy(np.log(value).astype(np.float32)),
         quality=truth.click_quality + torch.from_numpy(noise.astype(np.float32)),
-        is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy()),
+        is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy(copy=True)),
         scalars=torch.tensor(
             [click_base, config.match_scale * config.coarse_share**0.5, config.exploration,
              config.logging_temperature, config.retrieval_share]
         ),
     )
+
+
+def market_bids(
+    config: WorldConfig,
+    truth: HiddenTruth,
+    cascade: Cascade,
+    ads: pd.DataFrame,
+    rng: np.random.Generator,
+    num_draws: int = 4_000,
+) -> pd.Series:
+    """Return the bids, scaled per bid type so that what production shows earns the market price.
+
+    Bids are drawn relative to each other; what a click or a conversion must cost for a mean eCPM
+    of `market_cpm` depends on who is shown what, so it is measured on draws of the cascade.
+    """
+    users, days, _ = truth.affinity.shape
+    user = torch.from_numpy(rng.integers(0, users, num_draws))
+    day = torch.from_numpy(rng.integers(0, days, num_draws))
+    scaled = ads["bid"].copy()
+    units, shown = torch.zeros(3, len(ads)), torch.zeros(len(ads))
+    for part in torch.arange(num_draws).split(500):
+        legal = torch.ones(len(part), len(ads), dtype=torch.bool)
+        probability = cascade.distribution(user[part], day[part], legal)
+        context = [torch.full_like(part, value) for value in (14, 1, 1)]
+        candidates = torch.arange(len(ads)).expand(len(part), -1)
+        none_seen = torch.zeros(len(part), len(ads))
+        pctr, pcvr = truth.probabilities(
+            user[part], day[part], *context, candidates, none_seen
+        )
+        per_unit = torch.stack([torch.ones_like(pctr), 1000 * pctr, 1000 * pctr * pcvr])
+        units += (probability * per_unit).sum(1)
+        shown += probability.sum(0)
+    for index, name in enumerate(("CPM", "CPC", "OCPA")):
+        of_type = (ads["bid_type"] == name).to_numpy()
+        earned = (ads["bid"].to_numpy() * units[index].numpy())[of_type].sum()
+        earned /= shown.numpy()[of_type].sum()
+        scaled[of_type] *= config.market_cpm / earned
+    return scaled

@@ -40,11 +40,11 @@ class WorldConfig:
     shuffle_tree: bool = False
     """Control: behaviour follows a random assignment of ads to categories, so that the
     content hierarchy, and with it the code tree, explains nothing."""
-    match_scale: float = 1.2
+    match_scale: float = 0.9
     """Standard deviation of the interest match in the click logit."""
     drift: float = 0.03
     """Probability per day that an interest is replaced by another category."""
-    base_ctr: float = 0.014
+    base_ctr: float = 0.02
     """Click rate of uniformly drawn ads; scenes spread it (0.4-10 % in public logs)."""
     base_cvr: float = 0.05
     """Conversions per click of uniformly drawn ads."""

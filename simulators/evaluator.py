@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simulators.behavior import HiddenTruth
 from simulators.cascade import Cascade
-from simulators.history import DAY_S
+from simulators.history import DAY_S, count_kinds
 from simulators.rewards import Outcome
 from simulators.world import World
 
@@ -39,7 +39,7 @@ class TruthEvaluator:
         ids = request_id.numpy()
         user, time = world.request_user[ids], world.request_time[ids]
         ad_id = ad_id.clamp_min(0)
-        recent = torch.from_numpy(world.history.counts(user, time)[..., 4])
+        recent = count_kinds(torch.from_numpy(world.history.counts(user, time)))[..., 4]
         scene, position, hour, _ = torch.from_numpy(world.request_context[ids]).unbind(-1)
         pctr, pcvr = self._truth.probabilities(
             torch.from_numpy(user),

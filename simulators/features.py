@@ -12,7 +12,7 @@ from tensordict import tensorclass
 from torch import Tensor
 
 from gpr_rl.data.streams import IntArray
-from simulators.history import History
+from simulators.history import History, count_kinds
 
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
@@ -30,25 +30,32 @@ class RankerInput:
     recent_action: Tensor  # int64 [B, S]
 
 
-def candidate_counts(counts: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
-    """Return the count features of each candidate's own groups, [B, K, 3F].
-
-    Args:
-        counts: float [B, G, F] of the request's user.
-        group: int64 [N + M, 3].
-        ad_id: int64 [B, K].
-    """
-    b, num_groups, width = counts.shape
-    index = group[ad_id] + torch.arange(b, device=ad_id.device)[:, None, None] * num_groups
-    rows = counts.reshape(b * num_groups, width).index_select(0, index.flatten())
-    return rows.view(*ad_id.shape, 3 * width)
-
-
-def count_features(counts: Tensor) -> Tensor:
-    """Return [..., 6] features of the [..., 5] counts: logs and a smoothed click rate."""
+def count_features(histogram: Tensor) -> Tensor:
+    """Return float32 [..., 6] of `History.counts` rows: log counts and a smoothed click rate."""
+    counts = count_kinds(histogram)
     impressions, clicks = counts[..., 0], counts[..., 1]
     rate = torch.log((clicks + _PRIOR_CLICKS) / (impressions + _PRIOR_IMPRESSIONS))
     return torch.cat([torch.log1p(counts) / 2, rate[..., None] + 3.0], dim=-1)
+
+
+def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
+    """Return the count features of each candidate's own groups, float32 [B, K, 3F].
+
+    The features are computed where there are fewer rows: per candidate, or per group.
+
+    Args:
+        histogram: int64 [B, G, 8], `History.counts` of the request's user.
+        group: int64 [N + M, 3].
+        ad_id: int64 [B, K].
+    """
+    b, num_groups, _ = histogram.shape
+    index = group[ad_id] + torch.arange(b, device=ad_id.device)[:, None, None] * num_groups
+    flat = index.flatten()
+    if 3 * ad_id.shape[1] < num_groups:
+        rows = count_features(histogram.flatten(0, 1).index_select(0, flat))
+    else:
+        rows = count_features(histogram.flatten(0, 1)).index_select(0, flat)
+    return rows.view(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,12 @@ class FeatureBuilder:
     request_context: IntArray  # int64 [R, C]
 
     def __call__(self, request_id: Tensor) -> tuple[RankerInput, Tensor]:
-        """Return inputs of `request_id` (int64 [B]) and count features, float32 [B, G, F]."""
+        """Return inputs of `request_id` (int64 [B]) and count histograms, int64 [B, G, 8]."""
         ids = request_id.numpy()
         user, time = self.request_user[ids], self.request_time[ids]
         rows, known = self.history.positives.last(user, time, NUM_RECENT)
         columns = self.history.positives.columns
-        counts = count_features(torch.from_numpy(self.history.counts(user, time)))
+        histogram = torch.from_numpy(self.history.counts(user, time))
         inputs = RankerInput(
             user=torch.from_numpy(self.user_attributes[user]),
             context=torch.from_numpy(self.request_context[ids]),
@@ -76,4 +83,4 @@ class FeatureBuilder:
             recent_action=torch.from_numpy(np.where(known, columns["action"][rows], 0)),
             batch_size=[len(ids)],
         )
-        return inputs, counts
+        return inputs, histogram

@@ -7,13 +7,27 @@ Dims: B moments (a user and a time each), S recent items, L levels, V codes, G g
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gpr_rl.data.streams import IntArray, Stream, ragged
 from gpr_rl.schema import Action
 
 DAY_S = 86_400
-COUNT_KINDS = ("impressions", "clicks", "conversions", "views", "recent_impressions")
+
+
+def count_kinds(histogram: Tensor) -> Tensor:
+    """Return impressions, clicks, conversions, views and recent impressions, float32 [..., 5].
+
+    Args:
+        histogram: int64 [..., 8], rows of `History.counts`. A click is also an impression, a
+            conversion also a click; recent impressions are yesterday's and today's.
+    """
+    views, old, recent = histogram[..., 0], histogram[..., 1:4], histogram[..., 5:8]
+    conversions, clicks, impressions = (old + recent).flip(-1).cumsum(-1).unbind(-1)
+    kinds = [impressions, clicks, conversions, views, recent.sum(-1)]
+    return torch.stack(kinds, dim=-1).float()
 
 
 class History:
@@ -34,6 +48,7 @@ class History:
         events = events.assign(item=item)
         self.group = group
         self.num_groups = int(group.max()) + 1
+        self._group_offset = group * 8
         self.events = Stream.build(events, ("timestamp", "item", "action"), num_users)
         action = events["action"].to_numpy()
         positive = np.isin(action, (Action.VIEW, Action.CLICK, Action.CONVERSION))
@@ -41,28 +56,23 @@ class History:
         bought = np.isin(action, (Action.CLICK, Action.CONVERSION))
         self.successes = Stream.build(events[bought], ("item",), num_users)
 
-    def counts(self, user_id: IntArray, timestamp: IntArray) -> NDArray[np.float32]:
-        """Return counts by group of events before each moment, float32 [B, G, 5].
+    def counts(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
+        """Return a histogram of events strictly before each moment, int64 [B, G, 8].
 
-        The last axis is `COUNT_KINDS`: a click is also an impression, a conversion also a click;
-        recent impressions are those of the moment's day and the day before it.
+        The last axis counts views, impressions without a click, clicks without a conversion and
+        conversions of the days before yesterday, then nothing, and the last three again for
+        yesterday and the moment's own day. `count_kinds` turns it into counts that nest.
         """
         row, index = ragged(*self.events.before(user_id, timestamp))
         columns = self.events.columns
         action = columns["action"][index]
         since = (timestamp // DAY_S - 1) * DAY_S
         recent = (columns["timestamp"][index] >= since[row]) & (action != Action.VIEW)
-        kind = (action - Action.VIEW) + 4 * recent  # view, impression, click, conversion, recent ...
-        group = self.group[columns["item"][index]]
-        flat = ((row * self.num_groups)[:, None] + group) * 8 + kind[:, None]
+        kind = (action - Action.VIEW) + 4 * recent
+        base = row * (8 * self.num_groups) + kind
+        flat = self._group_offset[columns["item"][index]] + base[:, None]
         shape = (len(user_id), self.num_groups, 8)
-        table = np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
-        view, old, recent_ = table[..., 0], table[..., 1:4], table[..., 5:8]
-        total = old + recent_
-        at_least = total[..., ::-1].cumsum(-1)[..., ::-1]
-        return np.concatenate(
-            [at_least, view[..., None], recent_.sum(-1)[..., None]], axis=-1
-        ).astype(np.float32)
+        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
 
     def popularity(
         self,

@@ -73,7 +73,7 @@ def simulate_logs(
     """
     targeting = Targeting.from_ads(catalog.ads)
     attribute = {
-        name: torch.from_numpy(users[name].to_numpy())
+        name: torch.from_numpy(users[name].to_numpy(copy=True))
         for name in ("age", "gender", "region", "device")
     }
     advertiser = catalog.ads["advertiser"].to_numpy()

@@ -13,7 +13,7 @@ import tyro
 from gpr_rl.checkpoint import CheckpointError
 from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.building import Progress, build_world
-from simulators.cascade import make_cascade
+from simulators.cascade import make_cascade, market_bids
 from simulators.catalog import NUM_AGE_BUCKETS, NUM_DEVICES, NUM_REGIONS, make_catalog
 from simulators.config import PRESETS, WorldConfig
 from simulators.logs import simulate_logs
@@ -51,7 +51,10 @@ def make_world(
     users["age_bucket"] = age_bucket(users["age"])
     affinity = make_interests(config, catalog.vertical_of_category, streams[2])
     truth = make_truth(config, catalog, affinity, streams[3])
-    cascade = make_cascade(config, truth, catalog.ads, streams[4])
+    errors = np.random.SeedSequence(seed).spawn(7)[6]
+    cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
+    catalog.ads["bid"] = market_bids(config, truth, cascade, catalog.ads, streams[4])
+    cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
     progress("logged traffic")
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
     item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])

@@ -80,20 +80,13 @@ class Rankers(nn.Module):
         for embedding in (*self.user, *self.context, self.ad_id, self.group_id):
             nn.init.normal_(embedding.weight, std=0.05)
 
-    def _ad_features(self, ad_id: Tensor) -> Tensor:
-        groups = self.group_id(self.group[ad_id]).flatten(-2)
-        price = self.price[ad_id].unsqueeze(-1)
-        return torch.cat([self.item_embedding[ad_id], price, self.ad_id(ad_id), groups], dim=-1)
-
-    def ad_tables(self) -> tuple[Tensor, Tensor]:
-        """Return what depends on the ad alone for all ads: [N, H] and the query [N, a]."""
-        features = self._ad_features(torch.arange(self.num_ads, device=self.price.device))
-        return self.ad(features), self.query(features)
-
-    def key_table(self) -> Tensor:
-        """Return the attention keys of all items, [N + M, a]."""
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what depends on the item alone: ads [N, H], queries [N, a], all keys [N + M, a]."""
         groups = self.group_id(self.group).flatten(-2)
-        return self.key(torch.cat([self.item_embedding, groups], dim=-1))
+        content = torch.cat([self.item_embedding, groups], dim=-1)
+        ad = [content[: self.num_ads], self.price[:, None], self.ad_id.weight]
+        features = torch.cat(ad, dim=-1)
+        return self.ad(features), self.query(features), self.key(content)
 
     def forward(
         self,
@@ -108,21 +101,14 @@ class Rankers(nn.Module):
             inputs: Batch [B].
             counts: float [B, K, 3F], the count features of each candidate's own groups.
             ad_id: int64 [B, K].
-            tables: `ad_tables()` and `key_table()` once the weights are frozen; without them the
-                rows in use are computed (training).
+            tables: `self.tables()`, given once the weights are frozen.
         """
-        if tables is None:
-            features = self._ad_features(ad_id)
-            ad, query = self.ad(features), self.query(features)
-            item = inputs.recent_item
-            groups = self.group_id(self.group[item]).flatten(-2)
-            key = self.key(torch.cat([self.item_embedding[item], groups], dim=-1))
-        else:
-            shape = ad_id.shape
-            flat = ad_id.flatten()
-            ad = tables[0].index_select(0, flat).unflatten(0, shape)
-            query = tables[1].index_select(0, flat).unflatten(0, shape)
-            key = tables[2][inputs.recent_item]
+        ad_table, query_table, key_table = tables or self.tables()
+        flat = ad_id.flatten()
+        ad = ad_table.index_select(0, flat).unflatten(0, ad_id.shape)
+        query = query_table.index_select(0, flat).unflatten(0, ad_id.shape)
+        recent = inputs.recent_item
+        key = key_table.index_select(0, recent.flatten()).unflatten(0, recent.shape)
         request: Tensor = sum(e(x) for e, x in zip(self.user, inputs.user.T, strict=True))
         request = request + sum(e(x) for e, x in zip(self.context, inputs.context.T, strict=True))
         factor: Tensor = sum(e(x) for e, x in zip(self.user_factor, inputs.user.T, strict=True))
@@ -182,20 +168,20 @@ class FrozenRankers(nn.Module):
         self.rankers = rankers.eval().requires_grad_(False)
         self.calibration = calibration
         self.has_clicks = has_clicks
-        self.tables = (*rankers.ad_tables(), rankers.key_table())
+        self.tables = rankers.tables()
 
     @torch.no_grad()
     def forward(
-        self, inputs: RankerInput, counts: Tensor, ad_id: Tensor
+        self, inputs: RankerInput, histogram: Tensor, ad_id: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
 
         Args:
             inputs: Batch [B].
-            counts: float32 [B, G, F], count features of every group.
+            histogram: int64 [B, G, 8], from `History.counts`.
             ad_id: int64 [B, K].
         """
-        own = candidate_counts(counts, self.rankers.group, ad_id)
+        own = candidate_counts(histogram, self.rankers.group, ad_id)
         probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
         return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr

@@ -1,0 +1,236 @@
+"""What a policy is worth on held-out requests, exactly where a catalogue is small enough.
+
+The distribution over all paths is computed in full, so expected values carry no sampling noise
+and methods differ by what they are, not by their luck.
+
+Dims: E requests, N ads, P paths, K list entries, L levels, V codes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpr_rl.decoding import beam_search
+from gpr_rl.metrics import ndcg, ordered_pair_ratio
+from gpr_rl.models import HHD
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action
+from simulators.evaluator import TruthEvaluator
+from simulators.history import DAY_S
+from simulators.rewards import RewardMix
+from simulators.world import World
+
+_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """E held-out requests with everything that all methods are measured by."""
+
+    request_id: Tensor  # int64 [E]
+    eligible: Tensor  # bool [E, N]
+    path_ad: Tensor  # int64 [E, P], the ad a path resolves to, -1 where illegal
+    path_of_ad: Tensor  # int64 [N]
+    value: Tensor  # float32 [E, N], reward under the rankers
+    ecpm: Tensor  # float32 [E, N], under the rankers
+    truth: Tensor | None  # float32 [E, N], reward under the hidden truth
+    logging: Tensor  # float32 [E, N], probability of the policy that wrote the logs
+
+    def proxy_best(self) -> Tensor:
+        """Return the ad that the rankers like best, int64 [E]."""
+        return self.value.masked_fill(~self.eligible, -torch.inf).argmax(-1)
+
+
+def make_evaluation_set(
+    world: World, reward: RewardMix, num_requests: int, split: str = "test"
+) -> EvaluationSet:
+    """Score all ads for a fixed, keyed choice of `num_requests` requests of a split."""
+    pool = world.request_ids(split)
+    draw = uniform(world.info.seed, Purpose.EVALUATION, pool)
+    ids = pool[draw.argsort()[:num_requests]].sort().values
+    truth = TruthEvaluator(world) if world.info.has_truth else None
+    value, ecpm, true_value, logging = [], [], [], []
+    for part in ids.split(64):
+        outcome = world.outcome_all(part)
+        value.append(reward(outcome)[0])
+        ecpm.append(outcome.ecpm)
+        if truth is not None:
+            true_value.append(reward(truth.outcome_all(part))[0])
+            logging.append(truth.logging_distribution(part))
+        else:  # exposures of an imported log are taken as uniform over what was promoted
+            legal = world.eligible(part)
+            logging.append(legal / legal.sum(-1, keepdim=True))
+    eligible = world.eligible(ids)
+    path_ad = torch.cat([world.trie.restrict(e).path_ad for e in eligible.split(64)])
+    return EvaluationSet(
+        request_id=ids,
+        eligible=eligible,
+        path_ad=path_ad,
+        path_of_ad=_path_of_ad(world),
+        value=torch.cat(value),
+        ecpm=torch.cat(ecpm),
+        truth=torch.cat(true_value) if true_value else None,
+        logging=torch.cat(logging),
+    )
+
+
+def _path_of_ad(world: World) -> Tensor:
+    """Return the row of `trie.paths` of every ad, int64 [N]."""
+    width = world.info.num_codes
+    weight = width ** torch.arange(world.info.num_levels - 1, -1, -1)
+    return torch.searchsorted((world.trie.paths * weight).sum(-1), (world.codes * weight).sum(-1))
+
+
+@torch.no_grad()
+def path_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor) -> Tensor:
+    """Return log pi(path) of every path, float32 [E, P]; -inf where illegal.
+
+    One teacher-forced pass over the distinct prefixes of length L - 1 holds all levels.
+    """
+    paths = world.trie.paths
+    prefix, of_path = paths[:, :-1].unique(dim=0, return_inverse=True)
+    example = torch.cat([prefix, torch.zeros_like(prefix[:, :1])], dim=1)
+    levels = torch.arange(paths.shape[1])
+    parts = []
+    for ids, legal in zip(request_id.split(_CHUNK), eligible.split(_CHUNK), strict=True):
+        codes = example.expand(len(ids), -1, -1)
+        mask = world.trie.restrict(legal).path_masks(codes)
+        logits = model.logits(model.encode(world.request(ids)), codes)
+        logits = logits.masked_fill(~mask, -torch.inf)
+        log_prob = torch.log_softmax(logits, dim=-1)
+        chosen = log_prob[:, of_path[:, None], levels, paths]
+        parts.append(chosen.sum(-1).nan_to_num(nan=-torch.inf))
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A policy's own list of K ads per request, by log-probability, descending."""
+
+    ad_id: Tensor  # int64 [E, K], -1 where there are fewer legal paths
+    log_prob: Tensor  # float32 [E, K]
+
+
+@torch.no_grad()
+def policy_beam(
+    model: HHD, world: World, request_id: Tensor, eligible: Tensor, num_candidates: int
+) -> Beam:
+    """Return the K most probable legal ads of each request under the policy."""
+    ads, log_probs = [], []
+    for ids, legal in zip(request_id.split(32), eligible.split(32), strict=True):
+        found = beam_search(
+            model, world.request(ids), world.trie, num_candidates, eligible=legal,
+            renormalize=True,
+        )
+        ads.append(found.ad_id)
+        log_probs.append(found.log_prob.sum(-1))
+    return Beam(torch.cat(ads), torch.cat(log_probs))
+
+
+def _pick(table: Tensor, ad_id: Tensor) -> Tensor:
+    """Return table[e, ad_id[e, ...]], [E] or [E, K]; ad -1 reads ad 0."""
+    index = ad_id.clamp_min(0)
+    return table.gather(1, index.reshape(len(table), -1)).view(ad_id.shape)
+
+
+def value_metrics(
+    data: EvaluationSet, kind: str, *, distribution: Tensor | None = None, ad_id: Tensor | None = None
+) -> dict[str, float]:
+    """Return mean value and share of the possible gain, under the rankers and under the truth.
+
+    Args:
+        data: The held-out requests.
+        kind: `expected`, `greedy` or `served`; part of the metric's name.
+        distribution: float [E, N], probability of every ad; or
+        ad_id: int64 [E], the one ad that is shown.
+    """
+    metrics = {}
+    for name, table in (("proxy", data.value), ("truth", data.truth)):
+        if table is None:
+            continue
+        if distribution is not None:
+            value = (distribution * table).sum(-1)
+        else:
+            assert ad_id is not None
+            value = _pick(table, ad_id)
+        logging = (data.logging * table).sum(-1).mean()
+        best = table.masked_fill(~data.eligible, -torch.inf).amax(-1).mean()
+        mean = value.mean()
+        metrics[f"{name}_{kind}"] = float(mean)
+        metrics[f"{name}_share_{kind}"] = float((mean - logging) / (best - logging))
+    return metrics
+
+
+def list_metrics(data: EvaluationSet, ad_id: Tensor, score: Tensor, suffix: str) -> dict[str, float]:
+    """Return nDCG and OPR of lists of ads (int64 [E, K]) ranked by `score` [E, K], gain eCPM."""
+    valid = ad_id >= 0
+    gain = _pick(data.ecpm, ad_id)
+    return {
+        f"ndcg{suffix}": float(ndcg(score, gain, valid).nanmean()),
+        f"opr{suffix}": float(ordered_pair_ratio(score, gain, valid).nanmean()),
+    }
+
+
+def illegal_rate(data: EvaluationSet, ad_id: Tensor) -> float:
+    """Return the share of decoded ads (int64 [E, K], -1 none) that the user may not see."""
+    decoded = ad_id >= 0
+    legal = _pick(data.eligible, ad_id) & decoded
+    return float(1.0 - legal.sum() / decoded.sum().clamp_min(1))
+
+
+def evaluate_model(
+    model: HHD,
+    world: World,
+    data: EvaluationSet,
+    shared: Tensor,
+    warm_log_prob: Tensor | None,
+    num_candidates: int,
+) -> dict[str, float]:
+    """Return all metrics of a policy.
+
+    Args:
+        model: The policy.
+        world: Its world.
+        data: Held-out requests.
+        shared: int64 [E, K], the list of ads that all methods rank (the warm start's beam).
+        warm_log_prob: float [E, P] of the warm start, for the KL; None for the warm start itself.
+        num_candidates: K of the policy's own beam.
+    """
+    log_prob = path_log_prob(model, world, data.request_id, data.eligible)
+    probability = log_prob.exp()
+    by_ad = torch.zeros_like(data.value)
+    by_ad.scatter_add_(1, data.path_ad.clamp_min(0), probability.where(data.path_ad >= 0, 0.0))
+    beam = policy_beam(model, world, data.request_id, data.eligible, num_candidates)
+    greedy = policy_beam(model, world, data.request_id, data.eligible, 1)
+    values = _pick(data.value, beam.ad_id).masked_fill(beam.ad_id < 0, -torch.inf)
+    served = beam.ad_id.gather(1, values.argmax(-1, keepdim=True))[:, 0]
+    known = values.where(values > -torch.inf, torch.nan)
+    score = log_prob.gather(1, data.path_of_ad[shared.clamp_min(0)])
+    metrics = {
+        **value_metrics(data, "expected", distribution=by_ad),
+        **value_metrics(data, "greedy", ad_id=greedy.ad_id[:, 0]),
+        **value_metrics(data, "served", ad_id=served),
+        **list_metrics(data, shared, score, ""),
+        **list_metrics(data, beam.ad_id, beam.log_prob, "_own"),
+        "avg_final_value": float(known.nanmean(-1).mean()),
+        "max_final_value": float(values.amax(-1).mean()),
+        "pool_min": float(known.nan_to_num(torch.inf).min()),
+        "pool_max": float(values.max()),
+        "illegal_rate": illegal_rate(data, torch.cat([beam.ad_id, greedy.ad_id], dim=1)),
+        "illegal_mass": float((1.0 - by_ad.where(data.eligible, 0.0).sum(-1)).abs().max()),
+        "entropy": float(-(probability * log_prob.nan_to_num(neginf=0.0)).sum(-1).mean()),
+    }
+    if warm_log_prob is not None:
+        gap = (log_prob - warm_log_prob).nan_to_num(nan=0.0, neginf=0.0, posinf=0.0)
+        metrics["kl_to_warm_start"] = float((probability * gap).sum(-1).mean())
+    return metrics
+
+
+def popularity_distribution(world: World, data: EvaluationSet) -> Tensor:
+    """Return the legal ads' share of past clicks and conversions in the logged days, [E, N]."""
+    logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
+    success = (world.request_action >= Action.CLICK) & logged
+    count = torch.bincount(world.request_ad[success], minlength=world.num_ads).float()
+    weight = (count + 1e-3) * data.eligible
+    return weight / weight.sum(-1, keepdim=True)

@@ -1,0 +1,33 @@
+"""A trained policy in one file: weights, architecture and vocabulary."""
+
+from pathlib import Path
+
+from gpr_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.schema import InputSpec
+
+
+def save_policy(model: HHD, path: str | Path, **about: object) -> None:
+    """Write policy and critic as safetensors with everything needed to build them again.
+
+    Args:
+        model: The HHD.
+        path: A file; replaced as a whole.
+        about: JSON values kept beside the weights, for instance world, method and seed.
+    """
+    meta = {"config": model.config.to_json(), "spec": model.spec.to_json(), "about": about}
+    save_checkpoint(path, dict(model.state_dict()), meta)
+
+
+def load_policy(path: str | Path) -> HHD:
+    """Return the policy that `save_policy` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no policy; names the file.
+    """
+    tensors, meta = load_checkpoint(path)
+    if "config" not in meta or "spec" not in meta:
+        raise CheckpointError(f"{path} holds no policy: it has no model configuration")
+    model = HHD(HHDConfig(**meta["config"]), InputSpec.from_json(meta["spec"]))
+    model.load_state_dict(tensors)
+    return model.eval()

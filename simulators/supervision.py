@@ -1,0 +1,66 @@
+"""Training batches of a world: windows of logged behaviour and what the rankers said of them.
+
+Dims: B windows, P supervised positions, N heads, L levels, V codes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Targets, Tokens
+from simulators.history import DAY_S
+from simulators.world import World
+
+
+@dataclass(frozen=True)
+class WindowBatches:
+    """Draws the same windows for the same (seed, step), whoever asks.
+
+    Targets and windows lie in the logged days, before every validation and test request.
+    """
+
+    world: World
+    seed: int
+    num_windows: int = 64
+    """B, windows per step."""
+    num_positions: int = 6
+    """P, supervised requests per window."""
+    num_heads: int = 4
+    """N, next ads per position."""
+
+    def __call__(self, step: int) -> tuple[Tokens, Targets]:
+        """Return the windows of training step `step` with their targets."""
+        sequences = self.world.sequences
+        end = self.world.info.num_log_days * DAY_S
+        pool = sequences.window_pool(0, end)
+        row = torch.arange(self.num_windows)
+        draw = uniform(self.seed, Purpose.WINDOW, torch.tensor(step), row)
+        kept = pool[(draw * len(pool)).long().numpy()]
+        windows = sequences.windows(kept, self.num_positions, self.num_heads, end)
+        return windows.tokens, self._targets(windows.position, windows.request_id, windows.valid)
+
+    def _targets(self, position: Tensor, request_id: Tensor, valid: Tensor) -> Targets:
+        world = self.world
+        # a missing target repeats one that exists, so that every field stays legal
+        anyone = request_id[valid][0]
+        request_id = torch.where(valid, request_id, anyone)
+        flat = request_id.flatten()
+        codes = world.codes[world.request_ad[flat]]
+        key, row = world.eligibility_key(flat).unique(return_inverse=True)
+        example = torch.empty_like(key).scatter_(0, row, flat)
+        legal = world.trie.restrict(world.eligible(example))
+        mask = legal.select(row).path_masks(codes)
+        shape = request_id.shape
+        scores = {name: world.logged[name][request_id] for name in
+                  ("pctr", "pcvr", "ecpm", "final_value")}
+        return Targets(
+            position=position,
+            codes=codes.view(*shape, -1),
+            action=world.request_action[request_id],
+            valid=valid,
+            legal_mask=mask.view(*shape, *mask.shape[-2:]),
+            **scores,
+            batch_size=shape[:1],
+        )
