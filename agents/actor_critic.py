@@ -5,7 +5,7 @@ scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K
 codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,27 +28,56 @@ class ValueOutput(Protocol):
     """[B, K, L], value[..., l-1] = V(s, z_{1:l-1})."""
 
 
-class ActorCriticModel(Protocol):
-    """What the agents need of a model. `gpr_rl.models.HHD` has it."""
+@runtime_checkable
+class Critic(Protocol):
+    """The values of every prefix, in units of reward / reward_scale."""
 
-    def encode(self, request: Request) -> object:
+    reward_scale: Tensor
+    """A scalar buffer."""
+
+    def __call__(self, context: Any, codes: Tensor) -> ValueOutput:
+        """Return the values along known paths, codes [B, K, L]."""
+        ...
+
+
+@runtime_checkable
+class ActorCriticModel(Protocol):
+    """What the agents need of a model, an nn.Module. `gpr_rl.models.HHD` has it.
+
+    For drawing candidates it also is a policy of `gpr_rl.decoding`.
+    """
+
+    @property
+    def hte(self) -> Critic:
+        """The critic."""
+        ...
+
+    def encode(self, request: Request) -> Any:
         """Return the context, a tensorclass of batch [B]: the HSD's pass, once per request."""
         ...
 
-    def logits(self, context: object, codes: Tensor) -> Tensor:
+    def logits(self, context: Any, codes: Tensor) -> Tensor:
         """Return [B, K, L, V]; row l sees codes[..., :l] only."""
         ...
 
-    def hte(self, context: object, codes: Tensor) -> ValueOutput:
-        """Return the values of every prefix, in units of reward / reward_scale."""
-        ...
-
     def policy_parameters(self) -> list[nn.Parameter]:
-        """Parameters of HSD and PTD."""
+        """Return the parameters of HSD and PTD."""
         ...
 
     def hte_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the HTE; none is a policy parameter."""
+        """Return the parameters of the HTE; none is a policy parameter."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers, as nn.Module does."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any:
+        """Put them back, as nn.Module does."""
+        ...
+
+    def eval(self) -> Any:
+        """Leave the training mode, as nn.Module does."""
         ...
 
 
@@ -59,7 +88,7 @@ class PolicyLogits(TensorDictModuleBase):
     `make_actor` put it in front.
     """
 
-    def __init__(self, model: nn.Module, *, temperature: float = 1.0) -> None:
+    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
         """Store the model (shared). Logits are divided by `temperature`, as in sampling."""
         super().__init__()
         if not temperature > 0.0:
@@ -89,7 +118,9 @@ def make_policy_head() -> ProbabilisticTensorDictModule:
     )
 
 
-def make_actor(model: nn.Module, *, temperature: float = 1.0) -> ProbabilisticTensorDictSequential:
+def make_actor(
+    model: ActorCriticModel, *, temperature: float = 1.0
+) -> ProbabilisticTensorDictSequential:
     """Return the actor `request`, `codes`, `legal_mask` -> distribution of the path's codes.
 
     For losses through `get_dist`; candidates are drawn by `gpr_rl.decoding`, level by level.
@@ -105,7 +136,7 @@ class HTECritic(TensorDictModuleBase):
     The context is detached: the critic never moves the HSD, whatever the model does.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: ActorCriticModel) -> None:
         super().__init__()
         self.model = model
         self.in_keys = ["context", "codes"]

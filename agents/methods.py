@@ -170,7 +170,7 @@ def hepo_terminal(config: TrainConfig, num_levels: int) -> Method:
 
 @register_method("ppo")
 def ppo(config: TrainConfig, num_levels: int) -> Method:
-    """torchrl's ClipPPOLoss and GAE; the reward at the last level only."""
+    """PPO by torchrl's ClipPPOLoss and GAE; the reward at the last level only."""
     loss = LevelSummedPPOLoss(
         make_policy_head(),
         num_levels=num_levels,

@@ -28,9 +28,14 @@ from typing import Protocol
 import torch
 from jaxtyping import Bool, Int
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.actor_critic import categorical_entropy, categorical_kl, masked_log_softmax
+from agents.actor_critic import (
+    ActorCriticModel,
+    categorical_entropy,
+    categorical_kl,
+    masked_log_softmax,
+)
 from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
 from gpr_rl.schema import Candidates, Request
@@ -98,7 +103,7 @@ class RolloutConfig:
 class _Encoded:
     """A policy whose context is at hand, so that decoding does not run the HSD again."""
 
-    def __init__(self, model: nn.Module, context: object) -> None:
+    def __init__(self, model: ActorCriticModel, context: object) -> None:
         self._model = model
         self._context = context
 
@@ -111,7 +116,7 @@ class _Encoded:
 
 @torch.no_grad()
 def rollout(
-    model: nn.Module,
+    model: ActorCriticModel,
     world: World,
     request_ids: Int[Tensor, " B"],
     reward: Reward,
@@ -119,7 +124,7 @@ def rollout(
     seed: int,
     step: int,
     *,
-    reference: nn.Module | None = None,
+    reference: ActorCriticModel | None = None,
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 

@@ -7,16 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from agents.actor_critic import ActorCriticModel
 from agents.methods import TrainConfig
-from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.checkpoint import (
+    flatten_optimizer_state,
+    load_checkpoint,
+    restore_optimizer_state,
+    save_checkpoint,
+)
 
 
 @dataclass
 class TrainState:
     """The mutable part of a run."""
 
-    model: nn.Module
-    reference: nn.Module
+    model: ActorCriticModel
+    reference: ActorCriticModel
     """The warm start, frozen."""
     policy_parameters: list[nn.Parameter]
     policy_optimizer: torch.optim.Adam
@@ -27,7 +33,7 @@ class TrainState:
 
     @classmethod
     def start(
-        cls, model: nn.Module, learning_rate: float, critic_learning_rate: float
+        cls, model: ActorCriticModel, learning_rate: float, critic_learning_rate: float
     ) -> "TrainState":
         """Return the state before the first step; the model as it is becomes the reference."""
         parameters = list(model.policy_parameters())
@@ -43,17 +49,21 @@ class TrainState:
 
     def save(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
         """Write everything to one file; the file before stays until the new one is whole."""
+        policy, policy_meta = flatten_optimizer_state(self.policy_optimizer)
+        critic, critic_meta = flatten_optimizer_state(self.critic_optimizer)
         tensors = {
             **_prefixed("model", self.model.state_dict()),
             **_prefixed("reference", self.reference.state_dict()),
-            **_optimizer_tensors("policy_optimizer", self.policy_optimizer),
-            **_optimizer_tensors("critic_optimizer", self.critic_optimizer),
+            **_prefixed("policy_optimizer", policy),
+            **_prefixed("critic_optimizer", critic),
         }
         meta = {
             "method": method,
             "seed": seed,
             "config": asdict(config),
             "step": self.step,
+            "policy_optimizer": policy_meta,
+            "critic_optimizer": critic_meta,
             "history": self.history,
         }
         save_checkpoint(path, tensors, meta)
@@ -68,8 +78,8 @@ class TrainState:
         check_same_run(path, meta, method, config, seed)
         self.model.load_state_dict(_without_prefix("model", tensors))
         self.reference.load_state_dict(_without_prefix("reference", tensors))
-        _load_optimizer("policy_optimizer", self.policy_optimizer, tensors)
-        _load_optimizer("critic_optimizer", self.critic_optimizer, tensors)
+        for name in ("policy_optimizer", "critic_optimizer"):
+            restore_optimizer_state(getattr(self, name), _without_prefix(name, tensors), meta[name])
         self.step = meta["step"]
         self.history = meta["history"]
 
@@ -98,22 +108,3 @@ def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = prefix + "."
     return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-
-def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{index}.{name}": tensor
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-
-
-def _load_optimizer(
-    prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in _without_prefix(prefix, tensors).items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -15,7 +15,13 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.actor_critic import HTECritic, PolicyLogits, categorical_kl, masked_log_softmax
+from agents.actor_critic import (
+    ActorCriticModel,
+    HTECritic,
+    PolicyLogits,
+    categorical_kl,
+    masked_log_softmax,
+)
 from agents.methods import Method, TrainConfig, make_method
 from agents.objectives.hepo import value_loss
 from agents.objectives.surrogate import mean_over_candidates
@@ -28,7 +34,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 
 def train(
-    model: nn.Module,
+    model: ActorCriticModel,
     world: World,
     method: str,
     config: TrainConfig,
@@ -83,8 +89,7 @@ def train(
             measures = _step(state, world, chosen, config, reward, seed, request_ids)
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"method {method!r}, step {state.step}: {error}; "
-                f"request ids {request_ids.tolist()}"
+                f"method {method!r}, step {state.step}: {error}; request ids {request_ids.tolist()}"
             ) from error
         measures["step_s"] = time.perf_counter() - started
         state.history.append(measures)
@@ -116,9 +121,7 @@ class RequestSchedule:
         """Return the int64 [B] request ids of a step; no id twice within a round."""
         shuffle, position = divmod(step, len(self._ids) // self._num_requests)
         if shuffle != self._round:
-            key = uniform(
-                self._seed, Purpose.ROLLOUT_REQUESTS, torch.tensor(shuffle), self._ids
-            )
+            key = uniform(self._seed, Purpose.ROLLOUT_REQUESTS, torch.tensor(shuffle), self._ids)
             self._order = self._ids[key.argsort(stable=True)]
             self._round = shuffle
         start = position * self._num_requests
@@ -161,7 +164,8 @@ def _update_policy(
         out = method.loss(batch)
         if config.kl_penalty:
             out["loss_kl"] = config.kl_penalty * _kl(batch)
-        loss = sum(out[key] for key in out.keys() if key.startswith("loss_"))
+        losses = [value for key, value in out.items() if key.startswith("loss_")]
+        loss = torch.stack(losses).sum()
         if not torch.isfinite(loss):
             raise NonFiniteError(f"the policy loss must be finite, got {loss.item()}")
         state.policy_optimizer.zero_grad()

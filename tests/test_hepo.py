@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_process_rewards_hand_worked() -> None:
     # L = 3, V = 4, one request, three candidates.
-    # Level 1, legal {0, 1, 3}: mean (.6 + .0 + .3) / 3 = .3; code 0: .6 - .3 = .3; code 1: 0 - .3 -> 0.
+    # Level 1, legal {0, 1, 3}: mean (.6 + .0 + .3) / 3 = .3; code 0: .6 - .3; code 1: 0 - .3 -> 0.
     # Level 2 after code 0, legal {1, 2}: mean (.5 + .1) / 2 = .3; code 1: .2.
     # Level 2 after code 1, legal {3} only: P - P = 0. Third candidate: empty row -> 0 at level 2.
     popularity = tensor([[[0.6, 0.0, 0.9, 0.3], [0.9, 0.5, 0.1, 0.7], [1.0, 1.0, 1.0, 1.0]]])

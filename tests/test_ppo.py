@@ -36,7 +36,9 @@ def data() -> TensorDict:
                     "reward": reward,
                     "done": last,
                     "terminated": last.clone(),
-                    "state_value": torch.cat([value[:, :, 1:], torch.zeros_like(last[:, :, :1])], 2),
+                    "state_value": torch.cat(
+                        [value[:, :, 1:], torch.zeros_like(last[:, :, :1])], 2
+                    ),
                 },
                 batch_size=shape[:1],
             ),

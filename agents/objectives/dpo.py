@@ -31,7 +31,9 @@ def dpo_loss(
     ref_log_prob_rejected: Float[Tensor, " P"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023, Eq. 7).
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]).
+
+    Rafailov et al. 2023, Eq. 7. lp and ref are log-probabilities of whole paths.
 
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
@@ -148,15 +150,17 @@ class DPOLoss(LossModule):
         reference = keep_valid(reference, valid).sum(-1)
         chosen, rejected = tensordict["chosen"], tensordict["rejected"]
         pair_valid = tensordict["pair_valid"]
-        sides = [
+        log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected = (
             source.gather(1, index)[pair_valid]
             for source in (log_prob, reference)
             for index in (chosen, rejected)
-        ]
+        )
         out = TensorDict()
-        out["loss_objective"] = dpo_loss(*sides, self.beta)
+        out["loss_objective"] = dpo_loss(
+            log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected, self.beta
+        )
         with torch.no_grad():
-            margin = (sides[0] - sides[2]) - (sides[1] - sides[3])
+            margin = (log_prob_chosen - ref_chosen) - (log_prob_rejected - ref_rejected)
             out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
             out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

@@ -1,6 +1,6 @@
 """HEPO: hierarchical process rewards, advantages and the two losses (GPR 3.3, Eqs. 6-10).
 
-Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. A level is a time step.
+Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. Levels are time steps.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def process_rewards(
     """
     if codes.ndim != 3 or codes.shape[-1] < 1:
         raise ValueError(f"codes must have shape [B, K, L], got {tuple(codes.shape)}")
-    num_requests, num_candidates, num_levels = codes.shape
+    num_requests, _, num_levels = codes.shape
     if legal_mask.ndim != 4 or legal_mask.dtype != torch.bool:
         raise ValueError(
             "legal_mask must be bool of shape [B, K, L, V], "
@@ -69,9 +69,7 @@ def process_rewards(
     if (scale < 0).any():
         raise ValueError(f"scale must not be negative, got {scale.tolist()}")
     if codes.numel() and (codes.min() < 0 or codes.max() >= num_codes):
-        raise ValueError(
-            f"codes must lie in [0, {num_codes}), got [{codes.min()}, {codes.max()}]"
-        )
+        raise ValueError(f"codes must lie in [0, {num_codes}), got [{codes.min()}, {codes.max()}]")
 
     coarse = slice(0, num_levels - 1)
     legal = legal_mask[..., coarse, :]
@@ -180,7 +178,7 @@ class HEPOAdvantage(TensorDictModuleBase):
         eps: float = 1e-6,
         through_terminal: bool = False,
     ) -> None:
-        """Store Eq. 7's alpha (one for all coarse levels, or L - 1 of them) and Eq. 8's constants."""
+        """Store Eq. 7's alpha (for all coarse levels, or L - 1 of them) and Eq. 8's constants."""
         super().__init__()
         check_range("discount", discount, 0.0, 1.0)
         check_range("gae_lambda", gae_lambda, 0.0, 1.0)

@@ -79,6 +79,6 @@ class LevelSummedPPOLoss(ClipPPOLoss):
         """Return torchrl's losses; `loss_objective` and `loss_entropy` times L."""
         out = super().forward(tensordict)
         for key in ("loss_objective", "loss_entropy"):
-            if key in out.keys():
+            if key in out.keys():  # noqa: SIM118 (`in` is not defined on a TensorDict)
                 out[key] = out[key] * self.num_levels
         return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int], letters: str) -> None:
-    """Raise ValueError unless `tensor` has the shape `expected`, written `letters` in the message."""
+    """Raise ValueError unless `tensor` has the shape `expected`, `letters` in the message."""
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(
             f"{name} must have shape [{letters}] = {tuple(expected)}, got {tuple(tensor.shape)}"
