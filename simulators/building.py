@@ -108,7 +108,7 @@ def build_world(
 def train_rankers(
     world: World, training: RankerTraining
 ) -> tuple[FrozenRankers, dict[str, Tensor], dict]:
-    """Train on the earlier logged days, calibrate on the last one, grade on the held-out days.
+    """Train on the earlier logged days, calibrate on the last, grade on the held-out days.
 
     Returns:
         The frozen rankers; the logged scores (pctr, pcvr, ecpm, final_value [R], alpha [2],
@@ -125,7 +125,8 @@ def train_rankers(
     first = max(0, world.num_requests - 2 * training.max_rows)
     ids = torch.arange(first, world.num_requests)
     rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
-    fit = ids[day[ids] < info.num_log_days - 1]
+    calibration_day = info.num_log_days - training.num_calibration_days
+    fit = ids[day[ids] < calibration_day]
     fit_rankers(
         rankers,
         LoggedRows(rows.inputs[fit - first], rows.counts[fit - first], rows.ad_id[fit - first]),
@@ -137,7 +138,7 @@ def train_rankers(
     )
     rankers.eval()
     logit = rows.all_logits(rankers)
-    later = ids[day[ids] == info.num_log_days - 1]
+    later = ids[(day[ids] >= calibration_day) & (day[ids] < info.num_log_days)]
     calibration = fit_calibration(
         logit[later - first], clicked[later], converted[later], info.has_clicks
     )

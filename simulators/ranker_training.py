@@ -28,6 +28,8 @@ class RankerTraining:
     weight_decay: float = 1e-5
     max_rows: int = 1_000_000
     """Rows used at most, the latest ones."""
+    num_calibration_days: int = 1
+    """Last days of the log, kept out of the fit, on which the probabilities are calibrated."""
 
 
 @dataclass(frozen=True)

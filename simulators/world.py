@@ -57,6 +57,10 @@ class WorldInfo:
     ranker_config: dict
     simulated: tuple[str, ...] = ()
     """What was simulated for lack of data, for instance `bids`."""
+    user_columns: tuple[str, ...] = USER_COLUMNS
+    """Columns of `users.parquet` that are user attributes, in the order of their cardinalities."""
+    num_validation_days: int = 1
+    """Days after the log that validate; the later ones test."""
     impression_share: float = 1.0
     """Share of unanswered impressions that stay in the token stream."""
     max_tokens: int = 64
@@ -99,7 +103,7 @@ class World:
         self.request_ad = torch.from_numpy(requests["item_id"].to_numpy(copy=True))
         self.request_action = torch.from_numpy(requests["action"].to_numpy(copy=True))
         self.request_context = _context(requests, users, info)
-        self.user_attributes = users.loc[:, list(USER_COLUMNS)].to_numpy(dtype=np.int64)
+        self.user_attributes = users.loc[:, list(info.user_columns)].to_numpy(dtype=np.int64)
         self.features = FeatureBuilder(
             self.history,
             self.user_attributes,
@@ -174,10 +178,11 @@ class World:
     def _splits(self) -> dict[str, Tensor]:
         day = self.request_time // DAY_S
         info = self.info
+        first_test_day = info.num_log_days + info.num_validation_days
         in_split = {
             "train": (day >= info.num_log_days - info.num_train_days) & (day < info.num_log_days),
-            "validation": day == info.num_log_days,
-            "test": day > info.num_log_days,
+            "validation": (day >= info.num_log_days) & (day < first_test_day),
+            "test": day >= first_test_day,
         }
         splits = {}
         for name, mask in in_split.items():
