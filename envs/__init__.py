@@ -1,0 +1,38 @@
+"""Environments over a world of users, ads and frozen rankers. Importing this registers the ids."""
+
+from typing import TYPE_CHECKING
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from envs.request import AdRequestEnv
+    from envs.spaces import request_from_observation
+    from envs.torchrl_env import AdRequestTorchEnv
+
+__all__ = ["AdRequestEnv", "AdRequestTorchEnv", "register_environments", "request_from_observation"]
+
+_HOME = {
+    "AdRequestEnv": "envs.request",
+    "AdRequestTorchEnv": "envs.torchrl_env",
+    "request_from_observation": "envs.spaces",
+}
+_ENTRY_POINTS = {"gpr_rl/AdRequest-v0": "envs.request:AdRequestEnv"}
+
+
+def register_environments() -> None:
+    """Register the ids with Gymnasium; ids that are there already stay as they are."""
+    for name, entry_point in _ENTRY_POINTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point=entry_point)
+
+
+def __getattr__(name: str) -> object:
+    """Import a class on first use: TorchRL takes seconds that `gymnasium.make` need not wait."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'envs' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+register_environments()

@@ -1,0 +1,124 @@
+"""What an observation holds, for Gymnasium and TorchRL alike, and the way back to a `Request`.
+
+Dims: B requests, T tokens, L levels, V codes per level, A user attributes, C context attributes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Request, Tokens, TokenType
+
+TOKEN_KEYS = {
+    "token_kind": "kind",
+    "token_codes": "codes",
+    "token_action": "action",
+    "token_time_gap": "time_gap",
+    "token_context": "context",
+    "user": "user",
+    "preference": "preference",
+    "prompt_length": "prompt_length",
+}
+"""Observation key -> field of `gpr_rl.schema.Tokens`. `action` is the environment's own word."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of an observation: numbers of `dtype` in [0, high], broadcast to `shape`."""
+
+    shape: tuple[int, ...]
+    high: int | tuple[int, ...]
+    dtype: torch.dtype = torch.int64
+
+
+def request_fields(spec: InputSpec) -> dict[str, Field]:
+    """Return the request tensors of an observation, by key."""
+    tokens, levels, codes = spec.max_tokens, spec.num_levels, spec.num_codes
+    context = tuple(n - 1 for n in spec.context_cardinalities)
+    user = tuple(n - 1 for n in spec.user_cardinalities)
+    return {
+        "token_kind": Field((tokens,), max(TokenType)),
+        "token_codes": Field((tokens, levels), codes - 1),
+        "token_action": Field((tokens,), max(Action)),
+        "token_time_gap": Field((tokens,), NUM_TIME_GAPS - 1),
+        "token_context": Field((tokens, len(context)), context),
+        "user": Field((len(user),), user),
+        "preference": Field((levels, codes), 1, torch.float32),
+        "prompt_length": Field((), tokens),
+        "popularity": Field((levels, codes), 1, torch.float32),
+    }
+
+
+def observation_fields(spec: InputSpec) -> dict[str, Field]:
+    """Return all entries of an observation but the mask, by key."""
+    return request_fields(spec) | {
+        "prefix": Field((spec.num_levels,), spec.num_codes - 1),
+        "level": Field((), spec.num_levels),
+    }
+
+
+def observation_space(spec: InputSpec) -> spaces.Dict:
+    """Return the Gymnasium space of one observation."""
+    entries: dict[str, spaces.Space] = {}
+    for key, field in observation_fields(spec).items():
+        if field.shape == ():
+            entries[key] = spaces.Discrete(int(np.asarray(field.high)) + 1)
+        else:
+            dtype = np.float32 if field.dtype == torch.float32 else np.int64
+            high = np.broadcast_to(np.asarray(field.high, dtype=dtype), field.shape)
+            entries[key] = spaces.Box(np.zeros_like(high), high, dtype=dtype)
+    entries["action_mask"] = spaces.Box(0, 1, (spec.num_codes,), dtype=np.int8)
+    return spaces.Dict(entries)
+
+
+def request_tensors(request: Request) -> dict[str, Tensor]:
+    """Return the request tensors of observations, by key; ids and time are not among them."""
+    tensors = {key: getattr(request.tokens, name) for key, name in TOKEN_KEYS.items()}
+    return tensors | {"popularity": request.popularity}
+
+
+def request_from_observation(
+    observation: Mapping[str, NDArray | np.integer | Tensor] | TensorDictBase,
+    info: Mapping[str, object] | None = None,
+) -> Request:
+    """Return the request that an observation shows, for a policy of `gpr_rl.models` to act on.
+
+    Args:
+        observation: Of any environment here: one of Gymnasium's (becomes a batch of 1), a batch
+            of a vector environment, or a TensorDict of `AdRequestTorchEnv`.
+        info: Of `reset` or `step`, where `request_id`, `user_id` and `timestamp` stand.
+            A TensorDict has them itself.
+
+    Returns:
+        Request, batch [B]. `request_id`, `user_id` and `timestamp` are -1 where neither argument
+        has them; no model reads them, but keyed draws (`sample_paths`) do.
+    """
+    kind = torch.as_tensor(observation["token_kind"])
+    batched = kind.ndim > 1
+    batch_size = kind.shape[:1] if batched else torch.Size([1])
+
+    def take(source: Mapping | TensorDictBase, key: str) -> Tensor:
+        value = torch.as_tensor(source[key])
+        return value if batched else value.unsqueeze(0)
+
+    def identity(key: str) -> Tensor:
+        for source in (observation, info):
+            if source is not None and key in source.keys():  # noqa: SIM118 - TensorDict needs it
+                return take(source, key)
+        return kind.new_full(batch_size, -1)
+
+    tokens = {name: take(observation, key) for key, name in TOKEN_KEYS.items()}
+    return Request(
+        request_id=identity("request_id"),
+        user_id=identity("user_id"),
+        timestamp=identity("timestamp"),
+        tokens=Tokens(**tokens, batch_size=batch_size),
+        popularity=take(observation, "popularity"),
+        batch_size=batch_size,
+    )
