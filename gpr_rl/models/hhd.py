@@ -111,25 +111,27 @@ class HHD(nn.Module):
         logits = self.logits(context, codes)
         return masked_log_prob(logits, codes, legal_mask)
 
+    def final_value(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K"]:
+        """Return the HTE's value of whole paths, in units of reward / reward_scale."""
+        return self.hte(context, codes).final_value
+
     def step(
         self, context: Context, prefix: Int[Tensor, "B W l"]
     ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"]]:
         """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix).
 
-        With l = L there is no next code: log-probabilities [B, W, 0] and the path's final_value.
+        The prefix has 0 to L - 1 codes.
         """
         width, level = prefix.shape[1:]
         evaluator = self.hte.begin(context.h, context.position)
         if level == 0:
-            hidden, judged = context.start.expand(-1, width, -1), evaluator.start
-            value = self.hte.prefix_value(judged, 0).expand(-1, width)
-            return self._next(hidden, 0), value
-        judged = self.hte.decoder.candidates(evaluator, prefix[:, None])[:, 0, :, -1]
-        value = self.hte.prefix_value(judged, level)
-        if level == self.spec.num_levels:
-            return value.new_zeros(*value.shape, 0), value
-        hidden = self.ptd.decoder.candidates(context.state(), prefix[:, None])[:, 0, :, -1]
-        return self._next(hidden, level), value
+            hidden, judged = context.start, evaluator.start
+        else:
+            paths = prefix[:, None]
+            hidden = self.ptd.decoder.candidates(context.state(), paths)[:, 0, :, -1]
+            judged = self.hte.decoder.candidates(evaluator, paths)[:, 0, :, -1]
+        log_prob, value = self._next(hidden, level), self.hte.prefix_value(judged, level)
+        return log_prob.expand(-1, width, -1), value.expand(-1, width)
 
     def begin(
         self, context: Context
@@ -148,24 +150,20 @@ class HHD(nn.Module):
     ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"], BeamCache]:
         """Return `step` after `code` is appended to beam `parent` of the cache.
 
-        After the L-th code there is none left to choose: log-probabilities [B, W, 0] and, as
-        value, the path's final_value.
+        At most L - 1 times in a row: the L-th code needs no continuation.
         """
-        level = cache.level + 1
+        new = code[:, None, :, None]
         policy_past, value_past = (
             None if past is None else gather_beams(past[:, 0], parent)[:, None]
             for past in (cache.policy_past, cache.value_past)
         )
-        new = code[:, None, :, None]
+        hidden, policy_past = self.ptd.decoder.extend(
+            context.state(), policy_past, new, cache.level
+        )
         judged, value_past = self.hte.decoder.extend(cache.evaluator, value_past, new, cache.level)
+        level = cache.level + 1
+        log_prob = self._next(hidden[:, 0, :, 0], level)
         value = self.hte.prefix_value(judged[:, 0, :, 0], level)
-        if level == self.spec.num_levels:
-            log_prob = value.new_zeros(*value.shape, 0)
-        else:
-            hidden, policy_past = self.ptd.decoder.extend(
-                context.state(), policy_past, new, cache.level
-            )
-            log_prob = self._next(hidden[:, 0, :, 0], level)
         return log_prob, value, BeamCache(level, cache.evaluator, policy_past, value_past)
 
     def _next(self, hidden: Tensor, level: int) -> Tensor:

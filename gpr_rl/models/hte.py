@@ -52,26 +52,24 @@ class HTE(nn.Module):
         return self.decoder.begin(h.detach(), position)
 
     def prefix_value(self, hidden: Float[Tensor, "*rows D"], level: int) -> Tensor:
-        """Return V(s, z_{1:level}) [...] from the output after `level` codes (0 to L).
-
-        The value of a full path is its `final_value`.
-        """
-        if level == len(self.value_bias):
-            return hidden @ self.path_head.weight[2] + self.path_head.bias[2]
+        """Return V(s, z_{1:level}) [...] from the output after `level` codes (0 to L - 1)."""
         return hidden @ self.value_weight[level] + self.value_bias[level]
 
-    def forward(self, context: Context, codes: Int[Tensor, "B *S K L"]) -> HTEOutput:
+    def forward(self, context: Context, codes: Int[Tensor, "B *SK L"]) -> HTEOutput:
         """Return values and predictions along known paths.
 
         Args:
-            context: Of requests or, with codes [B, S, K, L], of windows with S states.
-            codes: Whole paths; those of illegal padding may be any codes.
+            context: Of requests, or of windows with S states each.
+            codes: Whole paths, [B, K, L] for requests; for windows [B, S, L], one path per state,
+                or [B, S, K, L]. Those of invalid candidates may be any codes.
 
         Returns:
-            Batch [B, K], or [B, S, K] for windows.
+            Batch [B, K]; for windows [B, S] or [B, S, K].
         """
-        if codes.dim() == 3:
+        if codes.dim() == 3 and context.position.shape[1] == 1:
             return self.forward(context, codes[:, None])[:, 0]
+        if codes.dim() == 3:
+            return self.forward(context, codes[:, :, None])[:, :, 0]
         state = self.begin(context.h, context.position)
         hidden = self.decoder.candidates(state, codes)
         first = self.prefix_value(state.start, 0)[:, :, None, None]

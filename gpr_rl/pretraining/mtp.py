@@ -17,7 +17,7 @@ def validate_targets(tokens: Tokens, targets: Targets) -> None:
     Raises:
         ValueError: If a valid target stands at a position that is not an ENVIRONMENT token, or
             before the end of the window's prompt block, whose tokens see each other both ways; or
-            if its code is not legal or its action not one of an ad.
+            if its codes are not legal.
     """
     valid = targets.valid.any(-1)
     row = torch.nonzero(valid)[:, 0]
@@ -60,7 +60,7 @@ def mtp_loss(
     targets: Targets,
     head_logits: Float[Tensor, " N"],
     entropy_weight: float = 0.1,
-    value_weight: Float[Tensor, "B P N"] | None = None,
+    weight: Float[Tensor, "B P N"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights are given.
 
@@ -75,7 +75,7 @@ def mtp_loss(
         targets: Their supervision.
         head_logits: The parameter behind w; `HHD.head_logits`.
         entropy_weight: At least 0, in nats of loss per nat of entropy. Not given in the paper.
-        value_weight: w^V of Eq. 4 (`vaft_weight`), 1 everywhere in Eq. 3.
+        weight: w^V of Eq. 4 (`vaft_weight`), 1 everywhere in Eq. 3.
 
     Raises:
         ValueError: If no target is valid.
@@ -84,10 +84,11 @@ def mtp_loss(
     if not count.any():
         raise ValueError("targets hold no valid position: nothing to learn from")
     score = path_log_prob(logits, targets)
-    if value_weight is not None:
-        score = score * value_weight
+    if weight is not None:
+        score = score * weight
     per_head = -score.flatten(0, 1).sum(0) / count.clamp_min(1)
-    log_weight = head_logits.masked_fill(count == 0, torch.finfo(logits.dtype).min).log_softmax(0)
-    weight = log_weight.exp()
-    entropy = -(weight * log_weight).sum()
-    return (weight * per_head).sum() - entropy_weight * entropy
+    absent = torch.finfo(head_logits.dtype).min
+    log_head_weight = head_logits.masked_fill(count == 0, absent).log_softmax(0)
+    head_weight = log_head_weight.exp()
+    entropy = -(head_weight * log_head_weight).sum()
+    return (head_weight * per_head).sum() - entropy_weight * entropy
