@@ -163,7 +163,7 @@ class Episodes:
 
     def _look(self) -> None:
         """Set `legal_mask`. Rows move in step unless episodes ended early: mostly one pass."""
-        mask = self._every[:, None].expand(-1, self.world.spec.num_codes)
+        mask = torch.ones(self.num_rows, self.world.spec.num_codes, dtype=torch.bool)
         for level in range(self.world.spec.num_levels):
             here = self.awaiting & (self.level == level)
             if here.any():

@@ -179,6 +179,7 @@ class AdRequestTorchEnv(EnvBase):
             },
             batch_size=self.batch_size,
         )
+        state = state.clone()  # TorchRL writes into what it was given, at partial resets
         state = state if self.device is None else state.to(self.device)
         self.action_spec.update_mask(state["action_mask"])
         return state
