@@ -55,7 +55,10 @@ class TrainConfig(RolloutConfig):
     critic_learning_rate: float = 1e-3
     """Adam's, for the HTE. Not given in the paper."""
     critic_updates: int = 4
-    """Critic updates per step, each over the whole batch. Not given in the paper."""
+    """Critic updates per step. Not given in the paper."""
+    critic_requests: int = 16
+    """Requests per critic update, with all their candidates; the updates walk through the batch.
+    Not given in the paper."""
     critic_warmup_steps: int = 15
     """First steps that train the critic only, for methods with a critic; they count in
     num_steps. Departs from the paper, which trains the HTE before RL and is silent on this."""
@@ -68,6 +71,7 @@ class TrainConfig(RolloutConfig):
         super().__post_init__()
         for name in ("num_steps", "num_requests", "num_epochs", "critic_updates"):
             check_range(name, getattr(self, name), 1)
+        check_range("critic_requests", self.critic_requests, 1, self.num_requests)
         for name in ("discount", "gae_lambda"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in (
@@ -92,6 +96,8 @@ class Method:
     """Reads the rollout and `logits`; everything named `loss_*` is summed and minimised."""
     uses_critic: bool = False
     """Train the HTE on `value_target`, with its warm-up."""
+    uses_reference: bool = False
+    """Give the loss `reference_log_probs` [B, K, L, V] of the warm start."""
 
 
 MethodFactory = Callable[[TrainConfig, int], Method]
@@ -191,4 +197,4 @@ def grpo(config: TrainConfig, num_levels: int) -> Method:
 def dpo(config: TrainConfig, num_levels: int) -> Method:
     """Iterative DPO: fresh pairs from each step's candidates; the warm start is the reference."""
     pairs = PreferencePairs(num_pairs=config.dpo_num_pairs)
-    return Method(pairs, DPOLoss(make_policy_head(), beta=config.dpo_beta))
+    return Method(pairs, DPOLoss(make_policy_head(), beta=config.dpo_beta), uses_reference=True)

@@ -9,7 +9,8 @@ request, context      batch [B]           the request, and its encoding (no grad
 popularity            [B, L, V]           P_l(t) of Eq. 6
 codes, ad_id, valid   [B, K, L], [B, K]   the paths, the ads they resolve to, and which exist
 legal_mask            [B, K, L, V]        legal codes along each path; all True where not valid
-action_log_prob       [B, K, L]           under the distribution that drew the codes
+log_probs             [B, K, L, V]        of the distribution that drew the codes; -inf if illegal
+action_log_prob       [B, K, L]           the same at the drawn codes
 entropy               [B, K, L]           of that distribution at every visited prefix, nats
 state_value           [B, K, L, 1]        V(s, z_{1:l-1}) in units of the reward scale
 reward                [B, K]              total reward, in the reward's own unit
@@ -123,8 +124,6 @@ def rollout(
     config: RolloutConfig,
     seed: int,
     step: int,
-    *,
-    reference: ActorCriticModel | None = None,
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
@@ -139,8 +138,6 @@ def rollout(
         config: How candidates are drawn and the reward is scaled.
         seed: Root of the draws.
         step: Training step: the `draw` of the random streams.
-        reference: A frozen policy to stay near; adds `reference_log_probs` [B, K, L, V] and
-            `reference_kl` [B, K, L], the exact KL(policy || reference) at every visited prefix.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
@@ -163,7 +160,7 @@ def rollout(
     legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
 
     log_probs = masked_log_softmax(model.logits(context, codes) / config.temperature, legal_mask)
-    value = keep_valid(model.hte(context, codes).value, valid)
+    value = keep_valid(candidates.value, valid)
     data = TensorDict(
         {
             "request": request,
@@ -173,20 +170,31 @@ def rollout(
             "ad_id": candidates.ad_id,
             "valid": valid,
             "legal_mask": legal_mask,
+            "log_probs": log_probs,
             "action_log_prob": keep_valid(_chosen(log_probs, codes), valid),
             "entropy": keep_valid(categorical_entropy(log_probs, legal_mask), valid),
             "state_value": value.unsqueeze(-1),
         },
         batch_size=request_ids.shape,
     )
-    if reference is not None:
-        logits = reference.logits(reference.encode(request), codes) / config.temperature
-        reference_log_probs = masked_log_softmax(logits, legal_mask)
-        kl = categorical_kl(log_probs, reference_log_probs, legal_mask)
-        data["reference_log_probs"] = reference_log_probs
-        data["reference_kl"] = keep_valid(kl, valid)
     _score(data, world, request_ids, candidates, reward, config.reward_scale)
     return data
+
+
+@torch.no_grad()
+def score_reference(
+    data: TensorDict, reference: ActorCriticModel, temperature: float = 1.0
+) -> TensorDict:
+    """Write what a frozen policy says of a rollout's paths; return the rollout.
+
+    Adds `reference_log_probs` [B, K, L, V] and `reference_kl` [B, K, L], the exact
+    KL(policy || reference) at every visited prefix, nats, 0 where not valid.
+    """
+    legal_mask = data["legal_mask"]
+    logits = reference.logits(reference.encode(data["request"]), data["codes"]) / temperature
+    data["reference_log_probs"] = masked_log_softmax(logits, legal_mask)
+    kl = categorical_kl(data["log_probs"], data["reference_log_probs"], legal_mask)
+    return data.set("reference_kl", keep_valid(kl, data["valid"]))
 
 
 def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:

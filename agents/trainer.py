@@ -25,10 +25,12 @@ from agents.actor_critic import (
 from agents.methods import Method, TrainConfig, make_method
 from agents.objectives.hepo import value_loss
 from agents.objectives.surrogate import mean_over_candidates
-from agents.rollout import NonFiniteError, Reward, World, rollout
+from agents.rollout import NonFiniteError, Reward, World, rollout, score_reference
 from agents.train_state import TrainState
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
+
+_KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -51,8 +53,9 @@ def train(
     The model as handed in is the warm start: the reference of DPO and of every KL. The same
     arguments give the same bits, also when interrupted and resumed. No global seed is read.
 
-    Measures: `reward` (mean, in its unit) and `component/NAME`, `kl` to the warm start and
-    `entropy` (nats per path, exact at the visited prefixes), `distinct_share` of the candidates,
+    Measures: `reward` (mean, in its unit) and `component/NAME`, `entropy` and `kl` to the warm
+    start (nats per path, exact at the visited prefixes; `kl` over 16 of the requests unless the
+    loss needs the reference), `distinct_share` of the candidates,
     `loss`, `grad_norm`, `clip_fraction` or what else the method's loss reports (means over the
     epochs), `critic_loss` and `explained_variance/LEVEL` (of the values the advantages used; level
     1 is the coarsest; left out where the targets are constant), `step_s`.
@@ -137,12 +140,12 @@ def _step(
     seed: int,
     request_ids: Tensor,
 ) -> dict[str, float]:
-    data = rollout(
-        state.model, world, request_ids, reward, config, seed, state.step,
-        reference=state.reference,
-    )  # fmt: skip
+    data = rollout(state.model, world, request_ids, reward, config, seed, state.step)
+    part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
+    part = score_reference(part, state.reference, config.temperature)
     method.advantage(data)
     measures = _rollout_measures(data)
+    measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
     warm_up = method.uses_critic and state.step < config.critic_warmup_steps
     if method.uses_critic:
         measures |= _explained_variance(data)
@@ -180,20 +183,22 @@ def _update_policy(
 
 
 def _update_critic(state: TrainState, data: TensorDict, config: TrainConfig) -> float:
-    """Fit the HTE to the value targets (Eq. 10); return the loss before the first update."""
+    """Fit the HTE to the value targets (Eq. 10); return the mean loss of the updates."""
     critic = HTECritic(state.model)
-    target = data["value_target"].squeeze(-1)
-    first = 0.0
+    data = data.select("context", "codes", "value_target", "valid")
+    row = torch.arange(config.critic_requests)
+    losses = []
     for update in range(config.critic_updates):
-        value = critic(data.select("context", "codes"))["state_value"].squeeze(-1)
-        loss = value_loss(value, target, data["valid"])
+        part = data[(row + update * config.critic_requests) % len(data)]
+        value = critic(part)["state_value"].squeeze(-1)
+        loss = value_loss(value, part["value_target"].squeeze(-1), part["valid"])
         if not torch.isfinite(loss):
             raise NonFiniteError(f"the critic loss must be finite, got {loss.item()}")
         state.critic_optimizer.zero_grad()
         loss.backward()
         state.critic_optimizer.step()
-        first = loss.item() if update == 0 else first
-    return first
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
 
 
 def _kl(batch: TensorDict) -> Tensor:
@@ -213,7 +218,6 @@ def _rollout_measures(data: TensorDict) -> dict[str, float]:
     measures = {
         "reward": (data["reward"].sum() / count).item(),
         "entropy": mean_over_candidates(data["entropy"], valid).item(),
-        "kl": mean_over_candidates(data["reference_kl"], valid).item(),
         "distinct_share": (distinct / count).item(),
     }
     for name, component in data["component"].items():

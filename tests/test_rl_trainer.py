@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.actor_critic import HTECritic, PolicyLogits, make_actor
 from agents.methods import Method, TrainConfig, method_names, register_method
 from agents.objectives import GRPOAdvantage, HEPOAdvantage, HEPOLoss, LevelSummedPPOLoss
-from agents.rollout import NonFiniteError, RolloutConfig, rollout
+from agents.rollout import NonFiniteError, RolloutConfig, rollout, score_reference
 from agents.trainer import RequestSchedule, train
 from simulators.rewards import RewardMix
 
@@ -33,6 +33,7 @@ def config(**changes: object) -> TrainConfig:
     small: dict[str, object] = {
         "num_steps": 6, "num_requests": 12, "num_candidates": 8, "critic_warmup_steps": 2,
         "learning_rate": 0.05, "critic_learning_rate": 0.05, "dpo_num_pairs": 2,
+        "critic_requests": 12,
     }  # fmt: skip
     return TrainConfig(**{**small, **changes})  # type: ignore[arg-type]
 
@@ -52,9 +53,8 @@ def test_rollout_holds_what_its_docstring_says() -> None:
     world = TableWorld()
     model, reference = policy(world, seed=1), policy(world)
     ids = torch.tensor([4, 7, 9, 200])
-    data = rollout(
-        model, world, ids, REWARD, RolloutConfig(num_candidates=5), 0, 3, reference=reference
-    )
+    data = rollout(model, world, ids, REWARD, RolloutConfig(num_candidates=5), 0, 3)
+    score_reference(data, reference)
     assert data.batch_size == (4,)
     assert data["valid"].all()
     ads, codes, state = data["ad_id"], data["codes"], ids % world.num_states
@@ -113,8 +113,7 @@ def test_requests_without_an_ad_hold_zeros_and_teach_nothing() -> None:
     world.for_state[1] = False
     model = policy(world, seed=3)
     data = rollout(
-        model, world, torch.arange(6), REWARD, RolloutConfig(num_candidates=4), 0, 0,
-        reference=policy(world),
+        model, world, torch.arange(6), REWARD, RolloutConfig(num_candidates=4), 0, 0
     )  # fmt: skip
     empty = torch.arange(6) % 3 == 1
     assert torch.equal(data["valid"].any(-1), ~empty)
