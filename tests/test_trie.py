@@ -143,4 +143,15 @@ def test_says_what_is_wrong_with_the_input() -> None:
     with pytest.raises(ValueError, match=r"eligible must be bool \[B, 2\]"):
         trie.legal_mask(torch.tensor([[0]]), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="prefix has 3 requests, eligible has 2"):
-        trie.legal_mask(torch.zeros(3, 1, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool))
+        trie.restrict(torch.ones(2, 2, dtype=torch.bool)).mask(torch.zeros(3, 1, dtype=torch.int64))
+
+
+def test_selected_rows_are_the_trees_of_these_requests() -> None:
+    codes, value, eligible = catalogue(9, 30, 4)
+    trie = CodeTrie(codes, num_codes=4, ad_value=value)
+    row = torch.tensor([3, 1, 3])
+    chosen, fresh = trie.restrict(eligible).select(row), trie.restrict(eligible[row])
+    paths = codes[:27].view(3, 9, 3)
+    assert torch.equal(chosen.path_masks(paths), fresh.path_masks(paths))
+    assert torch.equal(chosen.resolve(paths), fresh.resolve(paths))
+    assert torch.equal(chosen.path_ad, fresh.path_ad)

@@ -27,14 +27,15 @@ def beam_search(
     *,
     renormalize: bool = False,
     reward_scale: float = 1.0,
+    num_valued: int | None = None,
 ) -> Candidates:
     """Return the K legal paths that a beam of width K scores highest, best first.
 
     A path scores sum_l log pi(z_l | s, z_{1:l-1}) + value_weight V(s, z_{1:l}) / reward_scale,
     with the value of the newest prefix only. Illegal codes leave before the top-k. With a value
-    weight, each beam's K likeliest children are valued and then compared across beams; at the
-    last level the policy's `final_value` stands in for V, and without one nothing does. Equal
-    scores go to the path that is smaller in lexicographic order, exactly.
+    weight, each beam's `num_valued` likeliest children are valued and then compared across beams;
+    at the last level the policy's `final_value` stands in for V, and without one nothing does.
+    Equal scores go to the path that is smaller in lexicographic order, exactly.
 
     With value weight 0 and K at least the number of legal paths this is exhaustive. No request's
     result depends on the others. A legal path of probability zero counts as illegal.
@@ -49,17 +50,24 @@ def beam_search(
         renormalize: Let probabilities sum to one over the legal codes of each prefix, the
             distribution that `sample_paths` draws from, instead of taking the policy's own.
         reward_scale: What the policy's values are divided by.
+        num_valued: Children of each beam that the value judges. None: K, so that the first code,
+            which has one beam to come from, is chosen by log-probability alone; V: all of them.
 
     Returns:
         Candidates [B, K] with the log-probabilities and values of the chosen prefixes. Where a
         request has fewer than K legal paths: codes 0, log_prob -inf, value 0, ad_id -1.
 
     Raises:
-        ValueError: `num_candidates` below 1, `reward_scale` not positive, or a policy that
-            returns wrong shapes, NaN or +inf.
+        ValueError: `num_candidates` below 1, `num_valued` below that, `reward_scale` not
+            positive, or a policy that returns wrong shapes, NaN or +inf.
     """
     if num_candidates < 1:
         raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
+    num_valued = num_candidates if num_valued is None else num_valued
+    if num_valued < num_candidates:
+        raise ValueError(
+            f"num_valued must be at least num_candidates = {num_candidates}, got {num_valued}"
+        )
     if not reward_scale > 0:
         raise ValueError(f"reward_scale must be positive, got {reward_scale}")
     legal = trie.restrict(eligible)
@@ -74,7 +82,7 @@ def beam_search(
         total = beams.total[..., None] + log_prob  # [B, W, V]
         value = states.value
         if value_weight and (not is_last or hasattr(policy, "final_value")):
-            child, parent, prefix = _likely_children(total, beams.codes, num_candidates)
+            child, parent, prefix = _likely_children(total, beams.codes, num_valued)
             if is_last:
                 guide = policy.final_value(states.context, prefix)
             else:
@@ -147,10 +155,12 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     """
     k = min(k, score.shape[-1])
     threshold = score.topk(k, sorted=False).values.amin(-1, keepdim=True)
-    above = score > threshold
-    equal = score == threshold
-    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
-    chosen = above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= room))
+    chosen = score >= threshold
+    if chosen.sum() > threshold.numel() * k:
+        above = score > threshold
+        room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+        tied = chosen & ~above
+        chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     return chosen.nonzero()[:, -1].view(*score.shape[:-1], k)
 
 
@@ -185,7 +195,7 @@ def _finish(beams: _Beams, legal: LegalTrie, num_candidates: int) -> Candidates:
     valid = pick(beams.total, best) > -torch.inf
     missing = num_candidates - best.shape[1]
 
-    def field(x: Tensor, blank: float) -> Tensor:
+    def field(x: Tensor, blank: float | int) -> Tensor:
         x = pick(x, best)
         x = x.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), blank)
         return pad(x, (0, 0) * (x.ndim - 2) + (0, missing), value=blank)

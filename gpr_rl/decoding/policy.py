@@ -99,11 +99,12 @@ def legal_log_prob(
     Raises:
         ValueError: NaN or +inf at a legal code.
     """
-    masked = log_prob.masked_fill(~legal, -torch.inf)
+    masked = log_prob.where(legal, -torch.inf)
     if renormalize:
-        masked = masked.log_softmax(-1).masked_fill(~legal, -torch.inf)
-    if not (masked < torch.inf).all():
-        bad = (~(masked < torch.inf)).nonzero()[0].tolist()
+        masked = masked.log_softmax(-1).where(legal, -torch.inf)
+    usable = masked < torch.inf
+    if not usable.all():
+        bad = (~usable).nonzero()[0].tolist()
         raise ValueError(
             f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf at"
             f" every legal code (code {bad[2]})"

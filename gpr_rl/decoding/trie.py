@@ -8,7 +8,7 @@ Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 _DEAD = 0  # node index of a prefix that no ad has; the real nodes of a level count from 1
@@ -35,14 +35,14 @@ class CodeTrie:
         self,
         codes: Int[Tensor, "N L"],
         num_codes: int,
-        ad_value: Float[Tensor, " N"] | None = None,
+        ad_value: Tensor | None = None,
     ) -> None:
         """Build the tree.
 
         Args:
             codes: Path of every ad, each in [0, num_codes).
             num_codes: V.
-            ad_value: Who wins a shared path, e.g. expected eCPM. Higher wins.
+            ad_value: Number per ad [N], e.g. expected eCPM: the highest wins a shared path.
 
         Raises:
             ValueError: No ads, a code out of range, or an `ad_value` that is NaN or misshapen.
@@ -171,6 +171,15 @@ class LegalTrie:
             torch.gt(at_edge[:, 1:], at_edge[:, :-1], out=legal[:, 1:])
             self._legal.append(legal)
         self._before = at_edge  # eligible ads before each path's first ad
+
+    def select(self, row: Int[Tensor, " R"]) -> "LegalTrie":
+        """Return the trees of the given rows, in their order; rows may repeat."""
+        chosen = object.__new__(LegalTrie)
+        chosen.trie, chosen.batch_size = self.trie, len(row)
+        chosen._count = self._count.index_select(0, row)
+        chosen._legal = [legal.index_select(0, row) for legal in self._legal]
+        chosen._before = self._before.index_select(0, row)
+        return chosen
 
     def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:
         if codes.ndim < 2 or not least <= codes.shape[-1] <= most:

@@ -6,7 +6,6 @@ Dims: n rows, d embedding width, L levels, V codes of a level.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import faiss
 import numpy as np
@@ -81,7 +80,7 @@ class RQKMeans:
         self.num_reseeded: list[int] = []
         self.num_unused: list[int] = []
 
-    def fit(self, x: ArrayLike | Tensor) -> Self:
+    def fit(self, x: ArrayLike | Tensor) -> "RQKMeans":
         """Learn the codebooks and return self.
 
         Args:
@@ -175,7 +174,7 @@ class RQKMeans:
         save_tokenizer(directory, type(self).__name__, {**config, "fitted": fitted}, tensors)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path) -> "RQKMeans":
         """Return the tokenizer that `save` wrote to `directory`.
 
         Raises:
@@ -183,11 +182,14 @@ class RQKMeans:
             ValueError: Its files are damaged or another tokenizer's.
         """
         config, tensors = load_tokenizer(directory, cls.__name__)
-        fitted = config.pop("fitted")
-        tokenizer = cls(**config)
-        tokenizer.codebooks = [tensors[f"codebook_{i}"] for i in range(tokenizer.num_levels)]
-        tokenizer.num_reseeded = fitted["num_reseeded"]
-        tokenizer.num_unused = fitted["num_unused"]
+        try:
+            fitted = config.pop("fitted")
+            tokenizer = cls(**config)
+            tokenizer.codebooks = [tensors[f"codebook_{i}"] for i in range(tokenizer.num_levels)]
+            tokenizer.num_reseeded = fitted["num_reseeded"]
+            tokenizer.num_unused = fitted["num_unused"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
         return tokenizer
 
     def _fitted(self) -> list[Tensor]:
