@@ -177,8 +177,8 @@ def _logged_probabilities(
     """Return pctr and pcvr of all logged rows; `known` holds those from row `first` on."""
     parts = []
     for ids in torch.arange(first).split(_CHUNK):
-        inputs, counts = world.features(ids)
-        parts.append(torch.stack(frozen(inputs, counts, world.request_ad[ids][:, None]), -1)[:, 0])
+        inputs, past = world.features(ids)
+        parts.append(torch.stack(frozen(inputs, past, world.request_ad[ids][:, None]), -1)[:, 0])
     probability = torch.cat([*parts, known.float()])
     pctr, pcvr = probability.unbind(-1)
     if not world.info.has_clicks:

@@ -16,6 +16,7 @@ from simulators.history import History, count_kinds
 
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
+NUM_REPEAT_FEATURES = 2
 _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
 
 
@@ -59,6 +60,27 @@ def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class PastCounts:
+    """What B users did before their requests, counted."""
+
+    groups: Tensor  # int64 [B, G, 8], `History.counts`
+    repeats: Tensor | None  # int64 [B, N], `History.repeats`
+
+    def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
+        """Return the count features of candidates, float32 [B, K, 3F], or 3F + 2 with repeats.
+
+        Args:
+            group: int64 [N + M, 3].
+            ad_id: int64 [B, K].
+        """
+        own = candidate_counts(self.groups, group, ad_id)
+        if self.repeats is None:
+            return own
+        count = self.repeats.gather(1, ad_id).float()
+        return torch.cat([own, torch.stack([torch.log1p(count), (count > 0).float()], -1)], -1)
+
+
+@dataclass(frozen=True)
 class FeatureBuilder:
     """Builds `RankerInput` for requests of one world."""
 
@@ -68,13 +90,17 @@ class FeatureBuilder:
     request_time: IntArray  # int64 [R]
     request_context: IntArray  # int64 [R, C]
 
-    def __call__(self, request_id: Tensor) -> tuple[RankerInput, Tensor]:
-        """Return inputs of `request_id` (int64 [B]) and count histograms, int64 [B, G, 8]."""
+    def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
+        """Return inputs and counts of `request_id` (int64 [B])."""
         ids = request_id.numpy()
         user, time = self.request_user[ids], self.request_time[ids]
         rows, known = self.history.positives.last(user, time, NUM_RECENT)
         columns = self.history.positives.columns
-        histogram = torch.from_numpy(self.history.counts(user, time))
+        repeats = self.history.repeats(user, time)
+        past = PastCounts(
+            torch.from_numpy(self.history.counts(user, time)),
+            None if repeats is None else torch.from_numpy(repeats),
+        )
         inputs = RankerInput(
             user=torch.from_numpy(self.user_attributes[user]),
             context=torch.from_numpy(self.request_context[ids]),
@@ -83,4 +109,4 @@ class FeatureBuilder:
             recent_action=torch.from_numpy(np.where(known, columns["action"][rows], 0)),
             batch_size=[len(ids)],
         )
-        return inputs, histogram
+        return inputs, past

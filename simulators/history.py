@@ -39,11 +39,19 @@ class History:
             organic), as disjoint group numbers below `num_groups`.
         num_users: U.
         num_ads: N.
+        same_ad: int64 [N + M], the ad that promotes the item's product, N where there is none;
+            only `repeats` needs it.
     """
 
     def __init__(
-        self, events: pd.DataFrame, group: IntArray, num_users: int, num_ads: int
+        self,
+        events: pd.DataFrame,
+        group: IntArray,
+        num_users: int,
+        num_ads: int,
+        same_ad: IntArray | None = None,
     ) -> None:
+        self.num_ads, self.same_ad = num_ads, same_ad
         item = events["item_id"].to_numpy() + np.where(events["kind"] == 1, 0, num_ads)
         events = events.assign(item=item)
         self.group = group
@@ -73,6 +81,19 @@ class History:
         flat = self._group_offset[columns["item"][index]] + base[:, None]
         shape = (len(user_id), self.num_groups, 8)
         return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+
+    def repeats(self, user_id: IntArray, timestamp: IntArray) -> IntArray | None:
+        """Return how often each user took each ad's own product before, int64 [B, N].
+
+        Views, clicks and conversions strictly before each moment count; None where the world does
+        not say which items are one product.
+        """
+        if self.same_ad is None:
+            return None
+        row, index = ragged(*self.positives.before(user_id, timestamp))
+        flat = self.same_ad[self.positives.columns["item"][index]] + row * (self.num_ads + 1)
+        shape = (len(user_id), self.num_ads + 1)
+        return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)[:, :-1]
 
     def popularity(
         self,

@@ -72,18 +72,22 @@ class JourneyConfig:
     """The products most often bought otherwise, on the log days; further purchases are dropped."""
     num_codes: int
     num_levels: int = 3
-    text_dim: int = 24
+    text_dim: int = 16
     """Width of the text part of an item's embedding."""
-    household_dim: int = 8
+    household_dim: int = 16
     """Width of the part that says who buys it: thousands of products share their whole text."""
-    unbought_per_visit: float = 6.0
+    unbought_per_visit: float = 4.0
     """Mean number of unbought exposures kept per visit."""
     num_log_days: int = 330
     """Through Sunday 26 November 2017; promotion weeks begin on Monday."""
     num_train_days: int = 28
     """RL trains on the last four weeks of the log."""
     num_calibration_days: int = 14
+    """Last days of the log, on which the rankers are calibrated."""
     num_validation_days: int = 7
+    """The days after them test."""
+    num_ranker_rows: int = 200_000
+    """The rankers learn from the latest of the logged rows."""
     num_days: int = 365
     num_categories: int = 200
     """Smaller ones are one group."""
@@ -163,6 +167,7 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
         num_items=len(products),
         embedding_dim=embedding.shape[1],
         num_groups=sum(int(group.max()) + 1 for group in groups.values()),
+        use_repeats=True,  # repeat buying dominates the panel
     )
     info = WorldInfo(
         name=name,
@@ -200,7 +205,9 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
         hidden={},
         extra={"availability": torch.from_numpy(availability)},
         progress=progress,
-        training=RankerTraining(num_calibration_days=config.num_calibration_days),
+        training=RankerTraining(
+            num_calibration_days=config.num_calibration_days, max_rows=config.num_ranker_rows
+        ),
     )
 
 

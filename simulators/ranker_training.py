@@ -12,7 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from simulators.features import FeatureBuilder, RankerInput, candidate_counts
+from simulators.features import FeatureBuilder, RankerInput
 from simulators.rankers import Calibration, Rankers
 
 _CHUNK = 2_048
@@ -37,7 +37,7 @@ class LoggedRows:
     """Ranker inputs of R logged (request, shown ad) rows."""
 
     inputs: RankerInput
-    counts: Tensor  # float32 [R, 1, 3F]
+    counts: Tensor  # float32 [R, 1, 3F], or 3F + 2 with repeats
     ad_id: Tensor  # int64 [R, 1]
 
     @classmethod
@@ -47,9 +47,9 @@ class LoggedRows:
         """Build all rows, chunk by chunk, keeping only the counts of the ad that was shown."""
         inputs, counts = [], []
         for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):
-            row, table = features(ids)
+            row, past = features(ids)
             inputs.append(row)
-            counts.append(candidate_counts(table, group, ads[:, None]))
+            counts.append(past.of(group, ads[:, None]))
         return cls(torch.cat(inputs), torch.cat(counts), ad_id[:, None])
 
     def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from gpr_rl.schema import Action
-from simulators.features import NUM_COUNT_FEATURES, RankerInput, candidate_counts
+from simulators.features import (
+    NUM_COUNT_FEATURES,
+    NUM_REPEAT_FEATURES,
+    PastCounts,
+    RankerInput,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,8 @@ class RankerConfig:
     """Strictly-past counts per user by vertical, category and advertiser."""
     use_history: bool = True
     """Target attention over recent clicks, conversions and organic views."""
+    use_repeats: bool = False
+    """Strictly-past count per user of the ad's own product, for worlds in which people buy again."""
 
 
 class Rankers(nn.Module):
@@ -70,7 +77,8 @@ class Rankers(nn.Module):
         self.key = nn.Linear(config.embedding_dim + 3 * config.id_dim, a)
         self.action = nn.Embedding(max(Action) + 1, a)
         self.recent = nn.Linear(2 * a, h)
-        self.counts = nn.Linear(3 * NUM_COUNT_FEATURES, h)
+        num_counts = 3 * NUM_COUNT_FEATURES + config.use_repeats * NUM_REPEAT_FEATURES
+        self.counts = nn.Linear(num_counts, h)
         self.user_factor = nn.ModuleList(nn.Embedding(c, a) for c in config.user_cardinalities)
         self.match = nn.Linear(a, h)
         self.tower = nn.ModuleList(
@@ -99,7 +107,7 @@ class Rankers(nn.Module):
 
         Args:
             inputs: Batch [B].
-            counts: float [B, K, 3F], the count features of each candidate's own groups.
+            counts: float [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
             ad_id: int64 [B, K].
             tables: `self.tables()`, given once the weights are frozen.
         """
@@ -172,16 +180,16 @@ class FrozenRankers(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, inputs: RankerInput, histogram: Tensor, ad_id: Tensor
+        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
 
         Args:
             inputs: Batch [B].
-            histogram: int64 [B, G, 8], from `History.counts`.
+            past: Counts of the same B requests.
             ad_id: int64 [B, K].
         """
-        own = candidate_counts(histogram, self.rankers.group, ad_id)
+        own = past.of(self.rankers.group, ad_id)
         probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
         return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr

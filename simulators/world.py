@@ -96,7 +96,8 @@ class World:
         )
         group = _groups(ads, organic)
         self.group = torch.from_numpy(group)
-        self.history = History(events, group, len(users), self.num_ads)
+        same_ad = _same_ad(ads, organic) if info.ranker_config.get("use_repeats") else None
+        self.history = History(events, group, len(users), self.num_ads, same_ad)
         requests = events.loc[events["kind"] == 1].reset_index(drop=True)
         self.request_user = requests["user_id"].to_numpy()
         self.request_time = requests["timestamp"].to_numpy()
@@ -238,9 +239,9 @@ class World:
             request_id: int64 [B].
             ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
         """
-        inputs, counts = self.features(request_id)
+        inputs, past = self.features(request_id)
         shown = ad_id.clamp_min(0)
-        pctr, pcvr = self.rankers(inputs, counts, shown)
+        pctr, pcvr = self.rankers(inputs, past, shown)
         return self.make_outcome(request_id, shown, pctr, pcvr)
 
     def make_outcome(
@@ -288,6 +289,13 @@ def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
     ]
     offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])
     return np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1).astype(np.int64)
+
+
+def _same_ad(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
+    """Return the ad with the same `product_id` as each ad and organic item, N for none [N + M]."""
+    items = np.r_[ads["product_id"].to_numpy(), organic["product_id"].to_numpy()]
+    found = pd.Index(ads["product_id"]).get_indexer(items)
+    return np.where(found < 0, len(ads), found).astype(np.int64)
 
 
 def _context(requests: pd.DataFrame, users: pd.DataFrame, info: WorldInfo) -> IntArray:
