@@ -17,7 +17,7 @@ from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
-from gpr_rl.pretraining.vaft import hte_loss, vaft_weight
+from gpr_rl.pretraining.vaft import hte_loss, vaft_loss
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
 from simulators.supervision import WindowBatches
@@ -80,9 +80,7 @@ def train_mtp(
         logits = model.mtp_logits(tokens, targets)
         return mtp_loss(logits, targets, model.head_logits, config.entropy_weight), {}
 
-    train_stage(
-        model.policy_parameters(), loss, config.mtp, _named(on_stage, "mtp"), name="mtp"
-    )
+    train_stage([model.policy_parameters()], loss, config.mtp, _named(on_stage, "mtp"), name="mtp")
 
 
 def train_vaft(
@@ -95,22 +93,19 @@ def train_vaft(
         tokens, targets = batches(config.mtp.num_steps + step)
         context = model.window(tokens, targets.position)
         logits = model.window_logits(context, targets.codes)
-        weight = vaft_weight(targets)
-        policy = mtp_loss(
-            logits, targets, model.head_logits, config.entropy_weight, weight=weight
-        )
-        first = targets.codes[:, :, 0]
-        output = model.hte(context, first)
+        policy = vaft_loss(logits, targets, model.head_logits, config.entropy_weight)
+        first = slice(0, 1)  # the critic judges head 1, which is the policy
         critic = hte_loss(
-            output,
-            targets.final_value[:, :, 0] / world.reward_scale,
-            targets.pctr[:, :, 0],
-            targets.pcvr[:, :, 0],
-            targets.valid[:, :, 0],
+            model.hte(context, targets.codes[:, :, first]),
+            targets.final_value[..., first] / world.reward_scale,
+            targets.pctr[..., first],
+            targets.pcvr[..., first],
+            targets.valid[..., first],
         )
         return policy + critic, {"critic": float(critic.detach())}
 
-    train_stage(model.parameters(), loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
+    groups = [model.policy_parameters(), model.hte_parameters()]
+    train_stage(groups, loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
 
 
 def train_critic(
@@ -128,7 +123,12 @@ def train_critic(
         request = world.request(ids)
         with torch.no_grad():
             candidates = sample_paths(
-                model, request, world.trie, config.num_candidates, seed, step,
+                model,
+                request,
+                world.trie,
+                config.num_candidates,
+                seed,
+                step,
                 eligible=world.eligible(ids),
             )
             context = model.encode(request)
@@ -141,7 +141,7 @@ def train_critic(
         return loss, {}
 
     train_stage(
-        model.hte_parameters(), loss, config.critic, _named(on_stage, "critic"), name="critic"
+        [model.hte_parameters()], loss, config.critic, _named(on_stage, "critic"), name="critic"
     )
 
 
@@ -151,9 +151,30 @@ def _batches(world: World, config: WarmStartConfig, seed: int) -> WindowBatches:
     )
 
 
-def _named(
-    on_stage: OnStage | None, name: str
-) -> Callable[[int, dict[str, float]], None] | None:
+def _named(on_stage: OnStage | None, name: str) -> Callable[[int, dict[str, float]], None] | None:
     if on_stage is None:
         return None
     return lambda step, logged: on_stage(name, step, logged)
+
+
+def warm_start(
+    world: World,
+    config: WarmStartConfig,
+    seed: int,
+    reward: RewardMix | None = None,
+    on_stage: OnStage | None = None,
+) -> HHD:
+    """Return a policy with its critic after all three stages, in evaluation mode.
+
+    Args:
+        world: Gives logged windows, requests and outcomes.
+        config: Sizes of the model and of the stages.
+        seed: Root of the initial weights and of every draw.
+        reward: What the critic learns to expect; Eq. 5 by default.
+        on_stage: Called with the stage's name, the step and the logged values.
+    """
+    model = build_model(world, config.model, seed)
+    train_mtp(model, world, config, seed, on_stage)
+    train_vaft(model, world, config, seed, on_stage)
+    train_critic(model, world, config, seed, reward or RewardMix.from_specs([]), on_stage)
+    return model.eval()

@@ -7,7 +7,7 @@ methods are compared inside a seed.
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,7 @@ from agents.warm_start import (
 )
 from benchmarks.evaluation import (
     EvaluationSet,
+    ad_distribution,
     evaluate_model,
     list_metrics,
     make_evaluation_set,
@@ -33,16 +34,20 @@ from benchmarks.evaluation import (
     popularity_distribution,
     value_metrics,
 )
+from benchmarks.files import write_bytes
+from benchmarks.suite import Settings
+from benchmarks.tasks import Task, log_progress
+from gpr_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.policy import load_policy, save_policy
 from gpr_rl.pretraining.trainer import StageConfig
-from simulators.make import load_world
+from simulators.config import PRESETS as SYNTHETIC
+from simulators.make import load_world, silent, world_names
 from simulators.rewards import RewardMix
 from simulators.world import World
 
 SUITE = "alignment"
 WARM_ROWS = ("mtp", "vaft")
-REFERENCE_ROWS = ("logging", "popularity", "proxy_argmax", "best")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,31 +124,47 @@ class Setup:
     reward: RewardMix
     data: EvaluationSet
     validation: EvaluationSet
+    shared: Tensor
+    """int64 [E, K], the list of ads that all methods rank: the warm start's beam."""
+    warm: Tensor
+    """float32 [E, P], the warm start's path log-probabilities, for the KL."""
+
+    def save(self, path: Path) -> None:
+        """Write everything but the world, so that methods need not score all ads again."""
+        tensors = {"shared": self.shared, "warm": self.warm}
+        for name in ("data", "validation"):
+            parts = getattr(self, name).tensors()
+            tensors.update({f"{name}.{key}": value for key, value in parts.items()})
+        save_checkpoint(path, tensors, {})
+
+    @classmethod
+    def load(cls, path: Path, world: World, reward: RewardMix) -> "Setup":
+        """Read what `save` wrote."""
+        tensors, _ = load_checkpoint(path)
+
+        def part(name: str) -> EvaluationSet:
+            start = name + "."
+            own = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+            return EvaluationSet.from_tensors(own)
+
+        return cls(
+            world, reward, part("data"), part("validation"), tensors["shared"], tensors["warm"]
+        )
 
 
-def _setup(world: str, reward: tuple[str, ...], seed: int, preset: AlignmentPreset) -> Setup:
-    loaded = load_world(world, seed=seed)
-    mix = RewardMix.from_specs(list(reward))
-    return Setup(
-        loaded,
-        mix,
-        make_evaluation_set(loaded, mix, preset.num_test_requests),
-        make_evaluation_set(loaded, mix, preset.num_validation_requests, "validation"),
-    )
+def _checkpoint(out: Path, name: str, seed: int) -> Path:
+    return out / "checkpoints" / f"{name}-seed{seed}.safetensors"
 
 
-def _policy_path(out: Path, method: str, seed: int) -> Path:
-    return out / "checkpoints" / f"{method}-seed{seed}.safetensors"
+def world_seed(world: str, seed: int) -> int:
+    """Return the seed of the world of a run's seed: a synthetic world is drawn anew for each."""
+    return seed if world in SYNTHETIC else 0
 
 
-def prepare_seed(
-    *, out: str, world: str, reward: tuple[str, ...], seed: int, preset: str
-) -> pd.DataFrame:
-    """Make the world and the warm start of one seed; return reference and warm-start rows."""
-    sizes = PRESETS[preset]
-    setup = _setup(world, reward, seed, sizes)
-    rows = [_reference_rows(setup, seed)]
-    card = setup.world.ranker_card
+def make_named_world(*, world: str, seed: int) -> pd.DataFrame:
+    """Make a named world unless it is cached; return its rankers' card."""
+    card = load_world(world, seed=seed, progress=silent).ranker_card
+    rows = []
     for task in ("pctr", "pcvr"):
         if task in card:
             named = {f"{task}/{key}": value for key, value in card[task].items()}
@@ -151,28 +172,47 @@ def prepare_seed(
     if "regime" in card:
         numbers = {f"regime/{k}": v for k, v in card["regime"].items() if not isinstance(v, str)}
         rows.append(_rows("rankers", seed, 0, "test", numbers))
-    model = build_model(setup.world, sizes.warm_start.model, seed)
+    return pd.concat(rows, ignore_index=True)
+
+
+def prepare_seed(
+    *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
+) -> pd.DataFrame:
+    """Train the warm start of one seed; return reference and warm-start rows."""
+    loaded = load_world(world, seed=world_seed(world, seed))
+    mix = RewardMix.from_specs(list(reward))
+    model = build_model(loaded, sizes.warm_start.model, seed)
     logs: dict[tuple[str, int], dict[str, float]] = {}
+    stages = sizes.warm_start
+    total = stages.mtp.num_steps + stages.vaft.num_steps + stages.critic.num_steps
 
     def on_stage(stage: str, step: int, logged: dict[str, float]) -> None:
         logs[stage, step] = logged
+        if len(logs) % 20 == 0 or len(logs) == total:
+            log_progress(len(logs), total, stage=stage, **logged)
 
     started = time.perf_counter()
-    train_mtp(model, setup.world, sizes.warm_start, seed, on_stage)
+    train_mtp(model, loaded, stages, seed, on_stage)
     mtp_s = time.perf_counter() - started
     model.eval()
-    save_policy(model, _policy_path(Path(out), "mtp", seed), world=world, method="mtp", seed=seed)
-    mtp = load_policy(_policy_path(Path(out), "mtp", seed))
+    save_policy(model, _checkpoint(out, "mtp", seed), world=world, method="mtp", seed=seed)
+    mtp = load_policy(_checkpoint(out, "mtp", seed))
     started = time.perf_counter()
-    train_vaft(model, setup.world, sizes.warm_start, seed, on_stage)
-    train_critic(model, setup.world, sizes.warm_start, seed, setup.reward, on_stage)
+    train_vaft(model, loaded, stages, seed, on_stage)
+    train_critic(model, loaded, stages, seed, mix, on_stage)
     vaft_s = time.perf_counter() - started
     model.eval()
-    save_policy(model, _policy_path(Path(out), "vaft", seed), world=world, method="vaft", seed=seed)
-    shared, warm = warm_lists(model, setup, sizes.list_size)
+    save_policy(model, _checkpoint(out, "vaft", seed), world=world, method="vaft", seed=seed)
+    data = make_evaluation_set(loaded, mix, sizes.num_test_requests)
+    validation = make_evaluation_set(loaded, mix, sizes.num_validation_requests, "validation")
+    beam = policy_beam(model, loaded, data.request_id, data.eligible, sizes.list_size)
+    warm = path_log_prob(model, loaded, data.request_id, data.eligible)
+    setup = Setup(loaded, mix, data, validation, beam.ad_id, warm)
+    setup.save(_checkpoint(out, "evaluation", seed))
+    rows = [_reference_rows(setup, seed, sizes.list_size)]
     for name, policy, seconds in (("mtp", mtp, mtp_s), ("vaft", model, mtp_s + vaft_s)):
         metrics = evaluate_model(
-            policy, setup.world, setup.data, shared, warm, sizes.list_size
+            policy, loaded, data, setup.shared, warm if name == "mtp" else None, sizes.list_size
         )
         rows.append(_rows(name, seed, 0, "test", {**metrics, "train_s": seconds}))
     for (stage, step), logged in logs.items():
@@ -180,21 +220,17 @@ def prepare_seed(
     return pd.concat(rows, ignore_index=True)
 
 
-def warm_lists(model: HHD, setup: Setup, size: int) -> tuple[Tensor, Tensor]:
-    """Return the warm start's beam, which all methods rank, and its path log-probabilities."""
-    data = setup.data
-    beam = policy_beam(model, setup.world, data.request_id, data.eligible, size)
-    return beam.ad_id, path_log_prob(model, setup.world, data.request_id, data.eligible)
-
-
-def _reference_rows(setup: Setup, seed: int) -> pd.DataFrame:
+def _reference_rows(setup: Setup, seed: int, list_size: int) -> pd.DataFrame:
     """Return the rows that need no model (what RL must be compared with)."""
     data = setup.data
-    rows = [_rows("logging", seed, 0, "test",
-                  value_metrics(data, "expected", distribution=data.logging))]
+    rows = [
+        _rows(
+            "logging", seed, 0, "test", value_metrics(data, "expected", distribution=data.logging)
+        )
+    ]
     popularity = popularity_distribution(setup.world, data)
     ranked = popularity.argsort(dim=-1, descending=True, stable=True)
-    top = ranked[:, :40]
+    top = ranked[:, :list_size]
     top = top.where(data.eligible.gather(1, top), -1)
     value = data.value.gather(1, top.clamp_min(0)).masked_fill(top < 0, -torch.inf)
     served = top.gather(1, value.argmax(-1, keepdim=True))[:, 0]
@@ -215,8 +251,9 @@ def _reference_rows(setup: Setup, seed: int) -> pd.DataFrame:
         )
     )
     rows.append(
-        _rows("proxy_argmax", seed, 0, "test",
-              value_metrics(data, "greedy", ad_id=data.proxy_best()))
+        _rows(
+            "proxy_argmax", seed, 0, "test", value_metrics(data, "greedy", ad_id=data.proxy_best())
+        )
     )
     best = value_metrics(data, "greedy", ad_id=data.proxy_best())
     if data.truth is not None:
@@ -229,67 +266,126 @@ def _reference_rows(setup: Setup, seed: int) -> pd.DataFrame:
 
 def run_method(
     *,
-    out: str,
+    out: Path,
     world: str,
     reward: tuple[str, ...],
     seed: int,
-    preset: str,
+    sizes: AlignmentPreset,
     method: str,
-    resume: bool = False,
+    resume: bool,
 ) -> pd.DataFrame:
     """Train one method from the seed's warm start and return its rows."""
-    sizes = PRESETS[preset]
-    setup = _setup(world, reward, seed, sizes)
-    folder = Path(out)
-    warm_model = load_policy(_policy_path(folder, "vaft", seed))
-    shared, warm = warm_lists(warm_model, setup, sizes.list_size)
-    model = load_policy(_policy_path(folder, "vaft", seed))
-    rows: list[pd.DataFrame] = []
-    curve: dict[int, dict[str, float]] = {0: _validation(model, setup)}
-    spent_on_curve = 0.0
+    loaded = load_world(world, seed=world_seed(world, seed))
+    mix = RewardMix.from_specs(list(reward))
+    setup = Setup.load(_checkpoint(out, "evaluation", seed), loaded, mix)
+    model = load_policy(_checkpoint(out, "vaft", seed))
+    curve = _Curve(_checkpoint(out, method, seed).with_suffix(".curve.json"), resume)
+    if 0 not in curve.points:
+        curve.add(0, _validation(model, setup))
+    curve_s = 0.0
 
     def on_step(step: int, measures: dict[str, float]) -> None:
-        nonlocal spent_on_curve
+        nonlocal curve_s
         done = step + 1
         if done % sizes.validate_every == 0 or done == sizes.training.num_steps:
             started = time.perf_counter()
-            curve[done] = _validation(model, setup)
-            spent_on_curve += time.perf_counter() - started
+            curve.add(done, _validation(model, setup))
+            curve_s += time.perf_counter() - started
+        if done % 10 == 0:
+            log_progress(done, sizes.training.num_steps, **measures)
 
     started = time.perf_counter()
     history = train(
         model,
-        setup.world,
+        loaded,
         method,
         sizes.training,
         seed,
-        reward=setup.reward,
+        reward=mix,
         on_step=on_step,
-        checkpoint_path=folder / "checkpoints" / f"{method}-seed{seed}.train.safetensors",
+        checkpoint_path=_checkpoint(out, f"{method}.train", seed),
         resume=resume,
     )
-    train_s = time.perf_counter() - started - spent_on_curve
-    for step, measures in enumerate(history, start=1):
-        rows.append(_rows(method, seed, step, "train", measures))
-    for step, measures in curve.items():
-        rows.append(_rows(method, seed, step, "validation", measures))
+    train_s = time.perf_counter() - started - curve_s
+    rows = [_rows(method, seed, step, "train", m) for step, m in enumerate(history, start=1)]
+    rows += [_rows(method, seed, step, "validation", m) for step, m in curve.points.items()]
     model.eval()
-    save_policy(model, _policy_path(folder, method, seed), world=world, method=method, seed=seed)
-    metrics = evaluate_model(model, setup.world, setup.data, shared, warm, sizes.list_size)
-    rows.append(_rows(method, seed, sizes.training.num_steps, "test",
-                      {**metrics, "train_s": train_s}))
+    save_policy(model, _checkpoint(out, method, seed), world=world, method=method, seed=seed)
+    metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
+    metrics["train_s"] = train_s
+    rows.append(_rows(method, seed, sizes.training.num_steps, "test", metrics))
     return pd.concat(rows, ignore_index=True)
+
+
+class _Curve:
+    """Points of a learning curve, kept in a file so that `--resume` has those before it."""
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self._path = path
+        self.points: dict[int, dict[str, float]] = {}
+        if resume and path.exists():
+            try:
+                stored = json.loads(path.read_text())
+                self.points = {int(step): point for step, point in stored.items()}
+            except ValueError as error:
+                raise CheckpointError(f"{path} can't be read: {error}") from error
+
+    def add(self, step: int, point: dict[str, float]) -> None:
+        """Add or replace a point and write the file."""
+        self.points[step] = point
+        write_bytes(self._path, json.dumps(self.points).encode())
 
 
 def _validation(model: HHD, setup: Setup) -> dict[str, float]:
     """Return the expected value on validation requests, for the learning curves."""
     data = setup.validation
     log_prob = path_log_prob(model, setup.world, data.request_id, data.eligible)
-    by_ad = torch.zeros_like(data.value)
-    by_ad.scatter_add_(1, data.path_ad.clamp_min(0), log_prob.exp().where(data.path_ad >= 0, 0.0))
+    by_ad = ad_distribution(log_prob.exp(), data)
     return value_metrics(data, "expected", distribution=by_ad)
 
 
-def describe(preset: str) -> dict[str, object]:
-    """Return the preset's settings as JSON types, for `config.json` and the report."""
-    return json.loads(json.dumps(asdict(PRESETS[preset])))
+def make_tasks(settings: Settings) -> list[Task]:
+    """Return the worlds, then the warm starts, then every (method, seed) pair."""
+    out, sizes = settings.out, settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    tasks: list[Task] = []
+    named = settings.world in world_names()
+    for seed in sorted({world_seed(settings.world, s) for s in settings.seeds} if named else ()):
+        tasks.append(
+            Task(
+                name=f"world, seed {seed}",
+                function="benchmarks.alignment:make_named_world",
+                kwargs={"world": settings.world, "seed": seed},
+                output=out / "parts" / f"world-seed{seed}.parquet",
+                cost=0.5,
+            )
+        )
+    shared = {"out": out, "world": settings.world, "reward": settings.reward, "sizes": sizes}
+    for seed in settings.seeds:
+        of_world = (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
+        tasks.append(
+            Task(
+                name=f"warm start, seed {seed}",
+                function="benchmarks.alignment:prepare_seed",
+                kwargs={**shared, "seed": seed},
+                needs=of_world,
+                output=out / "parts" / f"warm-seed{seed}.parquet",
+                files=tuple(_checkpoint(out, n, seed) for n in ("mtp", "vaft", "evaluation")),
+                cost=2.0,
+            )
+        )
+    for seed in settings.seeds:
+        for method in settings.methods:
+            if method in WARM_ROWS:
+                continue
+            tasks.append(
+                Task(
+                    name=f"{method}, seed {seed}",
+                    function="benchmarks.alignment:run_method",
+                    kwargs={**shared, "seed": seed, "method": method, "resume": settings.resume},
+                    needs=(f"warm start, seed {seed}",),
+                    output=out / "parts" / f"{method}-seed{seed}.parquet",
+                    files=(_checkpoint(out, method, seed),),
+                )
+            )
+    return tasks

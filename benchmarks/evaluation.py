@@ -37,6 +37,16 @@ class EvaluationSet:
     truth: Tensor | None  # float32 [E, N], reward under the hidden truth
     logging: Tensor  # float32 [E, N], probability of the policy that wrote the logs
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `EvaluationSet.from_tensors` takes, for saving."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {k: v.contiguous() for k, v in fields.items() if v is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "EvaluationSet":
+        """Rebuild from `tensors()`; a world without a truth has none."""
+        return cls(**{name: tensors.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+
     def proxy_best(self) -> Tensor:
         """Return the ad that the rankers like best, int64 [E]."""
         return self.value.masked_fill(~self.eligible, -torch.inf).argmax(-1)
@@ -120,7 +130,11 @@ def policy_beam(
     ads, log_probs = [], []
     for ids, legal in zip(request_id.split(32), eligible.split(32), strict=True):
         found = beam_search(
-            model, world.request(ids), world.trie, num_candidates, eligible=legal,
+            model,
+            world.request(ids),
+            world.trie,
+            num_candidates,
+            eligible=legal,
             renormalize=True,
         )
         ads.append(found.ad_id)
@@ -135,7 +149,11 @@ def _pick(table: Tensor, ad_id: Tensor) -> Tensor:
 
 
 def value_metrics(
-    data: EvaluationSet, kind: str, *, distribution: Tensor | None = None, ad_id: Tensor | None = None
+    data: EvaluationSet,
+    kind: str,
+    *,
+    distribution: Tensor | None = None,
+    ad_id: Tensor | None = None,
 ) -> dict[str, float]:
     """Return mean value and share of the possible gain, under the rankers and under the truth.
 
@@ -162,7 +180,9 @@ def value_metrics(
     return metrics
 
 
-def list_metrics(data: EvaluationSet, ad_id: Tensor, score: Tensor, suffix: str) -> dict[str, float]:
+def list_metrics(
+    data: EvaluationSet, ad_id: Tensor, score: Tensor, suffix: str
+) -> dict[str, float]:
     """Return nDCG and OPR of lists of ads (int64 [E, K]) ranked by `score` [E, K], gain eCPM."""
     valid = ad_id >= 0
     gain = _pick(data.ecpm, ad_id)
@@ -199,8 +219,7 @@ def evaluate_model(
     """
     log_prob = path_log_prob(model, world, data.request_id, data.eligible)
     probability = log_prob.exp()
-    by_ad = torch.zeros_like(data.value)
-    by_ad.scatter_add_(1, data.path_ad.clamp_min(0), probability.where(data.path_ad >= 0, 0.0))
+    by_ad = ad_distribution(probability, data)
     beam = policy_beam(model, world, data.request_id, data.eligible, num_candidates)
     greedy = policy_beam(model, world, data.request_id, data.eligible, 1)
     values = _pick(data.value, beam.ad_id).masked_fill(beam.ad_id < 0, -torch.inf)
@@ -225,6 +244,13 @@ def evaluate_model(
         gap = (log_prob - warm_log_prob).nan_to_num(nan=0.0, neginf=0.0, posinf=0.0)
         metrics["kl_to_warm_start"] = float((probability * gap).sum(-1).mean())
     return metrics
+
+
+def ad_distribution(probability: Tensor, data: EvaluationSet) -> Tensor:
+    """Return the probability of every ad, [E, N], from that of every path, [E, P]."""
+    by_ad = torch.zeros_like(data.value)
+    legal = probability.where(data.path_ad >= 0, 0.0)
+    return by_ad.scatter_add_(1, data.path_ad.clamp_min(0), legal)
 
 
 def popularity_distribution(world: World, data: EvaluationSet) -> Tensor:

@@ -4,7 +4,7 @@ A stage brings a function that returns the loss of a step; the loop knows nothin
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class StageConfig:
 
 
 def train_stage(
-    parameters: Iterable[nn.Parameter],
+    groups: Sequence[Iterable[nn.Parameter]],
     loss_of_step: LossOfStep,
     config: StageConfig,
     on_step: OnStep | None = None,
@@ -52,7 +52,8 @@ def train_stage(
     """Run one supervised stage.
 
     Args:
-        parameters: What is trained; nothing else moves.
+        groups: What is trained, in groups whose gradients are clipped each by its own norm, so
+            that a loud critic can't quieten the policy; nothing else moves.
         loss_of_step: Called with 0..num_steps-1 in order.
         config: Steps and rates.
         on_step: Called after every step with its number and the logged values.
@@ -61,9 +62,12 @@ def train_stage(
     Raises:
         FloatingPointError: A loss is not finite; names stage and step.
     """
-    parameters = list(parameters)
+    parts = [list(group) for group in groups]
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        [parameter for part in parts for parameter in part],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     for step in range(config.num_steps):
         for group in optimizer.param_groups:
@@ -73,7 +77,7 @@ def train_stage(
             raise FloatingPointError(f"{name}: loss is {loss.item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norms = [nn.utils.clip_grad_norm_(part, config.max_grad_norm) for part in parts]
         optimizer.step()
         if on_step is not None:
-            on_step(step, {"loss": float(loss.detach()), "grad_norm": float(norm), **logged})
+            on_step(step, {"loss": float(loss.detach()), "grad_norm": float(norms[0]), **logged})
