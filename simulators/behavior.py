@@ -59,7 +59,11 @@ class HiddenTruth:
         """Return true pCTR and pCVR, both [B, K].
 
         Args:
-            user_id, day, hour, scene, position: int64 [B].
+            user_id: int64 [B].
+            day: int64 [B].
+            hour: int64 [B], 0..23.
+            scene: int64 [B].
+            position: int64 [B], 0 is the top.
             ad_id: int64 [B, K].
             recent_advertiser: Impressions of the candidate's advertiser that the user saw today
                 and yesterday before the request, [B, K].
@@ -104,7 +108,9 @@ def make_truth(
     hour = np.arange(NUM_HOURS)
     truth = HiddenTruth(
         affinity=torch.from_numpy(affinity),
-        category=torch.from_numpy(rng.permutation(category) if config.shuffle_tree else category.copy()),
+        category=torch.from_numpy(
+            rng.permutation(category) if config.shuffle_tree else category.copy()
+        ),
         user_latent=_float(rng.normal(size=(u, LATENT_DIM)) / LATENT_DIM**0.5),
         ad_latent=_float(ad_latent),
         click_quality=_float(0.3 * rng.normal(size=n) - 0.1 * price),
@@ -118,8 +124,10 @@ def make_truth(
     )
     pairs = 20_000
     user = torch.from_numpy(rng.integers(0, u, pairs))
-    draw = [torch.from_numpy(rng.integers(0, high, pairs)) for high in
-            (config.num_days, NUM_HOURS, NUM_SCENES, NUM_POSITIONS)]
+    draw = [
+        torch.from_numpy(rng.integers(0, high, pairs))
+        for high in (config.num_days, NUM_HOURS, NUM_SCENES, NUM_POSITIONS)
+    ]
     ad = torch.from_numpy(rng.integers(0, n, (pairs, 1)))
     click, conversion = truth.probabilities(user, *draw, ad, torch.zeros(pairs, 1))
     truth.scalars[0] = _intercept(torch.logit(click.double()), config.base_ctr)

@@ -59,7 +59,10 @@ def build_world(
     Args:
         directory: Where the world goes; must not exist yet.
         info: Head of `world.json`.
-        users, ads, organic, events: Tables in the format of `World`.
+        users: Table in the format of `World`.
+        ads: Likewise.
+        organic: Likewise.
+        events: Likewise.
         item_embedding: float32 [N + M, d].
         hidden: Name to tensors, files that only the evaluator reads.
         extra: Further tensors of `World` (for instance `availability`).
@@ -80,7 +83,12 @@ def build_world(
             **extra,
         }
         tokenizer.save(temporary / "tokenizer")
-        for name, frame in (("users", users), ("ads", ads), ("organic", organic), ("events", events)):
+        for name, frame in (
+            ("users", users),
+            ("ads", ads),
+            ("organic", organic),
+            ("events", events),
+        ):
             frame.to_parquet(temporary / f"{name}.parquet", index=False)
         save_file(tensors, temporary / "embeddings.safetensors")
         for name, parts in hidden.items():

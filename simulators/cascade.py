@@ -40,9 +40,7 @@ class Cascade:
             eligible: bool [B, N].
         """
         base, scale, exploration, temperature, retrieval = self.scalars.tolist()
-        interest = self.affinity[user_id, day].gather(
-            1, self.category.expand(len(user_id), -1)
-        )
+        interest = self.affinity[user_id, day].gather(1, self.category.expand(len(user_id), -1))
         logit = base + scale * interest + self.quality
         log_ecpm = self.log_bid + torch.where(
             self.is_cpm, logit.new_zeros(()), torch.nn.functional.logsigmoid(logit)
@@ -52,9 +50,7 @@ class Cascade:
         order = interest.sort(-1, descending=True).values
         threshold = order.gather(1, (kept - 1)[:, None])
         retrieved = eligible & (interest >= threshold)
-        ranked = torch.softmax(
-            (log_ecpm / temperature).masked_fill(~retrieved, -torch.inf), dim=-1
-        )
+        ranked = torch.softmax((log_ecpm / temperature).masked_fill(~retrieved, -torch.inf), dim=-1)
         uniform = eligible / eligible.sum(-1, keepdim=True).clamp_min(1)
         return ((1 - exploration) * ranked + exploration * uniform).nan_to_num(0.0)
 
@@ -67,7 +63,7 @@ def make_cascade(
     config: WorldConfig, truth: HiddenTruth, ads: pd.DataFrame, rng: np.random.Generator
 ) -> Cascade:
     """Build the production system: the truth of the day before, with errors."""
-    users, days, categories = truth.affinity.shape
+    users, _, categories = truth.affinity.shape
     stale = torch.cat([truth.affinity[:, :1], truth.affinity[:, :-1]], dim=1)
     error = rng.normal(size=(users, 1, categories)) * config.logging_noise
     click_base = truth.scalars[0].item()
@@ -83,8 +79,13 @@ def make_cascade(
         quality=truth.click_quality + torch.from_numpy(noise.astype(np.float32)),
         is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy(copy=True)),
         scalars=torch.tensor(
-            [click_base, config.match_scale * config.coarse_share**0.5, config.exploration,
-             config.logging_temperature, config.retrieval_share]
+            [
+                click_base,
+                config.match_scale * config.coarse_share**0.5,
+                config.exploration,
+                config.logging_temperature,
+                config.retrieval_share,
+            ]
         ),
     )
 
@@ -113,9 +114,7 @@ def market_bids(
         context = [torch.full_like(part, value) for value in (14, 1, 1)]
         candidates = torch.arange(len(ads)).expand(len(part), -1)
         none_seen = torch.zeros(len(part), len(ads))
-        pctr, pcvr = truth.probabilities(
-            user[part], day[part], *context, candidates, none_seen
-        )
+        pctr, pcvr = truth.probabilities(user[part], day[part], *context, candidates, none_seen)
         per_unit = torch.stack([torch.ones_like(pctr), 1000 * pctr, 1000 * pctr * pcvr])
         units += (probability * per_unit).sum(1)
         shown += probability.sum(0)

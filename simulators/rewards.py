@@ -51,8 +51,10 @@ def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
 
 def ecpm(pctr: Tensor, pcvr: Tensor, bid: Tensor, bid_type: Tensor) -> Tensor:
-    """Return expected revenue per 1,000 impressions (METHODS: CPM bid; CPC 1000 pCTR bid;
-    OCPA 1000 pCTR pCVR bid). All arguments broadcast."""
+    """Return expected revenue per 1,000 impressions; all arguments broadcast.
+
+    CPM: the bid. CPC: 1000 pCTR bid. OCPA: 1000 pCTR pCVR bid.
+    """
     per_click = 1000.0 * pctr * bid
     return torch.where(bid_type == 0, bid, torch.where(bid_type == 1, per_click, per_click * pcvr))
 
@@ -88,7 +90,9 @@ def load_reward(spec: str) -> tuple[str, RewardFunction, float]:
         raise RewardError(f"reward {spec!r}: weight {weight_text!r} is not a number") from error
     if ":" not in target:
         if target not in _REWARDS:
-            raise RewardError(f"unknown reward {target!r}; registered: {', '.join(sorted(_REWARDS))}")
+            raise RewardError(
+                f"unknown reward {target!r}; registered: {', '.join(sorted(_REWARDS))}"
+            )
         return target, _REWARDS[target], weight
     module_name, _, function_name = target.partition(":")
     here = str(Path.cwd())
@@ -123,9 +127,7 @@ def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Te
         raise RewardError(f"reward {name!r} must return a tensor, got {type(value).__name__}")
     shape = tuple(outcome.ecpm.shape)
     if tuple(value.shape) != shape:
-        raise RewardError(
-            f"reward {name!r} must return shape {shape}, got {tuple(value.shape)}"
-        )
+        raise RewardError(f"reward {name!r} must return shape {shape}, got {tuple(value.shape)}")
     infinite = torch.isinf(value)
     if infinite.any():
         at = infinite.nonzero()[0].tolist()

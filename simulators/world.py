@@ -114,7 +114,8 @@ class World:
         )
         if "availability" in tensors:
             self._legal: Targeting | Availability = Availability(
-                tensors["availability"], torch.from_numpy(requests["availability"].to_numpy(copy=True))
+                tensors["availability"],
+                torch.from_numpy(requests["availability"].to_numpy(copy=True)),
             )
         else:
             self._legal = Targeting.from_ads(ads)
@@ -130,9 +131,7 @@ class World:
             for name in ("age", "gender", "region", "device")
         }
 
-    def attach_rankers(
-        self, rankers: FrozenRankers, scores: dict[str, Tensor], card: dict
-    ) -> None:
+    def attach_rankers(self, rankers: FrozenRankers, scores: dict[str, Tensor], card: dict) -> None:
         """Give the world its frozen rankers and what they said of the logs.
 
         Args:
@@ -166,9 +165,7 @@ class World:
         )
 
     def _popularity(self, user_id: IntArray, timestamp: IntArray) -> np.ndarray:
-        return self.history.popularity(
-            user_id, timestamp, self.codes.numpy(), self.info.num_codes
-        )
+        return self.history.popularity(user_id, timestamp, self.codes.numpy(), self.info.num_codes)
 
     @property
     def num_requests(self) -> int:
@@ -193,7 +190,7 @@ class World:
         return splits
 
     def request_ids(self, split: str) -> Tensor:
-        """Return int64 ids of the requests of `train`, `validation` or `test` that have a legal ad."""
+        """Return int64 ids of the `train`, `validation` or `test` requests with a legal ad."""
         if split not in self._splits:
             raise ValueError(f"split must be one of {sorted(self._splits)}, got {split!r}")
         return self._splits[split]
@@ -284,7 +281,9 @@ def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
     columns = [
         np.r_[ads[name].to_numpy(), organic[other].to_numpy()]
         for name, other in (
-            ("vertical", "vertical"), ("category", "category"), ("advertiser", "creator")
+            ("vertical", "vertical"),
+            ("category", "category"),
+            ("advertiser", "creator"),
         )
     ]
     offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])

@@ -1,4 +1,4 @@
-"""The synthetic world: determinism, propensities, eligibility, rankers, regimes, no hidden truth."""
+"""The synthetic world: determinism, propensities, eligibility, rankers, regimes."""
 
 import time
 
@@ -37,12 +37,12 @@ def test_a_world_is_never_overwritten(tmp_path) -> None:
 def test_unknown_and_damaged_worlds_are_named(world: World, tmp_path) -> None:
     with pytest.raises(ValueError, match="unknown world 'nowhere'"):
         load_world("nowhere")
-    with pytest.raises(ValueError, match="no world.json"):
+    with pytest.raises(ValueError, match=r"no world\.json"):
         read_world(tmp_path)
     make_world(PRESETS["tiny"], 0, tmp_path / "w")
     path = tmp_path / "w" / "events.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="events.parquet can't be read"):
+    with pytest.raises(ValueError, match=r"events\.parquet can't be read"):
         read_world(tmp_path / "w")
 
 
@@ -113,7 +113,11 @@ def test_a_request_sees_strictly_earlier_events_only(world: World) -> None:
         changed.loc[later & (events["kind"] == 1), "item_id"] = 0
         changed.loc[later & (events["kind"] == 1), "action"] = int(Action.CONVERSION)
         altered = World(
-            world.info, world.users, world.ads, world.organic, changed,
+            world.info,
+            world.users,
+            world.ads,
+            world.organic,
+            changed,
             {"item_embedding": world.item_embedding, "item_codes": world.item_codes},
         )
         after = altered.request(torch.tensor([request]))

@@ -1,0 +1,1 @@
+"""Event tables as streams and token sequences."""

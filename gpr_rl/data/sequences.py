@@ -5,7 +5,8 @@ ad impression. A request sees the latest tokens strictly before its own time, be
 and ends with its own ENVIRONMENT token. A training window is the sequence of its last request;
 the P last requests inside it are supervised, each from what came before it.
 
-Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions, N heads.
+Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions,
+N heads.
 """
 
 from collections.abc import Callable
@@ -68,8 +69,9 @@ class SequenceBuilder:
         tokens = tokens.assign(item=item).loc[events.index.repeat(repeat)]
         second = np.r_[False, tokens.index.to_numpy()[1:] == tokens.index.to_numpy()[:-1]]
         ad_token = np.repeat(is_ad, repeat)
-        kind = np.where(ad_token, np.where(second, TokenType.ITEM, TokenType.ENVIRONMENT),
-                        TokenType.ORGANIC)
+        kind = np.where(
+            ad_token, np.where(second, TokenType.ITEM, TokenType.ENVIRONMENT), TokenType.ORGANIC
+        )
         tokens["kind"] = kind
         tokens.loc[kind == TokenType.ENVIRONMENT, "action"] = int(Action.NONE)
         names = ("timestamp", "action", "request_id", "item", "kind")
@@ -145,7 +147,9 @@ class SequenceBuilder:
         """Return the numbers of kept requests with first_time <= timestamp < last_time."""
         return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last_time))
 
-    def windows(self, kept: IntArray, num_positions: int, num_heads: int, last_time: int) -> Windows:
+    def windows(
+        self, kept: IntArray, num_positions: int, num_heads: int, last_time: int
+    ) -> Windows:
         """Return training windows that end at the given kept requests.
 
         Args:
@@ -181,6 +185,4 @@ class SequenceBuilder:
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
         tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
         request_id = np.where(valid, self._ad_request[heads], -1)
-        return Windows(
-            tokens, *(torch.from_numpy(x) for x in (position, request_id, valid))
-        )
+        return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
