@@ -134,9 +134,8 @@ class Episodes:
             self._open(self.world.request(request_id))
         elif rows.any():
             assert self.request is not None
-            request = self.request.clone()  # observations handed out share its memory
-            request[rows] = self.world.request(request_id[rows])
-            self._open(request, rows)
+            self.request[rows] = self.world.request(request_id[rows])  # type: ignore[index]
+            self._open(self.request, rows)
         self._episode = self._episode + rows.long()
 
     def _open(self, request: Request, rows: Tensor | None = None) -> None:

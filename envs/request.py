@@ -146,8 +146,8 @@ class AdRequestEnv(gymnasium.Env[Observation, np.int64]):
             self._episodes.reset()
         return self._observation(), self._info()
 
-    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, Info]:
-        """Choose the next code.
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        """Choose the next code, a Python or numpy integer.
 
         Raises:
             ValueError: Not an integer in [0, V); an illegal code in a strict environment.

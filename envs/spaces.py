@@ -63,7 +63,7 @@ def observation_fields(spec: InputSpec) -> dict[str, Field]:
     }
 
 
-def observation_space(spec: InputSpec) -> spaces.Dict:
+def observation_space(spec: InputSpec) -> spaces.Space:
     """Return the Gymnasium space of one observation."""
     entries: dict[str, spaces.Space] = {}
     for key, field in observation_fields(spec).items():

@@ -39,7 +39,8 @@ class AdRequestTorchEnv(EnvBase):
     ==========================================  ============  ====================================
 
     The mask of `action_spec` follows the state, so `rand_action` and `rollout` without a policy
-    draw legal codes. Rows move in step; one that an illegal code ends early may be reset alone
+    draw legal codes; behind transforms, which keep a copy of the specs, append torchrl's
+    `ActionMask`. Rows move in step; one that an illegal code ends early may be reset alone
     (`_reset`) and then has a level of its own. A row that is stepped after its end stays there.
 
     Row i of an environment seeded with s plays the requests of `AdRequestEnv` seeded with s + i.
@@ -179,7 +180,7 @@ class AdRequestTorchEnv(EnvBase):
             },
             batch_size=self.batch_size,
         )
-        state = state.clone()  # TorchRL writes into what it was given, at partial resets
+        state = state.clone()  # TorchRL may write into what it gets; the episodes' own stay
         state = state if self.device is None else state.to(self.device)
         self.action_spec.update_mask(state["action_mask"])
         return state

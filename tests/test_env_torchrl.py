@@ -56,9 +56,12 @@ def test_random_rollouts_are_legal_and_end_at_the_last_level(world: World) -> No
     assert eligible.gather(1, ad_id[ended].unsqueeze(-1)).all()
 
 
+RTOL = 2e-5  # the rankers' float32 sums differ by up to 7e-6 between batch sizes
+
+
 def matches(name: str, got: Tensor, want: np.ndarray) -> None:
     if got.is_floating_point():
-        np.testing.assert_allclose(got.numpy(), want, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(got.numpy(), want, rtol=RTOL, err_msg=name)
     else:
         np.testing.assert_array_equal(got.numpy(), want, err_msg=name)
 
