@@ -7,7 +7,7 @@ from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, distance_bucket, hybrid_ma
 from gpr_rl.schema import TokenType
 
 KINDS = [[U, O, E, I, O, E, I, E], [U, E, I, E, I, O, E], [U, O, O, E]]
-PROMPTS = [6, 2, 4]
+PROMPTS = [5, 2, 4]
 
 
 def _kind() -> torch.Tensor:

@@ -105,9 +105,11 @@ class HSDBlock(nn.Module):
         return x + self.ffn(self.ffn_norm(x, layout.sizes), layout.sizes)
 
     def _attend(self, vqk: Tensor, mask: Tensor, bucket: Tensor) -> Tensor:
-        """Plain matrix products: with a learned bias they beat the fused kernel, which falls back
-        to them and copies more.
-        """  # noqa: D205
+        """Return softmax attention [B, T, D] of the padded [V, Q, K] [B, T, 3 D].
+
+        Plain matrix products: the bias is learned, and for a mask that needs a gradient torch's
+        fused kernel falls back to the same products with more copies.
+        """
         value, query, key = vqk.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         score = (query * query.shape[-1] ** -0.5) @ key.mT  # [B, H, T, T]
         bias = F.embedding(bucket, self.distance_bias).permute(2, 0, 1)
