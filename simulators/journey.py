@@ -23,7 +23,9 @@ The scene is what is known when the visit begins: weekday or weekend, the same s
 or another. Mailer and display placement belong to (product, store, week): as context of a request
 they would tell which product it is about, so they are left out, and the position is constant.
 
-Dims: V visits, E events, N ads, M organic items, G store-weeks, P products.
+Repeat buying dominates, so the rankers see how often the household bought the product before.
+
+Dims: N ads, M organic items.
 """
 
 from dataclasses import asdict, dataclass
@@ -32,31 +34,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.building import Progress, build_world
 from simulators.history import DAY_S
+from simulators.journey_events import (
+    NUM_SCENES,
+    Items,
+    choose_items,
+    compact_availability,
+    sample_exposures,
+    split_purchases,
+    visit_events,
+)
 from simulators.journey_items import embed_items, item_groups, make_ads
 from simulators.journey_tables import (
     HOUSEHOLD_COLUMNS,
     NUM_WEEKS,
     Panel,
     data_folder,
-    promoted,
     read_panel,
     read_products,
-    store_week,
 )
 from simulators.ranker_training import RankerTraining
 from simulators.rankers import RankerConfig
 from simulators.world import World, WorldInfo
 
-NUM_SCENES = 4
 NUM_HOURS = 24
 NUM_ACTIVITY_GROUPS = 5
-_VISITS_PER_CHUNK = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +143,19 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)]
     progress(f"panel of {config.num_households} households, seed {seed}")
     panel = read_panel(folder, config.num_households, streams[0])
-    items = _choose_items(config, panel, folder)
-    progress("visits to exposures")
-    bought, others = _split_purchases(panel, items)
-    share, visit, ad_id, converted = _exposures(config, items, bought, streams[1])
-    events = _events(panel, items, visit, ad_id, converted, others, streams[1])
-    availability = _compact_availability(events, items)
+    day = panel.visits["timestamp"].to_numpy()[panel.purchases["visit"]] // DAY_S
+    logged = panel.purchases[day < config.num_log_days]
+    items = choose_items(folder, panel, logged, config.num_ads, config.num_organic)
+    progress("exposures of its visits")
+    bought, others = split_purchases(panel, items)
+    exposures, share = sample_exposures(items, bought, config.unbought_per_visit, streams[1])
+    events = visit_events(panel, items, exposures, others, streams[1])
+    events, availability = compact_availability(events, items)
     products = read_products(folder, np.r_[items.ad_product, items.organic_product])
     groups = item_groups(products, config.num_categories, config.num_manufacturers)
-    rate = float(converted.sum() / (converted.sum() + (~converted).sum() / share))
-    ads = _ads(config, panel, items, groups, converted.sum() / config.num_days, streams[2])
+    num_bought = int((exposures["action"] == Action.CONVERSION).sum())
+    num_shown = num_bought + (len(exposures) - num_bought) / share
+    ads = _ads(config, panel, items, groups, num_bought / config.num_days, streams[2])
     organic = pd.DataFrame(
         {
             "item_id": np.arange(config.num_organic),
@@ -156,7 +165,6 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
             "creator": groups["advertiser"][config.num_ads :],
         }
     )
-    logged = panel.purchases[_in_log(config, panel)]
     logged = logged.assign(user_id=panel.visits["user_id"].to_numpy()[logged["visit"]])
     embedding = embed_items(products, logged, config.text_dim, config.household_dim)
     user_cardinalities = (*HOUSEHOLD_COLUMNS.values(), NUM_ACTIVITY_GROUPS)
@@ -177,7 +185,7 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
         | {
             "unbought_share": share,
             "logit_correction": float(np.log(share)),
-            "panel_rate": rate,
+            "panel_rate": num_bought / num_shown,
         },
         num_codes=config.num_codes,
         num_levels=config.num_levels,
@@ -211,156 +219,10 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
     )
 
 
-@dataclass(frozen=True)
-class _Items:
-    """Which products are ads and organic items, and which ads are legal where."""
-
-    ad_product: IntArray  # product ids [N]
-    organic_product: IntArray  # product ids [M]
-    place: IntArray  # store-week of each visit [V]
-    places: pd.DataFrame  # store_id, week [G]
-    available: NDArray[np.bool_]  # [G, N]
-
-
-def _in_log(config: JourneyConfig, panel: Panel) -> NDArray[np.bool_]:
-    """Return which purchases happened on log days."""
-    day = panel.visits["timestamp"].to_numpy()[panel.purchases["visit"].to_numpy()] // DAY_S
-    return np.asarray(day < config.num_log_days)
-
-
-def _choose_items(config: JourneyConfig, panel: Panel, folder: Path) -> _Items:
-    """Choose ads and organic items by what was bought on the log days."""
-    places, place = store_week(panel.visits)
-    logged = panel.purchases[_in_log(config, panel)]
-    # an ad must be bought while promoted, so only products that are bought often can be one
-    often = logged["product_id"].value_counts(sort=False).sort_index()
-    often = often.sort_values(ascending=False, kind="stable").index[: 5 * config.num_ads]
-    candidates = np.sort(often.to_numpy())
-    table = promoted(folder, places, candidates)
-
-    def met_promotion(purchases: pd.DataFrame) -> NDArray[np.bool_]:
-        column = np.searchsorted(candidates, purchases["product_id"])
-        column = np.minimum(column, len(candidates) - 1)
-        known = candidates[column] == purchases["product_id"].to_numpy()
-        return known & table[place[purchases["visit"].to_numpy()], column]
-
-    hit = met_promotion(logged)
-    ad_product = _most_frequent(logged["product_id"].to_numpy()[hit], config.num_ads)
-    chosen = np.searchsorted(candidates, ad_product)
-    is_ad = np.isin(logged["product_id"], ad_product)
-    organic = logged["product_id"].to_numpy()[~(hit & is_ad)]
-    return _Items(
-        ad_product, _most_frequent(organic, config.num_organic), place, places, table[:, chosen]
-    )
-
-
-def _most_frequent(values: IntArray, size: int) -> IntArray:
-    """Return the `size` most frequent values in rising order; ties go to the lowest value."""
-    value, count = np.unique(values, return_counts=True)
-    return np.sort(value[np.argsort(-count, kind="stable")[:size]])
-
-
-def _position(values: IntArray, wanted: NDArray) -> IntArray:
-    """Return where each of `wanted` is in the sorted `values`, -1 if it is not."""
-    index = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[index] == wanted, index, -1)
-
-
-def _split_purchases(panel: Panel, items: _Items) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return bought exposures (visit, item_id = ad) and other purchases (visit, item_id)."""
-    visit = panel.purchases["visit"].to_numpy()
-    product = panel.purchases["product_id"].to_numpy()
-    ad_id = _position(items.ad_product, product)
-    shown = (ad_id >= 0) & items.available[items.place[visit], np.maximum(ad_id, 0)]
-    organic = np.where(shown, -1, _position(items.organic_product, product))
-    known = organic >= 0
-    return (
-        pd.DataFrame({"visit": visit[shown], "item_id": ad_id[shown]}),
-        pd.DataFrame({"visit": visit[known], "item_id": organic[known]}),
-    )
-
-
-def _exposures(
-    config: JourneyConfig, items: _Items, bought: pd.DataFrame, rng: np.random.Generator
-) -> tuple[float, IntArray, IntArray, NDArray[np.bool_]]:
-    """Keep every bought exposure and a constant share of the others.
-
-    Returns:
-        The share q of unbought exposures that is kept; visit, ad and whether it was bought of
-        each exposure, in order of the visits.
-    """
-    num_visits = len(items.place)
-    unbought = items.available.sum(1)[items.place].sum() - len(bought)
-    share = float(config.unbought_per_visit * num_visits / unbought)
-    bought = bought.sort_values("visit", kind="stable")
-    bought_visit, bought_ad = bought["visit"].to_numpy(), bought["item_id"].to_numpy()
-    parts = []
-    for first in range(0, num_visits, _VISITS_PER_CHUNK):
-        legal = items.available[items.place[first : first + _VISITS_PER_CHUNK]]
-        kept = legal & (rng.random(legal.shape, dtype=np.float32) < share)
-        start, stop = np.searchsorted(bought_visit, [first, first + _VISITS_PER_CHUNK])
-        pair = bought_visit[start:stop] - first, bought_ad[start:stop]
-        converted = np.zeros_like(kept)
-        converted[pair] = True
-        visit, ad_id = np.nonzero(kept | converted)
-        parts.append((visit + first, ad_id, converted[visit, ad_id]))
-    visit, ad_id, converted = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return share, visit, ad_id, converted
-
-
-def _events(
-    panel: Panel,
-    items: _Items,
-    visit: IntArray,
-    ad_id: IntArray,
-    converted: NDArray[np.bool_],
-    organic: pd.DataFrame,
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """Return the event table of `World`, one second per event of a visit, exposures first."""
-    action = np.where(converted, int(Action.CONVERSION), int(Action.IMPRESSION))
-    shown = pd.DataFrame({"visit": visit, "kind": 1, "item_id": ad_id, "action": action})
-    events = pd.concat([shown, organic.assign(kind=0, action=int(Action.VIEW))], ignore_index=True)
-    order = np.lexsort((rng.random(len(events)), -events["kind"], events["visit"]))
-    events = events.iloc[order].reset_index(drop=True)
-    visits = panel.visits
-    user = visits["user_id"].to_numpy()
-    length = np.bincount(events["visit"], minlength=len(visits))
-    before = np.cumsum(length) - length
-    # a visit begins when the one before it has ended: its events must not share seconds with it
-    apart = visits["timestamp"].to_numpy() - before + user * 10**10
-    start = np.maximum.accumulate(apart) + before - user * 10**10
-    store = visits["store_id"].to_numpy()
-    elsewhere = np.r_[False, (store[1:] != store[:-1]) & (user[1:] == user[:-1])]
-    weekend = (visits["timestamp"].to_numpy() // DAY_S + 1) % 7 < 2  # day 0 is a Sunday
-    at = events["visit"].to_numpy()
-    is_ad = (events["kind"] == 1).to_numpy()
-    events["user_id"] = user[at]
-    events["timestamp"] = start[at] + np.arange(len(events)) - before[at]
-    events["scene"] = np.where(is_ad, 2 * weekend[at] + elsewhere[at], 0)
-    events["position"] = 0
-    events["propensity"] = np.nan
-    events["recent_advertiser"] = 0
-    events["availability"] = items.place[at]
-    events = events.sort_values(["timestamp", "user_id"], kind="stable", ignore_index=True)
-    is_ad = (events["kind"] == 1).to_numpy()
-    events["request_id"] = np.where(is_ad, np.cumsum(is_ad) - 1, -1)
-    return events.drop(columns="visit")
-
-
-def _compact_availability(events: pd.DataFrame, items: _Items) -> NDArray[np.bool_]:
-    """Number the store-weeks that occur in requests in `events`; return their rows, bool [G', N]."""
-    is_ad = (events["kind"] == 1).to_numpy()
-    used, row = np.unique(events.loc[is_ad, "availability"], return_inverse=True)
-    events["availability"] = 0
-    events.loc[is_ad, "availability"] = row
-    return items.available[used]
-
-
 def _ads(
     config: JourneyConfig,
     panel: Panel,
-    items: _Items,
+    items: Items,
     groups: dict[str, IntArray],
     daily_conversions: float,
     rng: np.random.Generator,

@@ -60,9 +60,12 @@ def embed_items(
     words = distinct[["department", "product_category", "product_type"]].agg(" ".join, axis=1)
     tokens = (
         words
-        + " brand_" + distinct["brand"]
-        + " by_" + distinct["manufacturer_id"].astype(str)
-        + " size_" + distinct["package_size"].str.replace(r"\W+", "_", regex=True)
+        + " brand_"
+        + distinct["brand"]
+        + " by_"
+        + distinct["manufacturer_id"].astype(str)
+        + " size_"
+        + distinct["package_size"].str.replace(r"\W+", "_", regex=True)
     )
     text = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True).fit_transform(tokens)
     row = pd.Index(distinct["product_id"]).get_indexer(bought["product_id"])
@@ -76,12 +79,8 @@ def embed_items(
     ]
     parts[1] -= parts[1].mean(0)
     embedding = np.concatenate([part / np.sqrt((part**2).mean()) for part in parts], axis=1)
-    return embedding[distinct_row(products, distinct)].astype(np.float32)
-
-
-def distinct_row(products: pd.DataFrame, distinct: pd.DataFrame) -> IntArray:
-    """Return the row of `distinct` of each product."""
-    return pd.Index(distinct["product_id"]).get_indexer(products["product_id"]).astype(np.int64)
+    row = pd.Index(distinct["product_id"]).get_indexer(products["product_id"])
+    return embedding[row].astype(np.float32)
 
 
 def make_ads(

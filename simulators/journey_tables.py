@@ -28,8 +28,20 @@ _ORDERED = {
     "age_bucket": ("age", ("19-24", "25-34", "35-44", "45-54", "55-64", "65+")),
     "income": (
         "income",
-        ("Under 15K", "15-24K", "25-34K", "35-49K", "50-74K", "75-99K", "100-124K", "125-149K",
-         "150-174K", "175-199K", "200-249K", "250K+"),
+        (
+            "Under 15K",
+            "15-24K",
+            "25-34K",
+            "35-49K",
+            "50-74K",
+            "75-99K",
+            "100-124K",
+            "125-149K",
+            "150-174K",
+            "175-199K",
+            "200-249K",
+            "250K+",
+        ),
     ),
     "household_size": ("household_size", ("1", "2", "3", "4", "5+")),
     "kids": ("kids_count", ("0", "1", "2", "3+")),
@@ -46,7 +58,7 @@ _AGE_YEARS = np.array([22, 30, 40, 50, 60, 70])  # the middle of each class
 
 @dataclass(frozen=True)
 class Panel:
-    """A cut of the panel. Households are numbered 0..U-1, visits 0..V-1 in order of (user, time)."""
+    """A cut of the panel: households 0..U-1, and visits 0..V-1 in order of (household, time)."""
 
     households: pd.DataFrame
     """user_id, household_id, age (years) and `HOUSEHOLD_COLUMNS` as codes."""
@@ -84,8 +96,16 @@ def read_panel(folder: Path, num_households: int, rng: np.random.Generator) -> P
         raise ValueError(f"num_households must be at most {len(known)}, got {num_households}")
     chosen = np.sort(rng.choice(len(known), num_households, replace=False))
     households = _households(known.iloc[chosen].reset_index(drop=True))
-    names = ["household_id", "store_id", "basket_id", "product_id", "quantity", "sales_value",
-             "week", "transaction_timestamp"]
+    names = [
+        "household_id",
+        "store_id",
+        "basket_id",
+        "product_id",
+        "quantity",
+        "sales_value",
+        "week",
+        "transaction_timestamp",
+    ]
     rows = pq.read_table(
         folder / "transactions.parquet",
         columns=names,
