@@ -217,7 +217,9 @@ class Episodes:
         assert self.request is not None
         self.ad_id = torch.where(finished, self._legal.resolve(self.prefix), self.ad_id)
         index = finished.nonzero()[:, 0]
-        outcome = self.world.outcome(self.request.request_id[index], self.ad_id[index, None])
+        outcome = self.world.outcome(
+            self.request.request_id[index], self.ad_id[index, None], exact=True
+        )
         total, components = self.reward(outcome)
 
         def put(old: Tensor, new: Tensor) -> Tensor:

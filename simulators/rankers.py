@@ -6,7 +6,9 @@ alone, is computed once and added, so a candidate costs a few thousand multiply-
 Dims: B requests, K candidates, S recent items, G groups, F count features, N ads, H hidden width.
 """
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -178,9 +180,17 @@ class FrozenRankers(nn.Module):
         self.has_clicks = has_clicks
         self.tables = rankers.tables()
 
+    @cached_property
+    def _exact(self) -> Rankers:
+        return copy.deepcopy(self.rankers).double()
+
+    @cached_property
+    def _exact_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._exact.tables()
+
     @torch.no_grad()
     def forward(
-        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor
+        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
 
@@ -188,8 +198,14 @@ class FrozenRankers(nn.Module):
             inputs: Batch [B].
             past: Counts of the same B requests.
             ad_id: int64 [B, K].
+            exact: Compute in float64, so that a row's float32 result does not depend on what else
+                is in the batch (float32 sums differ by some 1e-6 between batch sizes).
         """
         own = past.of(self.rankers.group, ad_id)
-        probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
+        if exact:
+            logit = self._exact(inputs, own.double(), ad_id, self._exact_tables)
+            probability = self.calibration(logit).float()
+        else:
+            probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
         return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr

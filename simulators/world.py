@@ -229,16 +229,21 @@ class World:
             self.request_time[ids] // DAY_S
         )
 
-    def outcome(self, request_id: Tensor, ad_id: Tensor) -> Outcome:
+    def __deepcopy__(self, memo: dict) -> "World":
+        """Return itself: a world is read-only, and Gymnasium copies what an environment holds."""
+        return self
+
+    def outcome(self, request_id: Tensor, ad_id: Tensor, *, exact: bool = False) -> Outcome:
         """Return what the frozen rankers say of candidates.
 
         Args:
             request_id: int64 [B].
             ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
+            exact: Score in float64; see `FrozenRankers`. Environments do, training does not.
         """
         inputs, past = self.features(request_id)
         shown = ad_id.clamp_min(0)
-        pctr, pcvr = self.rankers(inputs, past, shown)
+        pctr, pcvr = self.rankers(inputs, past, shown, exact=exact)
         return self.make_outcome(request_id, shown, pctr, pcvr)
 
     def make_outcome(

@@ -269,7 +269,7 @@ def test_bad_arguments_are_named(world: World) -> None:
 
 def test_observations_know_nothing_of_the_rankers_and_of_what_happened(world: World) -> None:
     other = copy.copy(world)
-    other.rankers = lambda inputs, counts, ads: (torch.full(ads.shape, 0.5),) * 2
+    other.rankers = lambda inputs, past, ads, exact: (torch.full(ads.shape, 0.5),) * 2
     other.request_ad = torch.zeros_like(world.request_ad)
     other.request_action = torch.zeros_like(world.request_action)
     env, changed = AdRequestEnv(world), AdRequestEnv(other)
