@@ -94,7 +94,7 @@ def test_masks_ads_and_rewards_match_brute_force(world: World) -> None:
         left = np.flatnonzero(alive)
         value = world.ad_value.numpy()[left]
         assert info["ad_id"] == left[value == value.max()][0]
-        said = world.outcome(request_id, torch.tensor([[info["ad_id"]]]))
+        said = world.outcome(request_id, torch.tensor([[info["ad_id"]]]), exact=True)
         for key in ("pctr", "pcvr", "ecpm"):
             assert info[key] == pytest.approx(float(getattr(said, key)), rel=1e-6)
         by_hand = info["ecpm"] + (alpha[0] * info["pctr"] + alpha[1] * info["pcvr"]) / 2
