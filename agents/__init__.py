@@ -1,1 +1,39 @@
-"""Actor, critic, rollouts, objectives and the training loop (GPR 3.3)."""
+"""Reinforcement learning of the policy: actor and critic, rollouts, objectives, the loop."""
+
+from agents.actor_critic import HTECritic, PolicyLogits, make_actor, make_policy_head
+from agents.methods import Method, TrainConfig, method_names, register_method
+from agents.objectives import (
+    DPOLoss,
+    GRPOAdvantage,
+    HEPOAdvantage,
+    HEPOLoss,
+    LevelGAE,
+    LevelSummedPPOLoss,
+    PreferencePairs,
+    RSPOLoss,
+)
+from agents.rollout import NonFiniteError, RolloutConfig, rollout
+from agents.trainer import train
+
+__all__ = [
+    "DPOLoss",
+    "GRPOAdvantage",
+    "HEPOAdvantage",
+    "HEPOLoss",
+    "HTECritic",
+    "LevelGAE",
+    "LevelSummedPPOLoss",
+    "Method",
+    "NonFiniteError",
+    "PolicyLogits",
+    "PreferencePairs",
+    "RSPOLoss",
+    "RolloutConfig",
+    "TrainConfig",
+    "make_actor",
+    "make_policy_head",
+    "method_names",
+    "register_method",
+    "rollout",
+    "train",
+]

@@ -11,15 +11,19 @@ the rollouts, the critic's schedule and the budget of ranker evaluations are the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from agents.actor_critic import make_policy_head
 from agents.objectives.dpo import DPOLoss, PreferencePairs
+from agents.objectives.ecpo import ecpo_surrogate
+from agents.objectives.gbpo import gbpo_surrogate
 from agents.objectives.grpo import GRPOAdvantage
-from agents.objectives.hepo import HEPOAdvantage, HEPOLoss
+from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, Surrogate
 from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
+from agents.objectives.rspo import RSPOLoss
 from agents.objectives.surrogate import check_clip, check_range
 from agents.rollout import RolloutConfig
 
@@ -49,7 +53,7 @@ class TrainConfig(RolloutConfig):
     """alpha of Eq. 7 in units of the reward's standard deviation (the reward is divided by it
     before). The paper says "small"; the deltas it multiplies are mostly below 0.3."""
     entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus per level and nat (hepo, ppo, grpo). Not in the paper."""
+    """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
     kl_penalty: float = 0.0
     """Weight of KL(policy || warm start) per level and nat, any method. Not in the paper."""
     critic_learning_rate: float = 1e-3
@@ -64,6 +68,11 @@ class TrainConfig(RolloutConfig):
     num_steps. Departs from the paper, which trains the HTE before RL and is silent on this."""
     dpo_beta: float = 0.5
     """beta of DPO, per nat of the whole path. Not given in the paper."""
+    rspo_beta: float = 0.3
+    """beta of RSPO, per nat of the whole path. Not given in the source."""
+    rspo_delta: float = 1.0
+    """delta of RSPO, nats: the reference counts while the mean log-ratio is below it. Not given
+    in the source."""
     dpo_num_pairs: int = 4
     """Pairs per request: i-th best against i-th worst by reward. Not given in the paper."""
 
@@ -78,7 +87,13 @@ class TrainConfig(RolloutConfig):
             "process_reward_scale", "entropy_coefficient", "kl_penalty", "critic_warmup_steps",
         ):  # fmt: skip
             check_range(name, getattr(self, name), 0)
-        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "dpo_beta"):
+        for name in (
+            "learning_rate",
+            "critic_learning_rate",
+            "max_grad_norm",
+            "dpo_beta",
+            "rspo_beta",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0.0:
                 raise ValueError(f"{name} must be above 0, got {value}")
@@ -90,8 +105,8 @@ class TrainConfig(RolloutConfig):
 class Method:
     """What distinguishes a method."""
 
-    advantage: TensorDictModuleBase
-    """Writes into the rollout what `loss` needs; with a critic `value_target` too."""
+    advantage: TensorDictModuleBase | None
+    """Writes into the rollout what `loss` needs, if anything; with a critic `value_target` too."""
     loss: LossModule
     """Reads the rollout and `logits`; everything named `loss_*` is summed and minimised."""
     uses_critic: bool = False
@@ -156,9 +171,12 @@ def _hepo(config: TrainConfig, *, through_terminal: bool) -> Method:
     return Method(advantage, _clipped_loss(config), uses_critic=True)
 
 
-def _clipped_loss(config: TrainConfig) -> HEPOLoss:
+def _clipped_loss(config: TrainConfig, surrogate: Surrogate | None = None) -> HEPOLoss:
     return HEPOLoss(
-        make_policy_head(), clip=config.clip, entropy_coefficient=config.entropy_coefficient
+        make_policy_head(),
+        clip=config.clip,
+        entropy_coefficient=config.entropy_coefficient,
+        surrogate=surrogate,
     )
 
 
@@ -198,3 +216,23 @@ def dpo(config: TrainConfig, num_levels: int) -> Method:
     """Iterative DPO: fresh pairs from each step's candidates; the warm start is the reference."""
     pairs = PreferencePairs(num_pairs=config.dpo_num_pairs)
     return Method(pairs, DPOLoss(make_policy_head(), beta=config.dpo_beta), uses_reference=True)
+
+
+@register_method("rspo")
+def rspo(config: TrainConfig, num_levels: int) -> Method:
+    """GR4AD's list-wise preferences over all candidates; the warm start is the reference."""
+    loss = RSPOLoss(make_policy_head(), beta=config.rspo_beta, delta=config.rspo_delta)
+    return Method(None, loss, uses_reference=True)
+
+
+@register_method("ecpo")
+def ecpo(config: TrainConfig, num_levels: int) -> Method:
+    """OneRec's GRPO with early clipping of bad candidates."""
+    surrogate = partial(ecpo_surrogate, clip=config.clip)
+    return Method(GRPOAdvantage(), _clipped_loss(config, surrogate))
+
+
+@register_method("gbpo")
+def gbpo(config: TrainConfig, num_levels: int) -> Method:
+    """OneRec's gradient-bounded ratio, without a clip, on GRPO's advantages."""
+    return Method(GRPOAdvantage(), _clipped_loss(config, gbpo_surrogate))

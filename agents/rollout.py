@@ -5,10 +5,11 @@ Dims: B requests, K candidates, L levels, V codes per level. A rollout is a Tens
 ====================  ==================  =========================================================
 key                   shape               meaning
 ====================  ==================  =========================================================
-request, context      batch [B]           the request, and its encoding (no gradient)
+request, context      batch [B]           the request, and its encoding (detached)
 popularity            [B, L, V]           P_l(t) of Eq. 6
 codes, ad_id, valid   [B, K, L], [B, K]   the paths, the ads they resolve to, and which exist
 legal_mask            [B, K, L, V]        legal codes along each path; all True where not valid
+logits                [B, K, L, V]        of the policy, over all codes, divided by temperature
 log_probs             [B, K, L, V]        of the distribution that drew the codes; -inf if illegal
 action_log_prob       [B, K, L]           the same at the drawn codes
 entropy               [B, K, L]           of that distribution at every visited prefix, nats
@@ -24,7 +25,7 @@ Candidates that are not valid hold zeros.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Int
@@ -104,18 +105,17 @@ class RolloutConfig:
 class _Encoded:
     """A policy whose context is at hand, so that decoding does not run the HSD again."""
 
-    def __init__(self, model: ActorCriticModel, context: object) -> None:
+    def __init__(self, model: ActorCriticModel, context: Any) -> None:
         self._model = model
         self._context = context
 
-    def encode(self, request: Request) -> object:
+    def encode(self, request: Request) -> Any:
         return self._context
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
-@torch.no_grad()
 def rollout(
     model: ActorCriticModel,
     world: World,
@@ -124,6 +124,8 @@ def rollout(
     config: RolloutConfig,
     seed: int,
     step: int,
+    *,
+    keep_graph: bool = False,
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
@@ -138,38 +140,34 @@ def rollout(
         config: How candidates are drawn and the reward is scaled.
         seed: Root of the draws.
         step: Training step: the `draw` of the random streams.
+        keep_graph: Leave `logits` attached to the policy's parameters, so that the first update
+            needs no second pass. All else is detached either way.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
     """
     request = world.request(request_ids)
     eligible = world.eligible(request_ids)
-    context = model.encode(request)
-    policy = _Encoded(model, context)
-    if config.behavior == "sample":
-        candidates = sample_paths(
-            policy, request, world.trie, config.num_candidates, seed, step, eligible,
-            config.temperature,
-        )  # fmt: skip
-    else:
-        candidates = beam_search(
-            policy, request, world.trie, config.num_candidates, eligible, renormalize=True
-        )
+    with torch.set_grad_enabled(keep_graph):
+        context = model.encode(request)
+    candidates = _draw(model, context, request, world.trie, eligible, config, seed, step)
     valid = candidates.valid
     codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
     legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
-
-    log_probs = masked_log_softmax(model.logits(context, codes) / config.temperature, legal_mask)
+    with torch.set_grad_enabled(keep_graph):
+        logits = model.logits(context, codes) / config.temperature
+    log_probs = masked_log_softmax(logits.detach(), legal_mask)
     value = keep_valid(candidates.value, valid)
     data = TensorDict(
         {
             "request": request,
-            "context": context,
+            "context": context.detach(),
             "popularity": request.popularity.to(value.dtype),
             "codes": codes,
             "ad_id": candidates.ad_id,
             "valid": valid,
             "legal_mask": legal_mask,
+            "logits": logits,
             "log_probs": log_probs,
             "action_log_prob": keep_valid(_chosen(log_probs, codes), valid),
             "entropy": keep_valid(categorical_entropy(log_probs, legal_mask), valid),
@@ -179,6 +177,24 @@ def rollout(
     )
     _score(data, world, request_ids, candidates, reward, config.reward_scale)
     return data
+
+
+@torch.no_grad()
+def _draw(
+    model: ActorCriticModel,
+    context: Any,
+    request: Request,
+    trie: CodeTrie,
+    eligible: Tensor,
+    config: RolloutConfig,
+    seed: int,
+    step: int,
+) -> Candidates:
+    policy = _Encoded(model, context)
+    k = config.num_candidates
+    if config.behavior == "beam":
+        return beam_search(policy, request, trie, k, eligible, renormalize=True)
+    return sample_paths(policy, request, trie, k, seed, step, eligible, config.temperature)
 
 
 @torch.no_grad()
@@ -201,6 +217,7 @@ def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:
     return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
 
 
+@torch.no_grad()
 def _score(
     data: TensorDict,
     world: World,

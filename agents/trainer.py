@@ -140,13 +140,16 @@ def _step(
     seed: int,
     request_ids: Tensor,
 ) -> dict[str, float]:
-    data = rollout(state.model, world, request_ids, reward, config, seed, state.step)
+    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
+    data = rollout(
+        state.model, world, request_ids, reward, config, seed, state.step, keep_graph=not warm_up
+    )
     part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
     part = score_reference(part, state.reference, config.temperature)
-    method.advantage(data)
+    if method.advantage is not None:
+        method.advantage(data)
     measures = _rollout_measures(data)
     measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
-    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
     if method.uses_critic:
         measures |= _explained_variance(data)
         measures["critic_loss"] = _update_critic(state, data, config)
@@ -158,12 +161,15 @@ def _step(
 def _update_policy(
     state: TrainState, data: TensorDict, method: Method, config: TrainConfig
 ) -> dict[str, float]:
-    """Run the epochs; return the means of what the loss reported."""
+    """Run the epochs; return the means of what the loss reported.
+
+    The first epoch goes on from the rollout's own pass: the parameters are still the same.
+    """
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
     parameters = state.policy_parameters
     reports: list[dict[str, float]] = []
-    for _ in range(config.num_epochs):
-        batch = policy_logits(data.copy())
+    for epoch in range(config.num_epochs):
+        batch = data.copy() if epoch == 0 else policy_logits(data.copy())
         out = method.loss(batch)
         if config.kl_penalty:
             out["loss_kl"] = config.kl_penalty * _kl(batch)

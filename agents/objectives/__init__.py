@@ -1,6 +1,8 @@
 """What a policy is trained on: pure functions, and thin TorchRL modules around them."""
 
 from agents.objectives.dpo import DPOLoss, PreferencePairs, dpo_loss, preference_pairs
+from agents.objectives.ecpo import ecpo_surrogate
+from agents.objectives.gbpo import gbpo_surrogate
 from agents.objectives.grpo import GRPOAdvantage, grpo_advantages
 from agents.objectives.hepo import (
     HEPOAdvantage,
@@ -10,6 +12,7 @@ from agents.objectives.hepo import (
     value_loss,
 )
 from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
+from agents.objectives.rspo import RSPOLoss, rspo_loss
 from agents.objectives.surrogate import candidate_zscore, clipped_surrogate
 
 __all__ = [
@@ -20,12 +23,16 @@ __all__ = [
     "LevelGAE",
     "LevelSummedPPOLoss",
     "PreferencePairs",
+    "RSPOLoss",
     "candidate_zscore",
     "clipped_surrogate",
     "dpo_loss",
+    "ecpo_surrogate",
+    "gbpo_surrogate",
     "grpo_advantages",
     "hepo_advantages",
     "preference_pairs",
     "process_rewards",
+    "rspo_loss",
     "value_loss",
 ]

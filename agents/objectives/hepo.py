@@ -3,7 +3,7 @@
 Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. Levels are time steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,9 @@ from agents.objectives.surrogate import (
     mean_over_candidates,
     resolve_valid,
 )
+
+Surrogate = Callable[..., Tensor]
+"""(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss."""
 
 
 def process_rewards(
@@ -220,9 +223,9 @@ class HEPOAdvantage(TensorDictModuleBase):
 class HEPOLoss(LossModule):
     """Eq. 9 for the actor and Eq. 10 for the critic, as a torchrl loss.
 
-    Serves every method that differs in its advantages only (HEPO, GRPO). The two losses never meet:
-    the critic reads the rollout's detached state, so it can't move the HSD, and the advantage is a
-    constant, so the policy can't move the critic.
+    Serves every method of this form: HEPO, GRPO; ECPO and GBPO with their own surrogate. The two
+    losses never meet: the critic reads the rollout's detached state, so it can't move the HSD, and
+    the advantage is a constant, so the policy can't move the critic.
 
     Reads what the networks read, and `codes`, `action_log_prob` [B, K, L], `advantage`
     [B, K, L, 1], `valid` [B, K]; with a critic `value_target` [B, K, L, 1]. Writes
@@ -241,6 +244,7 @@ class HEPOLoss(LossModule):
         clip: float = 0.2,
         entropy_coefficient: float = 0.0,
         level_weight: Sequence[float] | None = None,
+        surrogate: Surrogate | None = None,
     ) -> None:
         """Store the networks (shared, not copied) and the constants.
 
@@ -250,6 +254,8 @@ class HEPOLoss(LossModule):
             clip: epsilon of Eq. 9, in (0, 1).
             entropy_coefficient: Weight of the entropy bonus, per level and nat.
             level_weight: c_l of Eq. 9, L entries; 1 by default.
+            surrogate: Another function in place of Eq. 9, for instance `gbpo_surrogate`; `clip`
+                then only counts the `clip_fraction`, and there are no level weights.
         """
         super().__init__()
         check_clip(clip)
@@ -258,6 +264,7 @@ class HEPOLoss(LossModule):
         self.critic_network = critic_network
         self.clip = clip
         self.entropy_coefficient = entropy_coefficient
+        self.surrogate = surrogate or self._clipped
         self.level_weight = level_weight
         self.in_keys = ["codes", "action_log_prob", "advantage", "valid", *actor_network.in_keys]
         self.out_keys = ["loss_objective", "entropy", "clip_fraction"]
@@ -274,15 +281,9 @@ class HEPOLoss(LossModule):
         behavior = tensordict["action_log_prob"]
         distribution = self.actor_network.get_dist(tensordict)
         log_prob = distribution.log_prob(tensordict["codes"])
-        weight = self.level_weight
         out = TensorDict()
-        out["loss_objective"] = clipped_surrogate(
-            log_prob,
-            behavior,
-            tensordict["advantage"].squeeze(-1),
-            self.clip,
-            None if weight is None else log_prob.new_tensor(weight),
-            valid,
+        out["loss_objective"] = self.surrogate(
+            log_prob, behavior, tensordict["advantage"].squeeze(-1), valid=valid
         )
         entropy = mean_over_candidates(distribution.entropy(), valid)
         if self.entropy_coefficient:
@@ -295,6 +296,12 @@ class HEPOLoss(LossModule):
             out["clip_fraction"] = mean_over_candidates(clipped, valid) / ratio.shape[-1]
             out["entropy"] = entropy.detach()
         return out
+
+    def _clipped(
+        self, log_prob: Tensor, behavior: Tensor, advantage: Tensor, *, valid: Tensor
+    ) -> Tensor:
+        weight = None if self.level_weight is None else log_prob.new_tensor(self.level_weight)
+        return clipped_surrogate(log_prob, behavior, advantage, self.clip, weight, valid)
 
     def loss_critic(self, tensordict: TensorDictBase) -> Tensor:
         """Return Eq. 10 alone, for critic updates between policy updates."""

@@ -142,3 +142,20 @@ def log_ratio_and_advantage(
     mask = resolve_valid(valid, log_prob)
     log_ratio = keep_valid(log_prob, mask) - keep_valid(behavior_log_prob.detach(), mask)
     return log_ratio, keep_valid(advantage.detach(), mask), mask
+
+
+def whole_paths(
+    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the arguments of a surrogate with one level per candidate: [B, K, 1] each.
+
+    Log-probabilities are summed over the levels, advantages averaged.
+    """
+    check_shape("behavior_log_prob", behavior_log_prob, log_prob.shape, "B, K, L")
+    check_shape("advantage", advantage, log_prob.shape, "B, K, L")
+    mask = resolve_valid(valid, log_prob)
+    return (
+        keep_valid(log_prob, mask).sum(-1, keepdim=True),
+        keep_valid(behavior_log_prob, mask).sum(-1, keepdim=True),
+        keep_valid(advantage, mask).mean(-1, keepdim=True),
+    )

@@ -1,0 +1,64 @@
+"""GBPO: gradient-bounded policy optimisation, no clip (OneRec).
+
+Dims: B requests, K candidates, L levels.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agents.objectives.surrogate import (
+    keep_valid,
+    log_ratio_and_advantage,
+    mean_over_candidates,
+    whole_paths,
+)
+
+
+def gbpo_surrogate(
+    log_prob: Float[Tensor, "B K L"],
+    behavior_log_prob: Float[Tensor, "B K L"],
+    advantage: Float[Tensor, "B K L"],
+    valid: Bool[Tensor, "B K"] | None = None,
+    *,
+    sequence_level: bool = False,
+) -> Float[Tensor, ""]:
+    """Return -mean_candidates sum_l (pi / pi_old') A with a denominator that bounds the gradient.
+
+    pi_old' = max(pi_old, sg(pi)) where A >= 0 and max(pi_old, 1 - sg(pi)) otherwise. The gradient
+    by a logit is then at most that of the binary cross-entropy: a bad code that is unlikely already
+    is not pushed down without end, a good one not up.
+
+    Differs from the paper (OneRec): one ratio per level, not per item, unless `sequence_level`.
+
+    Args:
+        log_prob: log pi(z_l) of the chosen codes, nats, at most 0; carries the gradient.
+        behavior_log_prob: Under the distribution that drew them. A constant.
+        advantage: A_l, unit-free. A constant.
+        valid: Candidates that count, all by default.
+        sequence_level: One ratio for the whole path and the mean advantage of its levels.
+
+    Raises:
+        ValueError: A wrong shape.
+    """
+    if sequence_level:
+        log_prob, behavior_log_prob, advantage = whole_paths(
+            log_prob, behavior_log_prob, advantage, valid
+        )
+    _, advantage, mask = log_ratio_and_advantage(log_prob, behavior_log_prob, advantage, valid)
+    log_prob = keep_valid(log_prob, mask)
+    behavior = keep_valid(behavior_log_prob.detach(), mask)
+    current = log_prob.detach()
+    floor = torch.where(advantage >= 0, current, log1mexp(current))
+    ratio = (log_prob - torch.maximum(behavior, floor)).exp()
+    return -mean_over_candidates(ratio * advantage, mask)
+
+
+def log1mexp(log_p: Tensor) -> Tensor:
+    """Return log(1 - exp(log_p)) for log_p <= 0, accurate at both ends; -inf for probability 1."""
+    log_p = log_p.clamp_max(0.0)  # a log-softmax may round to slightly above 0
+    return torch.where(
+        log_p > -math.log(2.0), (-torch.expm1(log_p)).log(), torch.log1p(-log_p.exp())
+    )

@@ -1,0 +1,158 @@
+"""RSPO: ranking-guided softmax preference optimisation over a request's candidates (GR4AD).
+
+Dims: B requests, K candidates, L levels.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
+from torch import Tensor
+from torch.nn.functional import softplus
+from torchrl.objectives import LossModule
+
+from agents.objectives.surrogate import (
+    check_range,
+    check_shape,
+    keep_valid,
+    mean_over_candidates,
+    resolve_valid,
+)
+
+
+def rspo_loss(
+    log_prob: Float[Tensor, "B K"],
+    ref_log_prob: Float[Tensor, "B K"] | None,
+    reward: Float[Tensor, "B K"],
+    beta: float,
+    delta: float,
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return -mean_i log2 sigmoid(-log sum_{j: v_j < v_i} M_ij exp(beta [lr_j - lr_i])).
+
+    M_ij = |1/D_{|i-j|} - 1/D_{|i-j|+1}| |G_i - G_j| is LambdaLoss's NDCG-Loss2 weight: |i-j| is the
+    distance of the two in the ranking by log-probability, D_k = log2(1 + k), and G the gain over
+    the request's ideal DCG. So a pair weighs as much as its order matters for NDCG. The gain is the
+    reward itself (2^v overflows for eCPM), shifted to be at least 0. Without a reference and with
+    beta 1 the number of valid candidates times this loss bounds 1 - NDCG from above.
+
+    lr = log pi - C_i log pi_ref. C_i is 1 where the mean log-ratio to the reference over i and the
+    candidates worse than i is below `delta`, else 0: the pull to the reference is dropped where
+    the policy has left it already. Ranks, weights and C are constants.
+
+    Args:
+        log_prob: log pi of the whole path, nats (the sum over levels).
+        ref_log_prob: Under the frozen reference, or None for C = 0 throughout.
+        reward: v, any unit; its scale cancels.
+        beta: Sharpness, above 0.
+        delta: Threshold of the mean log-ratio, nats.
+        valid: Candidates that count, all by default.
+
+    Returns:
+        Mean over all valid candidates, in bits; one with nothing worse adds 0. 0 with a graph if
+        none is valid.
+
+    Raises:
+        ValueError: A wrong shape, or beta that is not above 0.
+    """
+    if log_prob.ndim != 2:
+        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
+    check_shape("reward", reward, log_prob.shape, "B, K")
+    if not beta > 0.0:
+        raise ValueError(f"beta must be above 0, got {beta}")
+    mask = resolve_valid(valid, log_prob)
+    log_prob = keep_valid(log_prob, mask)
+    reward = keep_valid(reward.detach(), mask)
+    pair = mask[:, :, None] & mask[:, None, :]
+    worse = pair & (reward[:, :, None] > reward[:, None, :])  # [b, i, j]: j is worse than i
+
+    difference = log_prob[:, None, :] - log_prob[:, :, None]  # lr_j - lr_i
+    if ref_log_prob is not None:
+        check_shape("ref_log_prob", ref_log_prob, log_prob.shape, "B, K")
+        reference = keep_valid(ref_log_prob.detach(), mask)
+        anchored = _anchored(log_prob.detach() - reference, worse, delta)
+        pull = reference[:, None, :] - reference[:, :, None]
+        difference = difference - torch.where(anchored[:, :, None], pull, 0.0)
+
+    weight = torch.where(worse, _lambda_weights(log_prob.detach(), reward, mask), 0.0)
+    counts = weight > 0
+    log_weight = torch.where(counts, weight, 1.0).log()
+    score = torch.where(counts, log_weight + beta * difference, -torch.inf)
+    some = counts.any(-1)
+    log_sum = torch.where(some[:, :, None], score, 0.0).logsumexp(-1)
+    per_candidate = torch.where(some, softplus(log_sum) / math.log(2.0), 0.0)
+    return mean_over_candidates(per_candidate, mask)
+
+
+def _anchored(log_ratio: Tensor, worse: Tensor, delta: float) -> Tensor:
+    """Return C_i as bool [B, K]: is the mean log-ratio over i and its worse set below delta?"""
+    total = log_ratio + torch.where(worse, log_ratio[:, None, :], 0.0).sum(-1)
+    return total / (1 + worse.sum(-1)) < delta
+
+
+def _lambda_weights(log_prob: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
+    """Return M_ij [B, K, K]; equal log-probabilities share their rank, which weighs 0."""
+    gain = keep_valid(reward - reward.amin(-1, keepdim=True).clamp_max(0.0), mask)
+    place = torch.arange(1, gain.shape[-1] + 1, dtype=gain.dtype, device=gain.device)
+    ideal = (gain.sort(-1, descending=True).values / (1.0 + place).log2()).sum(-1)
+    gain = gain / torch.where(ideal > 0, ideal, 1.0)[:, None]
+    score = torch.where(mask, log_prob, -torch.inf)
+    rank = (score[:, None, :] > score[:, :, None]).sum(-1)
+    distance = (rank[:, :, None] - rank[:, None, :]).abs().to(gain.dtype)
+    apart = distance > 0
+    distance = torch.where(apart, distance, 1.0)
+    discount = 1.0 / (1.0 + distance).log2() - 1.0 / (2.0 + distance).log2()
+    return torch.where(apart, discount, 0.0) * (gain[:, :, None] - gain[:, None, :]).abs()
+
+
+class RSPOLoss(LossModule):
+    """RSPO over a rollout's candidates.
+
+    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
+    [B, K, L, V]. Writes `loss_objective` and `entropy`.
+    """
+
+    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
+        *,
+        beta: float = 0.3,
+        delta: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_range("beta", beta, 0.0)
+        self.actor_network = actor_network
+        self.beta = beta
+        self.delta = delta
+        self.in_keys = [
+            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
+        ]  # fmt: skip
+        self.out_keys = ["loss_objective", "entropy"]
+
+    @property
+    def functional(self) -> bool:
+        """False: the network keeps its own parameters."""
+        return False
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the loss; `tensordict` is left as it is."""
+        tensordict = tensordict.copy()
+        codes, valid = tensordict["codes"], tensordict["valid"]
+        distribution = self.actor_network.get_dist(tensordict)
+        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        out = TensorDict()
+        out["loss_objective"] = rspo_loss(
+            keep_valid(distribution.log_prob(codes), valid).sum(-1),
+            keep_valid(reference, valid).sum(-1),
+            tensordict["terminal_reward"],
+            self.beta,
+            self.delta,
+            valid,
+        )
+        with torch.no_grad():
+            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
+        return out
