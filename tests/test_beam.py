@@ -38,6 +38,7 @@ def reference_beam(
     width: int,
     value_weight: float = 0.0,
     renormalize: bool = False,
+    num_valued: int | None = None,
 ) -> list[tuple[Path, list[float], float]]:
     """Beam search in plain Python: (path, log-probabilities, score), best first."""
     num_levels = codes.shape[1]
@@ -48,7 +49,7 @@ def reference_beam(
         for prefix, so_far, _ in beams:
             options = log_probs_of_children(policy, request, prefix, legal, renormalize)
             likely = sorted(options.items(), key=lambda item: (-item[1], item[0]))
-            for code, log_prob in likely[: width if value_weight else None]:
+            for code, log_prob in likely[: (num_valued or width) if value_weight else None]:
                 path, log_probs = (*prefix, code), [*so_far, log_prob]
                 score = sum(log_probs)
                 if level < num_levels - 1 or hasattr(policy, "final_value"):
@@ -84,8 +85,8 @@ def check_against(
 
 SIZES = {
     "seed": st.integers(0, 10_000),
-    "num_levels": st.integers(1, 3),
-    "num_codes": st.integers(1, 5),
+    "num_levels": st.integers(1, 4),
+    "num_codes": st.integers(1, 4),
     "num_ads": st.integers(1, 40),
 }
 
@@ -140,6 +141,7 @@ def test_a_wide_beam_is_brute_force(
     value_weight=st.sampled_from([0.0, 0.5, -1.0]),
     whole=st.booleans(),
     kind=st.sampled_from([StepPolicy, IncrementalPolicy, FinalValuePolicy]),
+    more_valued=st.integers(0, 2),
 )
 def test_narrow_and_guided_beams_agree_with_plain_python(
     seed: int,
@@ -150,19 +152,26 @@ def test_narrow_and_guided_beams_agree_with_plain_python(
     value_weight: float,
     whole: bool,
     kind: type[StepPolicy],
+    more_valued: int,
 ) -> None:
     codes, eligible = catalogue(seed, num_ads, num_levels, num_codes, 4)
     policy = kind(seed, 4, num_levels, num_codes, whole)
     trie = CodeTrie(codes, num_codes=num_codes)
+    num_valued = width + more_valued
     expected = [
-        reference_beam(policy, b, codes, eligible[b], width, value_weight) for b in range(4)
+        reference_beam(policy, b, codes, shown, width, value_weight, num_valued=num_valued)
+        for b, shown in enumerate(eligible)
     ]
-    found = beam_search(policy, requests(0, 1, 2, 3), trie, width, eligible, value_weight)
-    check_against(found, expected, policy, codes, eligible)
-    scaled = beam_search(
-        policy, requests(0, 1, 2, 3), trie, width, eligible, value_weight * 4, reward_scale=4.0
+    found = beam_search(
+        policy,
+        requests(0, 1, 2, 3),
+        trie,
+        width,
+        eligible,
+        value_weight,
+        num_valued=num_valued if more_valued else None,
     )
-    assert torch.equal(scaled.codes, found.codes)
+    check_against(found, expected, policy, codes, eligible)
 
 
 @pytest.mark.parametrize("value_weight", [0.0, 0.5])

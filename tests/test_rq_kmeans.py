@@ -70,6 +70,23 @@ def test_a_rows_code_never_depends_on_the_other_rows(rows: list[int], start: int
     assert torch.equal(tokenizer.encode(x[start : start + 1]), whole[start : start + 1])
 
 
+def test_nor_does_it_where_only_rounding_decides() -> None:
+    # Rows moved to the very middle between their two nearest centroids, where FAISS answers
+    # differently for blocks of different sizes.
+    rng = np.random.default_rng(0)
+    tokenizer = RQKMeans(num_levels=1, num_codes=256)
+    tokenizer.codebooks = [torch.from_numpy(rng.standard_normal((256, 64)).astype(np.float32))]
+    book = tokenizer.codebooks[0].double()
+    x = torch.from_numpy(rng.standard_normal((600, 64)))
+    first, second = book[torch.cdist(x, book).topk(2, largest=False).indices].unbind(1)
+    across = second - first
+    beyond = ((x - (first + second) / 2) * across).sum(1) / across.square().sum(1)
+    x = (x - beyond[:, None] * across).float()
+    whole = tokenizer.encode(x)
+    assert torch.equal(torch.cat([tokenizer.encode(row[None]) for row in x[:100]]), whole[:100])
+    assert torch.equal(tokenizer.encode(x[7:]), whole[7:])
+
+
 def test_same_seed_same_bits_whatever_the_number_of_threads() -> None:
     x = clusters()
     before = faiss.omp_get_max_threads()

@@ -4,6 +4,7 @@ from decoding_fakes import IncrementalPolicy, StepPolicy, catalogue, legal_prefi
 from scipy import stats
 
 from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
+from gpr_rl.decoding.sample import _inverse_cdf
 
 FIELDS = ("codes", "log_prob", "value", "ad_id", "valid")
 
@@ -42,6 +43,14 @@ def test_frequencies_follow_the_distribution_over_legal_paths(temperature: float
             expected.append(sum(exact[path] for path in rest) * 20_000)
         assert stats.chisquare(counts, expected).pvalue > 1e-3
         assert len(common) > 5
+
+
+def test_the_ends_of_the_cdf_are_legal_codes() -> None:
+    # Codes 1 and 2 with probability 1/2 each: the first for noise below 1/2. A uniform number may
+    # round to 1, which lies beyond every sum.
+    log_prob = torch.tensor([[[0.0, 0.5, 0.5, 0.0]]]).log()
+    noise = torch.tensor([[1e-17, 0.49, 0.5, 1.0]], dtype=torch.float64)
+    assert _inverse_cdf(log_prob, noise).tolist() == [[1, 1, 2, 2]]
 
 
 def test_draws_of_a_request_are_independent_of_each_other() -> None:
