@@ -23,6 +23,7 @@ from agents.warm_start import (
     train_mtp,
     train_vaft,
 )
+from benchmarks.alignment_report import make_report
 from benchmarks.evaluation import (
     EvaluationSet,
     ad_distribution,
@@ -35,7 +36,8 @@ from benchmarks.evaluation import (
     value_metrics,
 )
 from benchmarks.files import write_bytes
-from benchmarks.suite import Settings
+from benchmarks.report import SuiteReport
+from benchmarks.suite import Settings, Suite
 from benchmarks.tasks import Task, log_progress
 from gpr_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD, HHDConfig
@@ -48,6 +50,7 @@ from simulators.world import World
 
 SUITE = "alignment"
 WARM_ROWS = ("mtp", "vaft")
+METHODS = (*WARM_ROWS, "dpo", "ppo", "grpo", "hepo", "hepo_terminal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class AlignmentPreset:
     """Default world."""
     num_seeds: int = 3
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
-    training: TrainConfig = field(default_factory=TrainConfig)
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(kl_penalty=0.2))
     num_test_requests: int = 400
     """Held-out requests that every row is measured on."""
     num_validation_requests: int = 64
@@ -87,7 +90,11 @@ PRESETS = {
             num_windows=32,
         ),
         training=TrainConfig(
-            num_steps=10, num_requests=32, num_candidates=8, critic_warmup_steps=2
+            num_steps=10,
+            num_requests=32,
+            num_candidates=8,
+            critic_warmup_steps=2,
+            kl_penalty=0.2,
         ),
         num_test_requests=60,
         num_validation_requests=24,
@@ -95,7 +102,7 @@ PRESETS = {
     ),
     "quick": AlignmentPreset(),
     "paper": AlignmentPreset(
-        num_seeds=10, training=TrainConfig(num_steps=300), num_test_requests=1_000
+        num_seeds=10, training=TrainConfig(num_steps=300, kl_penalty=0.2), num_test_requests=1_000
     ),
 }
 
@@ -389,3 +396,31 @@ def make_tasks(settings: Settings) -> list[Task]:
                 )
             )
     return tasks
+
+
+def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+    """Return the report of a finished run."""
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    seed = world_seed(settings.world, settings.seeds[0])
+    info = load_world(settings.world, seed=seed).info
+    return make_report(
+        results,
+        methods=settings.methods,
+        world=settings.world,
+        simulated=info.simulated,
+        has_truth=info.has_truth,
+        seeds=settings.seeds,
+        training=sizes.training,
+        num_test_requests=sizes.num_test_requests,
+    )
+
+
+SUITE_DEFINITION = Suite(
+    name=SUITE,
+    summary="value alignment by RL, after GPR Tab. 3",
+    methods=METHODS,
+    presets=PRESETS,
+    make_tasks=make_tasks,
+    finish=finish,
+)
