@@ -32,8 +32,8 @@ def check_packages(names: tuple[str, ...] = ("gpr_rl", "simulators", "envs", "ag
         elif folder.parent not in homes:
             owners = ", ".join(packages_distributions().get(name, [])) or "no distribution"
             raise ImportError(
-                f"package {name!r} in {folder} is not gpr_rl's (it belongs to: {owners}). Uninstall "
-                "that distribution, or run from the clone's folder.",
+                f"package {name!r} in {folder} is not gpr_rl's (it belongs to: {owners}). "
+                "Uninstall that distribution, or run from the clone's folder.",
                 name=f"benchmarks.{name}",
             )
 

@@ -1,0 +1,107 @@
+"""Figures of a report: curves over training, and intervals side by side."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.results import BOOTSTRAP_SEED
+from benchmarks.stats import Interval, bootstrap
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a")
+"""Okabe and Ito's palette: told apart by colour-blind readers and in print."""
+WIDTH_IN = 7.2
+
+
+def learning_curves(
+    results: pd.DataFrame,
+    metric: str,
+    *,
+    methods: Sequence[str],
+    split: str,
+    label: str,
+    step_label: str = "training step",
+    steps_to_x: float = 1.0,
+    baseline: float | None = None,
+    baseline_label: str = "",
+) -> Figure:
+    """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
+
+    Args:
+        results: Tidy rows.
+        metric: Drawn upwards.
+        methods: One line each; those without rows are left out.
+        split: Of the rows.
+        label: Of the upward axis.
+        step_label: Of the other axis.
+        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
+        baseline: A level drawn as a dashed line.
+        baseline_label: Its name.
+    """
+    figure, axes = _figure(0.55)
+    rows = results[(results["metric"] == metric) & (results["split"] == split)]
+    for number, method in enumerate(methods):
+        points = rows[rows["method"] == method].groupby("step")["value"]
+        if not len(points):
+            continue
+        found = [bootstrap(values.to_numpy(), BOOTSTRAP_SEED) for _, values in points]
+        x = np.array(list(points.groups), dtype=float) * steps_to_x
+        colour = COLOURS[number % len(COLOURS)]
+        style = "-" if number < len(COLOURS) else "--"
+        axes.plot(x, [f.value for f in found], style, color=colour, label=method, linewidth=1.8)
+        low, high = [f.low for f in found], [f.high for f in found]
+        axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+    if baseline is not None:
+        axes.axhline(baseline, color="#555555", linestyle=":", linewidth=1.2, label=baseline_label)
+    axes.set_xlabel(step_label)
+    axes.set_ylabel(label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def interval_chart(
+    groups: Mapping[str, Sequence[tuple[str, Interval]]],
+    *,
+    label: str,
+    reference: float | None = None,
+) -> Figure:
+    """Return points with 95 % intervals, one row per name, side by side for a few measures.
+
+    Args:
+        groups: Per measure (shown in the legend) its (row name, interval) pairs; all measures list
+            the same names.
+        label: Of the axis.
+        reference: A level drawn as a line, e.g. 0 for differences.
+    """
+    names = [name for name, _ in next(iter(groups.values()))]
+    figure, axes = _figure(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))
+    rows = np.arange(len(names))[::-1]
+    for number, (measure, entries) in enumerate(groups.items()):
+        shift = 0.22 * ((len(groups) - 1) / 2 - number)
+        value = np.array([interval.value for _, interval in entries])
+        low = np.array([interval.low for _, interval in entries])
+        high = np.array([interval.high for _, interval in entries])
+        colour = COLOURS[number % len(COLOURS)]
+        axes.hlines(rows + shift, low, high, color=colour, linewidth=2.2, alpha=0.55)
+        axes.plot(value, rows + shift, "o", color=colour, markersize=5.5, label=measure)
+    if reference is not None:
+        axes.axvline(reference, color="#555555", linewidth=1.0, zorder=0)
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(label)
+    axes.grid(visible=False, axis="y")
+    if len(groups) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(groups), frameon=False)
+    return figure
+
+
+def _figure(height_share: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * height_share))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes

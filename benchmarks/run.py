@@ -1,0 +1,207 @@
+"""Compare methods and write a report.
+
+Examples:
+  python -m benchmarks.run                              HEPO, PPO, DPO, GRPO; about ten minutes
+  python -m benchmarks.run --preset smoke               the same in under a minute, numbers rough
+  python -m benchmarks.run --methods hepo ppo --seeds 5 --workers 4 --out runs/mine
+  python -m benchmarks.run --reward ecpm --reward my_rewards:diversity=0.1
+  python -m benchmarks.run --out runs/mine --resume ... go on after Ctrl-C, with the same flags
+"""
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from benchmarks.errors import UserError, describe_error, is_users_mistake
+from benchmarks.files import write_text
+from benchmarks.launchers import LAUNCHERS
+from benchmarks.report import print_tables, write_report
+from benchmarks.results import check_results, summarise, write_results
+from benchmarks.run_folder import CHECKPOINTS, LOG, RESULTS, describe_machine, open_run_folder
+from benchmarks.runner import TaskFailed, run_tasks
+from benchmarks.suite import SUITES, Settings, Suite, load_suite
+
+PIPED_WIDTH = 200
+"""Columns of a table that goes to a file or pipe, where nothing needs to be folded."""
+
+
+def _flag(metavar: str, default: str = "as the preset says") -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArgs:
+    """The command line. None means: as the preset says."""
+
+    suite: Annotated[str, tyro.conf.Positional, _flag("SUITE", "alignment")] = "alignment"
+    """What to compare: `alignment` (value alignment by RL, after GPR Tab. 3)."""
+    preset: Literal["smoke", "quick", "paper"] = "quick"
+    """How much work: within a minute, within ten minutes, or full size, on 2 cores."""
+    seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None
+    """How many seeds. Each draws world, warm start and luck anew."""
+    first_seed: Annotated[int, _flag("N", "0")] = 0
+    """The seeds are first-seed, first-seed + 1, ..."""
+    methods: Annotated[tuple[str, ...] | None, _flag("NAME ...", "all")] = None
+    """Methods to train, e.g. `--methods hepo ppo dpo grpo`. An unknown name lists them."""
+    world: Annotated[str | None, _flag("NAME|DIR")] = None
+    """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make`."""
+    reward: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="SPEC", help_behavior_hint="(default: final_value, GPR Eq. 5)"),
+    ] = ()
+    """A registered reward or `package.module:function`, weighted by `=0.5`. Repeat the flag for a
+    weighted sum; weight 0 only logs."""
+    out: Annotated[Path | None, _flag("DIR", "runs/SUITE-PRESET")] = None
+    """Folder of tables, figures, checkpoints and report."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the run in the folder. What is finished is not run again."""
+    workers: Annotated[int, _flag("N", "2")] = 2
+    """Processes, one thread each. The numbers don't depend on it."""
+    launcher: Literal["local", "ray"] = "local"
+    """Processes of this machine, or a Ray cluster (RAY_ADDRESS) that shares the folder."""
+    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show tracebacks."""
+
+
+def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Suite, Settings]:
+    """Return the suite and the checked settings; nothing is written.
+
+    Raises:
+        UserError: The first mistake on the command line.
+    """
+    suite = load_suite(args.suite, suites)
+    if args.preset not in suite.presets:
+        raise UserError(
+            f"suite {suite.name!r} has no preset {args.preset!r}: choose one of "
+            f"{', '.join(suite.presets)}"
+        )
+    preset = suite.presets[args.preset]
+    num_seeds = preset.num_seeds if args.seeds is None else args.seeds
+    for flag, value, least in (
+        ("--seeds", num_seeds, 1),
+        ("--workers", args.workers, 1),
+        ("--first-seed", args.first_seed, 0),
+    ):
+        if value < least:
+            raise UserError(f"{flag} must be at least {least}, got {value}")
+    settings = Settings(
+        suite=suite.name,
+        preset=args.preset,
+        methods=_check_methods(args.methods, suite, suites),
+        seeds=tuple(range(args.first_seed, args.first_seed + num_seeds)),
+        world=_check_world(preset.world if args.world is None else args.world),
+        reward=_check_rewards(args.reward),
+        sizes=preset,
+        out=(args.out or Path("runs") / f"{suite.name}-{args.preset}").absolute(),
+        resume=args.resume,
+    )
+    LAUNCHERS[args.launcher].check()
+    return suite, settings
+
+
+def _check_methods(
+    names: tuple[str, ...] | None, suite: Suite, suites: Mapping[str, str | Suite]
+) -> tuple[str, ...]:
+    if names is None:
+        return suite.methods
+    choices = ", ".join(suite.methods)
+    if not names:
+        raise UserError(f"--methods needs at least one of {choices}")
+    chosen: list[str] = []
+    for name in (n.lower() for n in names):
+        if name in suite.methods:
+            if name in chosen:
+                raise UserError(f"method {name!r} is given twice")
+            chosen.append(name)
+        elif name in suites:
+            raise UserError(
+                f"{name!r} is a suite, not a method: write the suite before the flags; methods of "
+                f"{suite.name!r} are {choices}"
+            )
+        else:
+            raise UserError(f"unknown method {name!r}: suite {suite.name!r} has {choices}")
+    return tuple(chosen)
+
+
+def _check_world(world: str) -> str:
+    from simulators.make import world_names
+
+    if world in world_names():
+        return world
+    folder = Path(world).absolute()
+    if not (folder / "world.json").is_file():
+        state = "has no world.json" if folder.is_dir() else "is no directory"
+        raise UserError(
+            f"unknown world {world!r}: not one of {', '.join(world_names())}, and {folder} {state}"
+        )
+    return str(folder)
+
+
+def _check_rewards(specs: tuple[str, ...]) -> tuple[str, ...]:
+    if specs:
+        from simulators.rewards import RewardMix
+
+        RewardMix.from_specs(list(specs))
+    return specs
+
+
+def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: A user's mistake.
+        TaskFailed: Any other error of a task.
+    """
+    suite, settings = make_settings(args, suites)
+    out = settings.out
+    open_run_folder(out, settings.to_json(), resume=args.resume)
+    results = run_tasks(
+        suite.make_tasks(settings),
+        num_workers=args.workers,
+        log=out / LOG,
+        checkpoints=out / CHECKPOINTS,
+        launcher=args.launcher,
+    )
+    results = check_results(results, f"suite {suite.name!r}")
+    write_results(out / RESULTS, results)
+    write_text(out / "summary.csv", summarise(results).to_csv(index=False))
+    report = suite.finish(settings, results)
+    path = write_report(out, report, settings.to_json(), describe_machine())
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout, force_terminal=is_terminal, width=None if is_terminal else PIPED_WIDTH
+    )
+    print_tables(report.tables, console)
+    print(f"report: {path}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None, suites: Mapping[str, str | Suite] = SUITES) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 where something failed; 2 on a user's mistake; 130 after Ctrl-C.
+    """
+    args = tyro.cli(RunArgs, args=argv, prog="python -m benchmarks.run", description=__doc__)
+    try:
+        run(args, suites)
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            print(getattr(error, "details", "") or traceback.format_exc(), file=sys.stderr)
+        message = str(error) if isinstance(error, TaskFailed) else describe_error(error)
+        hint = "" if args.debug or is_users_mistake(error) else " (--debug shows where)"
+        print(f"error: {message}{hint}", file=sys.stderr)
+        return 2 if is_users_mistake(error) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""A run's folder: who may write into it, and what it says about itself."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.errors import UserError
+from benchmarks.files import append_json_line, to_plain, write_json
+from benchmarks.results import read_results
+
+CONFIG = "config.json"
+LOG = "log.jsonl"
+RESULTS = "results.parquet"
+PARTS = "parts"
+CHECKPOINTS = "checkpoints"
+TRACES = (CONFIG, RESULTS, "summary.csv", "report.html", LOG, PARTS, CHECKPOINTS)
+"""What shows that a folder holds a run."""
+PACKAGES = (
+    "gpr_rl",
+    "torch",
+    "torchrl",
+    "tensordict",
+    "gymnasium",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "faiss-cpu",
+    "scikit-learn",
+)
+
+
+def describe_machine() -> dict[str, object]:
+    """Return versions, git commit (None outside a checkout) and platform."""
+    commit, changed = _git_state()
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": commit,
+        "git_changed": changed,
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "num_cpus": os.cpu_count(),
+        },
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Return this project's commit and whether tracked files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # a copy inside somebody else's repository
+        return None, None
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(status)
+
+
+def open_run_folder(out: Path, settings: Mapping[str, object], *, resume: bool) -> None:
+    """Make the folder of a run, or check that this run may go on in it.
+
+    Args:
+        out: The folder.
+        settings: Everything the numbers depend on.
+        resume: Whether to go on with what is there.
+
+    Raises:
+        UserError: The folder holds a run and `resume` is not set; or it was made with other
+            settings, or its files can't be read. Nothing is changed then.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file, not a folder")
+    holds_run = any((out / name).exists() for name in TRACES)
+    if holds_run and not resume:
+        raise UserError(f"{out} holds a run: go on with --resume, or choose another --out")
+    wanted = to_plain(settings)
+    machine = describe_machine()
+    if holds_run:
+        _check_settings(out / CONFIG, wanted)
+        if (out / RESULTS).exists():
+            read_results(out / RESULTS)
+    else:
+        try:
+            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            write_json(out / CONFIG, {"settings": wanted, "command": sys.argv, **machine})
+        except OSError as error:
+            raise UserError(f"can't write to --out {out}: {error}") from error
+    append_json_line(out / LOG, {"event": "resumed" if holds_run else "started", **machine})
+
+
+def _check_settings(path: Path, wanted: Mapping[str, object]) -> None:
+    try:
+        stored = json.loads(path.read_text())["settings"]
+        flat_stored, flat_wanted = _flat(stored), _flat(wanted)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"can't read {path}: {' '.join(str(error).split())} (nothing was changed)"
+        ) from error
+    for name in dict.fromkeys([*flat_wanted, *flat_stored]):
+        before, now = (json.dumps(side.get(name)) for side in (flat_stored, flat_wanted))
+        if before != now:
+            raise UserError(
+                f"{path.parent} was made with {name} = {before}, this command says {now}: "
+                "choose another --out, or the same settings"
+            )
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,91 @@
+"""What a suite of benchmarks is, and what a run of one was asked to do."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from benchmarks.errors import UserError
+from benchmarks.report import SuiteReport
+from benchmarks.tasks import Task
+
+
+class Preset(Protocol):
+    """What every preset of every suite has; the rest is the suite's own dataclass."""
+
+    @property
+    def world(self) -> str:
+        """Default of `--world`."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Default of `--seeds`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a run's numbers depend on, and where they go."""
+
+    suite: str
+    preset: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    world: str
+    """A name or an absolute directory."""
+    reward: tuple[str, ...]
+    """Specs for `simulators.rewards.RewardMix.from_specs`; empty means `final_value`."""
+    sizes: Preset
+    """The preset itself."""
+    out: Path
+    resume: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `--resume` compares: all but where the run goes and how it is executed."""
+        names = ("suite", "preset", "methods", "seeds", "world", "reward", "sizes")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A comparison: its rows, its sizes, its work and its report."""
+
+    name: str
+    summary: str
+    """One line: what is compared."""
+    methods: tuple[str, ...]
+    """What `--methods` may name; all of them by default."""
+    presets: Mapping[str, Preset]
+    make_tasks: Callable[[Settings], list[Task]]
+    """Rows that are not methods (references, warm starts) come from tasks of their own."""
+    finish: Callable[[Settings, pd.DataFrame], SuiteReport]
+    """Makes the report of all rows; reads what tasks left in `settings.out`, runs nothing."""
+
+
+SUITES: dict[str, str | Suite] = {"alignment": "benchmarks.alignment"}
+"""Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, and its docstring's
+first line is the summary; it is imported when its suite is asked for."""
+
+
+def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
+    """Return a suite by name.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if name not in suites:
+        raise UserError(f"unknown suite {name!r}: choose one of {', '.join(suites)}")
+    found = suites[name]
+    if isinstance(found, Suite):
+        return found
+    module = importlib.import_module(found)
+    return Suite(
+        name=name,
+        summary=(module.__doc__ or "").partition("\n")[0],
+        methods=tuple(module.METHODS),
+        presets=module.PRESETS,
+        make_tasks=module.make_tasks,
+        finish=module.finish,
+    )

@@ -1,0 +1,257 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_suite import SUITE
+
+from benchmarks.results import COLUMNS, SUMMARY_COLUMNS
+from benchmarks.run import main
+
+SUITES = {"fake": SUITE, "other": SUITE}
+
+
+def run(*argv: str) -> int:
+    return main(["fake", "--preset", "smoke", *argv], SUITES)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Run two methods on two seeds with one worker."""
+    out = tmp_path_factory.mktemp("run") / "one"
+    assert run("--methods", "good", "BAD", "--workers", "1", "--out", str(out)) == 0
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """Return a copy of the finished run that a test may spoil."""
+    folder = tmp_path / "copy"
+    for name, content in contents(finished).items():
+        target = folder / Path(name).relative_to(finished)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    return folder
+
+
+def group_ends(group: int, deadline: float) -> bool:
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def resume(folder: Path, *argv: str) -> int:
+    return run("--methods", "good", "bad", "--out", str(folder), "--resume", *argv)
+
+
+def test_a_run_writes_everything(finished):
+    table = pd.read_parquet(finished / "results.parquet")
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 2 * 2 * (3 + 2)
+    assert np.isfinite(table["value"]).all()
+    assert table.query("metric == 'threads'")["value"].eq(1.0).all()
+
+    summary = pd.read_csv(finished / "summary.csv").set_index(["method", "split", "metric"])
+    assert [*summary.index.names, *summary.columns] == [
+        "method", "split", "metric", "suite", "num_seeds", "iqm", "ci_low", "ci_high",
+    ]  # fmt: skip
+    row = summary.loc["good", "test", "value"]
+    # Two seeds: 1 and 1 + 1/3; the percentile interval of two values is their range.
+    assert (row.num_seeds, row.ci_low) == (2, 1.0)
+    assert (row.iqm, row.ci_high) == pytest.approx((7 / 6, 4 / 3))
+    # Of a curve the last step counts: 3 * 1 and 3 * 1 + 1/3.
+    assert summary.loc["good", "validation", "value"].iqm == pytest.approx(3 + 1 / 6)
+    assert list(pd.read_csv(finished / "summary.csv").columns) == SUMMARY_COLUMNS
+
+    config = json.loads((finished / "config.json").read_text())
+    assert config["settings"]["methods"] == ["good", "bad"]
+    assert config["settings"]["seeds"] == [0, 1]
+    assert config["settings"]["sizes"]["num_steps"] == 3
+    assert {"versions", "git_commit", "platform"} <= set(config)
+    for name in ("report.html", "figures/curves.png", "figures/curves.svg"):
+        assert (finished / name).stat().st_size > 500
+    log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert {"task": "good, seed 1", "step": 3, "num_steps": 3, "loss": None} in log
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_worker_count_changes_no_bit(finished, tmp_path, capfd):
+    out = tmp_path / "two"
+    assert run("--methods", "good", "bad", "--workers", "2", "--out", str(out)) == 0
+    for name in ("results.parquet", "summary.csv", "figures/curves.svg", "figures/curves.png"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    printed = capfd.readouterr()
+    assert "Values & <gains>" in printed.out
+    for text in printed:
+        assert "\x1b" not in text
+        assert "\r" not in text
+
+
+def test_a_run_is_not_overwritten(finished, capsys):
+    before = contents(finished)
+    assert run("--methods", "good", "bad", "--out", str(finished)) == 2
+    assert str(finished) in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--seeds", "3"], "seeds = [0, 1], this command says [0, 1, 2]"),
+        (["--world", "small"], 'world = "tiny", this command says "small"'),
+        (["--preset", "quick", "--seeds", "2"], 'preset = "smoke", this command says "quick"'),
+        (["--reward", "ecpm"], 'reward = [], this command says ["ecpm"]'),
+    ],
+)
+def test_resume_needs_the_same_settings(finished, capsys, change, named):
+    before = contents(finished)
+    assert resume(finished, *change) == 2
+    assert named in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+def test_resume_runs_only_what_is_missing(finished, copy, capsys):
+    (copy / "parts" / "good-1.parquet").unlink()
+    (copy / "calls.txt").unlink()
+    assert resume(copy) == 0
+    assert (copy / "calls.txt").read_text() == "good 1\n"
+    assert "5 of 6 tasks were finished before" in capsys.readouterr().err
+    same = (copy / "results.parquet").read_bytes() == (finished / "results.parquet").read_bytes()
+    assert same
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["parts/good-1.parquet", "results.parquet", "config.json", "checkpoints/good.safetensors"],
+)
+def test_a_damaged_file_stops_the_run_and_stays(copy, capsys, name):
+    path = copy / name
+    path.write_bytes(path.read_bytes()[:-20] if path.exists() else b"\x10\x00")
+    (copy / "parts" / "bad-1.parquet").unlink()  # there would be work to do
+    before = contents(copy)
+    assert resume(copy) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert "Traceback" not in error
+    after = contents(copy)
+    after[str(copy / "log.jsonl")] = before[str(copy / "log.jsonl")]  # says that it was tried
+    assert after == before
+
+
+def test_a_missing_file_of_a_finished_task_is_named(copy, capsys):
+    (copy / "prepared-0").unlink()
+    assert resume(copy) == 2
+    assert f"{copy / 'prepared-0'} is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "message"),
+    [
+        ("crash", 1, "error: task 'crash, seed 0' failed: RuntimeError: the engine fell off"),
+        ("mistake", 2, "error: task 'mistake, seed 0': reward 'x' returned inf for request 7"),
+        ("die", 1, "error: task 'die, seed 0' failed: its process died"),
+        ("nan", 1, "'value' of 'nan', seed 0, step 1, is nan; what does not apply must have no"),
+    ],
+)
+def test_a_failing_task_is_one_line(tmp_path, capsys, method, code, message):
+    out = tmp_path / "run"
+    argv = ["--methods", "good", method, "--seeds", "1", "--workers", "1", "--out", str(out)]
+    assert run(*argv) == code
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert (out / "parts" / "good-0.parquet").exists()
+    if method == "crash":
+        assert run(*argv, "--resume", "--debug") == code
+        assert "in work" in capsys.readouterr().err
+        assert (out / "calls.txt").read_text().splitlines() == ["good 0", "crash 0", "crash 0"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--methods", "hepa"], "unknown method 'hepa': suite 'fake' has good, bad, crash"),
+        (["--methods", "good", "other"], "'other' is a suite, not a method"),
+        (["--methods", "good", "good"], "method 'good' is given twice"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--first-seed", "-1"], "--first-seed must be at least 0, got -1"),
+        (["--world", "nowhere"], "unknown world 'nowhere'"),
+        (["--reward", "nothing"], "unknown reward 'nothing'"),
+        (["--reward", "no_such_module:f"], "no_such_module"),
+        (["--reward", "ecpm=heavy"], "'heavy' is not a number"),
+        (["--preset", "paper"], "has no preset 'paper'"),
+    ],
+)
+def test_mistakes_end_before_any_work(tmp_path, capsys, argv, message):
+    out = tmp_path / "run"
+    assert run("--out", str(out), *argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_unknown_suite(capsys):
+    assert main(["fancy"], SUITES) == 2
+    assert "unknown suite 'fancy': choose one of fake, other" in capsys.readouterr().err
+
+
+def test_ray_is_optional(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run("--launcher", "ray", "--out", str(tmp_path / "run")) == 2
+    assert "Ray, which is not installed" in capsys.readouterr().err
+
+
+def test_reward_module_of_the_current_directory(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_rewards_here.py").write_text("def mine(outcome):\n    return outcome.ecpm\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("--methods", "good", "--seeds", "1", "--reward", "my_rewards_here:mine=0.5") == 0
+    assert (tmp_path / "runs" / "fake-smoke" / "report.html").exists()
+
+
+def test_interrupted_run_goes_on(tmp_path):
+    """Ctrl-C ends the children, exits with 130, and `--resume` finishes the rest."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-c",
+        "import sys; from benchmarks.run import main; from fake_suite import SUITE\n"
+        "if __name__ == '__main__': sys.exit(main(sys.argv[1:], {'fake': SUITE}))",
+        "fake", "--methods", "good", "bad", "--out", str(out), "--workers", "1", "--resume",
+    ]  # fmt: skip
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    process = subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "parts" / "good-0.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error.splitlines()[-1].startswith("interrupted: the same command with --resume")
+    assert "Traceback" not in error
+    assert group_ends(process.pid, time.monotonic() + 30)
+    assert not (out / "results.parquet").exists()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert "tasks were finished before" in done.stderr
+    calls = (out / "calls.txt").read_text().splitlines()
+    assert calls.count("good 0") == 1
+    assert len(pd.read_parquet(out / "results.parquet")) == 2 * 3 * (3 + 2)
