@@ -75,9 +75,9 @@ def test_nor_does_it_where_only_rounding_decides() -> None:
     # differently for blocks of different sizes.
     rng = np.random.default_rng(0)
     tokenizer = RQKMeans(num_levels=1, num_codes=256)
-    tokenizer.codebooks = [torch.from_numpy(rng.standard_normal((256, 64)).astype(np.float32))]
+    tokenizer.codebooks = [torch.from_numpy(rng.standard_normal((256, 160)).astype(np.float32))]
     book = tokenizer.codebooks[0].double()
-    x = torch.from_numpy(rng.standard_normal((600, 64)))
+    x = torch.from_numpy(rng.standard_normal((1100, 160)))
     first, second = book[torch.cdist(x, book).topk(2, largest=False).indices].unbind(1)
     across = second - first
     beyond = ((x - (first + second) / 2) * across).sum(1) / across.square().sum(1)
