@@ -81,7 +81,6 @@ def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hyper_parameters(methods: Sequence[str], config: TrainConfig) -> Table:
-    shared = asdict(config)
     rows: list[list[Cell]] = []
     for method in methods:
         built, rate = make_method(method, config, 3)
@@ -101,7 +100,7 @@ def _hyper_parameters(methods: Sequence[str], config: TrainConfig) -> Table:
         rows,
         f"Shared by all: {config.num_steps} steps of {config.num_requests} requests x "
         f"{config.num_candidates} candidates = {budget:,} ranker evaluations, "
-        f"{shared['num_epochs']} epochs, Adam, gradients clipped at {config.max_grad_norm:g}. The KL "
+        f"{config.num_epochs} epochs, Adam, gradients clipped at {config.max_grad_norm:g}. The KL "
         "penalty towards the warm start is no part of the published methods; all rows carry it.",
     )
 
@@ -205,8 +204,8 @@ def make_report(
             "nDCG, own list": "ndcg_own",
             "OPR, own list": "opr_own",
         },
-        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score well "
-        "on its own list. final_value: min-max over all candidates of all rows.",
+        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
+        "well on its own list. final_value: min-max over all candidates of all rows.",
     )
     shares = {
         f"{words} {kind}": f"{name}_share_{kind}"
@@ -308,8 +307,8 @@ def make_report(
             "The critic",
             [
                 Paragraph(
-                    "`hepo` learns its coarse levels through the critic alone, so its result can be "
-                    "no better than these curves."
+                    "`hepo` learns its coarse levels through the critic alone, so its result "
+                    "can be no better than these curves."
                 ),
                 *critic_blocks,
             ],

@@ -101,6 +101,11 @@ def build_world(
         world.attach_rankers(frozen, scores, card)  # the trie resolves shared paths by ad_value
         if info.has_truth:
             card["regime"] = grade_regime(world)
+            if card["regime"]["regime"] == "hacking":
+                progress(
+                    "NOTE: reward-hacking regime: the ad that the rankers like best is truly worth "
+                    "less than what the logging policy shows"
+                )
         save_file(ranker_tensors(frozen), temporary / "rankers.safetensors")
         save_file({k: v.contiguous() for k, v in scores.items()}, temporary / "scores.safetensors")
         (temporary / "ranker_card.json").write_text(json.dumps(card, indent=2))
