@@ -21,6 +21,7 @@ from torchrl.modules import MaskedCategorical
 from gpr_rl.schema import Request
 
 
+@runtime_checkable
 class ValueOutput(Protocol):
     """What the critic returns; the HTE's output has more fields."""
 

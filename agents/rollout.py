@@ -25,7 +25,7 @@ Candidates that are not valid hold zeros.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -47,6 +47,7 @@ Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
 """Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one."""
 
 
+@runtime_checkable
 class World(Protocol):
     """What the agents need of a world."""
 

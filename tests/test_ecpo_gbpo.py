@@ -1,4 +1,5 @@
 import math
+from inspect import unwrap
 
 import pytest
 import torch
@@ -111,10 +112,10 @@ def test_sequence_level_uses_one_ratio_per_path() -> None:
 def test_name_what_is_wrong() -> None:
     x = torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match="clip must lie"):
-        ecpo_surrogate(x, x, x, 0.0)
+        unwrap(ecpo_surrogate)(x, x, x, 0.0)
     with pytest.raises(ValueError, match="delta must lie"):
-        ecpo_surrogate(x, x, x, 0.2, delta=-0.1)
+        unwrap(ecpo_surrogate)(x, x, x, 0.2, delta=-0.1)
     with pytest.raises(ValueError, match="advantage must have shape"):
-        gbpo_surrogate(x, x, x[..., 0])
+        unwrap(gbpo_surrogate)(x, x, x[..., 0])
     with pytest.raises(ValueError, match="behavior_log_prob must have shape"):
-        gbpo_surrogate(x, x[:1], x, sequence_level=True)
+        unwrap(gbpo_surrogate)(x, x[:1], x, sequence_level=True)

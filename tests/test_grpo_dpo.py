@@ -1,4 +1,5 @@
 import math
+from inspect import unwrap
 
 import pytest
 import torch
@@ -54,11 +55,11 @@ def test_equal_rewards_and_single_candidates_teach_nothing(reward: list) -> None
 
 def test_grpo_names_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="terminal_reward must have shape"):
-        grpo_advantages(torch.zeros(3), 2)
+        unwrap(grpo_advantages)(torch.zeros(3), 2)
     with pytest.raises(ValueError, match="num_levels must lie"):
-        grpo_advantages(torch.zeros(3, 2), 0)
+        unwrap(grpo_advantages)(torch.zeros(3, 2), 0)
     with pytest.raises(ValueError, match="valid must have shape"):
-        grpo_advantages(torch.zeros(3, 2), 2, valid=torch.ones(2, 2, dtype=torch.bool))
+        unwrap(grpo_advantages)(torch.zeros(3, 2), 2, valid=torch.ones(2, 2, dtype=torch.bool))
 
 
 def test_dpo_hand_worked() -> None:
@@ -90,9 +91,9 @@ def test_dpo_of_no_pairs_is_a_zero_with_a_graph() -> None:
 def test_dpo_names_what_is_wrong() -> None:
     x = torch.zeros(3)
     with pytest.raises(ValueError, match="beta must be above 0, got 0"):
-        dpo_loss(x, x, x, x, 0.0)
+        unwrap(dpo_loss)(x, x, x, x, 0.0)
     with pytest.raises(ValueError, match="ref_log_prob_rejected must have shape"):
-        dpo_loss(x, x, x, x[:2], 0.1)
+        unwrap(dpo_loss)(x, x, x, x[:2], 0.1)
 
 
 def test_pairs_are_best_against_worst() -> None:
@@ -105,7 +106,7 @@ def test_pairs_are_best_against_worst() -> None:
     assert counts.tolist() == [[True, True], [True, False], [False, False]]
     assert (chosen[1, 0].item(), rejected[1, 0].item()) == (3, 0)
     with pytest.raises(ValueError, match="num_pairs must lie in"):
-        preference_pairs(reward, 3)
+        unwrap(preference_pairs)(reward, 3)
 
 
 def test_module_is_the_function_over_whole_paths() -> None:

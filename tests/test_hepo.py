@@ -1,10 +1,12 @@
 import math
+from inspect import unwrap
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from agents.actor_critic import make_policy_head
 from agents.objectives import (
     HEPOAdvantage,
     HEPOLoss,
@@ -76,7 +78,7 @@ def test_process_rewards_name_what_is_wrong(change: dict, message: str) -> None:
         "scale": torch.ones(2),
     }
     with pytest.raises(ValueError, match=message):
-        process_rewards(**{**arguments, **change})
+        unwrap(process_rewards)(**{**arguments, **change})
 
 
 # One request, two candidates, L = 3, gamma = .5, lambda = .5 (product .25).
@@ -192,7 +194,7 @@ def test_value_is_a_constant() -> None:
 )
 def test_advantages_name_what_is_wrong(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        hepo_advantages(*arguments)
+        unwrap(hepo_advantages)(*arguments)
 
 
 def test_surrogate_hand_worked() -> None:
@@ -256,15 +258,15 @@ def test_no_valid_candidate_is_a_zero_with_a_graph() -> None:
 def test_surrogate_names_what_is_wrong() -> None:
     x = torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match=r"clip must lie in \(0, 1\), got 1.0"):
-        clipped_surrogate(x, x, x, 1.0)
+        unwrap(clipped_surrogate)(x, x, x, 1.0)
     with pytest.raises(ValueError, match="advantage must have shape"):
-        clipped_surrogate(x, x, x[..., :2], 0.2)
+        unwrap(clipped_surrogate)(x, x, x[..., :2], 0.2)
     with pytest.raises(ValueError, match="valid must have shape"):
-        clipped_surrogate(x, x, x, 0.2, valid=torch.ones(3, 2, dtype=torch.bool))
+        unwrap(clipped_surrogate)(x, x, x, 0.2, valid=torch.ones(3, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="valid must be bool"):
-        clipped_surrogate(x, x, x, 0.2, valid=torch.ones(2, 3))
+        unwrap(clipped_surrogate)(x, x, x, 0.2, valid=torch.ones(2, 3))
     with pytest.raises(ValueError, match="level_weight must have shape"):
-        clipped_surrogate(x, x, x, 0.2, level_weight=torch.ones(3))
+        unwrap(clipped_surrogate)(x, x, x, 0.2, level_weight=torch.ones(3))
 
 
 def test_value_loss_hand_worked() -> None:
@@ -287,8 +289,6 @@ class _Distribution:
 
 
 def test_modules_wrap_the_functions() -> None:
-    from agents.actor_critic import make_policy_head
-
     g = generator(2)
     codes = torch.randint(5, (3, 4, 2), generator=g)
     logits = torch.randn(3, 4, 2, 5, dtype=F64, generator=g).requires_grad_()

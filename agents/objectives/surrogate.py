@@ -20,7 +20,9 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int], letters: str
         )
 
 
-def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+def check_range(
+    name: str, value: int | float, low: int | float, high: int | float = math.inf
+) -> None:
     """Raise ValueError unless low <= value <= high."""
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
@@ -52,9 +54,9 @@ def keep_valid(x: Tensor, valid: Bool[Tensor, "B K"]) -> Tensor:
 
 
 def mean_over_candidates(
-    per_level: Float[Tensor, "B K L"], valid: Bool[Tensor, "B K"]
+    per_level: Float[Tensor, "B K *levels"], valid: Bool[Tensor, "B K"]
 ) -> Float[Tensor, ""]:
-    """Return the mean over valid candidates of the sum over levels; 0 if none is valid.
+    """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid.
 
     `per_level` must already be finite at invalid candidates (`keep_valid`).
     """
