@@ -71,13 +71,13 @@ def test_a_rows_code_never_depends_on_the_other_rows(rows: list[int], start: int
 
 
 def test_nor_does_it_where_only_rounding_decides() -> None:
-    # Rows moved to the very middle between their two nearest centroids, where FAISS answers
-    # differently for blocks of different sizes.
+    # Rows moved to the very middle between their two nearest centroids, where a matrix
+    # product tips them one way or the other by their place in the block.
     rng = np.random.default_rng(0)
     tokenizer = RQKMeans(num_levels=1, num_codes=256)
-    tokenizer.codebooks = [torch.from_numpy(rng.standard_normal((256, 160)).astype(np.float32))]
+    tokenizer.codebooks = [torch.from_numpy(rng.standard_normal((256, 640)).astype(np.float32))]
     book = tokenizer.codebooks[0].double()
-    x = torch.from_numpy(rng.standard_normal((1100, 160)))
+    x = torch.from_numpy(rng.standard_normal((600, 640)))
     first, second = book[torch.cdist(x, book).topk(2, largest=False).indices].unbind(1)
     across = second - first
     beyond = ((x - (first + second) / 2) * across).sum(1) / across.square().sum(1)

@@ -167,13 +167,20 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
 def _likely_children(
     total: Float[Tensor, "B W V"], codes: Int[Tensor, "B W l"], k: int
 ) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], Int[Tensor, "B M m"]]:
-    """Return each beam's k likeliest children: index into [B, W V], parent and prefix."""
-    num_beams, num_codes = total.shape[1:]
-    code = _top(total.flatten(0, 1), k).view(len(total), num_beams, -1)
-    parent = torch.arange(num_beams, device=total.device)[:, None].expand_as(code).flatten(1)
-    code = code.flatten(1)
-    prefix = torch.cat([pick(codes, parent), code[..., None]], dim=-1)
-    return parent * num_codes + code, parent, prefix
+    """Return each beam's k likeliest children: index into [B, W V], parent and prefix.
+
+    M is the largest number of legal ones that a request has, so that few values are wasted.
+    """
+    num_codes = total.shape[-1]
+    code = _top(total.flatten(0, 1), k).view(*total.shape[:2], -1)
+    child = code + num_codes * torch.arange(total.shape[1], device=code.device)[:, None]
+    child = child.flatten(1)
+    is_legal = total.flatten(1).gather(1, child) > -torch.inf
+    num_legal = max(1, int(is_legal.sum(1).max()))
+    child = child.gather(1, _top(is_legal.to(total.dtype), num_legal))
+    parent = child // num_codes
+    prefix = torch.cat([pick(codes, parent), (child % num_codes)[..., None]], dim=-1)
+    return child, parent, prefix
 
 
 def _guided(total: Float[Tensor, "B M"], bonus: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:

@@ -22,9 +22,8 @@ from gpr_rl.tokenizers.base import (
     save_tokenizer,
 )
 
-SEARCH_BLOCK = 1024
-"""Rows per nearest-centroid search. Always this many: the matrix product's rounding depends on its
-shape, so a shorter last block is padded and a row's code can't depend on what it came with."""
+SEARCH_BLOCK = 256
+"""Rows per nearest-centroid search, always this many: a shorter last block is padded."""
 
 _RESEED_ROUNDS = 10
 
@@ -97,7 +96,7 @@ class RQKMeans:
             )
         residual = x.cpu().numpy().copy()
         self.codebooks, self.num_reseeded, self.num_unused = [], [], []
-        with _one_faiss_thread():
+        with _one_thread():
             for level, num_codes in enumerate(self.num_codes):
                 centroids = self._fit_level(residual, num_codes, self.seed + level)
                 residual -= centroids[_nearest(residual, centroids)[0]]
@@ -139,7 +138,7 @@ class RQKMeans:
         x = read_embeddings(x, width=codebooks[0].shape[1])
         residual = x.cpu().numpy().copy()
         codes = []
-        with _one_faiss_thread():
+        with _one_thread():
             for codebook in codebooks:
                 centroids = codebook.cpu().numpy()
                 code = _nearest(residual, centroids)[0]
@@ -208,7 +207,8 @@ def _nearest(rows: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.nd
     for start in range(0, len(rows), SEARCH_BLOCK):
         here = rows[start : start + SEARCH_BLOCK]
         block[: len(here)] = here
-        found, which = index.search(block, 1)
+        with _row_by_row():
+            found, which = index.search(block, 1)
         code[start : start + len(here)] = which[: len(here), 0]
         distance[start : start + len(here)] = found[: len(here), 0]
     return code, distance
@@ -223,7 +223,7 @@ def _worst_rows(rows: np.ndarray, distance: np.ndarray, count: int) -> np.ndarra
 
 
 @contextmanager
-def _one_faiss_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Run FAISS on one thread, so that sums add up in one order, and restore the setting."""
     num_threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -231,3 +231,18 @@ def _one_faiss_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(num_threads)
+
+
+@contextmanager
+def _row_by_row() -> Iterator[None]:
+    """Let FAISS search without matrix products and restore the setting.
+
+    A matrix product rounds a row by where it lies in its block, which tips the codes of rows
+    that lie between two centroids.
+    """
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
