@@ -92,7 +92,7 @@ class JourneyConfig:
     """Last days of the log, on which the rankers are calibrated."""
     num_validation_days: int = 7
     """The days after them test."""
-    num_ranker_rows: int = 200_000
+    num_ranker_rows: int = 150_000
     """The rankers learn from the latest of the logged rows."""
     num_days: int = 365
     num_categories: int = 200
