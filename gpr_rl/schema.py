@@ -75,7 +75,9 @@ class Tokens:
     time_gap: Tensor  # int64 [B, T], bucket of the seconds since the token before
     context: Tensor  # int64 [B, T, C], attributes of ENVIRONMENT tokens, 0 elsewhere
     user: Tensor  # int64 [B, A], attributes of the USER token
-    preference: Tensor  # float32 [B, L, V], past positive share per code when the USER token was set
+    preference: (
+        Tensor  # float32 [B, L, V], past positive share per code when the USER token was set
+    )
     prompt_length: Tensor  # int64 [B]
 
 

@@ -101,9 +101,7 @@ def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:
     bid_type = rng.choice(3, size=n, p=[0.1, 0.45, 0.45])
     level_bid = rng.lognormal(0.0, 0.25, config.num_advertisers)[advertiser]
     ecpm = config.market_cpm * level_bid * rng.lognormal(-0.08, 0.4, size=n)
-    per_unit = np.array(
-        [1.0, 1000 * config.base_ctr, 1000 * config.base_ctr * config.base_cvr]
-    )
+    per_unit = np.array([1.0, 1000 * config.base_ctr, 1000 * config.base_ctr * config.base_cvr])
     days = config.num_days
     first_day = np.where(rng.random(n) < 0.3, rng.integers(1, days, size=n), 0)
     life = np.where(rng.random(n) < 0.3, rng.integers(3, max(days, 4), size=n), 10 * days)

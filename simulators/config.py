@@ -117,8 +117,6 @@ PRESETS: dict[str, WorldConfig] = {
         num_categories=96,
         num_advertisers=768,
     ),
-    "weak": replace(
-        SMALL, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"
-    ),
+    "weak": replace(SMALL, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"),
 }
 """Worlds that have a name. `weak` is the reward-hacking regime."""

@@ -33,8 +33,15 @@ class Targeting:
             values = ads[name].astype("Int64").fillna(ANY).to_numpy(dtype=np.int64)
             return torch.from_numpy(values.copy())
 
-        names = ("target_gender", "target_region", "target_device", "target_age_min",
-                 "target_age_max", "first_day", "last_day")
+        names = (
+            "target_gender",
+            "target_region",
+            "target_device",
+            "target_age_min",
+            "target_age_max",
+            "first_day",
+            "last_day",
+        )
         return cls(*(column(name) for name in names))
 
     def eligible(

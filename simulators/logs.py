@@ -87,7 +87,9 @@ def simulate_logs(
             user, day, targeting, attribute, cascade, rng.random(len(user))
         )
         shown = propensity > 0
-        user, timestamp, ad_id, propensity = (x[shown] for x in (user, timestamp, ad_id, propensity))
+        user, timestamp, ad_id, propensity = (
+            x[shown] for x in (user, timestamp, ad_id, propensity)
+        )
         recent = yesterday[user, advertiser[ad_id]] + running_count(user, advertiser[ad_id])
         scene = rng.choice(NUM_SCENES, size=len(user), p=[0.3, 0.3, 0.25, 0.15])
         position = rng.integers(0, NUM_POSITIONS, size=len(user))
@@ -110,9 +112,15 @@ def simulate_logs(
         frames.append(
             pd.DataFrame(
                 {
-                    "user_id": user, "timestamp": timestamp, "kind": 1, "item_id": ad_id,
-                    "action": action, "scene": scene, "position": position,
-                    "propensity": propensity, "recent_advertiser": recent,
+                    "user_id": user,
+                    "timestamp": timestamp,
+                    "kind": 1,
+                    "item_id": ad_id,
+                    "action": action,
+                    "scene": scene,
+                    "position": position,
+                    "propensity": propensity,
+                    "recent_advertiser": recent,
                 }
             )
         )
@@ -180,8 +188,14 @@ def _organic_day(
     within = (rng.random(len(user)) * size[category]).astype(np.int64)
     return pd.DataFrame(
         {
-            "user_id": user, "timestamp": _times(user, day, 0, rng), "kind": 0,
-            "item_id": order[start[category] + within], "action": int(Action.VIEW),
-            "scene": 0, "position": 0, "propensity": np.nan, "recent_advertiser": 0,
+            "user_id": user,
+            "timestamp": _times(user, day, 0, rng),
+            "kind": 0,
+            "item_id": order[start[category] + within],
+            "action": int(Action.VIEW),
+            "scene": 0,
+            "position": 0,
+            "propensity": np.nan,
+            "recent_advertiser": 0,
         }
     )

@@ -59,7 +59,11 @@ def make_world(
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
     item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
     users_attributes = (
-        NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS,
+        NUM_AGE_BUCKETS,
+        2,
+        NUM_REGIONS,
+        NUM_DEVICES,
+        NUM_ACTIVITY_GROUPS,
     )
     context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
     strong = config.rankers == "strong"

@@ -129,7 +129,9 @@ def _centred_knots(logit: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:
     return centre, np.log(level / (1 - level))
 
 
-def fit_calibration(logit: Tensor, clicked: Tensor, converted: Tensor, has_clicks: bool) -> Calibration:
+def fit_calibration(
+    logit: Tensor, clicked: Tensor, converted: Tensor, has_clicks: bool
+) -> Calibration:
     """Fit the monotone maps on later days: all rows for clicks, clicked rows for conversions."""
     trial = (clicked > 0) if has_clicks else torch.ones_like(clicked, dtype=torch.bool)
     pairs = [
@@ -167,7 +169,11 @@ def grade(probability: Tensor, label: Tensor, oracle: Tensor | None) -> dict[str
         that needs both classes is left out when one is missing.
     """
     p, y = probability.double().numpy(), label.double().numpy()
-    card = {"num_rows": float(len(y)), "rate": float(y.mean()), "ece": expected_calibration_error(p, y)}
+    card = {
+        "num_rows": float(len(y)),
+        "rate": float(y.mean()),
+        "ece": expected_calibration_error(p, y),
+    }
     if 0 < y.sum() < len(y):
         card["auc"] = float(roc_auc_score(y, p))
         card["log_loss"] = float(log_loss(y, np.clip(p, 1e-7, 1 - 1e-7)))

@@ -53,8 +53,9 @@ class WindowBatches:
         legal = world.trie.restrict(world.eligible(example))
         mask = legal.select(row).path_masks(codes)
         shape = request_id.shape
-        scores = {name: world.logged[name][request_id] for name in
-                  ("pctr", "pcvr", "ecpm", "final_value")}
+        scores = {
+            name: world.logged[name][request_id] for name in ("pctr", "pcvr", "ecpm", "final_value")
+        }
         return Targets(
             position=position,
             codes=codes.view(*shape, -1),

@@ -24,7 +24,9 @@ def make_users(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
     activity = rng.pareto(2.5, size=n) + 1.0
     activity = np.minimum(activity, 12.0)
     activity *= config.impressions_per_user / config.num_log_days / activity.mean()
-    group = np.argsort(np.argsort(activity, kind="stable"), kind="stable") * NUM_ACTIVITY_GROUPS // n
+    group = (
+        np.argsort(np.argsort(activity, kind="stable"), kind="stable") * NUM_ACTIVITY_GROUPS // n
+    )
     return pd.DataFrame(
         {
             "user_id": np.arange(n),

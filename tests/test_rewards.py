@@ -1,7 +1,7 @@
 """Reward plug-ins: Eq. 5 by hand, weights, NaN, and the messages of bad functions."""
 
-import torch
 import pytest
+import torch
 
 from simulators.rewards import (
     Outcome,
