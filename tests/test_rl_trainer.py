@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_inputs import SPEC, make_model, make_request
 from tabular import TablePolicy, TableWorld
 from tensordict import TensorDict
 from torch import Tensor
@@ -14,6 +15,8 @@ from agents.methods import Method, TrainConfig, make_method, method_names, regis
 from agents.objectives import GRPOAdvantage, HEPOAdvantage, HEPOLoss
 from agents.rollout import NonFiniteError, RolloutConfig, rollout, score_reference
 from agents.trainer import RequestSchedule, train
+from gpr_rl.decoding import sample_paths
+from gpr_rl.schema import Request
 from simulators.rewards import RewardMix
 
 REWARD = RewardMix.from_specs([])
@@ -438,3 +441,56 @@ def test_a_kl_penalty_keeps_the_policy_near() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().clip = 0.1  # type: ignore[misc]
+
+
+# ---- with the real model
+
+
+class TokenWorld(TableWorld):
+    """The table world with requests that the HHD can read."""
+
+    def __init__(self) -> None:
+        super().__init__(num_levels=SPEC.num_levels, num_codes=SPEC.num_codes, num_requests=24)
+        self.requests = make_request([6, 16, 9, 12] * 6)
+
+    def request(self, request_id: Tensor) -> Request:
+        request = self.requests[request_id]
+        request.request_id = request_id
+        return request
+
+
+@pytest.mark.parametrize("method", ["hepo", "ppo", "dpo"])
+def test_the_hhd_trains(method: str) -> None:
+    world, model = TokenWorld(), make_model()
+    before = [p.detach().clone() for p in model.policy_parameters()]
+    settings = config(num_steps=4, kl_penalty=0.1, learning_rate=1e-2)
+    history = train(model, world, method, settings, 0)
+    assert all(math.isfinite(x) for step in history for x in step.values())
+    moved = [not torch.equal(x, y) for x, y in zip(before, model.policy_parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert history[-1]["kl"] > 0
+
+
+def test_the_hhds_sampling_and_scoring_agree() -> None:
+    world, model = TokenWorld(), make_model()
+    ids = torch.arange(24)
+    data = rollout(model, world, ids, REWARD, RolloutConfig(temperature=1.5), 0, 0)
+    eligible = world.eligible(ids)
+    drawn = sample_paths(model, world.request(ids), world.trie, 16, 0, 0, eligible, 1.5)
+    assert torch.equal(drawn.codes, data["codes"])
+    torch.testing.assert_close(drawn.log_prob, data["action_log_prob"])
+    value = model.hte(model.encode(world.request(ids)), data["codes"]).value
+    torch.testing.assert_close(value, data["state_value"].squeeze(-1))
+
+
+def test_no_critic_gradient_reaches_the_hhds_policy() -> None:
+    world, model = TokenWorld(), make_model()
+    data = rollout(model, world, torch.arange(6), REWARD, RolloutConfig(), 0, 0)
+    HEPOAdvantage()(data)
+    out = HEPOLoss(make_actor(model), HTECritic(model))(data)
+    out["loss_critic"].backward(retain_graph=True)
+    assert all(p.grad is None or p.grad.eq(0).all() for p in model.policy_parameters())
+    assert any(p.grad is not None and p.grad.ne(0).any() for p in model.hte_parameters())
+    model.zero_grad()
+    out["loss_objective"].backward()
+    assert all(p.grad is None or p.grad.eq(0).all() for p in model.hte_parameters())
