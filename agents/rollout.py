@@ -86,7 +86,8 @@ class RolloutConfig:
     temperature: float = 1.0
     """Divides the logits, in sampling and in the ratios. Not given in the paper."""
     reward_scale: float | None = None
-    """Divides the reward, in its unit. None: the world's std of Eq. 5 over logged candidates."""
+    """Divides the reward, in its unit. None: the world's std of Eq. 5 over logged candidates (in
+    training only if Eq. 5 is the reward; see `agents.trainer.train`)."""
 
     def __post_init__(self) -> None:
         if self.num_candidates < 2:

@@ -9,6 +9,7 @@ Dims: B requests, K candidates, L levels, V codes per level.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,7 +67,9 @@ def train(
         method: A registered name, see `agents.methods.method_names`.
         config: Everything that changes the result, with the seed.
         seed: Root of the draws of requests and candidates.
-        reward: What is optimised; Eq. 5 by default.
+        reward: What is optimised; Eq. 5 by default. Another one is divided by its std over the
+            first batch of the warm start (one more batch of ranker evaluations, for any method),
+            unless the configuration has a `reward_scale`; a constant one is left as it is.
         on_step: Called after each step with its number (from 0) and measures.
         checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
         checkpoint_every: In steps.
@@ -77,19 +80,24 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
-    reward = RewardMix.from_specs([]) if reward is None else reward
+    final_value = RewardMix.from_specs([])
+    reward = final_value if reward is None else reward
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = RequestSchedule(world.request_ids("train"), config.num_requests, seed)
     model.eval()
-    model.hte.reward_scale.fill_(config.reward_scale or world.reward_scale)
+    scale = config.reward_scale or (world.reward_scale if reward == final_value else None)
+    if scale is None:
+        scale = _measured_scale(model, world, schedule.batch(0), reward, config, seed)
+    model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, config.critic_learning_rate)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
         state.load(checkpoint_path, method, config, seed)
+    scaled = replace(config, reward_scale=float(model.hte.reward_scale))
     while state.step < config.num_steps:
         started = time.perf_counter()
         request_ids = schedule.batch(state.step)
         try:
-            measures = _step(state, world, chosen, config, reward, seed, request_ids)
+            measures = _step(state, world, chosen, scaled, reward, seed, request_ids)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"method {method!r}, step {state.step}: {error}; request ids {request_ids.tolist()}"
@@ -129,6 +137,20 @@ class RequestSchedule:
             self._round = shuffle
         start = position * self._num_requests
         return self._order[start : start + self._num_requests]
+
+
+def _measured_scale(
+    model: ActorCriticModel,
+    world: World,
+    request_ids: Tensor,
+    reward: Reward,
+    config: TrainConfig,
+    seed: int,
+) -> float:
+    """Return the reward's standard deviation over the candidates of the first batch."""
+    data = rollout(model, world, request_ids, reward, replace(config, reward_scale=1.0), seed, 0)
+    spread = data["reward"][data["valid"]].std(correction=0).item()
+    return spread if spread > 0.0 else 1.0
 
 
 def _step(

@@ -72,21 +72,15 @@ class AlignmentPreset:
     """K of beams and shared lists (GPR 3.3)."""
 
 
-def _small_stages(mtp: int, vaft: int, critic: int) -> dict[str, StageConfig]:
-    return {
-        "mtp": StageConfig(num_steps=mtp),
-        "vaft": StageConfig(num_steps=vaft, learning_rate=1e-3),
-        "critic": StageConfig(num_steps=critic),
-    }
-
-
 PRESETS = {
     "smoke": AlignmentPreset(
         world="tiny",
         num_seeds=2,
         warm_start=WarmStartConfig(
             model=HHDConfig(dim=32, num_hsd_layers=1),
-            **_small_stages(30, 15, 10),
+            mtp=StageConfig(num_steps=30),
+            vaft=StageConfig(num_steps=15, learning_rate=1e-3),
+            critic=StageConfig(num_steps=10),
             num_windows=32,
         ),
         training=TrainConfig(
@@ -335,7 +329,7 @@ class _Curve:
                 stored = json.loads(path.read_text())
                 self.points = {int(step): point for step, point in stored.items()}
             except ValueError as error:
-                raise CheckpointError(f"{path} can't be read: {error}") from error
+                raise CheckpointError(path, str(error)) from error
 
     def add(self, step: int, point: dict[str, float]) -> None:
         """Add or replace a point and write the file."""

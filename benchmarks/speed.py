@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -24,6 +25,8 @@ from simulators.supervision import WindowBatches
 from simulators.world import World
 
 NUM_RUNS = 15
+Row = tuple[str, float, str]
+"""What, median, unit."""
 
 
 def median_s(call: Callable[[], object], runs: int = NUM_RUNS) -> float:
@@ -43,22 +46,22 @@ def matrix_rate(size: int = 1024) -> float:
     return 2 * size**3 / median_s(lambda: a @ b) / 1e9
 
 
-def ranker_rows(world: World) -> list[list[str | float]]:
+def ranker_rows(world: World) -> list[Row]:
     """Return candidate scores per second with the inputs at hand, and with building them."""
-    rows: list[list[str | float]] = []
+    rows: list[Row] = []
     for name, b, k in (("a user each", 2_048, 1), ("40 candidates a user", 64, 40)):
         ids = world.request_ids("train")[:b]
         ads = torch.randint(0, world.num_ads, (len(ids), k))
         inputs, past = world.features(ids)
         count = len(ids) * k
-        bare = median_s(lambda inputs=inputs, past=past, ads=ads: world.rankers(inputs, past, ads))
-        whole = median_s(lambda ids=ids, ads=ads: world.outcome(ids, ads))
-        rows.append([f"rankers, {name}", count / bare, "scores/s"])
-        rows.append([f"rankers and their inputs, {name}", count / whole, "scores/s"])
+        bare = median_s(partial(world.rankers, inputs, past, ads))
+        whole = median_s(partial(world.outcome, ids, ads))
+        rows.append((f"rankers, {name}", count / bare, "scores/s"))
+        rows.append((f"rankers and their inputs, {name}", count / whole, "scores/s"))
     return rows
 
 
-def model_rows(world: World, rate: float) -> list[list[str | float]]:
+def model_rows(world: World, rate: float) -> list[Row]:
     """Return milliseconds of the model's main calls at RL and serving sizes."""
     torch.manual_seed(0)
     model = HHD(HHDConfig(), world.spec).eval()
@@ -93,16 +96,16 @@ def model_rows(world: World, rate: float) -> list[list[str | float]]:
     )
     sample = without_gradient(lambda: sample_paths(model, request, world.trie, 16, 0, 0, legal))
     return [
-        ["encode 64 requests", encode_s * 1e3, "ms"],
-        ["  linear layers' share of the matrix-product rate", flops / encode_s / 1e9 / rate, ""],
-        ["score 64 x 16 known paths", median_s(
-            without_gradient(lambda: model.log_prob(context, codes, mask))) * 1e3, "ms"],
-        ["policy update, forward and backward, 64 x 16", median_s(update) * 1e3, "ms"],
-        ["pre-training step, forward and backward", median_s(pretrain) * 1e3, "ms"],
-        ["make a pre-training batch", median_s(lambda: batches(1)) * 1e3, "ms"],
-        ["make 64 requests", median_s(lambda: world.request(ids)) * 1e3, "ms"],
-        ["sample 64 x 16 paths", median_s(sample) * 1e3, "ms"],
-        ["beam of 40 for 64 requests", median_s(serve) * 1e3, "ms"],
+        ("encode 64 requests", encode_s * 1e3, "ms"),
+        ("  linear layers' share of the matrix-product rate", flops / encode_s / 1e9 / rate, ""),
+        ("score 64 x 16 known paths", median_s(
+            without_gradient(lambda: model.log_prob(context, codes, mask))) * 1e3, "ms"),
+        ("policy update, forward and backward, 64 x 16", median_s(update) * 1e3, "ms"),
+        ("pre-training step, forward and backward", median_s(pretrain) * 1e3, "ms"),
+        ("make a pre-training batch", median_s(lambda: batches(1)) * 1e3, "ms"),
+        ("make 64 requests", median_s(lambda: world.request(ids)) * 1e3, "ms"),
+        ("sample 64 x 16 paths", median_s(sample) * 1e3, "ms"),
+        ("beam of 40 for 64 requests", median_s(serve) * 1e3, "ms"),
     ]  # fmt: skip
 
 
@@ -122,7 +125,7 @@ def _linear_flops(model: HHD, call: Callable[[], object]) -> float:
     return total
 
 
-def training_rows(world: World) -> list[list[str | float]]:
+def training_rows(world: World) -> list[Row]:
     """Return seconds per training step of every method, and of the rollout alone."""
     torch.manual_seed(0)
     config = TrainConfig(num_steps=8, critic_warmup_steps=0, kl_penalty=0.2)
@@ -130,12 +133,12 @@ def training_rows(world: World) -> list[list[str | float]]:
     model = HHD(HHDConfig(), world.spec).eval()
     ids = world.request_ids("train")[:64]
     rolled = median_s(lambda: rollout(model, world, ids, mix, config, 0, 0), 7)
-    rows: list[list[str | float]] = [["rollout, 64 x 16", rolled * 1e3, "ms"]]
+    rows: list[Row] = [("rollout, 64 x 16", rolled * 1e3, "ms")]
     for method in ("hepo", "ppo", "grpo", "dpo"):
         torch.manual_seed(0)
         history = train(HHD(HHDConfig(), world.spec).eval(), world, method, config, 0)
         step = statistics.median(measures["step_s"] for measures in history[2:])
-        rows.append([f"training step, {method}", step * 1e3, "ms"])
+        rows.append((f"training step, {method}", step * 1e3, "ms"))
     return rows
 
 
@@ -144,7 +147,7 @@ def main() -> int:
     torch.set_num_threads(1)
     world = load_world(sys.argv[1] if len(sys.argv) > 1 else "small")
     rate = matrix_rate()
-    rows = [["matrix product, float32, one core", rate, "GFLOPS"]]
+    rows: list[Row] = [("matrix product, float32, one core", rate, "GFLOPS")]
     rows += [*ranker_rows(world), *model_rows(world, rate), *training_rows(world)]
     shown = [[name, f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}", unit]
              for name, value, unit in rows]  # fmt: skip

@@ -1,1 +1,1 @@
-"""The generative model and its data: semantic IDs, HHD, decoding, pre-training (GPR 2, 3.1, 3.2)."""
+"""The generative model and its data: semantic IDs, HHD, decoding, pre-training (GPR 2, 3)."""

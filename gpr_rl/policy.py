@@ -27,7 +27,7 @@ def load_policy(path: str | Path) -> HHD:
     """
     tensors, meta = load_checkpoint(path)
     if "config" not in meta or "spec" not in meta:
-        raise CheckpointError(f"{path} holds no policy: it has no model configuration")
+        raise CheckpointError(path, "it holds no policy, its metadata has no model configuration")
     model = HHD(HHDConfig(**meta["config"]), InputSpec.from_json(meta["spec"]))
     model.load_state_dict(tensors)
     return model.eval()

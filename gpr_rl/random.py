@@ -49,4 +49,4 @@ def random_bits(seed: int, purpose: Purpose, *keys: Tensor) -> Tensor:
 
 def uniform(seed: int, purpose: Purpose, *keys: Tensor) -> Tensor:
     """Return float64 draws strictly inside (0, 1), one per element of the broadcast `keys`."""
-    return (_shift(random_bits(seed, purpose, *keys), 11).double() + 0.5) / 2.0**53
+    return (_shift(random_bits(seed, purpose, *keys), 12).double() + 0.5) / 2.0**52

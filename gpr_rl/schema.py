@@ -6,9 +6,10 @@ C context attributes, P supervised positions per window, N heads (next ads), K c
 
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
-from tensordict import tensorclass
+from tensordict import TensorClass
 from torch import Tensor
 
 NUM_TIME_GAPS = 16
@@ -57,11 +58,15 @@ class InputSpec:
     @classmethod
     def from_json(cls, data: dict) -> "InputSpec":
         """Rebuild from `to_json` output."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        return cls(**with_tuples(data))
 
 
-@tensorclass
-class Tokens:
+def with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with tuples in place of lists, as dataclasses have them."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+class Tokens(TensorClass):
     """The unified token sequence of B users (GPR 2.1), padded on the right.
 
     An ORGANIC or ITEM token is one position that carries L codes. Position 0 is the USER token.
@@ -81,8 +86,7 @@ class Tokens:
     prompt_length: Tensor  # int64 [B]
 
 
-@tensorclass
-class Request:
+class Request(TensorClass):
     """B ad requests: who asks, when, and the tokens up to and with this request's E token."""
 
     request_id: Tensor  # int64 [B]
@@ -92,8 +96,7 @@ class Request:
     popularity: Tensor  # float32 [B, L, V], P_l(t) of Eq. 6, from events before the request only
 
 
-@tensorclass
-class Targets:
+class Targets(TensorClass):
     """Supervision of B windows at P positions: head n learns the path of the n-th next ad."""
 
     position: Tensor  # int64 [B, P], index of the E token that the prediction is made at
@@ -107,8 +110,7 @@ class Targets:
     final_value: Tensor  # float32 [B, P, N], Eq. 5
 
 
-@tensorclass
-class Candidates:
+class Candidates(TensorClass):
     """K candidate ads per request, each with its path. Padding: `valid` False, `ad_id` -1."""
 
     codes: Tensor  # int64 [B, K, L]

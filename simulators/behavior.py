@@ -124,12 +124,14 @@ def make_truth(
     )
     pairs = 20_000
     user = torch.from_numpy(rng.integers(0, u, pairs))
-    draw = [
+    day, hour_of_day, scene, position = (
         torch.from_numpy(rng.integers(0, high, pairs))
         for high in (config.num_days, NUM_HOURS, NUM_SCENES, NUM_POSITIONS)
-    ]
+    )
     ad = torch.from_numpy(rng.integers(0, n, (pairs, 1)))
-    click, conversion = truth.probabilities(user, *draw, ad, torch.zeros(pairs, 1))
+    click, conversion = truth.probabilities(
+        user, day, hour_of_day, scene, position, ad, torch.zeros(pairs, 1)
+    )
     truth.scalars[0] = _intercept(torch.logit(click.double()), config.base_ctr)
     truth.scalars[1] = _intercept(torch.logit(conversion.double()), config.base_cvr)
     return truth

@@ -111,10 +111,12 @@ def market_bids(
     for part in torch.arange(num_draws).split(500):
         legal = torch.ones(len(part), len(ads), dtype=torch.bool)
         probability = cascade.distribution(user[part], day[part], legal)
-        context = [torch.full_like(part, value) for value in (14, 1, 1)]
+        afternoon, scene, position = (torch.full_like(part, value) for value in (14, 1, 1))
         candidates = torch.arange(len(ads)).expand(len(part), -1)
         none_seen = torch.zeros(len(part), len(ads))
-        pctr, pcvr = truth.probabilities(user[part], day[part], *context, candidates, none_seen)
+        pctr, pcvr = truth.probabilities(
+            user[part], day[part], afternoon, scene, position, candidates, none_seen
+        )
         per_unit = torch.stack([torch.ones_like(pctr), 1000 * pctr, 1000 * pctr * pcvr])
         units += (probability * per_unit).sum(1)
         shown += probability.sum(0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tensordict import tensorclass
+from tensordict import TensorClass
 from torch import Tensor
 
 from gpr_rl.data.streams import IntArray
@@ -20,8 +20,7 @@ NUM_REPEAT_FEATURES = 2
 _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
 
 
-@tensorclass
-class RankerInput:
+class RankerInput(TensorClass):
     """Per-request inputs, batch [B]; candidates only add their ad ids."""
 
     user: Tensor  # int64 [B, A] attributes

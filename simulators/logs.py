@@ -87,9 +87,8 @@ def simulate_logs(
             user, day, targeting, attribute, cascade, rng.random(len(user))
         )
         shown = propensity > 0
-        user, timestamp, ad_id, propensity = (
-            x[shown] for x in (user, timestamp, ad_id, propensity)
-        )
+        user, timestamp = user[shown], timestamp[shown]
+        ad_id, propensity = ad_id[shown], propensity[shown]
         recent = yesterday[user, advertiser[ad_id]] + running_count(user, advertiser[ad_id])
         scene = rng.choice(NUM_SCENES, size=len(user), p=[0.3, 0.3, 0.25, 0.15])
         position = rng.integers(0, NUM_POSITIONS, size=len(user))

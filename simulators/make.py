@@ -1,5 +1,7 @@
 """Make a world: `python -m simulators.make small --seed 0 --out DIR`."""
 
+import hashlib
+import json
 import os
 import sys
 import time
@@ -10,7 +12,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from gpr_rl.checkpoint import CheckpointError
 from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.building import Progress, build_world
 from simulators.cascade import make_cascade, market_bids
@@ -117,6 +118,13 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gpr_rl"
 
 
+def cached_directory(name: str, seed: int) -> Path:
+    """Return where a named world is cached; other dials or another format have another place."""
+    dials = json.dumps(PRESETS[name].to_json(), sort_keys=True) if name in PRESETS else name
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {dials}".encode()).hexdigest()[:8]
+    return cache_folder() / f"{name}-seed{seed}-{digest}"
+
+
 def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to_stderr) -> World:
     """Return a world by name, by directory, or as it is.
 
@@ -134,14 +142,16 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
     if isinstance(world, World):
         return world
     named = str(world) in world_names()
-    directory = (
-        cache_folder() / f"{world}-seed{seed}-v{FORMAT_VERSION}" if named else Path(world)
-    ).absolute()
+    directory = (cached_directory(str(world), seed) if named else Path(world)).absolute()
     if directory not in _LOADED:
         if named and not directory.exists():
             started = time.monotonic()
             progress(f"making world {str(world)!r} (seed {seed}), once; cached in {directory}")
-            _make_named(str(world), seed, directory, progress)
+            try:
+                _make_named(str(world), seed, directory, progress)
+            except (ValueError, OSError):
+                if not directory.exists():  # else another process was faster
+                    raise
             progress(f"world {str(world)!r} made in {time.monotonic() - started:.0f} s")
         elif not directory.exists():
             raise ValueError(
@@ -209,7 +219,7 @@ def main() -> int:
             raise ValueError(
                 f"unknown world {args.name!r}: choose one of {', '.join(world_names())}"
             )
-    except (ValueError, CheckpointError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     card = world.ranker_card

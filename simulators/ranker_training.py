@@ -50,7 +50,8 @@ class LoggedRows:
             row, past = features(ids)
             inputs.append(row)
             counts.append(past.of(group, ads[:, None]))
-        return cls(torch.cat(inputs), torch.cat(counts), ad_id[:, None])
+        joined: RankerInput = torch.cat(inputs)  # type: ignore[arg-type, assignment]
+        return cls(joined, torch.cat(counts), ad_id[:, None])
 
     def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:
         """Return raw logits [B, 2] of the rows `rows` (int64 [B])."""

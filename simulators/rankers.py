@@ -42,7 +42,7 @@ class RankerConfig:
     use_history: bool = True
     """Target attention over recent clicks, conversions and organic views."""
     use_repeats: bool = False
-    """Strictly-past count per user of the ad's own product, for worlds in which people buy again."""
+    """Strictly-past count per user of the ad's own product, for worlds with repeat purchases."""
 
 
 class Rankers(nn.Module):
@@ -58,6 +58,10 @@ class Rankers(nn.Module):
         group: int64 [N + M, 3].
         price: float32 [N], standardised log price.
     """
+
+    item_embedding: Tensor
+    group: Tensor
+    price: Tensor
 
     def __init__(
         self, config: RankerConfig, item_embedding: Tensor, group: Tensor, price: Tensor
@@ -91,7 +95,7 @@ class Rankers(nn.Module):
             nn.init.normal_(embedding.weight, std=0.05)
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what depends on the item alone: ads [N, H], queries [N, a], all keys [N + M, a]."""
+        """Return what depends on the item alone: ads [N, H], queries [N, a], keys [N + M, a]."""
         groups = self.group_id(self.group).flatten(-2)
         content = torch.cat([self.item_embedding, groups], dim=-1)
         ad = [content[: self.num_ads], self.price[:, None], self.ad_id.weight]
@@ -149,6 +153,9 @@ class Calibration(nn.Module):
     Isotonic regression gives steps, and steps tie candidates that the ranker told apart. Joining
     the steps' centres by lines keeps the order; beyond the outer centres the logit is shifted.
     """
+
+    knots: Tensor
+    values: Tensor
 
     def __init__(self, knots: Tensor, values: Tensor) -> None:
         super().__init__()

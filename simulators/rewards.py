@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tensordict import tensorclass
+from tensordict import TensorClass
 from torch import Tensor
 
 
-@tensorclass
-class Outcome:
+class Outcome(TensorClass):
     """What the frozen rankers say of K candidates of B requests, batch [B, K]."""
 
     request_id: Tensor  # int64 [B, K]

@@ -16,12 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.data.sequences import SequenceBuilder
 from gpr_rl.data.streams import IntArray
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
-from gpr_rl.schema import Action, InputSpec, Request
+from gpr_rl.schema import Action, InputSpec, Request, with_tuples
 from simulators.catalog import AGE_EDGES, BID_TYPES
 from simulators.eligibility import Availability, Targeting
 from simulators.features import FeatureBuilder
@@ -65,6 +64,10 @@ class WorldInfo:
     """Share of unanswered impressions that stay in the token stream."""
     max_tokens: int = 64
     format_version: int = FORMAT_VERSION
+
+
+class WorldError(ValueError):
+    """A directory that is no world, or whose files can't be read."""
 
 
 class World:
@@ -319,29 +322,29 @@ def read_world(directory: str | Path) -> World:
     """Read a world that was made before.
 
     Raises:
-        CheckpointError: The directory is no world, has another format, or a file is damaged; the
+        WorldError: The directory is no world, has another format, or a file is damaged; the
             message names the file.
     """
     directory = Path(directory)
     try:
         meta = json.loads((directory / "world.json").read_text())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{directory} is not a world: it has no world.json") from error
+        raise WorldError(f"{directory} is not a world: it has no world.json") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / 'world.json'} can't be read: {error}") from error
+        raise WorldError(f"{directory / 'world.json'} can't be read: {error}") from error
     if meta.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
+        raise WorldError(
             f"{directory / 'world.json'} has format {meta.get('format_version')}, "
             f"this version reads {FORMAT_VERSION}"
         )
-    info = WorldInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})
+    info = WorldInfo(**with_tuples(meta))
     frames = {}
     for name in ("users", "ads", "organic", "events"):
         path = directory / f"{name}.parquet"
         try:
             frames[name] = pd.read_parquet(path)
         except Exception as error:
-            raise CheckpointError(f"{path} can't be read: {error}") from error
+            raise WorldError(f"{path} can't be read: {error}") from error
     tensors = _read_tensors(directory / "embeddings.safetensors")
     world = World(info, **frames, tensors=tensors, directory=directory)
     stored = _read_tensors(directory / "rankers.safetensors")
@@ -357,15 +360,19 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        raise CheckpointError(f"{path} can't be read: {error}") from error
+        raise WorldError(f"{path} can't be read: {error}") from error
 
 
 def build_rankers(world: World) -> Rankers:
     """Return untrained rankers of the world's shape."""
-    raw = {k: tuple(v) if isinstance(v, list) else v for k, v in world.info.ranker_config.items()}
     price = torch.log(world.price)
     price = (price - price.mean()) / price.std().clamp_min(1e-6)
-    return Rankers(RankerConfig(**raw), world.item_embedding, world.group, price)
+    return Rankers(
+        RankerConfig(**with_tuples(world.info.ranker_config)),
+        world.item_embedding,
+        world.group,
+        price,
+    )
 
 
 def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:

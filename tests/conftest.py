@@ -1,5 +1,27 @@
 import os
+import tempfile
+
+import pytest
 
 # Before torch is imported anywhere: several test processes with many threads each are far slower.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# Worlds of the tests are made by the tests; worker processes inherit the place.
+if "GPR_RL_TEST_CACHE" not in os.environ:
+    os.environ["GPR_RL_TEST_CACHE"] = tempfile.mkdtemp(prefix="gpr_rl-tests-")
+os.environ["GPR_RL_CACHE"] = os.environ["GPR_RL_TEST_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def world():
+    """The world `tiny`, seed 0; read-only."""
+    from simulators.make import load_world, silent
+
+    return load_world("tiny", progress=silent)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that started the others cleans up
+        import shutil
+
+        shutil.rmtree(os.environ["GPR_RL_TEST_CACHE"], ignore_errors=True)

@@ -116,7 +116,7 @@ SUITE = Suite(
     name="fake",
     summary="Nothing.",
     methods=METHODS,
-    presets={"smoke": Sizes(), "quick": Sizes(num_seeds=3, delay_s=0.4)},
+    presets={"smoke": Sizes(), "quick": Sizes(num_seeds=2, delay_s=0.2)},
     make_tasks=make_tasks,
     finish=finish,
 )

@@ -17,17 +17,11 @@ import envs
 from envs import AdRequestEnv, register_environments, request_from_observation
 from envs.episodes import Episodes, IllegalActionError
 from gpr_rl.decoding import beam_search
-from simulators.make import load_world
 from simulators.rewards import Outcome, RewardError, RewardMix
 from simulators.world import World
 
 ID = "envs:gpr_rl/AdRequest-v0"
 Info = dict
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return load_world("tiny")
 
 
 def choose(mask: np.ndarray, rng: np.random.Generator) -> int:

@@ -14,14 +14,8 @@ from torchrl.envs.utils import check_env_specs
 from envs import AdRequestEnv, AdRequestTorchEnv, request_from_observation
 from envs.episodes import IllegalActionError
 from gpr_rl.decoding import beam_search
-from simulators.make import load_world
 from simulators.rewards import Outcome
 from simulators.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return load_world("tiny")
 
 
 @pytest.mark.parametrize("batch_size", [[1], [5]])

@@ -324,6 +324,23 @@ def test_warm_up_moves_the_critic_only() -> None:
     assert model.hte.reward_scale.item() == world.reward_scale
 
 
+def test_a_reward_of_ones_own_is_scaled_by_its_spread() -> None:
+    world = TableWorld()
+    tiny = RewardMix({"tiny": lambda outcome: 1e-4 * outcome.ecpm}, {"tiny": 1.0})
+    weight = []
+    for reward in (tiny, REWARD):
+        model = policy(world)
+        train(model, world, "hepo_terminal", config(reward_scale=None), 0, reward=reward)
+        weight.append(model.hte.reward_scale.item())
+    assert weight[1] == world.reward_scale
+    ids = RequestSchedule(torch.arange(240), 12, 0).batch(0)
+    data = rollout(policy(world), world, ids, REWARD, config(), 0, 0)
+    assert weight[0] == pytest.approx(1e-4 * data["reward"].std(correction=0).item())
+    constant = RewardMix({"one": lambda outcome: torch.ones_like(outcome.ecpm)}, {"one": 1.0})
+    history = train(policy(world), world, "ppo", config(), 0, reward=constant)
+    assert history[-1]["reward"] == 1.0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_bits(method: str) -> None:
     results = []

