@@ -8,7 +8,8 @@ Dims: B requests, K candidates, L levels, V codes per level.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +88,8 @@ def train(
     model.eval()
     scale = config.reward_scale or (world.reward_scale if reward == final_value else None)
     if scale is None:
-        scale = _measured_scale(model, world, schedule.batch(0), reward, config, seed)
+        with _named_errors(method, 0, schedule.batch(0)):
+            scale = _measured_scale(model, world, schedule.batch(0), reward, config, seed)
     model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, config.critic_learning_rate)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
@@ -96,12 +98,8 @@ def train(
     while state.step < config.num_steps:
         started = time.perf_counter()
         request_ids = schedule.batch(state.step)
-        try:
+        with _named_errors(method, state.step, request_ids):
             measures = _step(state, world, chosen, scaled, reward, seed, request_ids)
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"method {method!r}, step {state.step}: {error}; request ids {request_ids.tolist()}"
-            ) from error
         measures["step_s"] = time.perf_counter() - started
         state.history.append(measures)
         state.step += 1
@@ -111,6 +109,17 @@ def train(
         if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
             state.save(checkpoint_path, method, config, seed)
     return state.history
+
+
+@contextmanager
+def _named_errors(method: str, step: int, request_ids: Tensor) -> Iterator[None]:
+    """Say in which run and where a number stopped being finite."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"method {method!r}, step {step}: {error}; request ids {request_ids.tolist()}"
+        ) from error
 
 
 class RequestSchedule:
