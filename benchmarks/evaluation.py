@@ -110,7 +110,8 @@ def path_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor
         logits = logits.masked_fill(~mask, -torch.inf)
         log_prob = torch.log_softmax(logits, dim=-1)
         chosen = log_prob[:, of_path[:, None], levels, paths]
-        parts.append(chosen.sum(-1).nan_to_num(nan=-torch.inf))
+        total = chosen.sum(-1)  # NaN below a prefix without a legal child
+        parts.append(total.where(total.isfinite(), -torch.inf))
     return torch.cat(parts)
 
 
