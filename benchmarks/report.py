@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Cell = str | int | float | Interval | None
 SIGNIFICANT = 3
-ABSENT = "–"  # noqa: RUF001
+ABSENT = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
