@@ -202,7 +202,7 @@ def _update_policy(
     for epoch in range(config.num_epochs):
         batch = data.copy() if epoch == 0 else policy_logits(data.copy())
         out = method.loss(batch)
-        if config.kl_penalty:
+        if config.kl_penalty and not method.uses_reference:
             out["loss_kl"] = config.kl_penalty * _kl(batch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()

@@ -61,7 +61,7 @@ class AlignmentPreset:
     """Default world."""
     num_seeds: int = 3
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(kl_penalty=0.2))
+    training: TrainConfig = field(default_factory=TrainConfig)
     num_test_requests: int = 400
     """Held-out requests that every row is measured on."""
     num_validation_requests: int = 64
@@ -88,7 +88,6 @@ PRESETS = {
             num_requests=32,
             num_candidates=8,
             critic_warmup_steps=2,
-            kl_penalty=0.2,
         ),
         num_test_requests=60,
         num_validation_requests=24,
@@ -96,7 +95,7 @@ PRESETS = {
     ),
     "quick": AlignmentPreset(),
     "paper": AlignmentPreset(
-        num_seeds=10, training=TrainConfig(num_steps=300, kl_penalty=0.2), num_test_requests=1_000
+        num_seeds=10, training=TrainConfig(num_steps=300), num_test_requests=1_000
     ),
 }
 

@@ -92,7 +92,8 @@ def _hyper_parameters(methods: Sequence[str], config: TrainConfig) -> Table:
         }.get(method, "")
         critic = "yes" if built.uses_critic else "no"
         clip = "" if method == "dpo" else f"{config.clip:g}"
-        rows.append([method, f"{rate:g}", critic, clip, f"{config.kl_penalty:g}", own])
+        leash = "its own" if built.uses_reference else f"{config.kl_penalty:g}"
+        rows.append([method, f"{rate:g}", critic, clip, leash, own])
     budget = config.num_steps * config.num_requests * config.num_candidates
     return Table(
         "Hyper-parameters",
@@ -101,7 +102,8 @@ def _hyper_parameters(methods: Sequence[str], config: TrainConfig) -> Table:
         f"Shared by all: {config.num_steps} steps of {config.num_requests} requests x "
         f"{config.num_candidates} candidates = {budget:,} ranker evaluations, "
         f"{config.num_epochs} epochs, Adam, gradients clipped at {config.max_grad_norm:g}. The KL "
-        "penalty towards the warm start is no part of the published methods; all rows carry it.",
+        "penalty towards the warm start is no part of the published methods; all rows carry it "
+        "whose loss has no reference of its own.",
     )
 
 

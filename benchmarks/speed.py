@@ -128,7 +128,7 @@ def _linear_flops(model: HHD, call: Callable[[], object]) -> float:
 def training_rows(world: World) -> list[Row]:
     """Return seconds per training step of every method, and of the rollout alone."""
     torch.manual_seed(0)
-    config = TrainConfig(num_steps=8, critic_warmup_steps=0, kl_penalty=0.2)
+    config = TrainConfig(num_steps=8, critic_warmup_steps=0)
     mix = RewardMix.from_specs([])
     model = HHD(HHDConfig(), world.spec).eval()
     ids = world.request_ids("train")[:64]

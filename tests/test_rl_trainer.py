@@ -37,7 +37,7 @@ def config(**changes: object) -> TrainConfig:
     small: dict[str, object] = {
         "num_steps": 6, "num_requests": 12, "num_candidates": 8, "critic_warmup_steps": 2,
         "learning_rate": 0.05, "critic_learning_rate": 0.05, "dpo_num_pairs": 2,
-        "critic_requests": 12,
+        "critic_requests": 12, "kl_penalty": 0.0,
     }  # fmt: skip
     return TrainConfig(**{**small, **changes})  # type: ignore[arg-type]
 
