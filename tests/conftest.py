@@ -1,7 +1,11 @@
 import os
+from collections.abc import Iterator
+
+import pytest
 import tempfile
 
 import pytest
+
 
 # Before torch is imported anywhere: several test processes with many threads each are far slower.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -25,3 +29,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         import shutil
 
         shutil.rmtree(os.environ["GPR_RL_TEST_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Switch jaxtyping's checks off, for tests of what our own errors say about shapes."""
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
