@@ -1,11 +1,8 @@
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
-import tempfile
-
-import pytest
-
 
 # Before torch is imported anywhere: several test processes with many threads each are far slower.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
