@@ -14,6 +14,15 @@ MIN_SEEDS = 3
 COVERAGE = ((10, "93 to 94 %"), (5, "about 90 %"), (3, "75 to 89 %"))
 """What a nominal 95 % bootstrap interval covers, from this many seeds on (simulated)."""
 
+VERDICTS = {
+    "improves": "improved by",
+    "lowers": "lowered by",
+    "worsens": "worsened by",
+    "no clear difference": "no clear difference for",
+    "too few seeds": "too few seeds to tell for",
+}
+"""How a sentence says them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -32,7 +41,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`improves`, `lowers`, `no clear difference` or `too few seeds`."""
+        """One of `VERDICTS`."""
         bounds = (self.interval.low, self.interval.high)
         if self.num_seeds < MIN_SEEDS or not all(map(math.isfinite, bounds)):
             return "too few seeds"
@@ -90,30 +99,31 @@ def compare(
     return found
 
 
-def sentence(difference: Difference) -> str:
-    """Return one difference in words, with its interval."""
-    d = difference
-    size = f"{d.interval.value:+.3g}"
-    if all(map(math.isfinite, (d.interval.low, d.interval.high))):
-        size += f" [{d.interval.low:.3g}, {d.interval.high:.3g}]"
-    if d.verdict == "too few seeds":
-        seeds = "one seed" if d.num_seeds == 1 else f"{d.num_seeds} seeds"
-        return (
-            f"`{d.method}` against `{d.baseline}` in {d.measure}: {size}; {seeds} can't tell a "
-            "difference from chance."
-        )
-    if d.verdict == "no clear difference":
-        return f"`{d.method}`: no clear difference from `{d.baseline}` in {d.measure} ({size})."
-    return f"`{d.method}` {d.verdict} {d.measure} against `{d.baseline}` ({size})."
-
-
 def reading(differences: Sequence[Difference]) -> list[str]:
-    """Return a sentence per difference, and how far to trust them."""
+    """Return a sentence per measure and baseline, and last how far to trust them.
+
+    Each sentence sorts the methods by verdict and gives every difference with its interval.
+    """
     if not differences:
         return []
-    return [sentence(d) for d in differences] + [
-        coverage_note(min(d.num_seeds for d in differences))
-    ]
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for d in differences:
+        verdicts = groups.setdefault((d.measure, d.baseline), {verdict: [] for verdict in VERDICTS})
+        verdicts[d.verdict].append(f"`{d.method}` ({_size(d.interval)})")
+    lines = []
+    for (measure, baseline), verdicts in groups.items():
+        parts = [f"{VERDICTS[v]} {', '.join(found)}" for v, found in verdicts.items() if found]
+        lines.append(
+            f"{measure[:1].upper()}{measure[1:]}, against `{baseline}`: {'; '.join(parts)}."
+        )
+    return [*lines, coverage_note(min(d.num_seeds for d in differences))]
+
+
+def _size(interval: Interval) -> str:
+    size = f"{interval.value:+.3g}"
+    if all(map(math.isfinite, (interval.low, interval.high))):
+        size += f" [{interval.low:.3g}, {interval.high:.3g}]"
+    return size
 
 
 def coverage_note(num_seeds: int) -> str:
@@ -127,15 +137,12 @@ def coverage_note(num_seeds: int) -> str:
         )
     known = next((text for count, text in COVERAGE if num_seeds >= count))
     least = next(count for count, _ in COVERAGE if num_seeds >= count)
-    exact = f"at {least} seeds" if num_seeds == least else f"at {least} seeds, and few more,"
-    if num_seeds > 10:
-        exact = "at 10 seeds"
     mean = (
         " At 3 seeds nothing is trimmed: the interquartile mean is the mean."
         if num_seeds == 3
         else ""
     )
     return (
-        f"Intervals are nominal 95 % bootstrap intervals over {num_seeds} seeds; {exact} such an "
-        f"interval covers the truth {known} of the time only.{mean}"
+        f"Intervals are nominal 95 % bootstrap intervals over {num_seeds} seeds; at {least} seeds "
+        f"such an interval covers the truth {known} of the time only.{mean}"
     )

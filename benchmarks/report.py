@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Cell = str | int | float | Interval | None
 SIGNIFICANT = 3
+UNBOUNDED = 10_000
 ABSENT = "\N{EN DASH}"
 
 
@@ -144,22 +145,37 @@ def _is_number_column(table: Table, index: int) -> bool:
 
 
 def print_tables(tables: Sequence[Table], console: Console) -> None:
-    """Print tables; without colours or control codes unless the console is a terminal."""
+    """Print tables; without colours or control codes unless the console is a terminal.
+
+    Intervals stand beside their values, or below them where the console is too narrow.
+    """
     for table in tables:
-        shown = RichTable(
-            title=escape(table.title),
-            title_justify="left",
-            box=box.SIMPLE,
-            caption=escape(table.note) or None,
-            caption_justify="left",
-        )
-        for index, name in enumerate(table.columns):
-            shown.add_column(
-                escape(name), justify="right" if _is_number_column(table, index) else "left"
-            )
-        for row in zip(*_columns(table), strict=True):
-            shown.add_row(*[escape(f"{value} {bounds}".strip()) for value, bounds in row])
+        shown = _console_table(table, " ")
+        unbounded = console.options.update(width=UNBOUNDED)
+        if console.measure(shown, options=unbounded).maximum > console.width:
+            shown = _console_table(table, "\n")
         console.print(shown)
+
+
+def _console_table(table: Table, separator: str) -> RichTable:
+    shown = RichTable(
+        title=escape(table.title),
+        title_justify="left",
+        box=box.SIMPLE,
+        caption=escape(table.note) or None,
+        caption_justify="left",
+    )
+    for index, name in enumerate(table.columns):
+        numbers = _is_number_column(table, index)
+        shown.add_column(
+            escape(name),
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=index == 0,
+        )
+    for row in zip(*_columns(table), strict=True):
+        shown.add_row(*[escape(f"{value}{separator}{bounds}".rstrip()) for value, bounds in row])
+    return shown
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -45,6 +46,15 @@ def difference(low: float, high: float, num_seeds: int = 5, better: bool = True)
     )
 
 
+SAID = {
+    "improves": "improved",
+    "lowers": "lowered",
+    "worsens": "worsened",
+    "no clear difference": "no clear",
+    "too few seeds": "too few seeds",
+}
+
+
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
@@ -61,15 +71,26 @@ def difference(low: float, high: float, num_seeds: int = 5, better: bool = True)
 def test_verdicts_follow_the_interval(found, verdict):
     assert found.verdict == verdict
     words = reading([found])[0]
-    for other in {"improves", "lowers", "worsens", "no clear difference"} - {verdict}:
+    for other in {"improved", "lowered", "worsened", "no clear"} - {SAID[verdict]}:
         assert other not in words
+    assert SAID[verdict] in words
 
 
-def test_sentences_have_the_numbers():
-    assert reading([difference(0.1, 0.3)])[0] == (
-        "`new` improves the value against `old` (+0.2 [0.1, 0.3])."
-    )
-    assert "one seed can't tell" in reading([difference(math.nan, math.nan, 1)])[0]
+def test_sentences_have_the_numbers_and_sort_by_verdict():
+    found = [
+        replace(difference(-0.1, 0.3), method="same"),
+        difference(0.1, 0.3),
+        replace(difference(0.5, 0.7), method="more"),
+        replace(difference(-0.7, -0.5), baseline="older"),
+    ]
+    assert reading(found)[:-1] == [
+        "The value, against `old`: improved by `new` (+0.2 [0.1, 0.3]), `more` (+0.6 [0.5, 0.7]); "
+        "no clear difference for `same` (+0.1 [-0.1, 0.3]).",
+        "The value, against `older`: lowered by `new` (-0.6 [-0.7, -0.5]).",
+    ]
+    alone = replace(difference(math.nan, math.nan, 1), measure="x")
+    alone = replace(alone, interval=Interval(2.0, math.nan, math.nan))
+    assert reading([alone])[0] == "X, against `old`: too few seeds to tell for `new` (+2)."
 
 
 def test_the_reading_ends_with_the_least_seeds():
@@ -155,6 +176,18 @@ def test_piped_tables_have_no_control_codes():
     assert "\x1b" not in text
 
 
+def test_a_narrow_console_cuts_nothing():
+    stream = io.StringIO()
+    cells = [Interval(0.7481, 0.7341, 0.7612)] * 4
+    table = Table("T", ["method", "a", "b", "c", "d"], [["hepo_terminal", *cells]])
+    print_tables([table], Console(file=stream, width=80, force_terminal=False))
+    text = stream.getvalue()
+    assert "hepo_terminal" in text
+    assert text.count("0.748") == 4
+    assert text.count("[0.734,") == 4
+    assert text.count("0.761]") == 4
+
+
 class Links(HTMLParser):
     """Collects what a page would load or leave open."""
 
@@ -204,7 +237,7 @@ def test_the_page_stands_alone(tmp_path, report):
     assert len(page.loaded) == 1
     assert page.loaded[0].startswith("data:image/svg+xml;base64,")
     assert "<script" not in text
-    for part in ("A &amp; B", "&lt;here&gt;", "<code>tiny</code>", "[1.00, 2.00]", "improves"):
+    for part in ("A &amp; B", "&lt;here&gt;", "<code>tiny</code>", "[1.00, 2.00]", "improved by"):
         assert part in text
     assert (tmp_path / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
