@@ -1,0 +1,36 @@
+"""The README's Python runs as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_environment_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("pCTR") == 10
+
+
+def test_the_reward_example_is_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gymnasium
+
+    (tmp_path / "my_reward.py").write_text(BLOCKS[1])
+    monkeypatch.chdir(tmp_path)
+    env = gymnasium.make(
+        "envs:gpr_rl/AdRequest-v0", world="tiny", reward=["my_reward:cheap_and_clicked"]
+    )
+    env.reset(seed=0)
+    assert "my_reward" in sys.modules
+
+
+@pytest.mark.slow
+def test_training_and_decoding_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(BLOCKS[2], "README.md", "exec"), names)
+    exec(compile(BLOCKS[3], "README.md", "exec"), names)
+    assert (names["ads"].ad_id >= 0).any()
