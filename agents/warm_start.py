@@ -31,10 +31,10 @@ class WarmStartConfig:
     """Three stages; the paper gives the order, not the sizes."""
 
     model: HHDConfig = field(default_factory=HHDConfig)
-    mtp: StageConfig = field(default_factory=lambda: StageConfig(num_steps=300))
+    mtp: StageConfig = field(default_factory=lambda: StageConfig(num_steps=250))
     """GPR 3.1."""
     vaft: StageConfig = field(
-        default_factory=lambda: StageConfig(num_steps=120, learning_rate=1e-3)
+        default_factory=lambda: StageConfig(num_steps=100, learning_rate=1e-3)
     )
     """GPR 3.2; the HTE learns from the log in the same steps."""
     critic: StageConfig = field(

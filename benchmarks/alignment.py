@@ -62,7 +62,7 @@ class AlignmentPreset:
     num_seeds: int = 3
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
-    num_test_requests: int = 400
+    num_test_requests: int = 300
     """Held-out requests that every row is measured on."""
     num_validation_requests: int = 64
     """Requests of the first held-out day for the curves during training."""

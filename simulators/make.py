@@ -94,6 +94,7 @@ def make_world(
         ranker_config=asdict(ranker_config),
         simulated=("users", "ads", "behaviour", "bids", "budgets"),
         impression_share=0.2,
+        max_tokens=48,
     )
     return build_world(
         Path(directory),

@@ -28,7 +28,7 @@ from simulators.history import DAY_S, History
 from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
 from simulators.rewards import Outcome, ecpm, final_value
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
 
 
