@@ -8,6 +8,7 @@ Examples:
   python -m benchmarks.run --out runs/mine --resume ... go on after Ctrl-C, with the same flags
 """
 
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -204,4 +205,6 @@ def main(argv: Sequence[str] | None = None, suites: Mapping[str, str | Suite] = 
 
 
 if __name__ == "__main__":
+    # A script's background jobs start with SIGINT ignored; `kill -INT` must stop them as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

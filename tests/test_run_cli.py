@@ -221,8 +221,9 @@ def test_interrupted_run_goes_on(tmp_path):
     out = tmp_path / "run"
     command = [
         sys.executable, "-c",
-        "import sys; from benchmarks.run import main; from fake_suite import SUITE\n"
-        "if __name__ == '__main__': sys.exit(main(sys.argv[1:], {'fake': SUITE}))",
+        "import signal, sys; from benchmarks.run import main; from fake_suite import SUITE\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main(sys.argv[1:], {'fake': SUITE}))",
         "fake", "--methods", "good", "bad", "--out", str(out), "--workers", "1", "--resume",
     ]  # fmt: skip
     here = Path(__file__).parent
