@@ -96,7 +96,9 @@ def open_run_folder(out: Path, settings: Mapping[str, object], *, resume: bool) 
     wanted = to_plain(settings)
     machine = describe_machine()
     if holds_run:
-        _check_settings(out / CONFIG, wanted)
+        stored = _check_settings(out / CONFIG, wanted)
+        for change in _changes(stored, machine):
+            print(f"warning: {change}; numbers may not agree", file=sys.stderr)
         if (out / RESULTS).exists():
             read_results(out / RESULTS)
     else:
@@ -108,10 +110,23 @@ def open_run_folder(out: Path, settings: Mapping[str, object], *, resume: bool) 
     append_json_line(out / LOG, {"event": "resumed" if holds_run else "started", **machine})
 
 
-def _check_settings(path: Path, wanted: Mapping[str, object]) -> None:
+def _changes(stored: Mapping[str, object], machine: Mapping[str, object]) -> list[str]:
+    """Return what changed in code and packages since the run began."""
+    names = ("versions", "git_commit")
+    before, now = ({n: side.get(n) for n in names} for side in (stored, to_plain(machine)))
+    flat_before, flat_now = _flat(before), _flat(now)
+    return [
+        f"{name} was {flat_before.get(name)} when the run began and is {flat_now[name]}"
+        for name in flat_now
+        if flat_before.get(name) != flat_now[name]
+    ]
+
+
+def _check_settings(path: Path, wanted: Mapping[str, object]) -> dict[str, object]:
+    """Return config.json, whose settings must be those wanted."""
     try:
-        stored = json.loads(path.read_text())["settings"]
-        flat_stored, flat_wanted = _flat(stored), _flat(wanted)
+        config = json.loads(path.read_text())
+        flat_stored, flat_wanted = _flat(config["settings"]), _flat(wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"can't read {path}: {' '.join(str(error).split())} (nothing was changed)"
@@ -123,6 +138,7 @@ def _check_settings(path: Path, wanted: Mapping[str, object]) -> None:
                 f"{path.parent} was made with {name} = {before}, this command says {now}: "
                 "choose another --out, or the same settings"
             )
+    return config
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:

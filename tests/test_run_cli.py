@@ -125,6 +125,14 @@ def test_resume_runs_only_what_is_missing(finished, copy, capsys):
     assert same
 
 
+def test_resume_says_what_changed_since(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config["versions"]["torch"] = "1.0"
+    (copy / "config.json").write_text(json.dumps(config))
+    assert resume(copy) == 0
+    assert "warning: versions.torch was 1.0 when the run began" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name",
     ["parts/good-1.parquet", "results.parquet", "config.json", "checkpoints/good.safetensors"],
