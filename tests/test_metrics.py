@@ -55,6 +55,7 @@ def test_lists_without_a_signal_are_nan() -> None:
     assert ordered_pair_ratio(torch.ones(1, 3), torch.ones(1, 3)).isnan().all()
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"\[2, 3\] and \[2, 4\]"):
         ndcg(torch.ones(2, 3), torch.ones(2, 4))
