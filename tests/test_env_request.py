@@ -325,4 +325,4 @@ def test_a_request_comes_back_from_its_observation(world: World) -> None:
     unknown = request_from_observation(observation)
     assert int(unknown.request_id) == int(unknown.user_id) == int(unknown.timestamp) == -1
     batch = {key: np.stack([value, value]) for key, value in observation.items()}
-    assert request_from_observation(batch).tokens.kind.shape == (2, 64)
+    assert request_from_observation(batch).tokens.kind.shape == (2, world.spec.max_tokens)
