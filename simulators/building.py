@@ -31,7 +31,8 @@ from simulators.ranker_training import (
 )
 from simulators.rankers import FrozenRankers
 from simulators.rewards import final_value
-from simulators.world import World, WorldInfo, build_rankers, ranker_tensors, score_scale
+from simulators.world import World, WorldInfo, score_scale
+from simulators.world_files import build_rankers, ranker_tensors
 
 Progress = Callable[[str], None]
 _CHUNK = 2_048

@@ -20,7 +20,8 @@ from simulators.config import PRESETS, WorldConfig
 from simulators.logs import simulate_logs
 from simulators.rankers import RankerConfig
 from simulators.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
-from simulators.world import FORMAT_VERSION, World, WorldInfo, age_bucket, read_world
+from simulators.world import FORMAT_VERSION, World, WorldInfo, age_bucket
+from simulators.world_files import read_world
 
 _LOADED: dict[Path, World] = {}
 

