@@ -23,7 +23,7 @@ from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.files import write_text
 from benchmarks.launchers import LAUNCHERS
 from benchmarks.report import print_tables, write_report
-from benchmarks.results import check_results, summarise, write_results
+from benchmarks.results import KEY, check_results, summarise, write_results
 from benchmarks.run_folder import CHECKPOINTS, LOG, RESULTS, describe_machine, open_run_folder
 from benchmarks.runner import TaskFailed, run_tasks
 from benchmarks.suite import SUITES, Settings, Suite, load_suite
@@ -169,7 +169,7 @@ def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
         checkpoints=out / CHECKPOINTS,
         launcher=args.launcher,
     )
-    results = check_results(results, f"suite {suite.name!r}")
+    results = check_results(results, f"suite {suite.name!r}").sort_values(KEY, ignore_index=True)
     write_results(out / RESULTS, results)
     write_text(out / "summary.csv", summarise(results).to_csv(index=False))
     report = suite.finish(settings, results)
