@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,7 +40,9 @@ class HiddenTruth:
     hour_logit: Tensor  # float32 [NUM_HOURS]
     scalars: Tensor  # float32 [6]: click base, conversion base, scale, coarse share, fatigue, 0
 
-    def match(self, user_id: Tensor, day: Tensor, ad_id: Tensor) -> Tensor:
+    def match(
+        self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B K"]:
         """Return the standardised interest match; `ad_id` [B, K], the others [B]."""
         _, _, _, share, _, _ = self.scalars.tolist()
         coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
@@ -48,14 +51,14 @@ class HiddenTruth:
 
     def probabilities(
         self,
-        user_id: Tensor,
-        day: Tensor,
-        hour: Tensor,
-        scene: Tensor,
-        position: Tensor,
-        ad_id: Tensor,
-        recent_advertiser: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        user_id: Int[Tensor, " B"],
+        day: Int[Tensor, " B"],
+        hour: Int[Tensor, " B"],
+        scene: Int[Tensor, " B"],
+        position: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        recent_advertiser: Real[Tensor, "B K"],
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Return true pCTR and pCVR, both [B, K].
 
         Args:

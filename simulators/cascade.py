@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simulators.behavior import HiddenTruth
@@ -31,7 +32,9 @@ class Cascade:
     is_cpm: Tensor  # bool [N], paid per impression
     scalars: Tensor  # float32 [5]: click base, match scale, exploration, temperature, retrieval
 
-    def distribution(self, user_id: Tensor, day: Tensor, eligible: Tensor) -> Tensor:
+    def distribution(
+        self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], eligible: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "B N"]:
         """Return the probability of every ad, float32 [B, N]; 0 for illegal ads.
 
         Args:

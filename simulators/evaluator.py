@@ -6,6 +6,7 @@ Dims: B requests, K candidates, N ads.
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class TruthEvaluator:
         self._truth = HiddenTruth(**load_file(Path(world.directory) / "truth.safetensors"))
         self._cascade = Cascade(**load_file(Path(world.directory) / "cascade.safetensors"))
 
-    def outcome(self, request_id: Tensor, ad_id: Tensor) -> Outcome:
+    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
         world = self._world
         ids = request_id.numpy()
@@ -52,12 +53,12 @@ class TruthEvaluator:
         )
         return world.make_outcome(request_id, ad_id, pctr, pcvr)
 
-    def outcome_all(self, request_id: Tensor) -> Outcome:
+    def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return the true outcome of every ad, [B, N]."""
         ads = torch.arange(self._world.num_ads).expand(len(request_id), -1)
         return self.outcome(request_id, ads)
 
-    def logging_distribution(self, request_id: Tensor) -> Tensor:
+    def logging_distribution(self, request_id: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
         """Return the production system's probability of every ad, float32 [B, N]."""
         world = self._world
         ids = request_id.numpy()

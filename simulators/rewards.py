@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from tensordict import TensorClass
 from torch import Tensor
 
@@ -49,8 +50,13 @@ def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
     return register
 
 
-def ecpm(pctr: Tensor, pcvr: Tensor, bid: Tensor, bid_type: Tensor) -> Tensor:
-    """Return expected revenue per 1,000 impressions; all arguments broadcast.
+def ecpm(
+    pctr: Float[Tensor, "*shape"],
+    pcvr: Float[Tensor, "*shape"],
+    bid: Float[Tensor, "*shape"],
+    bid_type: Int[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
+    """Return expected revenue per 1,000 impressions.
 
     CPM: the bid. CPC: 1000 pCTR bid. OCPA: 1000 pCTR pCVR bid.
     """
@@ -59,14 +65,14 @@ def ecpm(pctr: Tensor, pcvr: Tensor, bid: Tensor, bid_type: Tensor) -> Tensor:
 
 
 @register_reward("final_value")
-def final_value(outcome: Outcome) -> Tensor:
+def final_value(outcome: Outcome) -> Float[Tensor, "B K"]:
     """GPR Eq. 5: eCPM + (1/M) sum_i alpha_i target_i with targets pCTR and pCVR, [B, K]."""
     targets = torch.stack([outcome.pctr, outcome.pcvr], dim=-1)
     return outcome.ecpm + (outcome.alpha * targets).mean(-1)
 
 
 @register_reward("ecpm")
-def ecpm_only(outcome: Outcome) -> Tensor:
+def ecpm_only(outcome: Outcome) -> Float[Tensor, "B K"]:
     """Expected revenue alone, [B, K]."""
     return outcome.ecpm
 
@@ -111,7 +117,7 @@ def load_reward(spec: str) -> tuple[str, RewardFunction, float]:
     return target, function, weight
 
 
-def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Tensor:
+def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Float[Tensor, "B K"]:
     """Call one reward and check what it returns: float [B, K], finite or NaN (not applicable).
 
     Raises:

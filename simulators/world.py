@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpr_rl.data.sequences import SequenceBuilder
@@ -190,13 +191,13 @@ class World:
             splits[name] = ids[torch.cat(legal)] if legal else ids
         return splits
 
-    def request_ids(self, split: str) -> Tensor:
+    def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return int64 ids of the `train`, `validation` or `test` requests with a legal ad."""
         if split not in self._splits:
             raise ValueError(f"split must be one of {sorted(self._splits)}, got {split!r}")
         return self._splits[split]
 
-    def request(self, request_id: Tensor) -> Request:
+    def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return what the policy may know of requests `request_id`, int64 [B]."""
         ids = request_id.numpy()
         user, time = self.request_user[ids], self.request_time[ids]
@@ -210,14 +211,14 @@ class World:
             batch_size=[len(ids)],
         )
 
-    def eligibility_key(self, request_id: Tensor) -> Tensor:
+    def eligibility_key(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return int64 keys [B]; requests with one key may see the same ads."""
         if isinstance(self._legal, Availability):
             return self._legal.row[request_id]
         user, day = self._user_day(request_id)
         return user * self.info.num_days + day
 
-    def eligible(self, request_id: Tensor) -> Tensor:
+    def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return bool [B, N], the ads that may be shown in requests `request_id` (int64 [B])."""
         if isinstance(self._legal, Availability):
             return self._legal.eligible(request_id)
@@ -234,7 +235,9 @@ class World:
         """Return itself: a world is read-only, and Gymnasium copies what an environment holds."""
         return self
 
-    def outcome(self, request_id: Tensor, ad_id: Tensor, *, exact: bool = False) -> Outcome:
+    def outcome(
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+    ) -> Outcome:
         """Return what the frozen rankers say of candidates.
 
         Args:
@@ -248,7 +251,11 @@ class World:
         return self.make_outcome(request_id, shown, pctr, pcvr)
 
     def make_outcome(
-        self, request_id: Tensor, ad_id: Tensor, pctr: Tensor, pcvr: Tensor
+        self,
+        request_id: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        pctr: Float[Tensor, "B K"],
+        pcvr: Float[Tensor, "B K"],
     ) -> Outcome:
         """Return the outcome of candidates with given probabilities, all [B, K]."""
         user = torch.from_numpy(self.request_user[request_id.numpy()])
@@ -270,13 +277,15 @@ class World:
             batch_size=shape,
         )
 
-    def make_outcome_logged(self, pctr: Tensor, pcvr: Tensor, alpha: Tensor) -> Outcome:
+    def make_outcome_logged(
+        self, pctr: Float[Tensor, " R"], pcvr: Float[Tensor, " R"], alpha: Float[Tensor, "2"]
+    ) -> Outcome:
         """Return the outcome of all logged ads for given probabilities [R], batch [R, 1]."""
         self.alpha = alpha
         ids = torch.arange(self.num_requests)
         return self.make_outcome(ids, self.request_ad[:, None], pctr[:, None], pcvr[:, None])
 
-    def outcome_all(self, request_id: Tensor) -> Outcome:
+    def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return the outcome of every ad for every request, [B, N]."""
         ads = torch.arange(self.num_ads).expand(len(request_id), -1)
         return self.outcome(request_id, ads)
