@@ -24,7 +24,7 @@ Candidates that are not valid hold zeros.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -41,7 +41,7 @@ from agents.actor_critic import (
 from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
 from gpr_rl.schema import Candidates, Request
-from simulators.rewards import Outcome
+from simulators.rewards import Outcome, RewardMix
 
 Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
 """Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one."""
@@ -213,6 +213,26 @@ def score_reference(
     data["reference_log_probs"] = masked_log_softmax(logits, legal_mask)
     kl = categorical_kl(data["log_probs"], data["reference_log_probs"], legal_mask)
     return data.set("reference_kl", keep_valid(kl, data["valid"]))
+
+
+def reward_unit(
+    model: ActorCriticModel,
+    world: World,
+    request_ids: Int[Tensor, " B"],
+    reward: Reward,
+    config: RolloutConfig,
+    seed: int,
+) -> float:
+    """Return what the reward is divided by when nothing else is said.
+
+    For Eq. 5 alone it is the world's standard deviation over logged candidates; for any other
+    reward it is measured over candidates of the given requests (one batch of evaluations).
+    """
+    if reward == RewardMix.from_specs([]):
+        return world.reward_scale
+    data = rollout(model, world, request_ids, reward, replace(config, reward_scale=1.0), seed, 0)
+    spread = data["reward"][data["valid"]].std(correction=0).item()
+    return spread if spread > 0.0 else 1.0
 
 
 def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:

@@ -27,7 +27,14 @@ from agents.actor_critic import (
 from agents.methods import Method, TrainConfig, make_method
 from agents.objectives.hepo import value_loss
 from agents.objectives.surrogate import mean_over_candidates
-from agents.rollout import NonFiniteError, Reward, World, rollout, score_reference
+from agents.rollout import (
+    NonFiniteError,
+    Reward,
+    World,
+    reward_unit,
+    rollout,
+    score_reference,
+)
 from agents.train_state import TrainState
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
@@ -81,15 +88,14 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
-    final_value = RewardMix.from_specs([])
-    reward = final_value if reward is None else reward
+    reward = RewardMix.from_specs([]) if reward is None else reward
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = RequestSchedule(world.request_ids("train"), config.num_requests, seed)
     model.eval()
-    scale = config.reward_scale or (world.reward_scale if reward == final_value else None)
-    if scale is None:
-        with _named_errors(method, 0, schedule.batch(0)):
-            scale = _measured_scale(model, world, schedule.batch(0), reward, config, seed)
+    with _named_errors(method, 0, schedule.batch(0)):
+        scale = config.reward_scale or reward_unit(
+            model, world, schedule.batch(0), reward, config, seed
+        )
     model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, config.critic_learning_rate)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
@@ -146,20 +152,6 @@ class RequestSchedule:
             self._round = shuffle
         start = position * self._num_requests
         return self._order[start : start + self._num_requests]
-
-
-def _measured_scale(
-    model: ActorCriticModel,
-    world: World,
-    request_ids: Tensor,
-    reward: Reward,
-    config: TrainConfig,
-    seed: int,
-) -> float:
-    """Return the reward's standard deviation over the candidates of the first batch."""
-    data = rollout(model, world, request_ids, reward, replace(config, reward_scale=1.0), seed, 0)
-    spread = data["reward"][data["valid"]].std(correction=0).item()
-    return spread if spread > 0.0 else 1.0
 
 
 def _step(

@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from agents.rollout import RolloutConfig, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
-from gpr_rl.pretraining.vaft import hte_loss, vaft_loss
+from gpr_rl.pretraining.vaft import hte_loss, vaft_loss, vaft_weight, weight_by_action
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
 from simulators.supervision import WindowBatches
 from simulators.world import World
+
+_CRITIC_DRAWS = 1 << 40
+"""Draws of this stage start here, so that none is one of a later training step."""
 
 OnStage = Callable[[str, int, dict[str, float]], None]
 
@@ -102,7 +106,9 @@ def train_vaft(
             targets.pcvr[..., first],
             targets.valid[..., first],
         )
-        return policy + critic, {"critic": float(critic.detach())}
+        weights = weight_by_action(vaft_weight(targets), targets)
+        logged = {f"weight/{action}": float(weight) for action, weight in weights.items()}
+        return policy + critic, {"critic": float(critic.detach()), **logged}
 
     groups = [model.policy_parameters(), model.hte_parameters()]
     train_stage(groups, loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
@@ -116,7 +122,14 @@ def train_critic(
     reward: RewardMix,
     on_stage: OnStage | None = None,
 ) -> None:
-    """Train the HTE alone on the finished policy's candidates under the rankers."""
+    """Train the HTE alone on the finished policy's candidates under the rankers.
+
+    From here on the HTE counts in units of this reward.
+    """
+    first = draw_requests(world, seed, Purpose.CRITIC, 0, config.num_requests)
+    drawn = RolloutConfig(num_candidates=config.num_candidates)
+    scale = reward_unit(model, world, first, reward, drawn, seed)
+    model.hte.reward_scale.fill_(scale)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         ids = draw_requests(world, seed, Purpose.CRITIC, step, config.num_requests)
@@ -128,16 +141,14 @@ def train_critic(
                 world.trie,
                 config.num_candidates,
                 seed,
-                step,
+                _CRITIC_DRAWS + step,
                 eligible=world.eligible(ids),
             )
             context = model.encode(request)
             outcome = world.outcome(ids, candidates.ad_id)
             total, _ = reward(outcome)
         output = model.hte(context, candidates.codes)
-        loss = hte_loss(
-            output, total / world.reward_scale, outcome.pctr, outcome.pcvr, candidates.valid
-        )
+        loss = hte_loss(output, total / scale, outcome.pctr, outcome.pcvr, candidates.valid)
         return loss, {}
 
     train_stage(

@@ -21,7 +21,13 @@ from agents.warm_start import (
     train_mtp,
     train_vaft,
 )
-from benchmarks.alignment_presets import METHODS, PRESETS, SUITE, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment_presets import (
+    METHODS,  # noqa: F401, what `load_suite` reads
+    PRESETS,  # noqa: F401
+    SUITE,
+    WARM_ROWS,
+    AlignmentPreset,
+)
 from benchmarks.alignment_report import make_report
 from benchmarks.evaluation import (
     EvaluationSet,
@@ -36,7 +42,7 @@ from benchmarks.evaluation import (
 )
 from benchmarks.files import write_bytes
 from benchmarks.report import SuiteReport
-from benchmarks.suite import Settings, Suite
+from benchmarks.suite import Settings
 from benchmarks.tasks import Task, log_progress
 from gpr_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
@@ -108,18 +114,19 @@ def world_seed(world: str, seed: int) -> int:
     return seed if world in SYNTHETIC else 0
 
 
-def make_named_world(*, world: str, seed: int) -> pd.DataFrame:
-    """Make a named world unless it is cached; return its rankers' card."""
-    card = load_world(world, seed=seed, progress=silent).ranker_card
-    rows = []
-    for task in ("pctr", "pcvr"):
-        if task in card:
-            named = {f"{task}/{key}": value for key, value in card[task].items()}
-            rows.append(_rows("rankers", seed, 0, "test", named))
-    if "regime" in card:
-        numbers = {f"regime/{k}": v for k, v in card["regime"].items() if not isinstance(v, str)}
-        rows.append(_rows("rankers", seed, 0, "test", numbers))
-    return pd.concat(rows, ignore_index=True)
+def make_named_world(*, world: str, seed: int) -> None:
+    """Make a named world unless it is cached."""
+    load_world(world, seed=seed, progress=silent)
+
+
+def _card_rows(world: World, seed: int) -> list[pd.DataFrame]:
+    """Return the grades of the world's rankers, as rows of the method `rankers`."""
+    metrics: dict[str, float] = {}
+    for part in ("pctr", "pcvr", "regime"):
+        for name, value in world.ranker_card.get(part, {}).items():
+            if not isinstance(value, str):
+                metrics[f"{part}/{name}"] = value
+    return [_rows("rankers", seed, 0, "test", metrics)]
 
 
 def prepare_seed(
@@ -156,7 +163,7 @@ def prepare_seed(
     warm = path_log_prob(model, loaded, data.request_id, data.eligible)
     setup = Setup(loaded, mix, data, validation, beam.ad_id, warm)
     setup.save(_checkpoint(out, "evaluation", seed))
-    rows = [_reference_rows(setup, seed, sizes.list_size)]
+    rows = [*_card_rows(loaded, seed), _reference_rows(setup, seed, sizes.list_size)]
     for name, policy, seconds in (("mtp", mtp, mtp_s), ("vaft", model, mtp_s + vaft_s)):
         metrics = evaluate_model(
             policy, loaded, data, setup.shared, warm if name == "mtp" else None, sizes.list_size
@@ -175,28 +182,7 @@ def _reference_rows(setup: Setup, seed: int, list_size: int) -> pd.DataFrame:
             "logging", seed, 0, "test", value_metrics(data, "expected", distribution=data.logging)
         )
     ]
-    popularity = popularity_distribution(setup.world, data)
-    ranked = popularity.argsort(dim=-1, descending=True, stable=True)
-    top = ranked[:, :list_size]
-    top = top.where(data.eligible.gather(1, top), -1)
-    value = data.value.gather(1, top.clamp_min(0)).masked_fill(top < 0, -torch.inf)
-    served = top.gather(1, value.argmax(-1, keepdim=True))[:, 0]
-    rows.append(
-        _rows(
-            "popularity",
-            seed,
-            0,
-            "test",
-            {
-                **value_metrics(data, "expected", distribution=popularity),
-                **value_metrics(data, "greedy", ad_id=ranked[:, 0]),
-                **value_metrics(data, "served", ad_id=served),
-                **list_metrics(data, top, popularity.gather(1, top.clamp_min(0)), "_own"),
-                "avg_final_value": float(value.where(top >= 0, torch.nan).nanmean(-1).mean()),
-                "max_final_value": float(value.amax(-1).mean()),
-            },
-        )
-    )
+    rows.append(_rows("popularity", seed, 0, "test", _popularity_metrics(setup, list_size)))
     rows.append(
         _rows(
             "proxy_argmax", seed, 0, "test", value_metrics(data, "greedy", ad_id=data.proxy_best())
@@ -209,6 +195,29 @@ def _reference_rows(setup: Setup, seed: int, list_size: int) -> pd.DataFrame:
         best.update({k: v for k, v in by_truth.items() if k.startswith("truth")})
     rows.append(_rows("best", seed, 0, "test", best))
     return pd.concat(rows, ignore_index=True)
+
+
+def _popularity_metrics(setup: Setup, list_size: int) -> dict[str, float]:
+    """Return the metrics of showing what most users clicked."""
+    data = setup.data
+    popularity = popularity_distribution(setup.world, data)
+    ranked = popularity.argsort(dim=-1, descending=True, stable=True)
+    top = ranked[:, :list_size]
+    top = top.where(data.eligible.gather(1, top), -1)
+    value = data.value.gather(1, top.clamp_min(0)).masked_fill(top < 0, -torch.inf)
+    known = value.where(top >= 0, torch.nan)
+    served = top.gather(1, value.argmax(-1, keepdim=True))[:, 0]
+    return {
+        **value_metrics(data, "expected", distribution=popularity),
+        **value_metrics(data, "greedy", ad_id=ranked[:, 0]),
+        **value_metrics(data, "served", ad_id=served),
+        **list_metrics(data, setup.shared, popularity.gather(1, setup.shared.clamp_min(0)), ""),
+        **list_metrics(data, top, popularity.gather(1, top.clamp_min(0)), "_own"),
+        "avg_final_value": float(known.nanmean(-1).mean()),
+        "max_final_value": float(value.amax(-1).mean()),
+        "pool_min": float(known.nan_to_num(torch.inf).min()),
+        "pool_max": float(value.max()),
+    }
 
 
 def run_method(
@@ -347,20 +356,8 @@ def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     return make_report(
         results,
         methods=settings.methods,
-        world=settings.world,
-        simulated=info.simulated,
-        has_truth=info.has_truth,
+        info=info,
         seeds=settings.seeds,
         training=sizes.training,
         num_test_requests=sizes.num_test_requests,
     )
-
-
-SUITE_DEFINITION = Suite(
-    name=SUITE,
-    summary="value alignment by RL, after GPR Tab. 3",
-    methods=METHODS,
-    presets=PRESETS,
-    make_tasks=make_tasks,
-    finish=finish,
-)

@@ -21,6 +21,7 @@ from benchmarks.report import (
 )
 from benchmarks.results import BOOTSTRAP_SEED, final_values
 from benchmarks.stats import Interval, bootstrap
+from simulators.world import WorldInfo
 
 REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
 WARM_START = "vaft"
@@ -80,10 +81,10 @@ def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _hyper_parameters(methods: Sequence[str], config: TrainConfig) -> Table:
+def _hyper_parameters(methods: Sequence[str], config: TrainConfig, num_levels: int) -> Table:
     rows: list[list[Cell]] = []
     for method in methods:
-        built, rate = make_method(method, config, 3)
+        built, rate = make_method(method, config, num_levels)
         own = {
             "hepo": f"alpha {config.process_reward_scale:g}, lambda {config.gae_lambda:g}",
             "hepo_terminal": f"alpha {config.process_reward_scale:g}, lambda {config.gae_lambda:g}",
@@ -126,8 +127,9 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
     if len(share):
         hacking = int((share <= 0).sum())
         text = (
-            f"The ad that the rankers like best reaches {share.mean():.2f} of the way from the "
-            f"logging policy (0) to the truly best ad (1) under the hidden truth. "
+            "On 300 held-out requests per world, taken when the world was made, the ad that the "
+            f"rankers like best reaches {share.mean():.2f} of the way from the logging policy (0) "
+            "to the truly best ad (1) under the hidden truth. "
         )
         text += (
             f"In {hacking} of {len(share)} worlds it falls below the logging policy: there, "
@@ -157,23 +159,177 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
     return found
 
 
-def _what_is_simulated(world: str, simulated: Sequence[str], has_truth: bool) -> str:
-    text = f"World `{world}`. Simulated: {', '.join(simulated)}. "
-    if has_truth:
-        return text + (
-            "Every value is given under the frozen rankers (what was optimised) and under the "
-            "world's hidden truth (what would have happened)."
+def _lead(info: WorldInfo, trained: Sequence[str], num_seeds: int, num_test_requests: int) -> str:
+    text = (
+        f"{', '.join(trained)} against the warm start, {num_seeds} seeds, {num_test_requests} "
+        f"requests of held-out days per seed. World `{info.name}` ({info.source}). "
+        f"Simulated: {', '.join(info.simulated)}. "
+    )
+    text += (
+        "Every value is given under the frozen rankers (what was optimised) and under the world's "
+        "hidden truth (what would have happened)."
+        if info.has_truth
+        else "There is no known truth, so values are under the frozen rankers only."
+    )
+    return " ".join([text, *info.notes])
+
+
+def _alignment_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
+    columns = {
+        "nDCG": "ndcg",
+        "OPR": "opr",
+        "avg final_value": "avg_final_value_normalised",
+        "max final_value": "max_final_value_normalised",
+        "nDCG, own list": "ndcg_own",
+        "OPR, own list": "opr_own",
+    }
+    return _table(
+        final,
+        "Value alignment (the columns of GPR Tab. 3)",
+        order,
+        columns,
+        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
+        "well on its own list. final_value: min-max over the candidates of all rows shown.",
+    )
+
+
+def _value_columns(share: str) -> dict[str, str]:
+    return {
+        f"{words} {kind}": f"{name}{share}_{kind}"
+        for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
+        for kind in KINDS
+    }
+
+
+def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
+    return _table(
+        final,
+        "Share of the possible gain: 0 is the logging policy, 1 the best ad",
+        order,
+        {**_value_columns("_share"), "illegal": "illegal_rate", "seconds": "train_s"},
+        "expected: over the policy's own draws; greedy: its first choice; served: its beam, "
+        f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
+        "best ad is the best of all legal ads, those included whose path another ad holds.",
+    )
+
+
+def _value_sections(final: pd.DataFrame, order: Sequence[str]) -> Section:
+    chart = {
+        words: [
+            (method, interval)
+            for method in order
+            if (interval := _interval(final, method, f"{name}_share_expected")) is not None
+        ]
+        for name, words in (("proxy", "rankers"), ("truth", "truth"))
+    }
+    drawn = interval_chart(
+        {words: pairs for words, pairs in chart.items() if pairs},
+        label="share of the possible gain",
+        reference=0.0,
+    )
+    spread = {
+        "entropy (nats)": "entropy",
+        "KL to warm start (nats)": "kl_to_warm_start",
+        "avg final_value": "avg_final_value",
+        "max final_value": "max_final_value",
+    }
+    return Section(
+        "Where the methods end",
+        [
+            Figure(
+                "shares",
+                "Expected share of the possible gain with 95 % intervals over seeds.",
+                drawn,
+            ),
+            _table(
+                final,
+                "Mean reward per request",
+                order,
+                _value_columns(""),
+                "In the reward's own unit; for final_value that of eCPM.",
+            ),
+            _table(final, "Spread of the policies", order, spread, "Exact over all legal paths."),
+        ],
+    )
+
+
+def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig) -> Section:
+    evaluations = training.num_requests * training.num_candidates / 1_000
+    blocks: list[Block] = [
+        Figure(
+            f"curve_{name}",
+            f"Validation requests of a held-out day: {label}.",
+            learning_curves(
+                results,
+                name,
+                methods=trained,
+                split="validation",
+                label=label,
+                step_label="ranker evaluations (thousands)",
+                steps_to_x=evaluations,
+            ),
         )
-    return text + "There is no known truth, so values are under the frozen rankers only."
+        for name, label in (
+            ("proxy_share_expected", "share of the gain, rankers"),
+            ("truth_share_expected", "share of the gain, truth"),
+        )
+        if (results["metric"] == name).any()
+    ]
+    return Section("Learning curves", blocks)
+
+
+def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
+    names = [n for n in results["metric"].unique() if n.startswith("explained_variance/")]
+    blocks: list[Block] = [
+        Paragraph(
+            "`hepo` learns its coarse levels through the critic alone, so its result "
+            "can be no better than these curves."
+        )
+    ]
+    for name in sorted(names):
+        level = name.rpartition("/")[2]
+        blocks.append(
+            Figure(
+                f"explained_variance_{level}",
+                f"Share of the return's variance that the critic explains at level {level}.",
+                learning_curves(
+                    results,
+                    name,
+                    methods=trained,
+                    split="train",
+                    label=f"explained variance, level {level}",
+                ),
+            )
+        )
+    return Section("The critic", blocks)
+
+
+def _how(trained: Sequence[str], training: TrainConfig, num_levels: int) -> Section:
+    facts = [
+        "One warm start per seed is shared by all methods; they meet the same requests, random "
+        "streams and number of ranker evaluations.",
+        "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the terminal reward to "
+        "the coarse levels; `ppo` is TorchRL's ClipPPOLoss and GAE; `dpo` takes fresh pairs from "
+        "every step's candidates.",
+        "Ads that share a path resolve to the one that earns most on average.",
+        "The rankers were fitted on all logged days but the last, so most training requests lie in "
+        "their training days; test requests lie after both.",
+    ]
+    return Section(
+        "How the methods were run",
+        [
+            _hyper_parameters(trained, training, num_levels),
+            Bullets(facts),
+            KeyValues("Training", asdict(training)),
+        ],
+    )
 
 
 def make_report(
     results: pd.DataFrame,
     *,
     methods: Sequence[str],
-    world: str,
-    simulated: Sequence[str],
-    has_truth: bool,
+    info: WorldInfo,
     seeds: Sequence[int],
     training: TrainConfig,
     num_test_requests: int,
@@ -183,167 +339,25 @@ def make_report(
     Args:
         results: Tidy rows.
         methods: Rows in the order of the command line.
-        world: Its name or folder.
-        simulated: What of the world is simulated.
-        has_truth: Whether the world has a hidden truth.
+        info: Of the world, or of the first one where every seed has its own.
         seeds: Of the run.
         training: Settings of the RL stage.
         num_test_requests: Held-out requests per seed.
     """
     final = add_normalised(results)
-    order = [*REFERENCES[:2], *(m for m in ("mtp", WARM_START) if m not in methods), *methods]
-    order += REFERENCES[2:]
+    warm = [m for m in ("mtp", WARM_START) if m not in methods]
+    order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
     trained = [m for m in methods if m not in ("mtp", WARM_START)]
-    alignment = _table(
-        final,
-        "Value alignment (the columns of GPR Tab. 3)",
-        order,
-        {
-            "nDCG": "ndcg",
-            "OPR": "opr",
-            "avg final_value": "avg_final_value_normalised",
-            "max final_value": "max_final_value_normalised",
-            "nDCG, own list": "ndcg_own",
-            "OPR, own list": "opr_own",
-        },
-        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
-        "well on its own list. final_value: min-max over all candidates of all rows.",
-    )
-    shares = {
-        f"{words} {kind}": f"{name}_share_{kind}"
-        for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
-        for kind in KINDS
-    }
-    gain = _table(
-        final,
-        "Share of the possible gain: 0 is the logging policy, 1 the best ad",
-        order,
-        {**shares, "illegal": "illegal_rate", "seconds": "train_s"},
-        "expected: over the policy's own draws; greedy: its first choice; served: its beam, "
-        f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it.",
-    )
-    raw = _table(
-        final,
-        "Mean final value per request",
-        order,
-        {
-            f"{words} {kind}": f"{name}_{kind}"
-            for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
-            for kind in KINDS
-        },
-        "In currency per 1,000 impressions.",
-    )
-    policy = _table(
-        final,
-        "Spread of the policies",
-        order,
-        {
-            "entropy (nats)": "entropy",
-            "KL to warm start (nats)": "kl_to_warm_start",
-            "avg final_value": "avg_final_value",
-            "max final_value": "max_final_value",
-        },
-        "Exact over all legal paths.",
-    )
-    evaluations = training.num_requests * training.num_candidates / 1_000
-    curve_blocks: list[Block] = []
-    for name, label in (
-        ("proxy_share_expected", "share of the gain, rankers"),
-        ("truth_share_expected", "share of the gain, truth"),
-    ):
-        if (results["metric"] == name).any():
-            curve_blocks.append(
-                Figure(
-                    f"curve_{name}",
-                    f"Validation requests of a held-out day: {label}.",
-                    learning_curves(
-                        results,
-                        name,
-                        methods=trained,
-                        split="validation",
-                        label=label,
-                        step_label="ranker evaluations (thousands)",
-                        steps_to_x=evaluations,
-                    ),
-                )
-            )
-    critic_blocks: list[Block] = [
-        Figure(
-            f"explained_variance_{level}",
-            f"Share of the return's variance that the critic explains at level {level}.",
-            learning_curves(
-                results,
-                f"explained_variance/{level}",
-                methods=trained,
-                split="train",
-                label=f"explained variance, level {level}",
-            ),
-        )
-        for level in (1, 2, 3)
-        if (results["metric"] == f"explained_variance/{level}").any()
-    ]
-    chart = {
-        words: [
-            (method, interval)
-            for method in order
-            if (interval := _interval(final, method, f"{name}_share_expected")) is not None
-        ]
-        for name, words in (("proxy", "rankers"), ("truth", "truth"))
-    }
-    chart = {words: pairs for words, pairs in chart.items() if pairs}
-    sections = [
-        Section(
-            "Where the methods end",
-            [
-                Figure(
-                    "shares",
-                    "Expected share of the possible gain with 95 % intervals over seeds.",
-                    interval_chart(chart, label="share of the possible gain", reference=0.0),
-                ),
-                raw,
-                policy,
-            ],
-        ),
-        Section("Learning curves", curve_blocks),
-        Section(
-            "The critic",
-            [
-                Paragraph(
-                    "`hepo` learns its coarse levels through the critic alone, so its result "
-                    "can be no better than these curves."
-                ),
-                *critic_blocks,
-            ],
-        ),
-        Section("The rankers", _ranker_card(results)),
-        Section(
-            "How the methods were run",
-            [
-                _hyper_parameters(trained, training),
-                Bullets(
-                    [
-                        "One warm start per seed is shared by all methods; they meet the same "
-                        "requests, random streams and number of ranker evaluations.",
-                        "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the "
-                        "terminal reward to the coarse levels; `ppo` is TorchRL's ClipPPOLoss and "
-                        "GAE; `dpo` takes fresh pairs from every step's candidates.",
-                        "Paths that share a code sequence resolve to the ad that earns most on "
-                        "average.",
-                    ]
-                ),
-                KeyValues("Training", asdict(training)),
-            ],
-        ),
-    ]
-    lead = (
-        f"{', '.join(trained)} against the warm start, {len(seeds)} seeds, "
-        f"{num_test_requests} requests of held-out days per seed. "
-        + _what_is_simulated(world, simulated, has_truth)
-    )
     return SuiteReport(
         title="Value alignment by reinforcement learning",
-        lead=lead,
-        sections=sections,
-        tables=[alignment, gain],
+        lead=_lead(info, trained, len(seeds), num_test_requests),
+        sections=[
+            _value_sections(final, order),
+            _curves(results, trained, training),
+            _critic(results, trained),
+            Section("The rankers", _ranker_card(results)),
+            _how(trained, training, info.num_levels),
+        ],
+        tables=[_alignment_table(final, order), _gain_table(final, order)],
         differences=_differences(final, methods),
     )

@@ -45,7 +45,7 @@ class RunArgs:
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How much work: within a minute, within ten minutes, or full size, on 2 cores."""
     seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None
-    """How many seeds. Each draws world, warm start and luck anew."""
+    """How many seeds. Each draws warm start and luck anew, and a synthetic world too."""
     first_seed: Annotated[int, _flag("N", "0")] = 0
     """The seeds are first-seed, first-seed + 1, ..."""
     methods: Annotated[tuple[str, ...] | None, _flag("NAME ...", "all")] = None

@@ -21,11 +21,10 @@ class Purpose(IntEnum):
     SAMPLE_PATH = 1
     ROLLOUT_REQUESTS = 2
     EVALUATION = 3
-    CLICK = 4
-    CONVERSION = 5
-    ENVIRONMENT_REQUEST = 6
-    WINDOW = 7
-    CRITIC = 8
+    ENVIRONMENT_REQUEST = 4
+    WINDOW = 5
+    CRITIC = 6
+    IMPRESSION_KEPT = 7
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -6,6 +6,7 @@ Dims: R logged requests, N ads, M organic items.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -111,12 +112,21 @@ def build_world(
         save_file({k: v.contiguous() for k, v in scores.items()}, temporary / "scores.safetensors")
         (temporary / "ranker_card.json").write_text(json.dumps(card, indent=2))
         (temporary / "world.json").write_text(json.dumps(asdict(info), indent=2))
+        _open_to_readers(temporary)
         temporary.rename(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     world.directory = directory
     return world
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give a world the permissions that plain files would have; temporary ones are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def train_rankers(

@@ -53,7 +53,7 @@ class WorldConfig:
     targeting_share: float = 0.4
     """Share of ads that target age, gender, region or device."""
     budget_tightness: float = 1.0
-    """Divides the daily budgets; above 1 they run out earlier."""
+    """Divides the daily budgets of `ads.parquet`. Single requests do not spend them."""
     exploration: float = 0.35
     """Share of logged traffic that shows a uniformly drawn legal ad."""
     logging_noise: float = 0.8
@@ -75,6 +75,15 @@ class WorldConfig:
         for name in ("coarse_share", "exploration", "targeting_share", "drift"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("num_users", "num_ads", "num_organic", "num_codes", "num_log_days"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("num_levels", 2), ("num_log_days", 3), ("num_heldout_days", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("budget_tightness", "impressions_per_user", "logging_temperature"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.num_ads < self.num_codes:
             raise ValueError(
                 f"num_ads must be at least num_codes ({self.num_codes}), got {self.num_ads}"

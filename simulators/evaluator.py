@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor
 
 from simulators.behavior import HiddenTruth
@@ -15,6 +14,7 @@ from simulators.cascade import Cascade
 from simulators.history import DAY_S, count_kinds
 from simulators.rewards import Outcome
 from simulators.world import World
+from simulators.world_files import read_tensors
 
 
 class TruthEvaluator:
@@ -31,8 +31,8 @@ class TruthEvaluator:
         if not world.info.has_truth or world.directory is None:
             raise ValueError(f"world {world.info.name!r} has no known truth")
         self._world = world
-        self._truth = HiddenTruth(**load_file(Path(world.directory) / "truth.safetensors"))
-        self._cascade = Cascade(**load_file(Path(world.directory) / "cascade.safetensors"))
+        self._truth = HiddenTruth(**_read(world, "truth"))
+        self._cascade = Cascade(**_read(world, "cascade"))
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
@@ -65,3 +65,8 @@ class TruthEvaluator:
         user = torch.from_numpy(world.request_user[ids])
         day = torch.from_numpy(world.request_time[ids] // DAY_S)
         return self._cascade.distribution(user, day, world.eligible(request_id))
+
+
+def _read(world: World, name: str) -> dict[str, Tensor]:
+    assert world.directory is not None
+    return read_tensors(Path(world.directory) / f"{name}.safetensors")

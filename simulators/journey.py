@@ -155,7 +155,7 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
     groups = item_groups(products, config.num_categories, config.num_manufacturers)
     num_bought = int((exposures["action"] == Action.CONVERSION).sum())
     num_shown = num_bought + (len(exposures) - num_bought) / share
-    ads = _ads(config, panel, items, groups, num_bought / config.num_days, streams[2])
+    ads = _ads(config, logged, items, groups, num_bought / config.num_days, streams[2])
     organic = pd.DataFrame(
         {
             "item_id": np.arange(config.num_organic),
@@ -200,6 +200,13 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
         user_columns=(*HOUSEHOLD_COLUMNS, "activity_group"),
         ranker_config=asdict(ranker_config),
         simulated=("bids", "budgets"),
+        notes=(
+            f"Unbought exposures are a sample: {_share(exposures):.0%} of the exposures here end "
+            f"in a purchase, {num_bought / num_shown:.2%} in the panel. Values compare "
+            "policies; they are no revenue.",
+            "Exposures of one visit are put in a random order, and earlier ones are part of the "
+            "history of later ones with their outcome.",
+        ),
         impression_share=0.2,
     )
     return build_world(
@@ -219,16 +226,22 @@ def make_journey(name: str, seed: int, directory: str | Path, progress: Progress
     )
 
 
+def _share(exposures: pd.DataFrame) -> float:
+    """Return the share of exposures that end in a purchase."""
+    return float((exposures["action"] == Action.CONVERSION).mean())
+
+
 def _ads(
     config: JourneyConfig,
-    panel: Panel,
+    logged: pd.DataFrame,
     items: Items,
     groups: dict[str, IntArray],
     daily_conversions: float,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    sold = panel.purchases[panel.purchases["unit_price"] > 0]
-    price = sold.groupby("product_id")["unit_price"].median().loc[items.ad_product].to_numpy()
+    sold = logged[logged["unit_price"] > 0]
+    medians = sold.groupby("product_id")["unit_price"].median()
+    price = medians.reindex(items.ad_product).fillna(medians.median()).to_numpy()
     week = items.places["week"].to_numpy()[:, None]
     first_week = np.where(items.available, week, NUM_WEEKS + 1).min(0)
     last_week = np.where(items.available, week, 0).max(0)

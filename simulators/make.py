@@ -24,6 +24,8 @@ from simulators.world import FORMAT_VERSION, World, WorldInfo, age_bucket
 from simulators.world_files import read_world
 
 _LOADED: dict[Path, World] = {}
+_MAX_LOADED = 3
+"""Worlds kept by one process; a run over many seeds would otherwise hold them all."""
 
 
 def silent(message: str) -> None:
@@ -160,6 +162,8 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
                 f"unknown world {str(world)!r}: neither one of {', '.join(world_names())} "
                 "nor a directory"
             )
+        while len(_LOADED) >= _MAX_LOADED:
+            del _LOADED[next(iter(_LOADED))]  # the one loaded first
         _LOADED[directory] = read_world(directory)
     return _LOADED[directory]
 
@@ -211,6 +215,12 @@ def main() -> int:
     args = tyro.cli(MakeArgs, description=__doc__)
     started = time.monotonic()
     try:
+        if args.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {args.seed}")
+        if args.out.exists():
+            raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
+        if args.set and args.name not in PRESETS:
+            raise ValueError(f"--set changes synthetic worlds only, not {args.name!r}")
         if args.name in PRESETS:
             config = _with_dials(PRESETS[args.name], args.set)
             world = make_world(config, args.seed, args.out, to_stderr)
@@ -221,7 +231,7 @@ def main() -> int:
             raise ValueError(
                 f"unknown world {args.name!r}: choose one of {', '.join(world_names())}"
             )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     card = world.ranker_card

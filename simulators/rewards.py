@@ -4,6 +4,7 @@ Dims: B requests, K candidates.
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,11 +89,13 @@ def load_reward(spec: str) -> tuple[str, RewardFunction, float]:
     Raises:
         RewardError: Unknown name, module or function, or a weight that is not a number.
     """
-    target, _, weight_text = spec.partition("=")
+    target, given, weight_text = spec.partition("=")
     try:
-        weight = float(weight_text) if weight_text else 1.0
+        weight = float(weight_text) if given else 1.0
     except ValueError as error:
         raise RewardError(f"reward {spec!r}: weight {weight_text!r} is not a number") from error
+    if not math.isfinite(weight):
+        raise RewardError(f"reward {spec!r}: weight must be finite, got {weight}")
     if ":" not in target:
         if target not in _REWARDS:
             raise RewardError(
@@ -132,7 +135,10 @@ def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Fl
         raise RewardError(f"reward {name!r} must return a tensor, got {type(value).__name__}")
     shape = tuple(outcome.ecpm.shape)
     if tuple(value.shape) != shape:
-        raise RewardError(f"reward {name!r} must return shape {shape}, got {tuple(value.shape)}")
+        raise RewardError(
+            f"reward {name!r} must return shape {shape}, got {tuple(value.shape)} for the batch "
+            f"of request {outcome.request_id.flatten()[0].item()}"
+        )
     infinite = torch.isinf(value)
     if infinite.any():
         at = infinite.nonzero()[0].tolist()
@@ -154,6 +160,10 @@ class RewardMix:
     def from_specs(cls, specs: tuple[str, ...] | list[str]) -> "RewardMix":
         """Build from command-line specs (`load_reward`); an empty list means `final_value`."""
         loaded = [load_reward(spec) for spec in (specs or ["final_value"])]
+        names = [name for name, _, _ in loaded]
+        for name in names:
+            if names.count(name) > 1:
+                raise RewardError(f"reward {name!r} is given {names.count(name)} times")
         return cls(
             {name: function for name, function, _ in loaded},
             {name: weight for name, _, weight in loaded},

@@ -27,7 +27,7 @@ from simulators.history import DAY_S, History
 from simulators.rankers import FrozenRankers
 from simulators.rewards import Outcome, ecpm
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
 
 
@@ -59,6 +59,8 @@ class WorldInfo:
     """Columns of `users.parquet` that are user attributes, in the order of their cardinalities."""
     num_validation_days: int = 1
     """Days after the log that validate; the later ones test."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results must know, in sentences; shown in reports."""
     impression_share: float = 1.0
     """Share of unanswered impressions that stay in the token stream."""
     max_tokens: int = 64
@@ -153,7 +155,7 @@ class World:
         """The token streams of all users; unanswered impressions are thinned by a keyed draw."""
         events = self.events
         request = torch.from_numpy(events["request_id"].to_numpy(copy=True))
-        draw = uniform(self.info.seed, Purpose.WINDOW, request).numpy()
+        draw = uniform(self.info.seed, Purpose.IMPRESSION_KEPT, request).numpy()
         ignored = (events["action"] == int(Action.IMPRESSION)).to_numpy()
         kept = ~ignored | (draw < self.info.impression_share)
         return SequenceBuilder(

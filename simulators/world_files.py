@@ -12,6 +12,8 @@ from gpr_rl.schema import with_tuples
 from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
 from simulators.world import FORMAT_VERSION, World, WorldError, WorldInfo
 
+TABLES = ("users", "ads", "organic", "events")
+
 
 def read_world(directory: str | Path) -> World:
     """Read a world that was made before.
@@ -21,37 +23,56 @@ def read_world(directory: str | Path) -> World:
             message names the file.
     """
     directory = Path(directory)
-    try:
-        meta = json.loads((directory / "world.json").read_text())
-    except FileNotFoundError as error:
-        raise WorldError(f"{directory} is not a world: it has no world.json") from error
-    except (OSError, ValueError) as error:
-        raise WorldError(f"{directory / 'world.json'} can't be read: {error}") from error
+    if not (directory / "world.json").exists():
+        raise WorldError(f"{directory} is not a world: it has no world.json")
+    meta = _read_json(directory / "world.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise WorldError(
             f"{directory / 'world.json'} has format {meta.get('format_version')}, "
             f"this version reads {FORMAT_VERSION}"
         )
-    info = WorldInfo(**with_tuples(meta))
-    frames = {}
-    for name in ("users", "ads", "organic", "events"):
-        path = directory / f"{name}.parquet"
-        try:
-            frames[name] = pd.read_parquet(path)
-        except Exception as error:
-            raise WorldError(f"{path} can't be read: {error}") from error
-    tensors = _read_tensors(directory / "embeddings.safetensors")
-    world = World(info, **frames, tensors=tensors, directory=directory)
-    stored = _read_tensors(directory / "rankers.safetensors")
-    world.attach_rankers(
-        restore_rankers(world, stored),
-        _read_tensors(directory / "scores.safetensors"),
-        json.loads((directory / "ranker_card.json").read_text()),
-    )
+    try:
+        info = WorldInfo(**with_tuples(meta))
+    except TypeError as error:
+        raise WorldError(f"{directory / 'world.json'} is not of a world: {error}") from error
+    frames = {name: _read_frame(directory / f"{name}.parquet") for name in TABLES}
+    tensors = read_tensors(directory / "embeddings.safetensors")
+    scores = read_tensors(directory / "scores.safetensors")
+    stored = read_tensors(directory / "rankers.safetensors")
+    card = _read_json(directory / "ranker_card.json")
+    try:
+        world = World(info, **frames, tensors=tensors, directory=directory)
+        world.attach_rankers(restore_rankers(world, stored), scores, card)
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise WorldError(
+            f"{directory} is not a whole world: {type(error).__name__} {error}"
+        ) from error
     return world
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WorldError(f"{path} can't be read: {error}") from error
+    if not isinstance(found, dict):
+        raise WorldError(f"{path} can't be read: it holds no JSON object")
+    return found
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:
+        raise WorldError(f"{path} can't be read: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a world.
+
+    Raises:
+        WorldError: It is missing or damaged; the message names it.
+    """
     try:
         return load_file(path)
     except Exception as error:

@@ -107,6 +107,10 @@ def test_specs(tmp_path, monkeypatch) -> None:
         ("my_module_for_rewards:none", "has no function 'none'"),
         ("no_such_module_here:f", "can't import 'no_such_module_here'"),
         ("final_value=a", "weight 'a' is not a number"),
+        ("final_value=", "weight '' is not a number"),
+        ("final_value=nan", "weight must be finite, got nan"),
     ]:
         with pytest.raises(RewardError, match=message):
             load_reward(spec)
+    with pytest.raises(RewardError, match="'ecpm' is given 2 times"):
+        RewardMix.from_specs(["ecpm=0.5", "ecpm=0.5"])

@@ -15,7 +15,7 @@ from simulators.history import DAY_S
 from simulators.make import load_world, make_world
 from simulators.ranker_training import fit_calibration
 from simulators.supervision import WindowBatches
-from simulators.world import World
+from simulators.world import World, WorldError
 from simulators.world_files import read_world
 
 
@@ -40,11 +40,16 @@ def test_unknown_and_damaged_worlds_are_named(world: World, tmp_path) -> None:
         load_world("nowhere")
     with pytest.raises(ValueError, match=r"no world\.json"):
         read_world(tmp_path)
-    make_world(PRESETS["tiny"], 0, tmp_path / "w")
-    path = tmp_path / "w" / "events.parquet"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"events\.parquet can't be read"):
-        read_world(tmp_path / "w")
+    whole = tmp_path / "w"
+    make_world(PRESETS["tiny"], 0, whole)
+    for path in sorted(whole.glob("*.*")):
+        content = path.read_bytes()
+        path.write_bytes(content[:50])
+        with pytest.raises(WorldError, match=path.name.replace(".", r"\.")):
+            TruthEvaluator(read_world(whole))
+        assert path.read_bytes() == content[:50]
+        path.write_bytes(content)
+    assert (whole / "ads.parquet").stat().st_mode & 0o044
 
 
 def test_no_user_has_two_events_in_one_second(world: World) -> None:
@@ -184,6 +189,10 @@ def test_rankers_read_back_bit_for_bit(world: World) -> None:
 
 
 def test_dials_are_checked() -> None:
+    with pytest.raises(ValueError, match="num_users must be at least 1, got 0"):
+        WorldConfig(num_users=0)
+    with pytest.raises(ValueError, match="budget_tightness must be positive, got 0"):
+        WorldConfig(budget_tightness=0.0)
     with pytest.raises(ValueError, match="rankers must be 'strong' or 'weak', got 'none'"):
         WorldConfig(rankers="none")
     with pytest.raises(ValueError, match=r"exploration must lie in \[0, 1\], got 1.5"):

@@ -7,6 +7,7 @@ walk over the tree, no scatter, one pass per batch of requests.
 Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -33,9 +34,9 @@ class CodeTrie:
 
     def __init__(
         self,
-        codes: Int[Tensor, "N L"],
+        codes: Int[Tensor, "N L"] | Int[np.ndarray, "N L"],
         num_codes: int,
-        ad_value: Tensor | None = None,
+        ad_value: Tensor | np.ndarray | None = None,
     ) -> None:
         """Build the tree.
 
@@ -47,6 +48,8 @@ class CodeTrie:
         Raises:
             ValueError: No ads, a code out of range, or an `ad_value` that is NaN or misshapen.
         """
+        codes = torch.as_tensor(codes)
+        ad_value = None if ad_value is None else torch.as_tensor(ad_value)
         if codes.ndim != 2 or 0 in codes.shape:
             raise ValueError(f"codes must be [N, L] with N, L >= 1, got {list(codes.shape)}")
         self.codes = codes.long()

@@ -5,10 +5,11 @@ Dims: n rows, d embedding width, L levels.
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tenso
     return codes
 
 
-def read_num_codes(num_codes: int | Sequence[int], num_levels: int) -> tuple[int, ...]:
+def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) -> tuple[int, ...]:
     """Return the codes per level as L integers.
 
     Raises:
@@ -83,8 +84,8 @@ def read_num_codes(num_codes: int | Sequence[int], num_levels: int) -> tuple[int
     """
     if num_levels < 1:
         raise ValueError(f"num_levels must be at least 1, got {num_levels}")
-    if isinstance(num_codes, int):
-        per_level = (num_codes,) * num_levels
+    if isinstance(num_codes, SupportsIndex):
+        per_level = (operator.index(num_codes),) * num_levels
     else:
         per_level = tuple(int(count) for count in num_codes)
     if len(per_level) != num_levels or min(per_level) < 1:
