@@ -150,12 +150,12 @@ def train_rankers(
     ids = torch.arange(first, world.num_requests)
     rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
     calibration_day = info.num_log_days - training.num_calibration_days
-    fit = ids[day[ids] < calibration_day]
     fit_rankers(
         rankers,
-        LoggedRows(rows.inputs[fit - first], rows.counts[fit - first], rows.ad_id[fit - first]),
-        clicked[fit],
-        converted[fit],
+        rows,
+        clicked[ids],
+        converted[ids],
+        num_rows=int((day[ids] < calibration_day).sum()),  # requests are in order of time
         has_clicks=info.has_clicks,
         config=training,
         generator=generator,

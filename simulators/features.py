@@ -23,11 +23,11 @@ _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
 class RankerInput(TensorClass):
     """Per-request inputs, batch [B]; candidates only add their ad ids."""
 
-    user: Tensor  # int64 [B, A] attributes
-    context: Tensor  # int64 [B, C] attributes
-    recent_item: Tensor  # int64 [B, S] in 0..N+M-1
+    user: Tensor  # int32 [B, A] attributes
+    context: Tensor  # int32 [B, C] attributes
+    recent_item: Tensor  # int32 [B, S] in 0..N+M-1
     recent_known: Tensor  # bool [B, S]
-    recent_action: Tensor  # int64 [B, S]
+    recent_action: Tensor  # int32 [B, S]
 
 
 def count_features(histogram: Tensor) -> Tensor:
@@ -79,6 +79,10 @@ class PastCounts:
         return torch.cat([own, torch.stack([torch.log1p(count), (count > 0).float()], -1)], -1)
 
 
+def _int32(values: IntArray) -> Tensor:
+    return torch.from_numpy(values.astype(np.int32))  # training holds these for every logged row
+
+
 @dataclass(frozen=True)
 class FeatureBuilder:
     """Builds `RankerInput` for requests of one world."""
@@ -101,11 +105,11 @@ class FeatureBuilder:
             None if repeats is None else torch.from_numpy(repeats),
         )
         inputs = RankerInput(
-            user=torch.from_numpy(self.user_attributes[user]),
-            context=torch.from_numpy(self.request_context[ids]),
-            recent_item=torch.from_numpy(columns["item"][rows]),
+            user=_int32(self.user_attributes[user]),
+            context=_int32(self.request_context[ids]),
+            recent_item=_int32(columns["item"][rows]),
             recent_known=torch.from_numpy(known),
-            recent_action=torch.from_numpy(np.where(known, columns["action"][rows], 0)),
+            recent_action=_int32(np.where(known, columns["action"][rows], 0)),
             batch_size=[len(ids)],
         )
         return inputs, past

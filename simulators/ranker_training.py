@@ -70,6 +70,7 @@ def fit_rankers(
     clicked: Tensor,
     converted: Tensor,
     *,
+    num_rows: int,
     has_clicks: bool,
     config: RankerTraining,
     generator: torch.Generator,
@@ -83,6 +84,7 @@ def fit_rankers(
         rows: R logged rows.
         clicked: float [R], 1 for clicks and conversions.
         converted: float [R].
+        num_rows: Only the first ones are trained on.
         has_clicks: Whether the logs know clicks.
         config: Epochs, batch size, rates.
         generator: Order of the rows.
@@ -90,7 +92,6 @@ def fit_rankers(
     optimizer = torch.optim.Adam(
         rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    num_rows = len(clicked)
     first = max(0, num_rows - config.max_rows)
     steps = config.num_epochs * ((num_rows - first) // config.batch_size + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
