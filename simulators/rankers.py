@@ -9,6 +9,7 @@ Dims: B requests, K candidates, S recent items, G groups, F count features, N ad
 import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -126,25 +127,42 @@ class Rankers(nn.Module):
         request: Tensor = sum(e(x) for e, x in zip(self.user, inputs.user.T, strict=True))
         request = request + sum(e(x) for e, x in zip(self.context, inputs.context.T, strict=True))
         factor: Tensor = sum(e(x) for e, x in zip(self.user_factor, inputs.user.T, strict=True))
-        hidden = ad + request[:, None]
         wide = [query * factor[:, None]]
         weights = [self.match.weight]
+        bias: Tensor = self.match.bias
         if self.config.use_history:
-            key = key + self.action(inputs.recent_action)
+            key = key + self.action(inputs.recent_action.long())
             score = query @ key.mT / self.config.attention_dim**0.5
             gate = torch.sigmoid(score) * inputs.recent_known[:, None]
             pooled = gate @ key / inputs.recent_known.shape[-1] ** 0.5
             wide += [pooled, pooled * query]
             weights.append(self.recent.weight)
-            hidden = hidden + self.recent.bias
+            bias = bias + self.recent.bias
         if self.config.use_counts:
             wide.append(counts)
             weights.append(self.counts.weight)
-            hidden = hidden + self.counts.bias
-        hidden = hidden + self.match.bias
-        joint = torch.cat(wide, dim=-1)
-        hidden = hidden + joint @ torch.cat(weights, dim=-1).T
-        return torch.cat([tower(hidden) for tower in self.tower], dim=-1)
+            bias = bias + self.counts.bias
+        joint = torch.cat(wide, dim=-1).flatten(0, 1)
+        hidden = torch.addmm(ad.flatten(0, 1), joint, torch.cat(weights, dim=-1).T)
+        hidden = hidden.view_as(ad) + (request + bias)[:, None]
+        return self._towers(hidden)
+
+    def _towers(self, hidden: Tensor) -> Tensor:
+        """Return both tasks' logits [B, K, 2]; their first layers are one matrix product."""
+        towers = [cast(nn.Sequential, tower) for tower in self.tower]
+        first = [cast(nn.Linear, tower[1]) for tower in towers]
+        last = [cast(nn.Linear, tower[3]) for tower in towers]
+        weight = torch.cat([layer.weight for layer in first])
+        middle = torch.relu(
+            nn.functional.linear(
+                torch.relu(hidden), weight, torch.cat([layer.bias for layer in first])
+            )
+        )
+        return nn.functional.linear(
+            middle,
+            torch.block_diag(*(layer.weight for layer in last)),
+            torch.cat([layer.bias for layer in last]),
+        )
 
 
 class Calibration(nn.Module):
@@ -156,25 +174,30 @@ class Calibration(nn.Module):
 
     knots: Tensor
     values: Tensor
+    _from: Tensor
+    _to: Tensor
+    _slope: Tensor
 
     def __init__(self, knots: Tensor, values: Tensor) -> None:
         super().__init__()
         self.register_buffer("knots", knots)  # float64 [2, Q], rising raw logits
         self.register_buffer("values", values)  # float64 [2, Q], rising calibrated logits
+        # segment i lies left of knot i and passes through (from, to); the outer slopes are 1
+        outer = knots.new_ones(2, 1)
+        slope = torch.cat([outer, values.diff(dim=1) / knots.diff(dim=1), outer], dim=1)
+        self.register_buffer("_from", torch.cat([knots[:, :1], knots], dim=1), persistent=False)
+        self.register_buffer("_to", torch.cat([values[:, :1], values], dim=1), persistent=False)
+        self.register_buffer("_slope", slope, persistent=False)
 
     def forward(self, logit: Tensor) -> Tensor:
         """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
         flat = logit.reshape(-1, 2).T.contiguous()
-        knots, values = self.knots.to(logit.dtype), self.values.to(logit.dtype)
-        right = torch.searchsorted(knots, flat).clamp(1, knots.shape[1] - 1)
-        x0, x1 = knots.gather(1, right - 1), knots.gather(1, right)
-        y0, y1 = values.gather(1, right - 1), values.gather(1, right)
-        inside = y0 + (y1 - y0) * (flat - x0) / (x1 - x0)
-        below = values[:, :1] + (flat - knots[:, :1])
-        above = values[:, -1:] + (flat - knots[:, -1:])
-        out = torch.where(flat < knots[:, :1], below, inside)
-        out = torch.where(flat > knots[:, -1:], above, out)
-        return torch.sigmoid(out).T.reshape(logit.shape)
+        segment = torch.searchsorted(self.knots.to(logit.dtype), flat)
+        start, end, slope = (
+            table.to(logit.dtype).gather(1, segment)
+            for table in (self._from, self._to, self._slope)
+        )
+        return torch.sigmoid(end + slope * (flat - start)).T.reshape(logit.shape)
 
 
 class FrozenRankers(nn.Module):
