@@ -56,8 +56,8 @@ class TrainConfig(RolloutConfig):
     """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
     kl_penalty: float = 0.2
     """Weight of KL(policy || warm start) per level and nat, for methods whose loss has no
-    reference of its own (not dpo, rspo). Not in the paper; without it every policy collapses
-    onto a few ads within 25 steps (`docs/log.md`)."""
+    reference of its own (not dpo, rspo). Not in the paper; without it policies collapse
+    onto a few ads (`docs/log.md`)."""
     critic_learning_rate: float = 1e-3
     """Adam's, for the HTE. Not given in the paper."""
     critic_updates: int = 4

@@ -16,9 +16,15 @@ from torch import Tensor
 from agents.rollout import RolloutConfig, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
-from gpr_rl.pretraining.mtp import mtp_loss
+from gpr_rl.pretraining.mtp import mtp_loss, validate_targets
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
-from gpr_rl.pretraining.vaft import hte_loss, vaft_loss, vaft_weight, weight_by_action
+from gpr_rl.pretraining.vaft import (
+    explained_variance,
+    hte_loss,
+    vaft_loss,
+    vaft_weight,
+    weight_by_action,
+)
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
 from simulators.supervision import WindowBatches
@@ -78,6 +84,7 @@ def train_mtp(
 ) -> None:
     """Run stage 1 (GPR Eq. 3) in place."""
     batches = _batches(world, config, seed)
+    validate_targets(*batches(0))
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         tokens, targets = batches(step)
@@ -148,8 +155,10 @@ def train_critic(
             outcome = world.outcome(ids, candidates.ad_id)
             total, _ = reward(outcome)
         output = model.hte(context, candidates.codes)
-        loss = hte_loss(output, total / scale, outcome.pctr, outcome.pcvr, candidates.valid)
-        return loss, {}
+        scaled = total / scale
+        loss = hte_loss(output, scaled, outcome.pctr, outcome.pcvr, candidates.valid)
+        explained = explained_variance(output.value.detach(), scaled, candidates.valid)
+        return loss, {f"explained_variance/{i}": x for i, x in enumerate(explained.tolist(), 1)}
 
     train_stage(
         [model.hte_parameters()], loss, config.critic, _named(on_stage, "critic"), name="critic"
