@@ -25,6 +25,10 @@ class Purpose(IntEnum):
     WINDOW = 5
     CRITIC = 6
     IMPRESSION_KEPT = 7
+    LOGGED_REQUEST = 8
+    LOGGED_AD = 9
+    LOGGED_CLICK = 10
+    LOGGED_CONVERSION = 11
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
