@@ -105,7 +105,7 @@ def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:
     days = config.num_days
     first_day = np.where(rng.random(n) < 0.3, rng.integers(1, days, size=n), 0)
     life = np.where(rng.random(n) < 0.3, rng.integers(3, max(days, 4), size=n), 10 * days)
-    budget = 40.0 * config.num_users * _zipf_weights(n, rng, 0.8) / config.budget_tightness
+    budget = config.daily_budget * _zipf_weights(n, rng, 0.8)
     category = category_of_advertiser[advertiser]
     ads = pd.DataFrame(
         {

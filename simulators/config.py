@@ -53,7 +53,8 @@ class WorldConfig:
     targeting_share: float = 0.4
     """Share of ads that target age, gender, region or device."""
     budget_tightness: float = 1.0
-    """Divides the daily budgets of `ads.parquet`. Single requests do not spend them."""
+    """Divides the daily budgets of `ads.parquet`, which at 1 sum to three times what a day of
+    logged traffic earns. Days spend them, single requests do not."""
     exploration: float = 0.35
     """Share of logged traffic that shows a uniformly drawn legal ad."""
     logging_noise: float = 0.8
@@ -88,6 +89,12 @@ class WorldConfig:
             raise ValueError(
                 f"num_ads must be at least num_codes ({self.num_codes}), got {self.num_ads}"
             )
+
+    @property
+    def daily_budget(self) -> float:
+        """Sum of all daily budgets, in currency (an eCPM is per 1,000 impressions)."""
+        impressions = self.num_users * self.impressions_per_user / self.num_log_days
+        return 3.0 * impressions * self.market_cpm / 1000.0 / self.budget_tightness
 
     @property
     def num_days(self) -> int:

@@ -27,7 +27,7 @@ from simulators.history import DAY_S, History
 from simulators.rankers import FrozenRankers
 from simulators.rewards import Outcome, ecpm
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
 
 
