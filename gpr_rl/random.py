@@ -29,6 +29,15 @@ class Purpose(IntEnum):
     LOGGED_AD = 9
     LOGGED_CLICK = 10
     LOGGED_CONVERSION = 11
+    DAY = 12
+    ARRIVAL = 13
+    CLICK = 14
+    CONVERSION = 15
+    CONVERSION_DELAY = 16
+    RIVAL = 17
+    PACING = 18
+    AUCTION_TIE = 19
+    DAY_IMPRESSION_KEPT = 20
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
