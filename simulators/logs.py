@@ -21,6 +21,10 @@ from simulators.eligibility import Targeting
 DAY_S = 86_400
 _USERS_PER_CHUNK = 2_000
 _HOUR_PROFILE = 1.0 + 0.8 * np.sin(2 * np.pi * (np.arange(24) - 13) / 24)
+HOUR_SHARE = _HOUR_PROFILE / _HOUR_PROFILE.sum()
+"""Share of a day's requests in each hour."""
+SCENE_SHARE = (0.3, 0.3, 0.25, 0.15)
+"""Share of the requests in each scene."""
 
 
 def _times(
@@ -31,7 +35,7 @@ def _times(
     Ads ask at 2 mod 4 seconds and organic views happen at 0 mod 4, so no two events of a user
     share a second and the order of a stream is never a guess.
     """
-    hour = rng.choice(24, size=len(user), p=_HOUR_PROFILE / _HOUR_PROFILE.sum())
+    hour = rng.choice(24, size=len(user), p=HOUR_SHARE)
     slot = hour * 900 + rng.integers(0, 900, size=len(user))  # a day has 21,600 slots of 4 s
     order = np.lexsort((slot, user))
     slot = slot[order]
@@ -90,7 +94,7 @@ def simulate_logs(
         user, timestamp = user[shown], timestamp[shown]
         ad_id, propensity = ad_id[shown], propensity[shown]
         recent = yesterday[user, advertiser[ad_id]] + running_count(user, advertiser[ad_id])
-        scene = rng.choice(NUM_SCENES, size=len(user), p=[0.3, 0.3, 0.25, 0.15])
+        scene = rng.choice(NUM_SCENES, size=len(user), p=SCENE_SHARE)
         position = rng.integers(0, NUM_POSITIONS, size=len(user))
         click, conversion = truth.probabilities(
             torch.from_numpy(user),
