@@ -17,6 +17,7 @@ state_value           [B, K, L, 1]        V(s, z_{1:l-1}) in units of the reward
 reward                [B, K]              total reward, in the reward's own unit
 terminal_reward       [B, K]              reward / reward scale: what every objective reads
 component             nested [B, K]       the unweighted reward components by name
+component_weighted    nested [B, K]       what each adds to the reward: weight times component
 next                  [B, K, L, 1]        reward, done, terminated, state_value as torchrl's GAE
 ====================  ==================  =========================================================
 
@@ -44,7 +45,8 @@ from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix
 
 Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
-"""Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one."""
+"""Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one, and the
+only one whose components have weights."""
 
 
 @runtime_checkable
@@ -262,10 +264,12 @@ def _score(
     total = keep_valid(total.to(value.dtype), valid)
     data["reward"] = total
     data["terminal_reward"] = total / (reward_scale or world.reward_scale)
-    data["component"] = TensorDict(
-        {name: keep_valid(x.to(value.dtype), valid) for name, x in components.items()},
-        batch_size=total.shape[:1],
-    )
+    weighted = reward.weighted(components) if isinstance(reward, RewardMix) else components
+    for key, parts in (("component", components), ("component_weighted", weighted)):
+        data[key] = TensorDict(
+            {name: keep_valid(x.to(value.dtype), valid) for name, x in parts.items()},
+            batch_size=total.shape[:1],
+        )
     last = torch.zeros_like(value, dtype=torch.bool)
     last[:, :, -1] = True
     step_reward = torch.zeros_like(value)

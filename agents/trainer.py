@@ -62,12 +62,14 @@ def train(
     The model as handed in is the warm start: the reference of DPO and of every KL. The same
     arguments give the same bits, also when interrupted and resumed. No global seed is read.
 
-    Measures: `reward` (mean, in its unit) and `component/NAME`, `entropy` and `kl` to the warm
-    start (nats per path, exact at the visited prefixes; `kl` over 16 of the requests unless the
-    loss needs the reference), `distinct_share` of the candidates,
-    `loss`, `grad_norm`, `clip_fraction` or what else the method's loss reports (means over the
-    epochs), `critic_loss` and `explained_variance/LEVEL` (of the values the advantages used; level
-    1 is the coarsest; left out where the targets are constant), `step_s`.
+    Measures: `reward` (mean, in its unit), each component before and after its weight as
+    `component/NAME` and `component_weighted/NAME` (means over the candidates that it applies to;
+    left out where it applies to none), `entropy` and `kl` to the warm start (nats per path, exact
+    at the visited prefixes; `kl` over 16 of the requests unless the loss needs the reference),
+    `distinct_share` of the candidates, `loss`, `grad_norm`, `clip_fraction` or what else the
+    method's loss reports (means over the epochs), `critic_loss` and `explained_variance/LEVEL` (of
+    the values the advantages used; level 1 is the coarsest; left out where the targets are
+    constant), `step_s`.
 
     Args:
         model: Policy and critic; see `agents.actor_critic.ActorCriticModel`.
@@ -249,10 +251,11 @@ def _rollout_measures(data: TensorDict) -> dict[str, float]:
         "entropy": mean_over_candidates(data["entropy"], valid).item(),
         "distinct_share": (distinct / count).item(),
     }
-    for name, component in data["component"].items():
-        applies = valid & ~component.isnan()
-        if applies.any():
-            measures[f"component/{name}"] = component[applies].mean().item()
+    for key in ("component", "component_weighted"):
+        for name, component in data[key].items():
+            applies = valid & ~component.isnan()
+            if applies.any():
+                measures[f"{key}/{name}"] = component[applies].mean().item()
     return measures
 
 

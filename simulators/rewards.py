@@ -11,71 +11,75 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
-from tensordict import TensorClass
+from jaxtyping import Float
 from torch import Tensor
 
+from simulators import shipped_rewards as shipped
+from simulators.outcome import Outcome, ecpm
+from simulators.shipped_rewards import final_value
 
-class Outcome(TensorClass):
-    """What the frozen rankers say of K candidates of B requests, batch [B, K]."""
-
-    request_id: Tensor  # int64 [B, K]
-    user_id: Tensor  # int64 [B, K]
-    ad_id: Tensor  # int64 [B, K]
-    pctr: Tensor  # float [B, K] in [0, 1]; ones in a world without clicks
-    pcvr: Tensor  # float [B, K] in [0, 1]
-    bid: Tensor  # float [B, K], per 1,000 impressions, click or conversion, see bid_type
-    bid_type: Tensor  # int64 [B, K]: 0 CPM, 1 CPC, 2 OCPA
-    ecpm: Tensor  # float [B, K], expected revenue per 1,000 impressions
-    advertiser: Tensor  # int64 [B, K]
-    category: Tensor  # int64 [B, K]
-    price: Tensor  # float [B, K], of the advertised product
-    alpha: Tensor  # float [B, K, 2], weights of pCTR and pCVR in Eq. 5, frozen in the world
-
+__all__ = [
+    "Outcome",
+    "RewardError",
+    "RewardFunction",
+    "RewardMix",
+    "ecpm",
+    "evaluate_reward",
+    "final_value",
+    "load_reward",
+    "register_reward",
+]
 
 RewardFunction = Callable[[Outcome], Tensor]
-_REWARDS: dict[str, RewardFunction] = {}
+_REWARDS: dict[str, RewardFunction] = {
+    "final_value": shipped.final_value,
+    "ecpm": shipped.ecpm_only,
+    "revenue": shipped.revenue,
+    "gmv": shipped.gmv,
+    "user_value": shipped.user_value,
+    "user_value_aware": shipped.user_value_aware,
+    "budget_aware": shipped.budget_aware,
+    "fairness": shipped.fairness,
+}
 
 
 class RewardError(ValueError):
     """A reward function failed, or returned something that can't be a reward."""
 
 
+def _origin(function: RewardFunction) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
 def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
-    """Make a reward available under a name: `register_reward("name")(function)`."""
+    """Make a reward available under a name: `register_reward("name")(function)`.
+
+    Anything that can be called with an `Outcome` will do: a function, a lambda, an object with
+    `__call__`. Running the same definition again, as a notebook does, replaces the old one.
+
+    Raises:
+        RewardError: The name is empty or holds `=` or `:` (a spec could not name it), something
+            that is not callable is registered, or another definition has the name.
+    """
+    if not name or "=" in name or ":" in name:
+        raise RewardError(f"a reward's name must be non-empty without '=' and ':', got {name!r}")
 
     def register(function: RewardFunction) -> RewardFunction:
+        if not callable(function):
+            raise RewardError(
+                f"reward {name!r} must be callable, got {type(function).__name__} {function!r}"
+            )
+        known = _REWARDS.get(name)
+        if known is not None and _origin(known) != _origin(function):
+            raise RewardError(
+                f"reward {name!r} is registered already, by {_origin(known)}; "
+                f"{_origin(function)} needs another name"
+            )
         _REWARDS[name] = function
         return function
 
     return register
-
-
-def ecpm(
-    pctr: Float[Tensor, "*shape"],
-    pcvr: Float[Tensor, "*shape"],
-    bid: Float[Tensor, "*shape"],
-    bid_type: Int[Tensor, "*shape"],
-) -> Float[Tensor, "*shape"]:
-    """Return expected revenue per 1,000 impressions.
-
-    CPM: the bid. CPC: 1000 pCTR bid. OCPA: 1000 pCTR pCVR bid.
-    """
-    per_click = 1000.0 * pctr * bid
-    return torch.where(bid_type == 0, bid, torch.where(bid_type == 1, per_click, per_click * pcvr))
-
-
-@register_reward("final_value")
-def final_value(outcome: Outcome) -> Float[Tensor, "B K"]:
-    """GPR Eq. 5: eCPM + (1/M) sum_i alpha_i target_i with targets pCTR and pCVR, [B, K]."""
-    targets = torch.stack([outcome.pctr, outcome.pcvr], dim=-1)
-    return outcome.ecpm + (outcome.alpha * targets).mean(-1)
-
-
-@register_reward("ecpm")
-def ecpm_only(outcome: Outcome) -> Float[Tensor, "B K"]:
-    """Expected revenue alone, [B, K]."""
-    return outcome.ecpm
 
 
 def load_reward(spec: str) -> tuple[str, RewardFunction, float]:
@@ -125,19 +129,23 @@ def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Fl
 
     Raises:
         RewardError: The function raised, or returned another type, another shape or inf; the
-            message names the function, and the request and value of the first inf.
+            message names the function, the request (the batch's first one unless a value is at
+            fault) and the value.
     """
     try:
         value = function(outcome)
     except Exception as error:
-        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error}") from error
+        raise RewardError(
+            f"reward {name!r} raised {type(error).__name__}: {error} {_batch(outcome)}"
+        ) from error
     if not isinstance(value, Tensor):
-        raise RewardError(f"reward {name!r} must return a tensor, got {type(value).__name__}")
+        raise RewardError(
+            f"reward {name!r} must return a tensor, got {type(value).__name__} {_batch(outcome)}"
+        )
     shape = tuple(outcome.ecpm.shape)
     if tuple(value.shape) != shape:
         raise RewardError(
-            f"reward {name!r} must return shape {shape}, got {tuple(value.shape)} for the batch "
-            f"of request {outcome.request_id.flatten()[0].item()}"
+            f"reward {name!r} must return shape {shape}, got {tuple(value.shape)} {_batch(outcome)}"
         )
     infinite = torch.isinf(value)
     if infinite.any():
@@ -147,6 +155,11 @@ def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Fl
             f"{outcome.request_id[tuple(at)].item()} (ad {outcome.ad_id[tuple(at)].item()})"
         )
     return value.to(outcome.ecpm.dtype)
+
+
+def _batch(outcome: Outcome) -> str:
+    first = outcome.request_id.flatten()[:1].tolist()
+    return f"for the batch of request {first[0]}" if first else "for an empty batch"
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,13 @@ class RewardMix:
             for name, function in self.functions.items()
         }
         total = torch.zeros_like(outcome.ecpm)
-        for name, value in components.items():
-            if self.weights[name] != 0.0:
-                total = total + self.weights[name] * value.nan_to_num(nan=0.0)
+        for value in self.weighted(components).values():
+            total = total + value.nan_to_num(nan=0.0)
         return total, components
+
+    def weighted(self, components: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what each component adds to the total: weight times value, same shapes.
+
+        NaN (not applicable) stays NaN and adds 0.
+        """
+        return {name: self.weights[name] * value for name, value in components.items()}

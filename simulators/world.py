@@ -252,6 +252,13 @@ class World:
         pctr, pcvr = self.rankers(inputs, past, shown, exact=exact)
         return self.make_outcome(request_id, shown, pctr, pcvr)
 
+    @cached_property
+    def _small_advertiser(self) -> Bool[Tensor, " N"]:
+        """Which ads are of an advertiser whose daily budget is below the median advertiser's."""
+        budget = self.ads.groupby("advertiser")["budget"].sum()
+        small = self.ads["advertiser"].map(budget < budget.median())
+        return torch.from_numpy(small.to_numpy(dtype=bool, copy=True))
+
     def make_outcome(
         self,
         request_id: Int[Tensor, " B"],
@@ -262,6 +269,7 @@ class World:
         """Return the outcome of candidates with given probabilities, all [B, K]."""
         user = torch.from_numpy(self.request_user[request_id.numpy()])
         bid, bid_type = self.bid[ad_id], self.bid_type[ad_id]
+        value = ecpm(pctr, pcvr, bid, bid_type)
         shape = ad_id.shape
         return Outcome(
             request_id=request_id[:, None].expand(shape),
@@ -271,11 +279,14 @@ class World:
             pcvr=pcvr,
             bid=bid,
             bid_type=bid_type,
-            ecpm=ecpm(pctr, pcvr, bid, bid_type),
+            ecpm=value,
             advertiser=self._advertiser[ad_id],
             category=self._category[ad_id],
             price=self.price[ad_id],
             alpha=self.alpha.expand(*shape, 2),
+            payment=value,
+            budget_left=torch.ones_like(value),
+            small_advertiser=self._small_advertiser[ad_id],
             batch_size=shape,
         )
 

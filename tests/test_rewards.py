@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from tabular import TablePolicy, TableWorld
 
+from agents.methods import TrainConfig
+from agents.trainer import train
 from simulators.rewards import (
     Outcome,
     RewardError,
@@ -65,6 +68,12 @@ def test_weights_sum_nan_is_not_applicable_and_weight_zero_only_logs() -> None:
     assert total[1].tolist() == [11.0] * 3
     assert components["logged"].tolist() == [[3.0] * 3] * 2
     assert components["sometimes"][0].isnan().all()
+    weighted = mix.weighted(components)
+    assert weighted["constant"].tolist() == [[6.0] * 3] * 2
+    assert weighted["logged"].tolist() == [[0.0] * 3] * 2
+    assert weighted["sometimes"][0].isnan().all()
+    assert weighted["sometimes"][1].tolist() == [5.0] * 3
+    torch.testing.assert_close(sum(w.nan_to_num(0.0) for w in weighted.values()), total)
 
 
 def _raises(outcome: Outcome) -> torch.Tensor:
@@ -92,6 +101,61 @@ def test_bad_functions_are_named(function: object, message: str) -> None:
         mix(make_outcome())
 
 
+class _Scaled:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, outcome: Outcome) -> torch.Tensor:
+        return self.factor * outcome.ecpm
+
+
+def test_errors_name_the_batch_where_no_value_is_at_fault() -> None:
+    def nothing(outcome: Outcome) -> torch.Tensor:
+        raise ValueError("no")
+
+    mix = RewardMix({"bad": nothing}, {"bad": 1.0})
+    with pytest.raises(RewardError, match="for the batch of request 100"):
+        mix(make_outcome())
+    with pytest.raises(RewardError, match="for an empty batch"):
+        mix(make_outcome()[:0])
+
+
+def test_objects_and_lambdas_are_rewards() -> None:
+    register_reward("doubled in a test")(_Scaled(2.0))
+    register_reward("tripled in a test")(lambda outcome: 3 * outcome.ecpm)
+    total, _ = RewardMix.from_specs(["doubled in a test", "tripled in a test=0.5"])(make_outcome())
+    torch.testing.assert_close(total, 3.5 * make_outcome().ecpm)
+
+
+def test_functions_of_one_name_from_two_modules_are_two_rewards(tmp_path, monkeypatch) -> None:
+    for module, factor in (("rewards_of_one", 2), ("rewards_of_two", 3)):
+        text = (
+            f"class F:\n    def __call__(self, o):\n        return {factor} * o.ecpm\n\nf = F()\n"
+        )
+        (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    total, parts = RewardMix.from_specs(["rewards_of_one:f", "rewards_of_two:f=10"])(make_outcome())
+    assert set(parts) == {"rewards_of_one:f", "rewards_of_two:f"}
+    torch.testing.assert_close(total, 32 * make_outcome().ecpm)
+
+
+def test_a_name_stays_with_its_function(unchecked_shapes: None) -> None:
+    with pytest.raises(RewardError, match=r"'final_value' is registered already, by simulators\."):
+        register_reward("final_value")(ecpm)
+    for _ in range(2):  # the same definition again, as in a notebook
+
+        def again(outcome: Outcome) -> torch.Tensor:
+            return outcome.ecpm
+
+        register_reward("defined_twice_in_a_test")(again)
+    assert load_reward("defined_twice_in_a_test")[1] is again
+    for name in ("", "a=b", "module:f"):
+        with pytest.raises(RewardError, match="must be non-empty without"):
+            register_reward(name)
+    with pytest.raises(RewardError, match=r"'one' must be callable, got int 1"):
+        register_reward("one")(1)
+
+
 def test_specs(tmp_path, monkeypatch) -> None:
     (tmp_path / "my_module_for_rewards.py").write_text("def half(o):\n    return o.ecpm / 2\n")
     monkeypatch.chdir(tmp_path)
@@ -114,3 +178,25 @@ def test_specs(tmp_path, monkeypatch) -> None:
             load_reward(spec)
     with pytest.raises(RewardError, match="'ecpm' is given 2 times"):
         RewardMix.from_specs(["ecpm=0.5", "ecpm=0.5"])
+
+
+def test_training_logs_each_component_before_and_after_its_weight() -> None:
+    def even_only(outcome: Outcome) -> torch.Tensor:
+        return torch.where(outcome.ad_id % 2 == 0, 4.0, torch.nan)
+
+    def never(outcome: Outcome) -> torch.Tensor:
+        return torch.full_like(outcome.ecpm, torch.nan)
+
+    mix = RewardMix(
+        {"ecpm": lambda o: o.ecpm, "even": even_only, "never": never, "logged": lambda o: o.pctr},
+        {"ecpm": 3.0, "even": -0.5, "never": 1.0, "logged": 0.0},
+    )
+    config = TrainConfig(num_steps=1, num_requests=8, critic_requests=8, critic_warmup_steps=0)
+    world = TableWorld(num_states=3, num_levels=2, num_codes=3)
+    (measures,) = train(TablePolicy(3, 2, 3).double(), world, "grpo", config, 0, reward=mix)
+    assert measures["component_weighted/ecpm"] == pytest.approx(3 * measures["component/ecpm"])
+    assert measures["component/even"] == 4.0
+    assert measures["component_weighted/even"] == -2.0
+    assert measures["component/logged"] > 0.0
+    assert measures["component_weighted/logged"] == 0.0
+    assert not {name for name in measures if name.endswith("/never")}
