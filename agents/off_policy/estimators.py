@@ -1,0 +1,237 @@
+"""What another policy would have earned, from a log with propensities: IPS, SNIPS, DM, DR.
+
+Pure functions of float64 tensors, batched over leading dimensions (target policies, replications):
+rewards [R, n] with target probabilities [P, R, n] give P x R estimates in one call. What happened
+(reward, propensity) and what the target would do (target) belong to the ad that was shown.
+
+Intervals are normal, value +- 1.96 standard errors, with the standard error of the mean of the
+row terms (delta method for the self-normalised forms). They count the variance of the log only:
+neither the bias of clipping nor that of a reward model. With few effective rows the terms are
+heavy-tailed and the intervals cover less than their nominal 95 %; `effective_sample_size` tells.
+
+Dims: n logged rows; `*batch` any leading dimensions, broadcast against each other.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Real
+from torch import Tensor
+
+Z_95 = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimated value per row with its interval; every field is a tensor of shape [*batch].
+
+    Without support (no logged row has a chance under the target) a weighted estimator knows
+    nothing: `supported` is False, the standard error and the interval are infinite, the effective
+    sample size 0, and the value is what is left without weights (0, or the model's for DR).
+    """
+
+    value: Float[Tensor, "*batch"]
+    std_error: Float[Tensor, "*batch"]
+    """Infinite for a single row, and without support."""
+    low: Float[Tensor, "*batch"]
+    """Lower end of the nominal 95 % interval."""
+    high: Float[Tensor, "*batch"]
+    effective_sample_size: Float[Tensor, "*batch"]
+    """Kish's (sum w)^2 / sum w^2, in [0, n]; n for the direct method."""
+    supported: Bool[Tensor, "*batch"]
+
+
+class PropensityError(ValueError):
+    """A probability that can't be one; the message names the row."""
+
+
+def importance_weights(
+    propensity: Float[Tensor, "*#batch n"],
+    target: Float[Tensor, "*#batch n"],
+    max_weight: float | None = None,
+) -> Float[Tensor, "*batch n"]:
+    """Return target / propensity, clipped at `max_weight` if given.
+
+    Raises:
+        PropensityError: A propensity outside (0, 1] or a target probability outside [0, 1].
+        ValueError: `max_weight` is not positive.
+    """
+    propensity, target = propensity.double(), target.double()
+    _check_probability(propensity, "propensity", least_open=True)
+    _check_probability(target, "target probability", least_open=False)
+    weight = target / propensity
+    if max_weight is None:
+        return weight
+    if not max_weight > 0:
+        raise ValueError(f"max_weight must be positive, got {max_weight}")
+    return weight.clamp_max(max_weight)
+
+
+def _check_probability(value: Tensor, name: str, *, least_open: bool) -> None:
+    fine = (value > 0 if least_open else value >= 0) & (value <= 1 + 1e-6)
+    if fine.all():
+        return
+    index = (~fine).nonzero()[0].tolist()
+    row = index[0] if len(index) == 1 else tuple(index)
+    bounds = "(0, 1]" if least_open else "[0, 1]"
+    raise PropensityError(
+        f"{name} of row {row} must lie in {bounds}, got {value[tuple(index)].item()}"
+    )
+
+
+def check_finite(value: Tensor, name: str) -> Tensor:
+    """Return `value` in float64.
+
+    Raises:
+        ValueError: No rows, or one is NaN or infinite; the message names it.
+    """
+    value = value.double()
+    if 0 in value.shape:
+        raise ValueError(f"{name} must have at least one row, got shape {list(value.shape)}")
+    bad = ~value.isfinite()
+    if bad.any():
+        index = bad.nonzero()[0].tolist()
+        row = index[0] if len(index) == 1 else tuple(index)
+        raise ValueError(f"{name} of row {row} must be finite, got {value[tuple(index)].item()}")
+    return value
+
+
+def effective_sample_size(weight: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Return (sum w)^2 / sum w^2, 0 where all weights are 0."""
+    square = weight.square().sum(-1)
+    return torch.where(square > 0, weight.sum(-1).square() / square, 0.0)
+
+
+def estimate_mean(
+    term: Float[Tensor, "*batch n"],
+    effective_rows: Float[Tensor, "*batch"],
+    supported: Bool[Tensor, "*batch"],
+) -> Estimate:
+    """Return the mean of row terms with its normal interval."""
+    num_rows = term.shape[-1]
+    spread = term.std(-1) if num_rows > 1 else term.new_full(term.shape[:-1], math.inf)
+    return make_estimate(term.mean(-1), spread / math.sqrt(num_rows), effective_rows, supported)
+
+
+def make_estimate(
+    value: Float[Tensor, "*batch"],
+    std_error: Float[Tensor, "*batch"],
+    effective_rows: Float[Tensor, "*batch"],
+    supported: Bool[Tensor, "*batch"],
+) -> Estimate:
+    """Return an estimate with its normal interval, infinite where it has no support."""
+    std_error = std_error.where(supported, math.inf)
+    half = Z_95 * std_error
+    return Estimate(value, std_error, value - half, value + half, effective_rows, supported)
+
+
+def ips(
+    reward: Real[Tensor, "*#batch n"],
+    propensity: Float[Tensor, "*#batch n"],
+    target: Float[Tensor, "*#batch n"],
+    *,
+    max_weight: float | None = None,
+) -> Estimate:
+    """Inverse propensity scoring: mean of w r, w = target / propensity (Horvitz and Thompson 1952).
+
+    Unbiased wherever every ad that the target may show has a positive propensity; clipping at
+    `max_weight` trades that for less variance.
+
+    Args:
+        reward: Of each logged row.
+        propensity: Probability of the logged ad under the policy that logged it, in (0, 1].
+        target: Probability of the logged ad under the target policy, in [0, 1].
+        max_weight: Clips the weights; None: not.
+
+    Raises:
+        ValueError: Probabilities out of range (`PropensityError`), non-finite rewards, no rows.
+    """
+    weight = importance_weights(propensity, target, max_weight)
+    term = weight * check_finite(reward, "reward")
+    weight = weight.expand_as(term)
+    return estimate_mean(term, effective_sample_size(weight), (weight > 0).any(-1))
+
+
+def snips(
+    reward: Real[Tensor, "*#batch n"],
+    propensity: Float[Tensor, "*#batch n"],
+    target: Float[Tensor, "*#batch n"],
+    *,
+    max_weight: float | None = None,
+) -> Estimate:
+    """Self-normalised IPS: sum w r / sum w (Swaminathan and Joachims 2015).
+
+    Biased by O(1/n), bounded by the rewards, and unchanged by adding a constant to all rewards
+    (up to that constant). Arguments and errors: see `ips`.
+    """
+    weight = importance_weights(propensity, target, max_weight)
+    reward = check_finite(reward, "reward")
+    weight, reward = torch.broadcast_tensors(weight, reward)
+    supported = (weight > 0).any(-1)
+    total = weight.sum(-1)
+    divisor = torch.where(supported, total, 1.0)
+    value = (weight * reward).sum(-1) / divisor
+    residual = weight * (reward - value[..., None])
+    return make_estimate(
+        value, _ratio_error(residual, divisor), effective_sample_size(weight), supported
+    )
+
+
+def _ratio_error(residual: Tensor, divisor: Tensor) -> Tensor:
+    """Return the delta-method standard error of a ratio of sums; infinite for a single row."""
+    num_rows = residual.shape[-1]
+    if num_rows == 1:
+        return torch.full_like(divisor, math.inf)
+    scale = math.sqrt(num_rows / (num_rows - 1))
+    return scale * residual.square().sum(-1).sqrt() / divisor
+
+
+def direct_method(expected_prediction: Float[Tensor, "*batch n"]) -> Estimate:
+    """Direct method: mean over rows of a reward model's expectation under the target policy.
+
+    No variance from the draws, all of the model's bias; the interval knows nothing of that bias.
+
+    Args:
+        expected_prediction: sum over ads of target(ad | request) * predicted reward, per row.
+
+    Raises:
+        ValueError: Non-finite predictions, no rows.
+    """
+    term = check_finite(expected_prediction, "expected_prediction")
+    rows = term.new_full(term.shape[:-1], float(term.shape[-1]))
+    return estimate_mean(term, rows, torch.ones_like(rows, dtype=torch.bool))
+
+
+def doubly_robust(
+    reward: Real[Tensor, "*#batch n"],
+    propensity: Float[Tensor, "*#batch n"],
+    target: Float[Tensor, "*#batch n"],
+    prediction: Float[Tensor, "*#batch n"],
+    expected_prediction: Float[Tensor, "*#batch n"],
+    *,
+    max_weight: float | None = None,
+) -> Estimate:
+    """Doubly robust: mean of E_target[q] + w (r - q(logged ad)) (Dudik et al. 2011).
+
+    Unbiased if the propensities or the predictions are right; the variance is that of the
+    model's residuals instead of the rewards.
+
+    Args:
+        reward: Of each logged row.
+        propensity: See `ips`.
+        target: See `ips`.
+        prediction: Predicted reward of the logged ad.
+        expected_prediction: Predicted reward in expectation under the target policy.
+        max_weight: Clips the weights; None: not.
+
+    Raises:
+        ValueError: See `ips` and `direct_method`.
+    """
+    weight = importance_weights(propensity, target, max_weight)
+    expected = check_finite(expected_prediction, "expected_prediction")
+    residual = check_finite(reward, "reward") - check_finite(prediction, "prediction")
+    term = expected + weight * residual
+    weight = weight.expand_as(term)
+    return estimate_mean(term, effective_sample_size(weight), (weight > 0).any(-1))

@@ -1,0 +1,232 @@
+"""Making logs with propensities: of a world's traffic, of a policy, of a table of probabilities.
+
+Clicks and conversions come from a truth that the caller hands over (evaluation code may, training
+code has none); without one the reward is what the frozen rankers expect.
+
+Dims: n rows, B requests, K candidates, N ads.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from agents.off_policy.estimators import PropensityError
+from agents.off_policy.logged import UNKNOWN, LogError, LoggedFeedback
+from gpr_rl.decoding import sample_paths
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action
+from simulators.outcome import Outcome
+from simulators.shipped_rewards import ecpm_only
+from simulators.world import World
+
+Reward = Callable[[Outcome], Tensor]
+"""Reward [B, K] of outcomes; with realised clicks their probabilities are 0 or 1."""
+
+
+class Truth(Protocol):
+    """What realised clicks are drawn from: `simulators.evaluator.TruthEvaluator`."""
+
+    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
+        """Return the true outcome of candidates."""
+        ...
+
+
+def log_of_world(
+    world: World, request_id: Int[Tensor, " B"], reward: Reward = ecpm_only
+) -> LoggedFeedback:
+    """Return what the production system showed in requests `request_id`, and what came of it.
+
+    The reward is that of the realised outcome; by default revenue, the charge in eCPM units (CPM:
+    the bid; CPC: 1000 bid click; OCPA: 1000 bid conversion).
+
+    Raises:
+        LogError: The world has no propensities (worlds from real logs); names the first request.
+    """
+    events = world.events.loc[world.events["kind"] == 1]
+    ids = request_id.numpy()
+    propensity = torch.from_numpy(events["propensity"].to_numpy(dtype=np.float64)[ids])
+    if propensity.isnan().any():
+        raise LogError(
+            f"world {world.info.name!r} has no propensity for request "
+            f"{request_id[propensity.isnan()][0].item()}: nobody knows how its ads were chosen"
+        )
+    action = world.request_action[request_id]
+    return _make_log(
+        world,
+        request_id,
+        world.request_ad[request_id],
+        propensity,
+        reward,
+        click=(action >= Action.CLICK).long(),
+        conversion=(action == Action.CONVERSION).long(),
+        position=torch.from_numpy(events["position"].to_numpy(dtype=np.int64)[ids]),
+    )
+
+
+def log_of_policy(
+    policy: Any,
+    world: World,
+    request_id: Int[Tensor, " B"],
+    *,
+    seed: int,
+    draw: int = 0,
+    num_candidates: int = 1,
+    temperature: float = 1.0,
+    reward: Reward = ecpm_only,
+    truth: Truth | None = None,
+) -> LoggedFeedback:
+    """Return K independent draws of a policy per request, each a row and a slate of its own.
+
+    An ad's propensity is the probability of its path: a path shows one ad, the best legal one that
+    has it. Requests without a legal ad have no row.
+
+    Args:
+        policy: See `gpr_rl.decoding.policy.Policy`.
+        world: Gives requests, legal ads and outcomes.
+        request_id: int64 [B].
+        seed: Root of the draws of paths, clicks and conversions.
+        draw: Which draw for these requests.
+        num_candidates: K.
+        temperature: See `gpr_rl.decoding.sample_paths`.
+        reward: Of an outcome.
+        truth: Clicks and conversions are drawn from it, keyed by (seed, request, draw, candidate);
+            None: the reward is the expected one under the frozen rankers, and nothing is drawn.
+    """
+    found = sample_paths(
+        policy,
+        world.request(request_id),
+        world.trie,
+        num_candidates,
+        seed,
+        draw,
+        world.eligible(request_id),
+        temperature,
+    )
+    rows = request_id[:, None].expand_as(found.ad_id)[found.valid]
+    candidate = torch.arange(num_candidates).expand_as(found.ad_id)[found.valid]
+    propensity = found.log_prob.double().sum(-1).exp()[found.valid].clamp_max(1.0)
+    ad_id = found.ad_id[found.valid]
+    return _rollout(world, rows, ad_id, propensity, reward, truth, (seed, draw), candidate)
+
+
+def log_of_distribution(
+    world: World,
+    request_id: Int[Tensor, " B"],
+    probability: Float[Tensor, "B N"],
+    *,
+    seed: int,
+    draw: int = 0,
+    reward: Reward = ecpm_only,
+    truth: Truth | None = None,
+) -> LoggedFeedback:
+    """Return one row per request, its ad drawn from a table of probabilities.
+
+    Args:
+        world: See `log_of_policy`.
+        request_id: int64 [B].
+        probability: Of every ad; each row sums to one.
+        seed: See `log_of_policy`.
+        draw: See `log_of_policy`.
+        reward: See `log_of_policy`.
+        truth: See `log_of_policy`.
+
+    Raises:
+        PropensityError: A row that does not sum to one.
+    """
+    noise = uniform(seed, Purpose.LOGGED_AD, request_id, torch.tensor(draw))
+    ad_id, propensity = draw_ad(probability, noise)
+    first = torch.zeros_like(ad_id)
+    return _rollout(world, request_id, ad_id, propensity, reward, truth, (seed, draw), first)
+
+
+def draw_ad(
+    probability: Float[Tensor, "B N"], noise: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return an ad per row by inverse CDF on `noise` in (0, 1), and its probability in float64.
+
+    Raises:
+        PropensityError: A row has a negative entry or does not sum to one (within 1e-4).
+    """
+    probability = probability.double()
+    total = probability.sum(-1)
+    bad = ((total - 1).abs() > 1e-4) | (probability < 0).any(-1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise PropensityError(
+            f"probabilities of row {row} must be >= 0 and sum to 1, got {total[row].item()}"
+        )
+    probability = probability / total[:, None]
+    cumulative = probability.cumsum(-1)
+    threshold = noise.double() * cumulative[:, -1]
+    below = threshold.minimum(cumulative[:, -1].nextafter(threshold.new_zeros(())))
+    ad_id = torch.searchsorted(cumulative, below[:, None], right=True)
+    return ad_id[:, 0], probability.gather(1, ad_id)[:, 0]
+
+
+def _rollout(
+    world: World,
+    request_id: Tensor,
+    ad_id: Tensor,
+    propensity: Tensor,
+    reward: Reward,
+    truth: Truth | None,
+    stream: tuple[int, int],
+    candidate: Tensor,
+) -> LoggedFeedback:
+    if truth is None:
+        return _make_log(world, request_id, ad_id, propensity, reward)
+    seed, draw = stream
+    outcome = truth.outcome(request_id, ad_id[:, None])[:, 0]
+    keys = request_id, torch.tensor(draw), candidate
+    click = uniform(seed, Purpose.LOGGED_CLICK, *keys) < outcome.pctr
+    converted = uniform(seed, Purpose.LOGGED_CONVERSION, *keys) < outcome.pcvr
+    return _make_log(
+        world,
+        request_id,
+        ad_id,
+        propensity,
+        reward,
+        click=click.long(),
+        conversion=(click & converted).long(),
+    )
+
+
+def _make_log(
+    world: World,
+    request_id: Tensor,
+    ad_id: Tensor,
+    propensity: Tensor,
+    reward: Reward,
+    *,
+    click: Tensor | None = None,
+    conversion: Tensor | None = None,
+    position: Tensor | None = None,
+) -> LoggedFeedback:
+    """Return rows that are a slate each; without clicks the reward is that of the rankers."""
+    unknown = torch.full_like(ad_id, UNKNOWN)
+    if click is None or conversion is None:
+        outcome = world.outcome(request_id, ad_id[:, None])
+        click, conversion = unknown, unknown
+    else:
+        realised = click.float()[:, None], conversion.float()[:, None]
+        outcome = world.make_outcome(request_id, ad_id[:, None], *realised)
+    ids = request_id.numpy()
+    if position is None:
+        position = torch.zeros_like(ad_id)
+    return LoggedFeedback(
+        request_id=request_id,
+        user_id=torch.from_numpy(world.request_user[ids]),
+        timestamp=torch.from_numpy(world.request_time[ids]),
+        ad_id=ad_id,
+        codes=world.codes[ad_id],
+        position=position,
+        propensity=propensity.double(),
+        reward=reward(outcome)[:, 0].double(),
+        click=click,
+        conversion=conversion,
+        slate_id=torch.arange(len(ad_id)),
+    )
