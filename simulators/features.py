@@ -38,6 +38,12 @@ def count_features(histogram: Tensor) -> Tensor:
     return torch.cat([torch.log1p(counts) / 2, rate[..., None] + 3.0], dim=-1)
 
 
+def repeat_features(count: Tensor) -> Tensor:
+    """Return float32 [..., 2] of how often a user took an ad's product before."""
+    count = count.float()
+    return torch.stack([torch.log1p(count), (count > 0).float()], dim=-1)
+
+
 def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
     """Return the count features of each candidate's own groups, float32 [B, K, 3F].
 
@@ -75,8 +81,7 @@ class PastCounts:
         own = candidate_counts(self.groups, group, ad_id)
         if self.repeats is None:
             return own
-        count = self.repeats.gather(1, ad_id).float()
-        return torch.cat([own, torch.stack([torch.log1p(count), (count > 0).float()], -1)], -1)
+        return torch.cat([own, repeat_features(self.repeats.gather(1, ad_id))], dim=-1)
 
 
 def _int32(values: IntArray) -> Tensor:

@@ -113,11 +113,17 @@ class History:
         Returns:
             float32 [B, L, V]; 0 everywhere for a user without a past success.
         """
+        table = self.success_counts(user_id, timestamp, codes, num_codes)
+        total = np.maximum(table.sum(-1, keepdims=True), 1)
+        return (table / total).astype(np.float32)
+
+    def success_counts(
+        self, user_id: IntArray, timestamp: IntArray, codes: IntArray, num_codes: int
+    ) -> IntArray:
+        """Return past clicks and conversions per code, int64 [B, L, V]; see `popularity`."""
         row, index = ragged(*self.successes.before(user_id, timestamp))
         path = codes[self.successes.columns["item"][index]]
         levels = codes.shape[1]
         flat = (row[:, None] * levels + np.arange(levels)) * num_codes + path
         shape = (len(user_id), levels, num_codes)
-        table = np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
-        total = np.maximum(table.sum(-1, keepdims=True), 1)
-        return (table / total).astype(np.float32)
+        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)

@@ -143,6 +143,13 @@ class SequenceBuilder:
         )
         return tokens, first
 
+    def last_time(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
+        """Return the time of each user's last token strictly before a time, int64 [B]; 0: none."""
+        start, stop = self._stream.before(user_id, timestamp)
+        times = self._stream.columns["timestamp"]
+        found = times[np.maximum(stop - 1, 0)] if len(times) else np.zeros_like(stop)
+        return np.where(stop > start, found, 0)
+
     def window_pool(self, first_time: int, last_time: int) -> IntArray:
         """Return the numbers of kept requests with first_time <= timestamp < last_time."""
         return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last_time))
