@@ -24,7 +24,7 @@ from simulators.catalog import AGE_EDGES, BID_TYPES
 from simulators.eligibility import Availability, Targeting
 from simulators.features import FeatureBuilder
 from simulators.history import DAY_S, History
-from simulators.rankers import FrozenRankers
+from simulators.rankers import WorldRankers
 from simulators.rewards import Outcome, ecpm
 
 FORMAT_VERSION = 5
@@ -117,12 +117,12 @@ class World:
             self.request_context,
         )
         if "availability" in tensors:
-            self._legal: Targeting | Availability = Availability(
+            self.legality: Targeting | Availability = Availability(
                 tensors["availability"],
                 torch.from_numpy(requests["availability"].to_numpy(copy=True)),
             )
         else:
-            self._legal = Targeting.from_ads(ads)
+            self.legality = Targeting.from_ads(ads)
         self.bid = torch.from_numpy(ads["bid"].to_numpy(dtype=np.float32, copy=True))
         self.bid_type = torch.from_numpy(
             ads["bid_type"].map({name: i for i, name in enumerate(BID_TYPES)}).to_numpy(copy=True)
@@ -135,7 +135,7 @@ class World:
             for name in ("age", "gender", "region", "device")
         }
 
-    def attach_rankers(self, rankers: FrozenRankers, scores: dict[str, Tensor], card: dict) -> None:
+    def attach_rankers(self, rankers: WorldRankers, scores: dict[str, Tensor], card: dict) -> None:
         """Give the world its frozen rankers and what they said of the logs.
 
         Args:
@@ -215,17 +215,44 @@ class World:
 
     def eligibility_key(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return int64 keys [B]; requests with one key may see the same ads."""
-        if isinstance(self._legal, Availability):
-            return self._legal.row[request_id]
+        if isinstance(self.legality, Availability):
+            return self.legality.row[request_id]
         user, day = self._user_day(request_id)
         return user * self.info.num_days + day
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return bool [B, N], the ads that may be shown in requests `request_id` (int64 [B])."""
-        if isinstance(self._legal, Availability):
-            return self._legal.eligible(request_id)
-        user, day = self._user_day(request_id)
-        return self._legal.eligible(day, **{k: v[user] for k, v in self._user_columns.items()})
+        ids = request_id.numpy()
+        user, time, scene = (
+            torch.from_numpy(x[ids])
+            for x in (self.request_user, self.request_time, self.request_context[:, 0])
+        )
+        return self.eligible_at(user, time, scene, request_id)
+
+    def eligible_at(
+        self,
+        user_id: Int[Tensor, " B"],
+        timestamp: Int[Tensor, " B"],
+        scene: Int[Tensor, " B"],
+        template: Int[Tensor, " B"],
+    ) -> Bool[Tensor, "B N"]:
+        """Return bool [B, N], the ads that users may see at a time and place.
+
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B], seconds since day 0.
+            scene: int64 [B].
+            template: int64 [B], a logged request at the same place and time, for worlds whose
+                logs say what could be shown; the others ignore it.
+        """
+        if isinstance(self.legality, Availability):
+            return self.legality.eligible(template)
+        columns = {name: column[user_id] for name, column in self._user_columns.items()}
+        return self.legality.eligible(timestamp // DAY_S, **columns)
+
+    def user_column(self, name: str) -> Int[Tensor, " U"]:
+        """Return `age` (years), `gender`, `region` or `device` of all users, int64 [U]."""
+        return self._user_columns[name]
 
     def _user_day(self, request_id: Tensor) -> tuple[Tensor, Tensor]:
         ids = request_id.numpy()

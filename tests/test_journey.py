@@ -148,7 +148,7 @@ def test_a_request_knows_neither_its_outcome_nor_the_future(world: World) -> Non
     tensors = {
         "item_embedding": world.item_embedding,
         "item_codes": world.item_codes,
-        "availability": world._legal.table,
+        "availability": world.legality.table,
     }
     earlier = World(world.info, world.users, world.ads, world.organic, events, tensors)
     for whole, cut in zip(world.features(request), earlier.features(request), strict=True):

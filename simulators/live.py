@@ -1,0 +1,228 @@
+"""Days in progress: what users did today, seen beside the log of the days before.
+
+A simulated day starts from the log at midnight. Organic views of the day come from the log, ad
+impressions are those of the simulation, and a request sees all that came before it.
+
+Dims: B requests at hand, M markets (independent days), R requests of a day, S ad slots of a
+request, W events of today, C context attributes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gpr_rl.data.streams import Stream
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action
+from simulators.history import DAY_S
+from simulators.traffic import HOUR_S, Arrivals
+from simulators.world import World
+
+_ORDER_BITS = 24
+
+
+@dataclass(frozen=True)
+class Moment:
+    """B requests of days in progress, int64 [B] each, and what their users did today [B, W].
+
+    Today's events are aligned to the right, oldest first; `known` tells them from padding.
+    """
+
+    market: Tensor
+    number: Tensor
+    user: Tensor
+    time: Tensor
+    midnight: Tensor
+    context: Tensor
+    """[B, C], scene, position, hour, device."""
+    template: Tensor
+    item: Tensor
+    """Ads, then organic items."""
+    action: Tensor
+    event_time: Tensor
+    event_context: Tensor
+    """[B, W, C]; 0 for organic views."""
+    kept: Tensor
+    """bool [B, W], part of the token stream."""
+    known: Tensor
+
+
+class LiveHistory:
+    """What M markets showed today, and every moment's view of it.
+
+    Attributes:
+        arrivals: The requests of the days.
+    """
+
+    def __init__(self, world: World, num_slots: int = 1) -> None:
+        self.world = world
+        self.num_slots = num_slots
+        events = world.events
+        self._organic = Stream.build(
+            events[events["kind"] == 0], ("timestamp", "item_id"), len(world.users)
+        )
+
+    def begin(
+        self, arrivals: Arrivals, seed: Int[Tensor, " M"], episode: Int[Tensor, " M"], root: int
+    ) -> None:
+        """Start the days of all markets."""
+        self.arrivals = arrivals
+        self._keys = (root, seed, episode)
+        markets, size = arrivals.user.shape
+        shape = (markets, size, self.num_slots)
+        self.shown = torch.full(shape, -1, dtype=torch.int32)
+        self.action = torch.zeros(shape, dtype=torch.int8)
+        # slots of the store are in order of (user, time): a user's past is one run
+        live = torch.arange(size) < arrivals.count[:, None]
+        order = torch.where(live, arrivals.user, len(self.world.users)).argsort(1, stable=True)
+        index = torch.arange(size).expand(markets, -1)
+        self._cell = torch.empty_like(order).scatter_(1, order, index).int()
+        user = arrivals.user.gather(1, order)
+        opens = torch.ones_like(user, dtype=torch.bool)
+        opens[:, 1:] = user[:, 1:] != user[:, :-1]
+        first = torch.where(opens, index, 0).cummax(1).values
+        self._first = torch.empty_like(first).scatter_(1, order, first).int()
+        self._request = order.int()
+
+    def replace(self, rows: Bool[Tensor, " M"], other: "LiveHistory") -> None:
+        """Take over the days of `other`, whose markets are the True ones of `rows`."""
+        mine, new = self.arrivals, other.arrivals
+        width = max(mine.user.shape[1], new.user.shape[1])
+
+        def join(old: Tensor, fresh: Tensor) -> Tensor:
+            joined = old.new_zeros(old.shape[0], width, *old.shape[2:])
+            joined[:, : old.shape[1]] = old
+            joined[rows] = 0
+            part = fresh.new_zeros(fresh.shape[0], width, *fresh.shape[2:])
+            part[:, : fresh.shape[1]] = fresh
+            joined[rows] = part
+            return joined
+
+        names = ("user", "time", "scene", "position", "template")
+        count = mine.count.masked_scatter(rows, new.count)
+        self.arrivals = Arrivals(
+            *(join(getattr(mine, name), getattr(new, name)) for name in names), count=count
+        )
+        for name in ("shown", "action", "_cell", "_first", "_request"):
+            setattr(self, name, join(getattr(self, name), getattr(other, name)))
+        root, seed, episode = self._keys
+        _, new_seed, new_episode = other._keys
+        self._keys = (
+            root,
+            seed.masked_scatter(rows, new_seed),
+            episode.masked_scatter(rows, new_episode),
+        )
+
+    def record(
+        self,
+        market: Int[Tensor, " B"],
+        number: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B S"],
+        action: Int[Tensor, "B S"],
+    ) -> None:
+        """Store what requests showed (-1: nothing in a slot) and what users did at once."""
+        cell = self._cell[market, number].long()
+        self.shown[market, cell] = ad_id.int()
+        self.action[market, cell] = action.to(torch.int8)
+
+    def convert(
+        self, market: Int[Tensor, " P"], number: Int[Tensor, " P"], slot: Int[Tensor, " P"]
+    ) -> None:
+        """Turn earlier clicks into conversions."""
+        cell = self._cell[market, number].long()
+        self.action[market, cell, slot] = int(Action.CONVERSION)
+
+    def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
+        """Return what is known at the given requests, before they show anything."""
+        arrivals, world = self.arrivals, self.world
+
+        def take(name: str) -> Tensor:
+            return getattr(arrivals, name)[market, number].long()
+
+        user, time, scene, position = (take(n) for n in ("user", "time", "scene", "position"))
+        midnight = time // DAY_S * DAY_S
+        item, action, when, context, key = zip(
+            self._organic_today(user, time, midnight),
+            self._shown_today(market, number, user, midnight),
+            strict=True,
+        )
+        order_key, order = torch.cat(key, 1).sort(1)
+        known = order_key >= 0
+        columns = [torch.cat(x, 1).gather(1, order) for x in (item, action, when)]
+        joined = torch.cat(context, 1)
+        places = joined.gather(1, order[..., None].expand(-1, -1, joined.shape[-1]))
+        root, seed, episode = self._keys
+        keys = seed[market, None], episode[market, None], user[:, None], columns[2]
+        draw = uniform(root, Purpose.DAY_IMPRESSION_KEPT, *keys)
+        ignored = columns[1] == Action.IMPRESSION
+        return Moment(
+            market=market,
+            number=number,
+            user=user,
+            time=time,
+            midnight=midnight,
+            context=self._context(user, time, scene, position),
+            template=take("template"),
+            item=columns[0],
+            action=columns[1],
+            event_time=columns[2],
+            event_context=places,
+            kept=known & (~ignored | (draw < world.info.impression_share)),
+            known=known,
+        )
+
+    def _context(self, user: Tensor, time: Tensor, scene: Tensor, position: Tensor) -> Tensor:
+        device = self.world.user_column("device")[user]
+        return torch.stack([scene, position, time % DAY_S // HOUR_S, device], dim=-1)
+
+    def _organic_today(self, user: Tensor, time: Tensor, midnight: Tensor) -> tuple[Tensor, ...]:
+        """Return item, action, time, context and sort key of today's organic views."""
+        users = user.numpy()
+        _, stop = self._organic.before(users, time.numpy())
+        _, start = self._organic.before(users, midnight.numpy())
+        width = int((stop - start).max(initial=1))
+        index = torch.from_numpy(start)[:, None] + torch.arange(width)
+        known = index < torch.from_numpy(stop)[:, None]
+        index = torch.where(known, index, 0)
+        columns = self._organic.columns
+        item = torch.from_numpy(columns["item_id"])[index] + self.world.num_ads
+        when = torch.from_numpy(columns["timestamp"])[index]
+        key = torch.where(known, (when - midnight[:, None]) << _ORDER_BITS, -1)
+        context = when.new_zeros(*when.shape, self.world.request_context.shape[1])
+        return item, torch.full_like(item, int(Action.VIEW)), when, context, key
+
+    def _shown_today(
+        self, market: Tensor, number: Tensor, user: Tensor, midnight: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the same of today's ad impressions."""
+        stop = self._cell[market, number].long()
+        first = self._first[market, number].long()
+        width = int((stop - first).max()) if len(stop) else 0
+        index = first[:, None] + torch.arange(width)
+        inside = index < stop[:, None]
+        index = torch.where(inside, index, 0)
+        row = market[:, None]
+        ad_id = self.shown[row, index].long()
+        known = inside[..., None] & (ad_id >= 0)
+        request = self._request[row, index].long()
+        arrivals = self.arrivals
+        when, scene, position = (
+            getattr(arrivals, name)[row, request].long() for name in ("time", "scene", "position")
+        )
+        slots = self.num_slots
+        rank = torch.arange(width)[:, None] * slots + torch.arange(slots) + 1
+        key = ((when - midnight[:, None])[..., None] << _ORDER_BITS) + rank
+        context = self._context(user[:, None].expand(when.shape), when, scene, position)
+
+        def each_slot(x: Tensor) -> Tensor:
+            return x.unsqueeze(2).expand(-1, -1, slots, *x.shape[2:]).flatten(1, 2)
+
+        return (
+            ad_id.clamp_min(0).flatten(1),
+            self.action[row, index].long().flatten(1),
+            each_slot(when),
+            each_slot(context),
+            torch.where(known, key, -1).flatten(1),
+        )
