@@ -2,7 +2,7 @@
 
 Synthetic worlds and imported logs both end here.
 
-Dims: R logged requests, N ads, M organic items.
+Dims: N ads, M organic items.
 """
 
 import json
@@ -19,24 +19,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpr_rl.schema import Action
 from gpr_rl.tokenizers import RQKMeans
 from simulators.evaluator import TruthEvaluator
-from simulators.history import DAY_S
-from simulators.ranker_training import (
-    LoggedRows,
-    RankerTraining,
-    fit_calibration,
-    fit_rankers,
-    grade,
+from simulators.ranker_cards import overall_card
+from simulators.ranker_scores import (
+    attach_scored,
+    calibrate,
+    first_row,
+    labels,
+    logged_scores,
+    num_fitted_rows,
 )
+from simulators.ranker_training import LoggedRows, RankerTraining, fit_rankers
 from simulators.rankers import FrozenRankers
 from simulators.rewards import final_value
-from simulators.world import World, WorldInfo, score_scale
+from simulators.world import World, WorldInfo
 from simulators.world_files import build_rankers, ranker_tensors
 
 Progress = Callable[[str], None]
-_CHUNK = 2_048
 
 
 def build_world(
@@ -98,9 +98,7 @@ def build_world(
         world = World(info, users, ads, organic, events, tensors, directory=temporary)
         progress(f"rankers on {world.num_requests:,} logged impressions")
         frozen, scores, card = train_rankers(world, training or RankerTraining())
-        world.attach_rankers(frozen, scores, card)
-        world.ad_value.copy_(_ad_value(world))
-        world.attach_rankers(frozen, scores, card)  # the trie resolves shared paths by ad_value
+        attach_scored(world, frozen, scores, card)
         if info.has_truth:
             card["regime"] = grade_regime(world)
             if card["regime"]["regime"] == "hacking":
@@ -135,93 +133,33 @@ def train_rankers(
     """Train on the earlier logged days, calibrate on the last, grade on the held-out days.
 
     Returns:
-        The frozen rankers; the logged scores (pctr, pcvr, ecpm, final_value [R], alpha [2],
-        reward_scale, ad_value [N] still zero); and the card, one entry per task.
+        The frozen rankers; the scores of the log (`ranker_scores.logged_scores`); and the card,
+        one entry per task.
     """
     info = world.info
-    day = torch.from_numpy(world.request_time // DAY_S)
-    clicked = (world.request_action >= Action.CLICK).float()
-    converted = (world.request_action == Action.CONVERSION).float()
+    clicked, converted = labels(world)
     generator = torch.Generator().manual_seed(info.seed)
     with torch.random.fork_rng():
         torch.manual_seed(info.seed)
         rankers = build_rankers(world)
-    first = max(0, world.num_requests - 2 * training.max_rows)
+    first = first_row(world, training)
     ids = torch.arange(first, world.num_requests)
     rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
-    calibration_day = info.num_log_days - training.num_calibration_days
     fit_rankers(
         rankers,
         rows,
         clicked[ids],
         converted[ids],
-        num_rows=int((day[ids] < calibration_day).sum()),  # requests are in order of time
+        num_rows=num_fitted_rows(world, training) - first,
         has_clicks=info.has_clicks,
         config=training,
         generator=generator,
     )
     rankers.eval()
     logit = rows.all_logits(rankers)
-    later = ids[(day[ids] >= calibration_day) & (day[ids] < info.num_log_days)]
-    calibration = fit_calibration(
-        logit[later - first], clicked[later], converted[later], info.has_clicks
-    )
-    frozen = FrozenRankers(rankers, calibration, info.has_clicks)
-    pctr, pcvr = _logged_probabilities(world, frozen, calibration(logit), first)
-    outcome = world.make_outcome_logged(pctr, pcvr, torch.zeros(2))
-    logged = day < info.num_log_days
-    alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
-    outcome = world.make_outcome_logged(pctr, pcvr, alpha)
-    value = final_value(outcome)[:, 0]
-    scores = {
-        "pctr": pctr,
-        "pcvr": pcvr,
-        "ecpm": outcome.ecpm[:, 0],
-        "final_value": value,
-        "alpha": alpha,
-        "reward_scale": value[logged].std(),
-        "ad_value": torch.zeros(world.num_ads),
-    }
-    heldout = torch.nonzero(day >= info.num_log_days)[:, 0]
-    oracle = _oracle(world, heldout) if info.has_truth else None
-    card = {}
-    if info.has_clicks:
-        card["pctr"] = grade(pctr[heldout], clicked[heldout], None if oracle is None else oracle[0])
-    trial = heldout[clicked[heldout] > 0] if info.has_clicks else heldout
-    in_heldout = clicked[heldout] > 0 if info.has_clicks else slice(None)
-    card["pcvr"] = grade(
-        pcvr[trial], converted[trial], None if oracle is None else oracle[1][in_heldout]
-    )
-    return frozen, scores, card
-
-
-def _logged_probabilities(
-    world: World, frozen: FrozenRankers, known: Tensor, first: int
-) -> tuple[Tensor, Tensor]:
-    """Return pctr and pcvr of all logged rows; `known` holds those from row `first` on."""
-    parts = []
-    for ids in torch.arange(first).split(_CHUNK):
-        inputs, past = world.features(ids)
-        parts.append(torch.stack(frozen(inputs, past, world.request_ad[ids][:, None]), -1)[:, 0])
-    probability = torch.cat([*parts, known.float()])
-    pctr, pcvr = probability.unbind(-1)
-    if not world.info.has_clicks:
-        pctr = torch.ones_like(pctr)
-    return pctr.contiguous(), pcvr.contiguous()
-
-
-def _oracle(world: World, request_id: Tensor) -> tuple[Tensor, Tensor]:
-    truth = TruthEvaluator(world)
-    parts = [truth.outcome(ids, world.request_ad[ids][:, None]) for ids in request_id.split(_CHUNK)]
-    return torch.cat([o.pctr[:, 0] for o in parts]), torch.cat([o.pcvr[:, 0] for o in parts])
-
-
-def _ad_value(world: World, num_requests: int = 256) -> Tensor:
-    """Return each ad's mean eCPM under the rankers over training requests, float32 [N]."""
-    ids = world.request_ids("train")
-    ids = ids[torch.linspace(0, len(ids) - 1, min(num_requests, len(ids))).long()]
-    total = sum(world.outcome_all(part).ecpm.sum(0) for part in ids.split(64))
-    return torch.as_tensor(total / len(ids))
+    frozen = FrozenRankers(rankers, calibrate(world, logit, training), info.has_clicks)
+    scores = logged_scores(world, frozen, frozen.calibration(logit))
+    return frozen, scores, dict(overall_card(world, scores))
 
 
 def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str]:

@@ -1,4 +1,4 @@
-"""Fits, calibrates and grades the rankers on logs.
+"""Fits and calibrates the rankers on logs; `simulators.ranker_cards` grades them.
 
 Dims: R logged requests, B batch, F count features.
 """
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from simulators.features import FeatureBuilder, RankerInput
@@ -149,37 +148,3 @@ def fit_calibration(
         torch.from_numpy(np.stack([k for k, _ in padded])),
         torch.from_numpy(np.stack([v for _, v in padded])),
     )
-
-
-def expected_calibration_error(probability: NDArray, label: NDArray, bins: int = 20) -> float:
-    """Return the mean |predicted - observed rate| over equal-frequency bins, weighted by size."""
-    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
-    gaps = [len(p) * abs(probability[p].mean() - label[p].mean()) for p in parts if len(p)]
-    return float(sum(gaps) / len(label))
-
-
-def grade(probability: Tensor, label: Tensor, oracle: Tensor | None) -> dict[str, float]:
-    """Return the card of one task on held-out rows.
-
-    Args:
-        probability: float [R], calibrated.
-        label: float [R], 0 or 1.
-        oracle: float [R], the true probability where it is known.
-
-    Returns:
-        auc, log_loss, ece, ratio (sum(p)/sum(y)), num_rows, rate; auc_oracle where known. A metric
-        that needs both classes is left out when one is missing.
-    """
-    p, y = probability.double().numpy(), label.double().numpy()
-    card = {
-        "num_rows": float(len(y)),
-        "rate": float(y.mean()),
-        "ece": expected_calibration_error(p, y),
-    }
-    if 0 < y.sum() < len(y):
-        card["auc"] = float(roc_auc_score(y, p))
-        card["log_loss"] = float(log_loss(y, np.clip(p, 1e-7, 1 - 1e-7)))
-        card["ratio"] = float(p.sum() / y.sum())
-        if oracle is not None:
-            card["auc_oracle"] = float(roc_auc_score(y, oracle.double().numpy()))
-    return card

@@ -9,7 +9,7 @@ Dims: B requests, K candidates, S recent items, G groups, F count features, N ad
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -198,6 +198,17 @@ class Calibration(nn.Module):
             for table in (self._from, self._to, self._slope)
         )
         return torch.sigmoid(end + slope * (flat - start)).T.reshape(logit.shape)
+
+
+@runtime_checkable
+class WorldRankers(Protocol):
+    """What a world asks of its rankers; `FrozenRankers` and `custom_rankers.FrozenModel` are it."""
+
+    def __call__(
+        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each."""
+        ...
 
 
 class FrozenRankers(nn.Module):
