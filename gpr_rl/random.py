@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     PACING = 18
     AUCTION_TIE = 19
     DAY_IMPRESSION_KEPT = 20
+    LOGGED_EXAMINATION = 21
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
