@@ -67,7 +67,8 @@ def logged_scores(
         pctr, pcvr, ecpm, final_value [R], alpha [2], reward_scale, ad_value [N] still zero.
     """
     parts = []
-    for ids in torch.arange(world.num_requests - len(known)).split(_CHUNK):
+    earlier = world.num_requests - len(known)
+    for ids in torch.arange(earlier).split(_CHUNK) if earlier else ():
         inputs, past = world.features(ids)
         parts.append(torch.stack(rankers(inputs, past, world.request_ad[ids][:, None]), -1)[:, 0])
     pctr, pcvr = (x.contiguous() for x in torch.cat([*parts, known.float()]).unbind(-1))
