@@ -7,7 +7,7 @@ Dims: B requests at hand, M markets (independent days), R requests of a day, S a
 request, W events of today, C context attributes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Int
@@ -48,6 +48,12 @@ class Moment:
     """bool [B, W], part of the token stream."""
     known: Tensor
 
+    def select(self, row: Int[Tensor, " R"]) -> "Moment":
+        """Return the given rows."""
+        if torch.equal(row, torch.arange(len(self.user))):
+            return self
+        return Moment(**{f.name: getattr(self, f.name)[row] for f in fields(self)})
+
 
 class LiveHistory:
     """What M markets showed today, and every moment's view of it.
@@ -56,63 +62,58 @@ class LiveHistory:
         arrivals: The requests of the days.
     """
 
-    def __init__(self, world: World, num_slots: int = 1) -> None:
-        self.world = world
-        self.num_slots = num_slots
+    def __init__(self, world: World, num_markets: int, num_slots: int = 1) -> None:
+        """Start without days; call `begin`."""
+        self.world, self.num_slots = world, num_slots
         events = world.events
         self._organic = Stream.build(
             events[events["kind"] == 0], ("timestamp", "item_id"), len(world.users)
         )
+        empty = torch.zeros(num_markets, 0, dtype=torch.int32)
+        count = torch.zeros(num_markets, dtype=torch.int64)
+        self.arrivals = Arrivals(*[empty] * 5, count=count)
+        self._store = {"cell": empty, "first": empty, "request": empty}
+        self._store |= {"shown": empty[..., None].expand(-1, -1, num_slots)}
+        self._store |= {"action": self._store["shown"].to(torch.int8)}
 
     def begin(
-        self, arrivals: Arrivals, seed: Int[Tensor, " M"], episode: Int[Tensor, " M"], root: int
+        self,
+        rows: Bool[Tensor, " M"],
+        arrivals: Arrivals,
+        keys: tuple[int, Int[Tensor, " M"], Int[Tensor, " M"]],
     ) -> None:
-        """Start the days of all markets."""
-        self.arrivals = arrivals
-        self._keys = (root, seed, episode)
+        """Start new days.
+
+        Args:
+            rows: In which markets.
+            arrivals: Their requests, one row each.
+            keys: Root, and every market's seed and episode: what draws depend on.
+        """
+        self._keys = keys
         markets, size = arrivals.user.shape
-        shape = (markets, size, self.num_slots)
-        self.shown = torch.full(shape, -1, dtype=torch.int32)
-        self.action = torch.zeros(shape, dtype=torch.int8)
-        # slots of the store are in order of (user, time): a user's past is one run
-        live = torch.arange(size) < arrivals.count[:, None]
-        order = torch.where(live, arrivals.user, len(self.world.users)).argsort(1, stable=True)
+        # A market's store is in order of (user, time), so that a user's past is one run.
+        padding = torch.arange(size) >= arrivals.count[:, None]
+        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(1, stable=True)
         index = torch.arange(size).expand(markets, -1)
-        self._cell = torch.empty_like(order).scatter_(1, order, index).int()
         user = arrivals.user.gather(1, order)
         opens = torch.ones_like(user, dtype=torch.bool)
         opens[:, 1:] = user[:, 1:] != user[:, :-1]
         first = torch.where(opens, index, 0).cummax(1).values
-        self._first = torch.empty_like(first).scatter_(1, order, first).int()
-        self._request = order.int()
-
-    def replace(self, rows: Bool[Tensor, " M"], other: "LiveHistory") -> None:
-        """Take over the days of `other`, whose markets are the True ones of `rows`."""
-        mine, new = self.arrivals, other.arrivals
-        width = max(mine.user.shape[1], new.user.shape[1])
-
-        def join(old: Tensor, fresh: Tensor) -> Tensor:
-            joined = old.new_zeros(old.shape[0], width, *old.shape[2:])
-            joined[:, : old.shape[1]] = old
-            joined[rows] = 0
-            part = fresh.new_zeros(fresh.shape[0], width, *fresh.shape[2:])
-            part[:, : fresh.shape[1]] = fresh
-            joined[rows] = part
-            return joined
-
-        names = ("user", "time", "scene", "position", "template")
-        count = mine.count.masked_scatter(rows, new.count)
+        shape = (markets, size, self.num_slots)
+        fresh = {
+            "cell": torch.empty_like(order).scatter_(1, order, index).int(),
+            "first": torch.empty_like(first).scatter_(1, order, first).int(),
+            "request": order.int(),
+            "shown": torch.full(shape, -1, dtype=torch.int32),
+            "action": torch.zeros(shape, dtype=torch.int8),
+        }
+        self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
         self.arrivals = Arrivals(
-            *(join(getattr(mine, name), getattr(new, name)) for name in names), count=count
-        )
-        for name in ("shown", "action", "_cell", "_first", "_request"):
-            setattr(self, name, join(getattr(self, name), getattr(other, name)))
-        root, seed, episode = self._keys
-        _, new_seed, new_episode = other._keys
-        self._keys = (
-            root,
-            seed.masked_scatter(rows, new_seed),
-            episode.masked_scatter(rows, new_episode),
+            *(
+                _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
+                for name in ("user", "time", "scene", "position", "template")
+            ),
+            count=self.arrivals.count.masked_scatter(rows, arrivals.count),
         )
 
     def record(
@@ -123,16 +124,25 @@ class LiveHistory:
         action: Int[Tensor, "B S"],
     ) -> None:
         """Store what requests showed (-1: nothing in a slot) and what users did at once."""
-        cell = self._cell[market, number].long()
-        self.shown[market, cell] = ad_id.int()
-        self.action[market, cell] = action.to(torch.int8)
+        cell = self._store["cell"][market, number].long()
+        self._store["shown"][market, cell] = ad_id.int()
+        self._store["action"][market, cell] = action.to(torch.int8)
 
     def convert(
         self, market: Int[Tensor, " P"], number: Int[Tensor, " P"], slot: Int[Tensor, " P"]
     ) -> None:
         """Turn earlier clicks into conversions."""
-        cell = self._cell[market, number].long()
-        self.action[market, cell, slot] = int(Action.CONVERSION)
+        cell = self._store["cell"][market, number].long()
+        self._store["action"][market, cell, slot] = int(Action.CONVERSION)
+
+    def open_clicks(
+        self, market: Int[Tensor, " B"], since: Int[Tensor, " B"]
+    ) -> Int[Tensor, " B"]:
+        """Return how many clicks after `since` (seconds) have not converted."""
+        request = self._store["request"][market].long()
+        time = self.arrivals.time[market].gather(1, request)
+        clicked = self._store["action"][market] == Action.CLICK
+        return (clicked & (time > since[:, None])[..., None]).flatten(1).sum(1)
 
     def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
         """Return what is known at the given requests, before they show anything."""
@@ -197,16 +207,16 @@ class LiveHistory:
         self, market: Tensor, number: Tensor, user: Tensor, midnight: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the same of today's ad impressions."""
-        stop = self._cell[market, number].long()
-        first = self._first[market, number].long()
+        store = self._store
+        stop, first = (store[name][market, number].long() for name in ("cell", "first"))
         width = int((stop - first).max()) if len(stop) else 0
         index = first[:, None] + torch.arange(width)
         inside = index < stop[:, None]
         index = torch.where(inside, index, 0)
         row = market[:, None]
-        ad_id = self.shown[row, index].long()
+        ad_id = store["shown"][row, index].long()
         known = inside[..., None] & (ad_id >= 0)
-        request = self._request[row, index].long()
+        request = store["request"][row, index].long()
         arrivals = self.arrivals
         when, scene, position = (
             getattr(arrivals, name)[row, request].long() for name in ("time", "scene", "position")
@@ -221,8 +231,26 @@ class LiveHistory:
 
         return (
             ad_id.clamp_min(0).flatten(1),
-            self.action[row, index].long().flatten(1),
+            store["action"][row, index].long().flatten(1),
             each_slot(when),
             each_slot(context),
             torch.where(known, key, -1).flatten(1),
         )
+
+
+def _replace(
+    old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor
+) -> Tensor:
+    """Return `old` with other rows, padded with zeros to the longer of the two."""
+    if rows.all():
+        return fresh
+    width = max(old.shape[1], fresh.shape[1])
+
+    def widen(x: Tensor) -> Tensor:
+        wide = x.new_zeros(len(x), width, *x.shape[2:])
+        wide[:, : x.shape[1]] = x
+        return wide
+
+    joined = widen(old)
+    joined[rows] = widen(fresh)
+    return joined

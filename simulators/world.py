@@ -128,7 +128,7 @@ class World:
             ads["bid_type"].map({name: i for i, name in enumerate(BID_TYPES)}).to_numpy(copy=True)
         )
         self.price = torch.from_numpy(ads["price"].to_numpy(dtype=np.float32, copy=True))
-        self._advertiser = torch.from_numpy(ads["advertiser"].to_numpy(dtype=np.int64, copy=True))
+        self.ad_advertiser = torch.from_numpy(ads["advertiser"].to_numpy(dtype=np.int64, copy=True))
         self._category = torch.from_numpy(ads["category"].to_numpy(dtype=np.int64, copy=True))
         self._user_columns = {
             name: torch.from_numpy(users[name].to_numpy(dtype=np.int64, copy=True))
@@ -280,6 +280,16 @@ class World:
         return self.make_outcome(request_id, shown, pctr, pcvr)
 
     @cached_property
+    def advertiser_budget(self) -> Float[Tensor, " A"]:
+        """What each advertiser may spend a day, the sum over its ads; null in the table: no limit.
+
+        float64 [A], in currency.
+        """
+        budget = self.ads["budget"].astype("Float64").fillna(np.inf).to_numpy(dtype=np.float64)
+        total = torch.zeros(int(self.ad_advertiser.max()) + 1, dtype=torch.float64)
+        return total.index_add_(0, self.ad_advertiser, torch.tensor(budget))
+
+    @cached_property
     def _small_advertiser(self) -> Bool[Tensor, " N"]:
         """Which ads are of an advertiser whose daily budget is below the median advertiser's."""
         budget = self.ads.groupby("advertiser")["budget"].sum()
@@ -295,19 +305,31 @@ class World:
     ) -> Outcome:
         """Return the outcome of candidates with given probabilities, all [B, K]."""
         user = torch.from_numpy(self.request_user[request_id.numpy()])
-        bid, bid_type = self.bid[ad_id], self.bid_type[ad_id]
+        return self.describe(request_id, user, ad_id, pctr, pcvr, self.bid[ad_id])
+
+    def describe(
+        self,
+        request_id: Int[Tensor, " B"],
+        user_id: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        pctr: Float[Tensor, "B K"],
+        pcvr: Float[Tensor, "B K"],
+        bid: Float[Tensor, "B K"],
+    ) -> Outcome:
+        """Return the outcome of candidates at given bids, for requests of any origin."""
+        bid_type = self.bid_type[ad_id]
         value = ecpm(pctr, pcvr, bid, bid_type)
         shape = ad_id.shape
         return Outcome(
             request_id=request_id[:, None].expand(shape),
-            user_id=user[:, None].expand(shape),
+            user_id=user_id[:, None].expand(shape),
             ad_id=ad_id,
             pctr=pctr,
             pcvr=pcvr,
             bid=bid,
             bid_type=bid_type,
             ecpm=value,
-            advertiser=self._advertiser[ad_id],
+            advertiser=self.ad_advertiser[ad_id],
             category=self._category[ad_id],
             price=self.price[ad_id],
             alpha=self.alpha.expand(*shape, 2),

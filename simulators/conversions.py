@@ -1,0 +1,82 @@
+"""Conversions on their way: drawn at the click, known when their time has come.
+
+Dims: M markets, P places, B requests of different markets, S ad slots, C conversions taken.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """C conversions, [C] each, in order of market and time."""
+
+    market: Tensor
+    number: Tensor
+    """Request of the day that showed the ad."""
+    slot: Tensor
+    ad_id: Tensor
+    price: Tensor
+    """float64, what an OCPA ad pays for it."""
+    time: Tensor
+
+
+class PendingConversions:
+    """What M markets still wait for."""
+
+    def __init__(self, num_markets: int) -> None:
+        self._time = torch.full((num_markets, 1), _NEVER)
+        zero = torch.zeros(num_markets, 1, dtype=torch.int64)
+        self._columns = {name: zero.clone() for name in ("number", "slot", "ad_id")}
+        self._columns["price"] = zero.double()
+
+    def reset(self, markets: Bool[Tensor, " M"]) -> None:
+        """Forget what the given markets wait for."""
+        self._time[markets] = _NEVER
+
+    def add(
+        self,
+        market: Int[Tensor, " B"],
+        is_due: Bool[Tensor, "B S"],
+        *,
+        time: Int[Tensor, "B S"],
+        **columns: Tensor,
+    ) -> None:
+        """Store the conversions marked in `is_due`; `columns`: number, ad_id, price, [B, S]."""
+        for slot in range(is_due.shape[1]):
+            due = is_due[:, slot].nonzero()[:, 0]
+            if len(due) == 0:
+                continue
+            row = market[due]
+            free = self._time[row] == _NEVER
+            if not free.any(1).all():
+                self._grow()
+                free = self._time[row] == _NEVER
+            place = free.to(torch.int8).argmax(1)
+            self._time[row, place] = time[due, slot]
+            self._columns["slot"][row, place] = slot
+            for name, value in columns.items():
+                self._columns[name][row, place] = value[due, slot]
+
+    def _grow(self) -> None:
+        more = self._time.shape[1]
+        pad = torch.nn.functional.pad
+        self._time = pad(self._time, (0, more), value=_NEVER)
+        self._columns = {name: pad(value, (0, more)) for name, value in self._columns.items()}
+
+    def take(self, markets: Bool[Tensor, " M"], now: Int[Tensor, " M"]) -> Conversions:
+        """Return and forget the conversions of `markets` with time <= `now`."""
+        come = (self._time <= now[:, None]) & markets[:, None]
+        market, place = come.nonzero().unbind(1)
+        time = self._time[market, place]
+        order = time.argsort(stable=True)
+        order = order[market[order].argsort(stable=True)]
+        market, place, time = market[order], place[order], time[order]
+        self._time[market, place] = _NEVER
+        taken = {name: value[market, place] for name, value in self._columns.items()}
+        return Conversions(market=market, time=time, **taken)

@@ -1,0 +1,69 @@
+"""Who really clicks and converts in a simulated day.
+
+Dims: B requests, S ad slots.
+"""
+
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simulators.evaluator import TruthEvaluator
+from simulators.history import count_kinds
+from simulators.live import Moment
+from simulators.live_inputs import LiveCounts, live_features
+from simulators.world import World
+
+
+class Reality(Protocol):
+    """Probabilities that realised events are drawn from."""
+
+    def probabilities(
+        self, moment: Moment, ad_id: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+        """Return click and conversion probabilities of ads (-1 is scored as ad 0)."""
+
+
+class TrueBehavior:
+    """The hidden truth of a synthetic world, fatigue with what was shown today included."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._truth = world, TruthEvaluator(world)
+
+    def probabilities(
+        self, moment: Moment, ad_id: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+        """Return true probabilities."""
+        shown = ad_id.clamp_min(0)
+        advertiser = self._world.group[shown, 2]
+        recent = count_kinds(LiveCounts(self._world, moment).histogram(advertiser))[..., 4]
+        scene, position = moment.context[:, 0], moment.context[:, 1]
+        return self._truth.probabilities(
+            moment.user, moment.time, scene, position, shown, recent
+        )
+
+
+class RankedBehavior:
+    """For worlds without a known truth: users behave as the frozen rankers say."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def probabilities(
+        self, moment: Moment, ad_id: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+        """Return the rankers' probabilities."""
+        inputs, past = live_features(self._world, moment)
+        return self._world.rankers(inputs, past, ad_id.clamp_min(0), exact=True)
+
+
+_KNOWN: WeakKeyDictionary[World, Reality] = WeakKeyDictionary()
+
+
+def reality_of(world: World) -> Reality:
+    """Return the truth of a world that has one, otherwise its rankers; read once per world."""
+    if world not in _KNOWN:
+        _KNOWN[world] = TrueBehavior(world) if world.info.has_truth else RankedBehavior(world)
+    return _KNOWN[world]
