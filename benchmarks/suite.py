@@ -64,7 +64,10 @@ class Suite:
     """Makes the report of all rows; reads what tasks left in `settings.out`, runs nothing."""
 
 
-SUITES: dict[str, str | Suite] = {"alignment": "benchmarks.alignment"}
+SUITES: dict[str, str | Suite] = {
+    "alignment": "benchmarks.alignment",
+    "off_policy": "benchmarks.off_policy",
+}
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, and its docstring's
 first line is the summary; it is imported when its suite is asked for."""
 
