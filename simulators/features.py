@@ -5,6 +5,7 @@ F count features, N ads, M organic items.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from simulators.history import History, count_kinds
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
 NUM_REPEAT_FEATURES = 2
+MAX_LOOKED_UP = 12
+"""Up to as many candidates a request, looking counts up beats counting everything."""
 _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
 
 
@@ -66,22 +69,48 @@ def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PastCounts:
-    """What B users did before their requests, counted."""
+    """What B users did before their requests, counted when asked."""
 
-    groups: Tensor  # int64 [B, G, 8], `History.counts`
-    repeats: Tensor | None  # int64 [B, N], `History.repeats`
+    history: History
+    user_id: IntArray  # int64 [B]
+    timestamp: IntArray  # int64 [B]
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """`History.counts`, int64 [B, G, 8]."""
+        return torch.from_numpy(self.history.counts(self.user_id, self.timestamp))
+
+    @cached_property
+    def repeats(self) -> Tensor | None:
+        """`History.repeats`, int64 [B, N]."""
+        repeats = self.history.repeats(self.user_id, self.timestamp)
+        return None if repeats is None else torch.from_numpy(repeats)
 
     def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
         """Return the count features of candidates, float32 [B, K, 3F], or 3F + 2 with repeats.
+
+        A few candidates are looked up, many read from the histogram; the counts are the same.
 
         Args:
             group: int64 [N + M, 3].
             ad_id: int64 [B, K].
         """
-        own = candidate_counts(self.groups, group, ad_id)
-        if self.repeats is None:
-            return own
-        return torch.cat([own, repeat_features(self.repeats.gather(1, ad_id))], dim=-1)
+        few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
+        own, repeats = self._looked_up(ad_id) if few else self._counted(group, ad_id)
+        return own if repeats is None else torch.cat([own, repeat_features(repeats)], dim=-1)
+
+    def _counted(self, group: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor | None]:
+        repeats = None if self.repeats is None else self.repeats.gather(1, ad_id)
+        return candidate_counts(self.groups, group, ad_id), repeats
+
+    def _looked_up(self, ad_id: Tensor) -> tuple[Tensor, Tensor | None]:
+        ads = ad_id.numpy()
+        groups = self.history.group[ads].reshape(len(ads), 3 * ads.shape[1])
+        counts = self.history.group_counts(self.user_id, self.timestamp, groups)
+        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ads)
+        features = count_features(torch.from_numpy(counts))
+        features = features.view(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
+        return features, None if repeats is None else torch.from_numpy(repeats)
 
 
 def _int32(values: IntArray) -> Tensor:
@@ -104,11 +133,7 @@ class FeatureBuilder:
         user, time = self.request_user[ids], self.request_time[ids]
         rows, known = self.history.positives.last(user, time, NUM_RECENT)
         columns = self.history.positives.columns
-        repeats = self.history.repeats(user, time)
-        past = PastCounts(
-            torch.from_numpy(self.history.counts(user, time)),
-            None if repeats is None else torch.from_numpy(repeats),
-        )
+        past = PastCounts(self.history, user, time)
         inputs = RankerInput(
             user=_int32(self.user_attributes[user]),
             context=_int32(self.request_context[ids]),

@@ -5,6 +5,8 @@ A batch of requests is answered by ragged gathers and one histogram; no loop ove
 Dims: B moments (a user and a time each), S recent items, L levels, V codes, G groups.
 """
 
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from gpr_rl.data.streams import IntArray, Stream, ragged
 from gpr_rl.schema import Action
+from simulators.count_index import CountIndex
 
 DAY_S = 86_400
 
@@ -81,6 +84,52 @@ class History:
         flat = self._group_offset[columns["item"][index]] + base[:, None]
         shape = (len(user_id), self.num_groups, 8)
         return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+
+    @cached_property
+    def _group_index(self) -> CountIndex:
+        columns, num = self.events.columns, self.group.shape[1]
+        cell = self.events.user[:, None] * self.num_groups + self.group[columns["item"]]
+        kind = columns["action"] - Action.VIEW
+        time = np.repeat(columns["timestamp"], num)
+        return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
+
+    def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
+        """Return the rows of `counts` for a few groups, without the histogram.
+
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B].
+            group: int64 [B, G'], below `num_groups`.
+
+        Returns:
+            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
+        """
+        cell = user_id[:, None] * self.num_groups + group
+        since = (timestamp // DAY_S - 1) * DAY_S
+        when = np.stack([timestamp, np.minimum(since, timestamp)])[..., None]
+        before, old = self._group_index.before(cell[None], when)
+        counts = np.zeros((*group.shape, 8), dtype=np.int64)
+        counts[..., 0] = before[..., 0]
+        counts[..., 1:4] = old[..., 1:]
+        counts[..., 5:] = before[..., 1:] - old[..., 1:]
+        return counts
+
+    @cached_property
+    def _repeat_index(self) -> CountIndex:
+        assert self.same_ad is not None
+        columns = self.positives.columns
+        cell = self.positives.user * (self.num_ads + 1) + self.same_ad[columns["item"]]
+        time = columns["timestamp"]
+        return CountIndex(cell, time, np.zeros_like(cell), num_kinds=1)
+
+    def ad_repeats(
+        self, user_id: IntArray, timestamp: IntArray, ad_id: IntArray
+    ) -> IntArray | None:
+        """Return `repeats` of a few ads, int64 [B, K] for `ad_id` int64 [B, K]."""
+        if self.same_ad is None:
+            return None
+        cell = user_id[:, None] * (self.num_ads + 1) + ad_id
+        return self._repeat_index.before(cell, timestamp[:, None])[..., 0]
 
     def repeats(self, user_id: IntArray, timestamp: IntArray) -> IntArray | None:
         """Return how often each user took each ad's own product before, int64 [B, N].

@@ -7,7 +7,8 @@ import torch
 
 from gpr_rl.data.streams import Stream, ragged
 from gpr_rl.schema import Action
-from simulators.features import candidate_counts, count_features
+from simulators.count_index import CountIndex
+from simulators.features import PastCounts, candidate_counts, count_features
 from simulators.history import DAY_S, History, count_kinds
 
 NUM_USERS, NUM_ADS, NUM_ORGANIC = 5, 6, 4
@@ -98,3 +99,41 @@ def test_popularity_is_the_share_of_past_successes(events: pd.DataFrame, group: 
         expected = np.bincount(paths[:, level], minlength=3) / len(paths)
         np.testing.assert_allclose(got[0, level], expected, rtol=1e-6)
     assert (got[1] == 0).all()  # nothing before time 0
+
+
+def test_looked_up_counts_are_rows_of_the_histogram(
+    events: pd.DataFrame, group: np.ndarray
+) -> None:
+    same_ad = np.r_[np.arange(NUM_ADS), [2, NUM_ADS, 0, 2]]
+    history = History(events, group, NUM_USERS, NUM_ADS, same_ad)
+    rng = np.random.default_rng(5)
+    user = rng.integers(0, NUM_USERS, 300)
+    time = np.r_[rng.integers(-DAY_S, 6 * DAY_S, 150), rng.choice(events["timestamp"], 150)]
+    time[:3] = 0, DAY_S, 2**39
+    groups = rng.integers(0, history.num_groups, (300, 4))
+    want = np.take_along_axis(history.counts(user, time), groups[..., None], axis=1)
+    got = history.group_counts(user, time, groups)
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int64
+    assert want[..., [0, 1, 2, 3, 5, 6, 7]].any(axis=(0, 1)).all()
+    ads = rng.integers(0, NUM_ADS, (300, 5))
+    repeats = history.repeats(user, time)
+    assert repeats is not None
+    few = history.ad_repeats(user, time, ads)
+    np.testing.assert_array_equal(few, np.take_along_axis(repeats, ads, axis=1))
+    # the rankers' inputs are the same floats either way
+    past = PastCounts(history, user, time)
+    few_ads = torch.from_numpy(ads)
+    looked_up = past.of(torch.from_numpy(group), few_ads)
+    many = past.of(torch.from_numpy(group), few_ads.repeat(1, 4))
+    assert torch.equal(looked_up.repeat(1, 4, 1), many)
+    assert past.of(torch.from_numpy(group), few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
+    nobody = PastCounts(history, user[:0], time[:0])
+    assert nobody.of(torch.from_numpy(group), few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
+
+
+def test_counts_of_a_log_without_events() -> None:
+    none = CountIndex(*(np.zeros(0, dtype=np.int64),) * 3, num_kinds=2)
+    assert none.before(np.array([[0, 7]]), np.array([[5]])).tolist() == [[[0, 0], [0, 0]]]
+    with pytest.raises(ValueError, match=r"cell numbers must lie below \d+, got"):
+        CountIndex(np.array([2**40]), np.array([2**30]), np.array([0]), num_kinds=1)

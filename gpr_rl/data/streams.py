@@ -39,6 +39,11 @@ class Stream:
         start = np.searchsorted(user[order], np.arange(num_users + 1))
         return cls(key[order], start, columns)
 
+    @property
+    def user(self) -> IntArray:
+        """The user of each event, [n]."""
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+
     def before(self, user_id: IntArray, timestamp: IntArray) -> tuple[IntArray, IntArray]:
         """Return the row ranges [start, stop) of each user's events strictly before a time."""
         stop = np.searchsorted(self.key, user_id * _TIME_SPAN + timestamp, side="left")
