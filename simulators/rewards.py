@@ -52,6 +52,17 @@ def _origin(function: RewardFunction) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
+def _same_definition(one: RewardFunction, other: RewardFunction) -> bool:
+    """Return whether both come from one module, or one file under two module names."""
+    if _origin(one) == _origin(other):
+        return True
+    code, other_code = (getattr(f, "__code__", None) for f in (one, other))
+    if code is None or other_code is None:
+        return False
+    places = [(c.co_filename, c.co_firstlineno, c.co_name) for c in (code, other_code)]
+    return places[0] == places[1]
+
+
 def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
     """Make a reward available under a name: `register_reward("name")(function)`.
 
@@ -71,7 +82,7 @@ def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
                 f"reward {name!r} must be callable, got {type(function).__name__} {function!r}"
             )
         known = _REWARDS.get(name)
-        if known is not None and _origin(known) != _origin(function):
+        if known is not None and not _same_definition(known, function):
             raise RewardError(
                 f"reward {name!r} is registered already, by {_origin(known)}; "
                 f"{_origin(function)} needs another name"

@@ -149,6 +149,11 @@ def test_a_name_stays_with_its_function(unchecked_shapes: None) -> None:
 
         register_reward("defined_twice_in_a_test")(again)
     assert load_reward("defined_twice_in_a_test")[1] is again
+    program = "@register('from_one_file')\ndef f(outcome):\n    return outcome.ecpm\n"
+    for module in ("__main__", "examples.f"):  # one file, run as a script and then imported
+        names = {"__name__": module, "register": register_reward}
+        exec(compile(program, "f.py", "exec"), names)
+    assert load_reward("from_one_file")[1] is names["f"]
     for name in ("", "a=b", "module:f"):
         with pytest.raises(RewardError, match="must be non-empty without"):
             register_reward(name)
