@@ -29,10 +29,12 @@ def main() -> None:
     world = load_world("tiny", seed=0)
     mix = RewardMix.from_specs(["final_value", "affordable=60", "user_value=0"])  # 0: only logged
     stages = WarmStartConfig(
-        mtp=StageConfig(num_steps=60), vaft=StageConfig(num_steps=20, learning_rate=1e-3)
+        mtp=StageConfig(num_steps=40),
+        vaft=StageConfig(num_steps=10, learning_rate=1e-3),
+        critic=StageConfig(num_steps=20, learning_rate=3e-3),
     )
     model = warm_start(world, stages, seed=0, reward=mix)
-    history = train(model, world, "hepo", TrainConfig(num_steps=40), seed=0, reward=mix)
+    history = train(model, world, "hepo", TrainConfig(num_steps=30), seed=0, reward=mix)
     print(f"{'mean over 5 steps':20} {'raw':>18} {'weighted':>18}")
     for name in mix.functions:
         cells = []
