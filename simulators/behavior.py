@@ -104,9 +104,9 @@ def make_truth(
     frame = pd.DataFrame(catalog.ad_embedding)
     residual = (frame - frame.groupby(ads["advertiser"].to_numpy()).transform("mean")).to_numpy()
     ad_latent = residual @ rng.normal(size=(config.embedding_dim, LATENT_DIM))
-    ad_latent /= ad_latent.std()
+    ad_latent = _standardised(ad_latent, ad_latent.std())
     price = np.log(ads["price"].to_numpy())
-    price = (price - price.mean()) / price.std()
+    price = _standardised(price - price.mean(), price.std())
     category = ads["category"].to_numpy()
     hour = np.arange(NUM_HOURS)
     truth = HiddenTruth(
@@ -138,6 +138,10 @@ def make_truth(
     truth.scalars[0] = _intercept(torch.logit(click.double()), config.base_ctr)
     truth.scalars[1] = _intercept(torch.logit(conversion.double()), config.base_cvr)
     return truth
+
+
+def _standardised(x: NDArray, spread: float) -> NDArray:
+    return x / spread if spread > 0.0 else x  # one ad, or one ad per advertiser: no spread
 
 
 def _float(x: NDArray) -> Tensor:

@@ -188,6 +188,6 @@ def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str
         "logging": logging,
         "proxy_argmax": argmax,
         "best": best,
-        "share": (argmax - logging) / (best - logging),
-        "regime": "good" if argmax > logging else "hacking",
+        "share": (argmax - logging) / (best - logging) if best > logging else 0.0,
+        "regime": "good" if argmax > logging or best <= logging else "hacking",
     }

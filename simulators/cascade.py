@@ -126,6 +126,6 @@ def market_bids(
     for index, name in enumerate(("CPM", "CPC", "OCPA")):
         of_type = (ads["bid_type"] == name).to_numpy()
         earned = (ads["bid"].to_numpy() * units[index].numpy())[of_type].sum()
-        earned /= shown.numpy()[of_type].sum()
-        scaled[of_type] *= config.market_cpm / earned
+        if earned > 0.0:  # some ad has this type
+            scaled[of_type] *= config.market_cpm / (earned / shown.numpy()[of_type].sum())
     return scaled

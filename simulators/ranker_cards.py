@@ -65,11 +65,13 @@ def grade(
         min_positives: AUC is left out where positives or negatives are fewer.
 
     Returns:
-        num_rows, num_positives, rate, ece, log_loss (nats per row) and, where they exist, ratio
+        num_rows, num_positives and, of at least one row, rate, ece, log_loss (nats per row), ratio
         (sum(p)/sum(y)) and auc; the same with `_oracle` for the true probability.
     """
     y = label.double().numpy()
     positives = float(y.sum())
+    if len(y) == 0:
+        return {"num_rows": 0.0, "num_positives": 0.0}
     card = {"num_rows": float(len(y)), "num_positives": positives, "rate": float(y.mean())}
     sides = {"": probability} if oracle is None else {"": probability, "_oracle": oracle}
     for suffix, values in sides.items():

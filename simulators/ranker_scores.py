@@ -12,7 +12,7 @@ from simulators.history import DAY_S
 from simulators.ranker_training import RankerTraining, fit_calibration
 from simulators.rankers import Calibration, WorldRankers
 from simulators.rewards import final_value
-from simulators.world import World, score_scale
+from simulators.world import World, score_scale, spread
 
 _CHUNK = 2_048
 
@@ -85,7 +85,7 @@ def logged_scores(
         "ecpm": outcome.ecpm[:, 0],
         "final_value": value,
         "alpha": alpha,
-        "reward_scale": value[logged].std(),
+        "reward_scale": spread(value[logged]) or torch.ones(()),
         "ad_value": torch.zeros(world.num_ads),
     }
 

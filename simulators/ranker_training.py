@@ -112,6 +112,8 @@ def fit_rankers(
 
 def _centred_knots(logit: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:
     """Return raw and calibrated logits at the centres of isotonic regression's steps."""
+    if len(logit) == 0:  # no trial on the calibration days: the logit stays as it is
+        return np.zeros(1), np.zeros(1)
     logit = logit.astype(np.float64)
     fitted = IsotonicRegression(out_of_bounds="clip").fit_transform(logit, label)
     level, step = np.unique(fitted, return_inverse=True)

@@ -387,7 +387,14 @@ def age_bucket(age: pd.Series) -> IntArray:
     return np.digitize(age.to_numpy(), AGE_EDGES).astype(np.int64)
 
 
+def spread(x: Float[Tensor, " R"]) -> Float[Tensor, ""]:
+    """Return the standard deviation; 0 of fewer than two numbers."""
+    return x.std() if len(x) > 1 else x.new_zeros(())
+
+
 def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
     """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (Eq. 5, METHODS 6)."""
-    spread = torch.stack([pctr.std(), pcvr.std()])
-    return torch.where(spread > 1e-9, 0.1 * outcome_ecpm.std() / spread.clamp_min(1e-9), 0.0)
+    of_target = torch.stack([spread(pctr), spread(pcvr)])
+    return torch.where(
+        of_target > 1e-9, 0.1 * spread(outcome_ecpm) / of_target.clamp_min(1e-9), 0.0
+    )

@@ -82,7 +82,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def build_rankers(world: World) -> Rankers:
     """Return untrained rankers of the world's shape."""
     price = torch.log(world.price)
-    price = (price - price.mean()) / price.std().clamp_min(1e-6)
+    spread = price.std().clamp_min(1e-6) if len(price) > 1 else price.new_ones(())
+    price = (price - price.mean()) / spread
     return Rankers(
         RankerConfig(**with_tuples(world.info.ranker_config)),
         world.item_embedding,
