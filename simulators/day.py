@@ -275,7 +275,7 @@ class DaySimulator:
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
         self._add(market, impressions=filled, clicks=clicks, revenue=paid)
-        self._add(market, advertiser_surplus=worth - paid)
+        self._add(market, advertiser_surplus=worth - paid, num_unfilled=~filled.any(1, keepdim=True))
         self._pending.add(
             market,
             converts & (delay <= self.config.attribution_window_s),

@@ -93,7 +93,7 @@ class LiveHistory:
         markets, size = arrivals.user.shape
         # A market's store is in order of (user, time), so that a user's past is one run.
         padding = torch.arange(size) >= arrivals.count[:, None]
-        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(1, stable=True)
+        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(dim=1, stable=True)
         index = torch.arange(size).expand(markets, -1)
         user = arrivals.user.gather(1, order)
         opens = torch.ones_like(user, dtype=torch.bool)
