@@ -99,7 +99,7 @@ def build_world(
         progress(f"rankers on {world.num_requests:,} logged impressions")
         frozen, scores, card = train_rankers(world, training or RankerTraining())
         attach_scored(world, frozen, scores, card)
-        if info.has_truth:
+        if info.has_truth and len(world.request_ids("test")):
             card["regime"] = grade_regime(world)
             if card["regime"]["regime"] == "hacking":
                 progress(

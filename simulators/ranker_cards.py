@@ -137,7 +137,7 @@ def heldout_groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Boo
 
 
 def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Return each task's grades over all held-out rows.
+    """Return each task's grades over all held-out rows; a task without a trial is left out.
 
     Args:
         world: Whose log is graded.
@@ -152,6 +152,7 @@ def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[s
             None if oracle is None else oracle[task][trial],
         )
         for task, (trial, label) in heldout.tasks().items()
+        if trial.any()
     }
 
 

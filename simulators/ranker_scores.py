@@ -64,7 +64,8 @@ def logged_scores(
         known: Probabilities of the last F logged rows.
 
     Returns:
-        pctr, pcvr, ecpm, final_value [R], alpha [2], reward_scale, ad_value [N] still zero.
+        pctr, pcvr, ecpm, final_value [R], alpha [2], reward_scale (std of final_value over the
+        logged days, 1 where there is none), ad_value [N] still zero.
     """
     parts = []
     earlier = world.num_requests - len(known)
@@ -75,10 +76,15 @@ def logged_scores(
     if not world.info.has_clicks:
         pctr = torch.ones_like(pctr)
     logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
-    outcome = world.make_outcome_logged(pctr, pcvr, torch.zeros(2))
-    alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
+    alpha, scale = torch.zeros(2), torch.ones(())
     outcome = world.make_outcome_logged(pctr, pcvr, alpha)
+    has_spread = int(logged.sum()) > 1
+    if has_spread:
+        alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
+        outcome = world.make_outcome_logged(pctr, pcvr, alpha)
     value = final_value(outcome)[:, 0]
+    if has_spread and value[logged].std() > 0.0:
+        scale = value[logged].std()
     return {
         "pctr": pctr,
         "pcvr": pcvr,
@@ -100,8 +106,13 @@ def attach_scored(
 
 
 def ad_value(world: World, num_requests: int = 256) -> Float[Tensor, " N"]:
-    """Return each ad's mean eCPM under the rankers over training requests, float32 [N]."""
+    """Return each ad's mean eCPM under the rankers over training requests, float32 [N].
+
+    Zero where no training request has a legal ad.
+    """
     ids = world.request_ids("train")
+    if len(ids) == 0:
+        return torch.zeros(world.num_ads)
     ids = ids[torch.linspace(0, len(ids) - 1, min(num_requests, len(ids))).long()]
     total = sum(world.outcome_all(part).ecpm.sum(0) for part in ids.split(64))
     return torch.as_tensor(total / len(ids))
