@@ -295,7 +295,7 @@ def make_report(
             "policy truly earns."
         ),
         sections=[
-            Section("What the numbers say", blocks),
+            Section("What it means", blocks),
             *sections,
             Section("How it was done", [Bullets(_METHOD_NOTES)]),
         ],

@@ -13,7 +13,12 @@ from agents.off_policy.estimators import (
     snips,
 )
 from agents.off_policy.logged import LogError, LoggedFeedback, read_parquet
-from agents.off_policy.rollouts import log_of_distribution, log_of_policy, log_of_world
+from agents.off_policy.rollouts import (
+    log_of_distribution,
+    log_of_policy,
+    log_of_world,
+    policy_probability,
+)
 from agents.off_policy.slate import (
     cascade_doubly_robust,
     slate_direct_method,
@@ -34,6 +39,7 @@ __all__ = [
     "log_of_distribution",
     "log_of_policy",
     "log_of_world",
+    "policy_probability",
     "read_parquet",
     "slate_direct_method",
     "slate_independent_ips",

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from agents.actor_critic import ActorCriticModel, masked_log_softmax
 from agents.off_policy.estimators import PropensityError
 from agents.off_policy.logged import UNKNOWN, LogError, LoggedFeedback
 from gpr_rl.decoding import sample_paths
@@ -23,6 +24,7 @@ from simulators.outcome import Outcome
 from simulators.shipped_rewards import ecpm_only
 from simulators.world import World
 
+_CHUNK = 256
 Reward = Callable[[Outcome], Tensor]
 """Reward [B, K] of outcomes; with realised clicks their probabilities are 0 or 1."""
 
@@ -141,6 +143,39 @@ def log_of_distribution(
     ad_id, propensity = draw_ad(probability, noise)
     first = torch.zeros_like(ad_id)
     return _rollout(world, request_id, ad_id, propensity, reward, truth, (seed, draw), first)
+
+
+@torch.no_grad()
+def policy_probability(
+    policy: ActorCriticModel,
+    world: World,
+    request_id: Int[Tensor, " n"],
+    ad_id: Int[Tensor, " n"],
+    temperature: float = 1.0,
+) -> Float[Tensor, " n"]:
+    """Return the probability with which a policy would show logged ads: the estimators' `target`.
+
+    It is that of the ad's path among legal codes, and 0 for an ad that is illegal or whose path
+    shows another ad. Float64.
+
+    Args:
+        policy: The policy to be judged.
+        world: Gives requests and legal ads.
+        request_id: Of each logged row.
+        ad_id: What was shown.
+        temperature: Divides the logits, as in sampling.
+    """
+    parts = []
+    for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):
+        codes = world.codes[ads][:, None]
+        legal = world.trie.restrict(world.eligible(ids))
+        shown = legal.resolve(codes)[:, 0] == ads
+        mask = legal.path_masks(codes) | ~shown[:, None, None, None]
+        logits = policy.logits(policy.encode(world.request(ids)), codes) / temperature
+        log_prob = masked_log_softmax(logits.double(), mask)
+        path = log_prob.gather(-1, codes[..., None])[:, 0, :, 0].sum(-1).exp()
+        parts.append(path.where(shown, 0.0))
+    return torch.cat(parts)
 
 
 def draw_ad(
