@@ -102,6 +102,10 @@ class DaySimulator:
         self.totals |= {name: zero.double() for name in MONEY}
         self.eligible = torch.zeros(num_markets, world.num_ads, dtype=torch.bool)
 
+    def playable(self, days: Int[Tensor, " D"]) -> Int[Tensor, " D"]:
+        """Return the days that have requests."""
+        return days[self._traffic.num_requests(days) > 0]
+
     def begin(
         self,
         rows: Bool[Tensor, " M"],

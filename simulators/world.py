@@ -177,14 +177,29 @@ class World:
         return len(self.request_user)
 
     @cached_property
+    def _split_days(self) -> dict[str, Int[Tensor, " D"]]:
+        info = self.info
+        last = info.num_log_days + info.num_validation_days
+        return {
+            "train": torch.arange(info.num_log_days - info.num_train_days, info.num_log_days),
+            "validation": torch.arange(info.num_log_days, last),
+            "test": torch.arange(last, info.num_days),
+        }
+
+    def days(self, split: str) -> Int[Tensor, " D"]:
+        """Return the days of `train`, `validation` or `test`, int64."""
+        self._check_split(split)
+        return self._split_days[split]
+
+    def _check_split(self, split: str) -> None:
+        if split not in self._split_days:
+            raise ValueError(f"split must be one of {sorted(self._split_days)}, got {split!r}")
+
+    @cached_property
     def _splits(self) -> dict[str, Tensor]:
         day = self.request_time // DAY_S
-        info = self.info
-        first_test_day = info.num_log_days + info.num_validation_days
         in_split = {
-            "train": (day >= info.num_log_days - info.num_train_days) & (day < info.num_log_days),
-            "validation": (day >= info.num_log_days) & (day < first_test_day),
-            "test": day >= first_test_day,
+            name: (day >= int(days[0])) & (day <= int(days[-1])) for name, days in self._split_days.items()
         }
         splits = {}
         for name, mask in in_split.items():
@@ -195,8 +210,7 @@ class World:
 
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return int64 ids of the `train`, `validation` or `test` requests with a legal ad."""
-        if split not in self._splits:
-            raise ValueError(f"split must be one of {sorted(self._splits)}, got {split!r}")
+        self._check_split(split)
         return self._splits[split]
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:

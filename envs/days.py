@@ -1,0 +1,242 @@
+"""B days of traffic side by side: the rules of AdDay.
+
+Dims: B rows (days in markets of their own), N ads, L levels, V codes per level.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.choices import Choices
+from envs.engine import Arrays
+from envs.episodes import Reward, make_reward
+from envs.spaces import request_tensors
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Request
+from simulators.day import DayConfig, DaySimulator, Served
+from simulators.live_inputs import live_request
+from simulators.rewards import final_value
+from simulators.world import World
+
+SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
+_NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
+_COUNTS = ("ad_id", "slot", "answered_request_id")
+
+
+class Days:
+    """An `Engine` whose episodes are days; rows end at midnight, by truncation.
+
+    Every request that some ad may answer is one path of L codes; the ad enters the auction, and
+    the next such request is opened. See `AdDayEnv` for the rules as users see them.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        num_rows: int,
+        *,
+        reward: Reward = None,
+        split: str = "train",
+        illegal_reward: float = -1.0,
+        strict: bool = False,
+        config: DayConfig | None = None,
+    ) -> None:
+        """Start without days; call `seed`, then `reset`.
+
+        Raises:
+            ValueError: An unknown split, or one without a day that has requests.
+        """
+        self.world, self.num_rows = world, num_rows
+        self.reward = make_reward(reward)
+        self.illegal_reward, self.strict = float(illegal_reward), strict
+        self.simulator = DaySimulator(world, num_rows, config or DayConfig(), SPLIT_ROOTS[split])
+        self.days = self.simulator.playable(world.days(split))
+        if len(self.days) == 0:
+            raise ValueError(f"split {split!r} of this world has no day with requests")
+        self._choices = Choices(world.trie, num_rows)
+        self._seed = torch.zeros(num_rows, dtype=torch.int64)
+        self._episode = torch.zeros(num_rows, dtype=torch.int64)
+        no = np.zeros(num_rows, dtype=np.bool_)
+        self.terminated, self.truncated, self.reported = no, no.copy(), no.copy()
+        self._illegal, self._open_clicks = no.copy(), np.zeros(num_rows, dtype=np.int64)
+        self._report: Arrays = {}
+        self._request: Request | None = None
+        self.served: Served | None = None
+        self.served_row = np.zeros(0, dtype=np.int64)
+
+    @property
+    def awaiting(self) -> NDArray[np.bool_]:
+        """[B], True where a choice is due."""
+        return self._choices.awaiting
+
+    @property
+    def legal_mask(self) -> NDArray[np.bool_]:
+        """[B, V], what may be chosen; all True where no choice is due."""
+        return self._choices.legal_mask
+
+    def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
+        """Start the streams of `rows` (None: all) anew."""
+        chosen = self._mask(rows)
+        self._seed = torch.where(chosen, torch.from_numpy(seed), self._seed)
+        self._episode = self._episode.masked_fill(chosen, 0)
+
+    def reset(
+        self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Begin the next day of `rows`; `options` may name the `day`, an integer or [B].
+
+        Raises:
+            ValueError: Another option, or a day without requests.
+        """
+        chosen = self._mask(rows) if self._request is not None else self._mask(None)
+        options = options or {}
+        if set(options) - {"day"}:
+            raise ValueError(f"options may hold 'day' only, got {sorted(options)}")
+        draw = uniform(self.simulator.root, Purpose.DAY, self._seed, self._episode)
+        day = self.days[(draw * len(self.days)).long()]
+        if "day" in options:
+            day = self._check_days(options["day"])
+        self.simulator.begin(chosen, self._seed, self._episode, day)
+        self._episode = self._episode + chosen.long()
+        fresh = chosen.numpy()
+        for flags in (self.truncated, self.reported, self._illegal):
+            flags[fresh] = False
+        self._open_clicks[fresh] = 0
+        self._open(chosen)
+
+    def _mask(self, rows: NDArray[np.bool_] | None) -> Tensor:
+        every = torch.ones(self.num_rows, dtype=torch.bool)
+        return every if rows is None else torch.from_numpy(rows)
+
+    def _check_days(self, day: Any) -> Tensor:
+        wanted = np.asarray(day)
+        if wanted.dtype.kind not in "iu" or wanted.shape not in ((), (self.num_rows,)):
+            raise ValueError(f"day must be an integer or [{self.num_rows}], got {day!r}")
+        days = torch.from_numpy(np.broadcast_to(wanted, self.num_rows).astype(np.int64))
+        known = self.simulator.playable(torch.arange(self.world.info.num_days))
+        unknown = ~torch.isin(days, known)
+        if unknown.any():
+            raise ValueError(
+                f"day must be one with requests, {int(known[0])} to {int(known[-1])}, got "
+                f"{int(days[unknown][0])}"
+            )
+        return days
+
+    def _open(self, rows: Tensor) -> None:
+        """Show the requests at hand; `rows` begin new paths, or await nothing after midnight."""
+        simulator = self.simulator
+        self._request = live_request(self.world, simulator.moment)
+        open_rows = rows & ~simulator.over
+        if open_rows.any():
+            legal = self.world.trie.restrict(simulator.eligible[open_rows])
+            self._choices.open(legal, None if open_rows.all() else open_rows.numpy())
+        if not open_rows.equal(rows):
+            self._choices.close((rows & simulator.over).numpy())
+
+    def step(
+        self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Choose the next code of `rows`; rows whose day is over stay so and get 0.
+
+        Raises:
+            ValueError: An action outside [0, V).
+            IllegalActionError: An illegal action, if `strict`; nothing has changed then.
+        """
+        acting = ~self.truncated if rows is None else rows & ~self.truncated
+        number = self.simulator.number.numpy()
+        finished, illegal = self._choices.step(
+            action, acting, strict=self.strict, request_id=number
+        )
+        reward = np.where(illegal, self.illegal_reward, 0.0).astype(np.float32)
+        self._illegal = np.where(acting, illegal, self._illegal)
+        ended = finished | illegal
+        self.reported = ended
+        if ended.any():
+            self._blank_report(number)
+            if finished.any():
+                self._serve(np.flatnonzero(finished), reward)
+            for name in ("num_illegal", "num_unfilled"):
+                self.simulator.totals[name] += torch.from_numpy(illegal)
+            moved = torch.from_numpy(ended)
+            self.simulator.advance(moved)
+            self._open(moved)
+        self._close_days(acting)
+        return reward
+
+    def _serve(self, index: NDArray[np.int64], reward: NDArray[np.float32]) -> None:
+        """Show the ads chosen in rows `index`; write their rewards and reports."""
+        market = torch.from_numpy(index)
+        served = self.simulator.serve(market, torch.from_numpy(self._choices.ad_id[index]))
+        own = served.outcome[:, :1]
+        total, components = self.reward(own)
+        in_slot = served.auction.slot_candidate == 0
+        shown = in_slot.any(1)
+        reward[index] = torch.where(shown, total[:, 0], 0.0).float().numpy()
+        report = self._report
+        values = {
+            "ad_id": own.ad_id[:, 0],
+            "slot": torch.where(shown, in_slot.to(torch.int8).argmax(1), -1),
+            "pctr": own.pctr[:, 0],
+            "pcvr": own.pcvr[:, 0],
+            "ecpm": own.ecpm[:, 0],
+            "final_value": final_value(own)[:, 0],
+            "price": (served.auction.price * in_slot).sum(1),
+            "charge": served.paid.sum(1),
+            "clicked": (served.clicked & in_slot).any(1),
+        }
+        for name, value in values.items():
+            report[name][index] = value.numpy()
+        for name, value in components.items():
+            report["components"][name][index] = value[:, 0].numpy()
+        self.served, self.served_row = served, index
+
+    def _blank_report(self, number: NDArray[np.int64]) -> None:
+        size = self.num_rows
+        report: Arrays = {name: np.zeros(size, dtype=np.float32) for name in _NUMBERS}
+        report |= {name: np.full(size, -1, dtype=np.int64) for name in _COUNTS}
+        report["clicked"] = np.zeros(size, dtype=np.bool_)
+        report["components"] = {
+            name: np.zeros(size, dtype=np.float32) for name in self.reward.functions
+        }
+        report["answered_request_id"][:] = number
+        self._report = report
+
+    def _close_days(self, acting: NDArray[np.bool_]) -> None:
+        ended = acting & self.simulator.over.numpy()
+        if ended.any():
+            index = np.flatnonzero(ended)
+            self.truncated = self.truncated | ended
+            self._open_clicks[index] = self.simulator.open_clicks(torch.from_numpy(index)).numpy()
+
+    def observation(self) -> dict[str, NDArray]:
+        """Return the entries of `envs.spaces.observation_fields` by key, [B, ...], no mask."""
+        assert self._request is not None
+        tensors = {key: value.numpy() for key, value in request_tensors(self._request).items()}
+        return tensors | {"prefix": self._choices.prefix, "level": self._choices.level}
+
+    def info(self) -> Arrays:
+        """Return what every row's `info` has, [B] each, without `action_mask`."""
+        assert self._request is not None
+        simulator = self.simulator
+        request = self._request
+        info: Arrays = {
+            "request_id": request.request_id.numpy(),
+            "user_id": request.user_id.numpy(),
+            "timestamp": request.timestamp.numpy(),
+            "day": simulator.day.numpy(),
+            "illegal": self._illegal,
+            "open_clicks": self._open_clicks,
+        }
+        return info | {name: total.numpy() for name, total in simulator.totals.items()}
+
+    def report(self) -> Arrays:
+        """Return what `info` adds at the end of a request, [B] each; see `reported`."""
+        return self._report
+
+    def eligible(self) -> NDArray[np.bool_]:
+        """Return bool [B, N], the ads that each row's user may see now."""
+        return self.simulator.eligible.numpy()
