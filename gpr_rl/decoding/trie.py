@@ -7,13 +7,31 @@ walk over the tree, no scatter, one pass per batch of requests.
 Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 _DEAD = 0  # node index of a prefix that no ad has; the real nodes of a level count from 1
 _ROOT = 1
+
+
+@dataclass(frozen=True)
+class TreeRuns:
+    """A prefix tree over N ads in tree order; node i covers the ads [edge[i - 1], edge[i])."""
+
+    children: list[NDArray[np.int32]]
+    """Per level [n_l + 1, V], node of the next level or 0; the root is node 1 of level 0."""
+    edge: list[NDArray[np.int64]]
+    """Per level [n_l + 1]."""
+    code: list[NDArray[np.int64]]
+    """Per level [N], the ads' codes."""
+    ad_id: NDArray[np.int64]
+    """[N]."""
 
 
 class CodeTrie:
@@ -135,6 +153,25 @@ class CodeTrie:
         """Return which codes may follow each prefix; see `LegalTrie.mask`."""
         return self.restrict(eligible).mask(prefix)
 
+    def in_order(self, eligible: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+        """Return the columns in the order of the tree: ads below any node stand side by side."""
+        if eligible.device.type == "cpu":  # several times as fast as torch's
+            return torch.from_numpy(np.take(eligible.numpy(), self._order.numpy(), axis=1))
+        return eligible.index_select(1, self._order)
+
+    @cached_property
+    def runs(self) -> "TreeRuns":
+        """The tree as numpy arrays, for stepping down it code by code."""
+        return TreeRuns(
+            children=[table.numpy() for table in self._children],
+            edge=[edges.numpy() for edges in self._edges],
+            code=[
+                np.ascontiguousarray(self.codes[self._order, level].numpy())
+                for level in range(self.num_levels)
+            ],
+            ad_id=self._order.numpy(),
+        )
+
     def root(self, *shape: int) -> Int[Tensor, "..."]:
         """Return the root as nodes of the given shape."""
         return torch.full(shape, _ROOT, dtype=torch.int32, device=self.codes.device)
@@ -160,28 +197,65 @@ class LegalTrie:
     """
 
     def __init__(self, trie: CodeTrie, eligible: Bool[Tensor, "B N"]) -> None:
-        """Count the eligible ads below every node. Use `CodeTrie.restrict`, which checks."""
+        """Hold the eligible ads in the order of the tree. Use `CodeTrie.restrict`, which checks."""
         self.trie = trie
         self.batch_size = len(eligible)
-        ordered = eligible.gather(1, trie._order.expand(self.batch_size, -1))
-        # Entry i is how many of the first i ads, in the order of the tree, are eligible.
-        self._count = ordered.new_zeros(self.batch_size, trie.num_ads + 1, dtype=torch.int32)
-        torch.cumsum(ordered, 1, dtype=torch.int32, out=self._count[:, 1:])
-        self._legal: list[Tensor] = []  # bool [B, n_l + 1]; the dead node is never legal
-        for edges in trie._edges:
-            at_edge = self._count.gather(1, edges.expand(self.batch_size, -1))
+        self.ordered = trie.in_order(eligible)
+
+    @cached_property
+    def _count(self) -> Tensor:
+        """How many of the first i ads, in the order of the tree, are eligible, int32 [B, N + 1]."""
+        count = self.ordered.new_zeros(self.batch_size, self.trie.num_ads + 1, dtype=torch.int32)
+        torch.cumsum(self.ordered, 1, dtype=torch.int32, out=count[:, 1:])
+        return count
+
+    @cached_property
+    def _at_edges(self) -> list[Tensor]:
+        """The counts at the first ad of every node, and at the end, per level."""
+        return [
+            self._count.gather(1, edges.expand(self.batch_size, -1)) for edges in self.trie._edges
+        ]
+
+    @cached_property
+    def _legal(self) -> list[Tensor]:
+        """Whether each node is legal, [B, n_l + 1] per level; the dead node is never legal."""
+        tables = []
+        for at_edge in self._at_edges:
             legal = torch.zeros_like(at_edge, dtype=torch.bool)
             torch.gt(at_edge[:, 1:], at_edge[:, :-1], out=legal[:, 1:])
-            self._legal.append(legal)
-        self._before = at_edge  # eligible ads before each path's first ad
+            tables.append(legal)
+        return tables
+
+    @property
+    def _before(self) -> Tensor:
+        """Eligible ads before each path's first ad."""
+        return self._at_edges[-1]
+
+    @cached_property
+    def root_mask(self) -> Bool[Tensor, "B V"]:
+        """The legal first codes, as `mask` of an empty prefix, without the tables."""
+        runs = self.trie.runs
+        first = runs.edge[1][:-1]
+        mask = np.zeros((self.batch_size, self.trie.num_codes), dtype=np.bool_)
+        mask[:, runs.code[0][first]] = np.logical_or.reduceat(self.ordered.numpy(), first, axis=1)
+        return torch.from_numpy(mask)
+
+    def part(self, start: int, stop: int) -> "LegalTrie":
+        """Return the trees of rows start..stop-1; they share memory with this one's."""
+        chosen = object.__new__(LegalTrie)
+        chosen.trie, chosen.ordered = self.trie, self.ordered[start:stop]
+        chosen.batch_size = len(chosen.ordered)
+        chosen.root_mask = self.root_mask[start:stop]
+        return chosen
 
     def select(self, row: Int[Tensor, " R"]) -> "LegalTrie":
         """Return the trees of the given rows, in their order; rows may repeat."""
         chosen = object.__new__(LegalTrie)
         chosen.trie, chosen.batch_size = self.trie, len(row)
-        chosen._count = self._count.index_select(0, row)
-        chosen._legal = [legal.index_select(0, row) for legal in self._legal]
-        chosen._before = self._before.index_select(0, row)
+        for name in ("ordered", "_count"):
+            setattr(chosen, name, getattr(self, name).index_select(0, row))
+        for name in ("_at_edges", "_legal"):
+            setattr(chosen, name, [x.index_select(0, row) for x in getattr(self, name)])
         return chosen
 
     def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:

@@ -1,0 +1,202 @@
+"""B rows that step down the code tree, each choosing among its own legal codes.
+
+The ads below a node are one run of the tree's order. A row holds its node's run; the legal codes
+are those of the eligible ads in it, and choosing a code narrows the run. Numpy, because a batch
+of one must cost little.
+
+Dims: B rows, R rows that are looked at, N ads, L levels, V codes per level.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpr_rl.data.streams import ragged
+from gpr_rl.decoding.trie import CodeTrie, LegalTrie
+
+Rows = NDArray[np.bool_] | None
+"""bool [B], which rows a call concerns; None: all."""
+
+
+class IllegalActionError(ValueError):
+    """A strict environment was given a code that no eligible ad has."""
+
+
+class Choices:
+    """Paths that B rows are choosing, code by code; each row has a level of its own.
+
+    The arrays are this object's state: copy what you pass on.
+
+    Attributes:
+        prefix: int64 [B, L], the codes chosen so far, 0 beyond `level`.
+        level: int64 [B], how many codes are chosen.
+        awaiting: bool [B], True where a choice is due.
+        legal_mask: bool [B, V], what may be chosen; all True where none is due.
+        ad_id: int64 [B], the ad of a finished path, otherwise -1.
+    """
+
+    def __init__(self, trie: CodeTrie, num_rows: int) -> None:
+        """Start with no row awaiting a choice; see `open`.
+
+        Args:
+            trie: The tree of all ads, on the CPU.
+            num_rows: B.
+        """
+        self.trie = trie
+        self.num_rows = num_rows
+        self.prefix = np.zeros((num_rows, trie.num_levels), dtype=np.int64)
+        self.level = np.zeros(num_rows, dtype=np.int64)
+        self.awaiting = np.zeros(num_rows, dtype=np.bool_)
+        self.legal_mask = np.ones((num_rows, trie.num_codes), dtype=np.bool_)
+        self.ad_id = np.full(num_rows, -1, dtype=np.int64)
+        self._node = np.ones(num_rows, dtype=np.int64)
+        self._runs = trie.runs
+        self._legal: NDArray[np.bool_] | None = None  # [B, N] in tree order
+        self._owns_legal = False
+        self._every = np.arange(num_rows)
+
+    def open(self, legal: LegalTrie, rows: Rows = None) -> None:
+        """Begin new paths. A row without a legal ad awaits no choice.
+
+        Args:
+            legal: Of all B rows, or of the True ones of `rows` alone. Read, never written.
+            rows: The others stay as they are.
+
+        Raises:
+            ValueError: `legal` is of another number of rows.
+        """
+        if rows is None or rows.all():
+            self._check_size(legal, self.num_rows)
+            self._legal, self._owns_legal = legal.ordered.numpy(), False
+            self._blank(slice(None), legal.root_mask.numpy())
+            return
+        index = np.flatnonzero(rows)
+        root, ordered = legal.root_mask.numpy(), legal.ordered.numpy()
+        if legal.batch_size != len(index):
+            self._check_size(legal, self.num_rows)
+            root, ordered = root[index], ordered[index]
+        if self._legal is None:
+            self._legal = np.zeros((self.num_rows, self.trie.num_ads), dtype=np.bool_)
+        elif not self._owns_legal:
+            self._legal = self._legal.copy()
+        self._owns_legal = True
+        self._legal[index] = ordered
+        self._blank(index, root)
+
+    def _check_size(self, legal: LegalTrie, size: int) -> None:
+        if legal.batch_size != size:
+            raise ValueError(f"legal must be of {size} rows, got {legal.batch_size}")
+
+    def _blank(self, index: NDArray[np.int64] | slice, root: NDArray[np.bool_]) -> None:
+        self.prefix[index] = 0
+        self.level[index] = 0
+        self.ad_id[index] = -1
+        self._node[index] = 1
+        awaiting: NDArray[np.bool_] = np.any(root, axis=1)
+        self.awaiting[index] = awaiting
+        self.legal_mask[index] = root | ~awaiting[:, None]
+
+    def close(self, rows: Rows = None) -> None:
+        """Let `rows` await no choice; their paths stay."""
+        index = slice(None) if rows is None else np.flatnonzero(rows)
+        self.awaiting[index] = False
+        self.legal_mask[index] = True
+
+    def step(
+        self,
+        action: NDArray[np.int64],
+        rows: Rows = None,
+        *,
+        strict: bool = False,
+        request_id: NDArray[np.int64] | None = None,
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Choose the next code of those `rows` that await one.
+
+        An illegal code is written down and ends the path: the row awaits nothing then.
+
+        Args:
+            action: int64 [B]; not read where no choice is due.
+            rows: The others stay as they are.
+            strict: Raise at an illegal code, before anything has changed.
+            request_id: int64 [B], named in that error.
+
+        Returns:
+            finished: bool [B], True where a legal path is complete now; `ad_id` has its ad.
+            illegal: bool [B], True where an illegal code was chosen now.
+
+        Raises:
+            ValueError: An action outside [0, V).
+            IllegalActionError: An illegal code, if `strict`.
+        """
+        acting = self.awaiting if rows is None else self.awaiting & rows
+        finished = np.zeros(self.num_rows, dtype=np.bool_)
+        illegal = np.zeros(self.num_rows, dtype=np.bool_)
+        index = self._every if acting.all() else np.flatnonzero(acting)
+        if not len(index):
+            return finished, illegal
+        code = action[index]
+        if code.min() < 0 or code.max() >= self.trie.num_codes:
+            wrong = code[(code < 0) | (code >= self.trie.num_codes)]
+            raise ValueError(
+                f"action must be an integer in [0, {self.trie.num_codes}), got {int(wrong[0])}"
+            )
+        allowed = self.legal_mask[index, code]
+        if strict and not allowed.all():
+            raise IllegalActionError(self._describe(int(index[~allowed][0]), action, request_id))
+        level = self.level[index]
+        self.prefix[index, level] = code
+        self.level[index] = level + 1
+        if not allowed.all():
+            self._end(index[~allowed])
+            illegal[index[~allowed]] = True
+            index, code, level = index[allowed], code[allowed], level[allowed]
+        lowest = int(level.min(initial=self.trie.num_levels))
+        for depth in range(lowest, int(level.max(initial=-1)) + 1):  # mostly one level for all
+            here = level == depth
+            at, chosen = (index, code) if here.all() else (index[here], code[here])
+            if len(at):
+                self._descend(at, chosen, depth)
+                finished[at] = depth + 1 == self.trie.num_levels
+        return finished, illegal
+
+    def _describe(
+        self, row: int, action: NDArray[np.int64], request_id: NDArray[np.int64] | None
+    ) -> str:
+        where = "" if request_id is None else f" in request {int(request_id[row])}"
+        return (
+            f"action {int(action[row])} is illegal{where} after codes"
+            f" {self.prefix[row, : self.level[row]].tolist()};"
+            f" legal: {np.flatnonzero(self.legal_mask[row]).tolist()}"
+        )
+
+    def _end(self, index: NDArray[np.int64]) -> None:
+        self.awaiting[index] = False
+        self.legal_mask[index] = True
+
+    def _descend(self, index: NDArray[np.int64], code: NDArray[np.int64], level: int) -> None:
+        """Move rows `index` [R], all at `level`, to the children that `code` [R] leads to."""
+        runs = self._runs
+        node = runs.children[level][self._node[index], code]
+        self._node[index] = node
+        edge = runs.edge[level + 1]
+        row, place = self._eligible(index, edge[node - 1], edge[node])
+        if level + 1 == self.trie.num_levels:
+            # dearest first: writing from the last to the first leaves the dearest
+            self.ad_id[index[row[::-1]]] = runs.ad_id[place[::-1]]
+            self._end(index)
+            return
+        mask = np.zeros((len(index), self.trie.num_codes), dtype=np.bool_)
+        mask[row, runs.code[level + 1][place]] = True
+        self.legal_mask[index] = mask
+
+    def _eligible(
+        self, index: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return (row of `index`, place in tree order) of the eligible ads in R runs, in order."""
+        assert self._legal is not None
+        if len(index) == 1:
+            first = int(start[0])
+            alive = np.flatnonzero(self._legal[index[0], first : int(stop[0])])
+            return np.zeros_like(alive), alive + first
+        row, place = ragged(start, stop)
+        alive = np.flatnonzero(self._legal[index[row], place])
+        return row[alive], place[alive]
