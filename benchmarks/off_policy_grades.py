@@ -26,9 +26,9 @@ from agents.off_policy import (
     snips,
 )
 from agents.off_policy.plackett_luce import (
-    cascade_expectation,
     conditional_probability,
     marginal_probability,
+    reach_probability,
 )
 from benchmarks.off_policy_presets import OffPolicyPreset
 from benchmarks.off_policy_tables import REWARDS, Logs, Tables, draw_logs
@@ -159,36 +159,30 @@ def judge_slates(
     attention = ATTENTION ** torch.arange(num_positions).double()
     policies = {**floor, "behavior": behavior}
     marginals = {k: marginal_probability(p, num_positions) for k, p in policies.items()}
-    expectations = {
-        k: {
-            name: float(
-                cascade_expectation(p, tables.truth[name], stay, num_positions).sum(-1).mean()
-            )
-            for name in REWARDS
-        }
-        for k, p in policies.items()
-    }
-    truth = {name: {k: values[name] for k, values in expectations.items()} for name in REWARDS}
+    truth: Truth = {name: {} for name in REWARDS}
+    for policy, probability in policies.items():
+        reach = reach_probability(probability, stay, num_positions).sum(1)
+        for name in REWARDS:
+            truth[name][policy] = float((reach * tables.truth[name]).sum(-1).mean())
     propensity = _conditional(behavior, logs)
     marginal_propensity = _marginal(marginals["behavior"], logs)
     found: Found = {}
-    for name in REWARDS:
-        reward = logs.reward(tables, name) * reached
-        predicted = tables.predicted[name]
-        own_prediction = logs.take(predicted) * attention
-        for policy, probability in floor.items():
+    for policy, probability in floor.items():
+        target = _conditional(probability, logs)
+        marginal_target = _marginal(marginals[policy], logs)
+        for name in REWARDS:
             # reward model: position s earns attention[s] * prediction, whatever stands above it
+            predicted = tables.predicted[name]
             below = (marginals[policy] * predicted[:, None]).sum(-1) * attention  # [P, S]
-            future = below.flip(-1).cumsum(-1).flip(-1) - below
-            rest = future[logs.row]
+            rest = (below.flip(-1).cumsum(-1).flip(-1) - below)[logs.row]
             rows = Rows(
-                reward=reward,
+                reward=logs.reward(tables, name) * reached,
                 propensity=propensity,
-                target=_conditional(probability, logs),
-                prediction=own_prediction + rest,
+                target=target,
+                prediction=logs.take(predicted) * attention + rest,
                 expected=_expected_next(probability, predicted, logs) * attention + rest,
                 marginal_propensity=marginal_propensity,
-                marginal_target=_marginal(marginals[policy], logs),
+                marginal_target=marginal_target,
                 max_weight=sizes.max_weight,
             )
             _estimate(found, rows, methods, sizes, name, policy)

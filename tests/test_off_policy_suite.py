@@ -14,8 +14,11 @@ from agents.off_policy.plackett_luce import conditional_probability
 from benchmarks.off_policy_grades import grade, judge_ads, judge_slates, rank_correlation
 from benchmarks.off_policy_presets import AD_METHODS, METHODS, PRESETS, SLATE_METHODS
 from benchmarks.off_policy_tables import Tables, draw_logs
-from benchmarks.run import main
-from benchmarks.suite import SUITES, Suite, load_suite
+from benchmarks.report import write_report
+from benchmarks.results import read_results
+from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.suite import SUITES, load_suite
+from benchmarks.tasks import run_task
 from simulators.catalog import BID_TYPES
 
 TINY = replace(
@@ -154,28 +157,29 @@ def test_rank_correlation_is_spearmans() -> None:
     assert rank_correlation(value, truth) == pytest.approx(sum(wanted) / 20)
 
 
-def suites() -> dict[str, str | Suite]:
-    suite = load_suite("off_policy", SUITES)
-    return {"off_policy": replace(suite, presets={"smoke": TINY})}
-
-
-def test_a_run_writes_grades_logs_and_a_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    flags = ["off_policy", "--preset", "smoke", "--out", str(out), "--seeds", "1"]
-    assert main([*flags, "--workers", "1"], suites()) == 0
-    results = pd.read_parquet(out / "results.parquet")
+def test_a_run_writes_grades_logs_and_a_report(tmp_path: Path) -> None:
+    suite = replace(load_suite("off_policy", SUITES), presets={"smoke": TINY})
+    args = RunArgs(suite="off_policy", preset="smoke", out=tmp_path, seeds=1)
+    _, settings = make_settings(args, {"off_policy": suite})
+    (tmp_path / "checkpoints").mkdir()
+    tasks = suite.make_tasks(settings)
+    for task in tasks:
+        ending = run_task(task, tmp_path / "log.jsonl")
+        assert ending.error is None, ending.details
+        assert all(path.is_file() for path in task.files)
+    results = pd.concat([read_results(task.output) for task in tasks[1:]], ignore_index=True)
     assert set(METHODS) | {"truth_ads", "truth_slates"} == set(results["method"])
     assert set(results.loc[results["method"] == "dr", "step"]) == {50, 200}
     values = results.set_index(["method", "step", "metric"])["value"]
     assert 0 <= values["ips", 200, "revenue/coverage"] <= 1
-    assert len([m for m in results["metric"].unique() if m.startswith("clicks/value/")]) >= 6
-    page = (out / "report.html").read_text()
+    policies = [m for m in results["metric"].unique() if m.startswith("clicks/value/")]
+    assert len(policies) >= 6
+    report = suite.finish(settings, results)
+    assert [len(table.rows) for table in report.tables] == [6, 8]
+    page = write_report(tmp_path, report, settings.to_json(), {}).read_text()
     assert "What it means" in page
     assert "logging values" in page
-    assert "Estimators of revenue, single ads" in capsys.readouterr().out
-    log = read_parquet(out / "logs" / "behavior-seed0.parquet")
+    log = read_parquet(tmp_path / "logs" / "behavior-seed0.parquet")
     assert len(log) == 20
     assert bool(ips(log.reward, log.propensity, log.propensity).value.isfinite())
 

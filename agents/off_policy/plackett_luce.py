@@ -65,37 +65,22 @@ def marginal_probability(probability: Float[Tensor, "P N"], num_positions: int) 
     Raises:
         ValueError: More than three positions.
     """
-    ones = torch.ones_like(probability)
-    return _chain(probability, ones, num_positions)
+    return reach_probability(probability, torch.ones_like(probability), num_positions)
 
 
-def cascade_expectation(
-    probability: Float[Tensor, "P N"],
-    reward: Float[Tensor, "P N"],
-    stay: Float[Tensor, "P N"],
-    num_positions: int,
-) -> Float[Tensor, "P S"]:
-    """Return the expected reward of every position when users leave after ad a w. p. 1 - stay(a).
+def reach_probability(
+    probability: Float[Tensor, "P N"], stay: Float[Tensor, "P N"], num_positions: int
+) -> Float[Tensor, "P S N"]:
+    """Return how probable it is that ad a stands at position s and that the user gets there.
 
     Args:
         probability: float64; each row sums to one.
-        reward: Expected reward of an ad that is reached.
-        stay: Probability that a user who reached the ad goes on to the next position.
+        stay: Probability that a user who reached an ad goes on to the position below it.
         num_positions: S.
 
     Raises:
         ValueError: More than three positions.
     """
-    return (_chain(probability, stay, num_positions) * reward[:, None]).sum(-1)
-
-
-def _at(table: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Return table[row[i], column[i, s]] as [n, S]."""
-    return table.flatten()[row[:, None] * table.shape[1] + column]
-
-
-def _chain(probability: Tensor, stay: Tensor, num_positions: int) -> Tensor:
-    """Return E[product of `stay` above position s; the ad at s is a], [P, S, N]."""
     if not 1 <= num_positions <= MAX_POSITIONS:
         raise ValueError(
             f"exact sums over slates take 1 to {MAX_POSITIONS} positions, got {num_positions}"
@@ -110,6 +95,11 @@ def _chain(probability: Tensor, stay: Tensor, num_positions: int) -> Tensor:
         # N^2 memory: one request at a time
         chain.append(torch.stack([_third(*rows) for rows in zip(p, stay, top, strict=True)]))
     return torch.stack(chain, dim=1)
+
+
+def _at(table: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Return table[row[i], column[i, s]] as [n, S]."""
+    return table.flatten()[row[:, None] * table.shape[1] + column]
 
 
 def _third(p: Tensor, stay: Tensor, top: Tensor) -> Tensor:
