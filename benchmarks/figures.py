@@ -40,7 +40,7 @@ def learning_curves(
         baseline: A level drawn as a dashed line.
         baseline_label: Its name.
     """
-    figure, axes = _figure(0.55)
+    figure, axes = plain_axes(0.55)
     rows = results[(results["metric"] == metric) & (results["split"] == split)]
     for number, method in enumerate(methods):
         points = rows[rows["method"] == method].groupby("step")["value"]
@@ -77,7 +77,7 @@ def interval_chart(
         reference: A level drawn as a line, e.g. 0 for differences.
     """
     names = [name for name, _ in next(iter(groups.values()))]
-    figure, axes = _figure(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))
+    figure, axes = plain_axes(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))
     rows = np.arange(len(names))[::-1]
     for number, (measure, entries) in enumerate(groups.items()):
         shift = 0.22 * ((len(groups) - 1) / 2 - number)
@@ -98,7 +98,8 @@ def interval_chart(
     return figure
 
 
-def _figure(height_share: float) -> tuple[Figure, Axes]:
+def plain_axes(height_share: float) -> tuple[Figure, Axes]:
+    """Return a figure of the report's width, as high as this share of it, and its axes."""
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * height_share))
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

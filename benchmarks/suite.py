@@ -67,6 +67,7 @@ class Suite:
 SUITES: dict[str, str | Suite] = {
     "alignment": "benchmarks.alignment",
     "off_policy": "benchmarks.off_policy",
+    "rankers": "benchmarks.rankers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, and its docstring's
 first line is the summary; it is imported when its suite is asked for."""
