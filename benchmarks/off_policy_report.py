@@ -122,8 +122,8 @@ def _meaning(
         f"{value[best]['rank_correlation']:.2f}"
     )
     text += (
-        ", the highest of all. "
-        if leader == best
+        ", and none is higher by a hundredth. "
+        if value[leader]["rank_correlation"] - value[best]["rank_correlation"] < 0.01
         else f"; the highest is `{leader}`'s, {value[leader]['rank_correlation']:.2f}. "
     )
     low = [m for m in methods if value[m]["coverage"] < NOMINAL - TOLERATED]

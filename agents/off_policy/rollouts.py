@@ -7,7 +7,7 @@ Dims: n rows, B requests, K candidates, N ads.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ Reward = Callable[[Outcome], Tensor]
 """Reward [B, K] of outcomes; with realised clicks their probabilities are 0 or 1."""
 
 
+@runtime_checkable
 class Truth(Protocol):
     """What realised clicks are drawn from: `simulators.evaluator.TruthEvaluator`."""
 
