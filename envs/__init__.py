@@ -5,15 +5,26 @@ from typing import TYPE_CHECKING
 import gymnasium
 
 if TYPE_CHECKING:
+    from envs.check import check_vector_env
     from envs.request import AdRequestEnv
     from envs.spaces import request_from_observation
     from envs.torchrl_env import AdRequestTorchEnv
+    from envs.vector import AdRequestVectorEnv
 
-__all__ = ["AdRequestEnv", "AdRequestTorchEnv", "register_environments", "request_from_observation"]
+__all__ = [
+    "AdRequestEnv",
+    "AdRequestTorchEnv",
+    "AdRequestVectorEnv",
+    "check_vector_env",
+    "register_environments",
+    "request_from_observation",
+]
 
 _HOME = {
     "AdRequestEnv": "envs.request",
     "AdRequestTorchEnv": "envs.torchrl_env",
+    "AdRequestVectorEnv": "envs.vector",
+    "check_vector_env": "envs.check",
     "request_from_observation": "envs.spaces",
 }
 _ENTRY_POINTS = {"gpr_rl/AdRequest-v0": "envs.request:AdRequestEnv"}
