@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gpr_rl.schema import Action
-from simulators.features import PastCounts, RankerInput
+from simulators.features import RankerInput
 from simulators.ranker_cards import overall_card
 from simulators.ranker_scores import (
     attach_scored,
@@ -30,7 +30,7 @@ from simulators.ranker_scores import (
     num_fitted_rows,
 )
 from simulators.ranker_training import LoggedRows, RankerTraining
-from simulators.rankers import Calibration
+from simulators.rankers import Calibration, Counts
 from simulators.world import World
 
 _MAX_ROWS = 65_536
@@ -197,7 +197,7 @@ class FrozenModel:
 
     @torch.no_grad()
     def __call__(
-        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor, *, exact: bool = False
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each.
 

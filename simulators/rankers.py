@@ -18,7 +18,6 @@ from gpr_rl.schema import Action
 from simulators.features import (
     NUM_COUNT_FEATURES,
     NUM_REPEAT_FEATURES,
-    PastCounts,
     RankerInput,
 )
 
@@ -201,11 +200,20 @@ class Calibration(nn.Module):
 
 
 @runtime_checkable
+class Counts(Protocol):
+    """What B users did before their requests: `features.PastCounts`, or that of a day's traffic."""
+
+    def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
+        """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
+        ...
+
+
+@runtime_checkable
 class WorldRankers(Protocol):
     """What a world asks of its rankers; `FrozenRankers` and `custom_rankers.FrozenModel` are it."""
 
     def __call__(
-        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor, *, exact: bool = False
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each."""
         ...
@@ -231,7 +239,7 @@ class FrozenRankers(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, inputs: RankerInput, past: PastCounts, ad_id: Tensor, *, exact: bool = False
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
 
