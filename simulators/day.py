@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
@@ -54,7 +54,9 @@ class DayConfig:
             raise ValueError(f"num_requests must be at least 1, got {self.num_requests}")
         for name in ("conversion_delay_s", "attribution_window_s"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be finite and not negative, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,7 @@ class DaySimulator:
         slot = torch.arange(shown.shape[1])
         keys = self._keys(market)
         clicked = filled & (uniform(self.root, Purpose.CLICK, *keys, slot) < _decided(pctr))
-        converts = clicked & (
-            uniform(self.root, Purpose.CONVERSION, *keys, slot) < _decided(pcvr)
-        )
+        converts = clicked & (uniform(self.root, Purpose.CONVERSION, *keys, slot) < _decided(pcvr))
         delay = self._delay(keys, slot)
         bid_type = world.bid_type[shown.clamp_min(0)]
         owner = world.ad_advertiser[shown.clamp_min(0)]
@@ -279,7 +279,9 @@ class DaySimulator:
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
         self._add(market, impressions=filled, clicks=clicks, revenue=paid)
-        self._add(market, advertiser_surplus=worth - paid, num_unfilled=~filled.any(1, keepdim=True))
+        self._add(
+            market, advertiser_surplus=worth - paid, num_unfilled=~filled.any(1, keepdim=True)
+        )
         self._pending.add(
             market,
             converts & (delay <= self.config.attribution_window_s),

@@ -93,7 +93,9 @@ class LiveHistory:
         markets, size = arrivals.user.shape
         # A market's store is in order of (user, time), so that a user's past is one run.
         padding = torch.arange(size) >= arrivals.count[:, None]
-        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(dim=1, stable=True)
+        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(
+            dim=1, stable=True
+        )
         index = torch.arange(size).expand(markets, -1)
         user = arrivals.user.gather(1, order)
         opens = torch.ones_like(user, dtype=torch.bool)
@@ -135,9 +137,7 @@ class LiveHistory:
         cell = self._store["cell"][market, number].long()
         self._store["action"][market, cell, slot] = int(Action.CONVERSION)
 
-    def open_clicks(
-        self, market: Int[Tensor, " B"], since: Int[Tensor, " B"]
-    ) -> Int[Tensor, " B"]:
+    def open_clicks(self, market: Int[Tensor, " B"], since: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return how many clicks after `since` (seconds) have not converted."""
         request = self._store["request"][market].long()
         time = self.arrivals.time[market].gather(1, request)
@@ -238,9 +238,7 @@ class LiveHistory:
         )
 
 
-def _replace(
-    old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor
-) -> Tensor:
+def _replace(old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor) -> Tensor:
     """Return `old` with other rows, padded with zeros to the longer of the two."""
     if rows.all():
         return fresh

@@ -76,9 +76,7 @@ class LiveCounts:
     def histogram(self, group: Int[Tensor, "B G"]) -> Int[Tensor, "B G 8"]:
         """Return the rows of `History.counts` for groups [B, G]."""
         moment, history = self.moment, self.world.history
-        logged = history.group_counts(
-            moment.user.numpy(), moment.midnight.numpy(), group.numpy()
-        )
+        logged = history.group_counts(moment.user.numpy(), moment.midnight.numpy(), group.numpy())
         own = self.world.group[moment.item]  # [B, W, 3]
         same = (own[:, None] == group[:, :, None, None]).any(-1) & moment.known[:, None]
         kind = moment.action - Action.VIEW + 4 * (moment.action != Action.VIEW)

@@ -6,7 +6,6 @@ Dims: B requests, S ad slots.
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,9 +39,7 @@ class TrueBehavior:
         advertiser = self._world.group[shown, 2]
         recent = count_kinds(LiveCounts(self._world, moment).histogram(advertiser))[..., 4]
         scene, position = moment.context[:, 0], moment.context[:, 1]
-        return self._truth.probabilities(
-            moment.user, moment.time, scene, position, shown, recent
-        )
+        return self._truth.probabilities(moment.user, moment.time, scene, position, shown, recent)
 
 
 class RankedBehavior:
