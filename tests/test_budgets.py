@@ -201,13 +201,17 @@ def test_pid_by_hand_and_without_wind_up():
     expected = torch.tensor([-1.02], dtype=torch.float64).exp()
     torch.testing.assert_close(pacing.bid_multiplier(at, at), expected)
     assert pacing.participates(at, at, torch.tensor([0.99])).all()
-    # Behind schedule for half a day, the integral stays at 0; one step ahead then cuts at once.
-    pacing.reset()
+    # Behind schedule for half a day, the integral stays at 0: no credit is saved up.
+    config = PacingConfig(
+        interval=0.0, proportional_gain=2.0, integral_gain=4.0, derivative_gain=0.0
+    )
+    pacing = Pacing("pid", torch.tensor([10.0]), 1, config)
     for step in range(1, 51):
         pacing.update(torch.tensor([[0.0]]), torch.tensor([step / 100]).double())
     assert pacing.multiplier.item() == 1.0
     pacing.update(torch.tensor([[9.0]]), torch.tensor([0.51]).double())
-    assert pacing.multiplier.item() < 0.5
+    # e = .51 - .9 = -.39: 2 * -.39 + 4 * -.39 * .01
+    assert pacing.multiplier.log().item() == pytest.approx(-0.7956)
 
 
 @pytest.mark.parametrize(
