@@ -49,6 +49,7 @@ from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
 from simulators.config import PRESETS as SYNTHETIC
 from simulators.make import load_world, silent, world_names
+from simulators.ranker_cards import OVERALL, ranker_card
 from simulators.rewards import RewardMix
 from simulators.world import World
 
@@ -126,6 +127,9 @@ def _card_rows(world: World, seed: int) -> list[pd.DataFrame]:
         for name, value in world.ranker_card.get(part, {}).items():
             if not isinstance(value, str):
                 metrics[f"{part}/{name}"] = value
+    for task, groups in ranker_card(world, with_oracle=False).items():
+        for group, grades in groups.items():
+            metrics |= {f"{task}/{group}/{k}": v for k, v in grades.items() if group != OVERALL}
     return [_rows("rankers", seed, 0, "test", metrics)]
 
 

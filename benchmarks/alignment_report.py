@@ -7,6 +7,7 @@ import pandas as pd
 
 from agents.methods import TrainConfig, make_method
 from benchmarks.figures import interval_chart, learning_curves
+from benchmarks.rankers_report import group_table
 from benchmarks.reading import Difference, compare
 from benchmarks.report import (
     Block,
@@ -121,7 +122,8 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
             rows.append([task, *cells])
     names = ("AUC", "AUC of the truth", "log-loss", "ECE", "sum(p)/sum(y)", "rate", "rows")
     blocks: list[Block] = [
-        Table("Frozen rankers on held-out days", ["task", *names], rows, "Over the worlds used.")
+        Table("Frozen rankers on held-out days", ["task", *names], rows, "Over the worlds used."),
+        *(table for task in ("pctr", "pcvr") if (table := group_table(card, task, "rankers"))),
     ]
     share = card[card["metric"] == "regime/share"]["value"]
     if len(share):

@@ -1,12 +1,19 @@
 """Cards of the rankers: scikit-learn and plain loops as references, groups, rows too few."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+from benchmarks.rankers import PRESETS, run_method
+from benchmarks.rankers_report import make_report
+from benchmarks.results import check_results
 from gpr_rl.schema import Action
 from simulators.evaluator import TruthEvaluator
 from simulators.history import DAY_S
@@ -137,3 +144,54 @@ def test_reliability_of_a_world(world: World) -> None:
         assert count.sum() == card[task]["overall"]["num_rows"]
         assert (observed * count).sum() == pytest.approx(card[task]["overall"]["num_positives"])
         assert np.diff([q for q, _, _ in bins]).min() >= 0
+
+
+def test_the_suite_reports_what_the_card_says(world: World) -> None:
+    rows = pd.concat(
+        run_method(world="tiny", seed=seed, method="network", sizes=PRESETS["smoke"])
+        for seed in (0, 1)
+    )
+    checked = check_results(rows, "the suite")
+    assert set(checked["split"]) == {"test"}
+    first = checked[checked["seed"] == 0].set_index("metric")["value"]
+    card = ranker_card(world)
+    assert first["pctr/vertical 2/ece"] == card["pctr"]["vertical 2"]["ece"]
+    assert first["pcvr/overall/auc_oracle"] == card["pcvr"]["overall"]["auc_oracle"]
+    assert first["regime/share"] == world.ranker_card["regime"]["share"]
+    bins = checked[checked["metric"].str.contains("pctr/reliability/.*num_rows")]
+    assert bins.groupby("seed")["value"].count().tolist() == [10, 10]
+    report = make_report(checked, methods=("network",), info=world.info, seeds=(0, 1))
+    overall, regime = report.tables
+    assert [row[0] for row in overall.rows] == [
+        "pctr, network", "pctr, truth", "pcvr, network", "pcvr, truth"
+    ]  # fmt: skip
+    assert overall.rows[0][1].value == pytest.approx(
+        checked[checked["metric"] == "pctr/overall/auc"]["value"].mean()
+    )
+    assert regime.rows[0][4] is not None
+    clicks, conversions, _ = report.sections
+    figure, by_group = clicks.blocks
+    assert len(figure.canvas.axes[0].lines) == 2  # the method's, and the calibrated one's
+    assert [row[0] for row in by_group.rows] == [
+        "overall", "vertical 0", "vertical 1", "vertical 2", "vertical 3", "new ads", "old ads"
+    ]  # fmt: skip
+    few = {row[0]: row for row in conversions.blocks[1].rows}["new ads"]
+    assert few[1] is None  # two or three conversions: no AUC
+    assert few[2] is not None
+
+
+@pytest.mark.slow
+def test_the_suite_from_the_command_line(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", "rankers", "--preset", "smoke",
+         "--out", str(tmp_path / "run")],
+        cwd=root, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Frozen rankers on held-out days" in done.stdout
+    page = (tmp_path / "run" / "report.html").read_text()
+    for text in ("new ads", "vertical 3", "reliability_pctr"):
+        assert text in page or (tmp_path / "run" / "figures" / f"{text}.png").is_file()
+    results = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert {"network"} <= set(results["method"])
