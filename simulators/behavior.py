@@ -12,10 +12,9 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simulators.catalog import Catalog
+from simulators.catalog import NUM_SCENES, Catalog
 from simulators.config import WorldConfig
 
-NUM_SCENES = 4
 NUM_POSITIONS = 5
 NUM_HOURS = 24
 LATENT_DIM = 8

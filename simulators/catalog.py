@@ -14,6 +14,7 @@ from simulators.config import WorldConfig
 BID_TYPES = ("CPM", "CPC", "OCPA")
 NUM_REGIONS = 8
 NUM_DEVICES = 3
+NUM_SCENES = 4
 NUM_AGE_BUCKETS = 6
 AGE_EDGES = (25, 32, 40, 50, 60)
 
@@ -75,6 +76,35 @@ def _targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
             for name, (is_on, value) in columns.items()
         }
     ).mask(pd.DataFrame({name: ~is_on for name, (is_on, _) in columns.items()}))
+
+
+def context_targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw which ads ask for hours of the day, which for a scene.
+
+    Returns:
+        target_hour_start and target_hour_end (inclusive, over midnight where the end is lower)
+        and target_scene, null for everyone. An ad that targets asks for 6 to 14 hours, for a
+        scene, or for both. No columns if `context_targeting_share` is 0.
+    """
+    if config.context_targeting_share == 0:
+        return pd.DataFrame()
+    n = config.num_ads
+    targets = rng.random(n) < config.context_targeting_share
+    choice = rng.integers(0, 3, size=n)
+    hours, scene = targets & (choice != 1), targets & (choice != 0)
+    start = rng.integers(0, 24, size=n)
+    end = (start + rng.integers(5, 14, size=n)) % 24
+    columns = {
+        "target_hour_start": (hours, start),
+        "target_hour_end": (hours, end),
+        "target_scene": (scene, rng.integers(0, NUM_SCENES, size=n)),
+    }
+    return pd.DataFrame(
+        {
+            name: pd.Series(value, dtype="Int64").where(is_on)
+            for name, (is_on, value) in columns.items()
+        }
+    )
 
 
 def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:

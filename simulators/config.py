@@ -52,6 +52,8 @@ class WorldConfig:
     """Loss of click logit per log(1 + impressions of the advertiser today and yesterday)."""
     targeting_share: float = 0.4
     """Share of ads that target age, gender, region or device."""
+    context_targeting_share: float = 0.0
+    """Share of ads that target hours of the day or a scene, beside the others."""
     budget_tightness: float = 1.0
     """Divides the daily budgets of `ads.parquet`, which at 1 sum to three times what a day of
     logged traffic earns. Days spend them, single requests do not."""
@@ -73,7 +75,8 @@ class WorldConfig:
         """Check ranges."""
         if self.rankers not in ("strong", "weak"):
             raise ValueError(f"rankers must be 'strong' or 'weak', got {self.rankers!r}")
-        for name in ("coarse_share", "exploration", "targeting_share", "drift"):
+        shares = ("targeting_share", "context_targeting_share", "drift")
+        for name in ("coarse_share", "exploration", *shares):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("num_users", "num_ads", "num_organic", "num_codes", "num_log_days"):

@@ -87,14 +87,17 @@ def simulate_logs(
         count = rng.poisson(users["activity"].to_numpy())
         user = np.repeat(np.arange(config.num_users), count)
         timestamp = _times(user, day, 2, rng)
+        scene = _scenes(len(user), rng) if targeting.uses_context else np.zeros_like(user)
+        hour = timestamp % DAY_S // 3600
         ad_id, propensity = _draw_ads(
-            user, day, targeting, attribute, cascade, rng.random(len(user))
+            user, day, hour, scene, targeting, attribute, cascade, rng.random(len(user))
         )
         shown = propensity > 0
-        user, timestamp = user[shown], timestamp[shown]
+        user, timestamp, scene = user[shown], timestamp[shown], scene[shown]
         ad_id, propensity = ad_id[shown], propensity[shown]
         recent = yesterday[user, advertiser[ad_id]] + running_count(user, advertiser[ad_id])
-        scene = rng.choice(NUM_SCENES, size=len(user), p=SCENE_SHARE)
+        if not targeting.uses_context:
+            scene = _scenes(len(user), rng)
         position = rng.integers(0, NUM_POSITIONS, size=len(user))
         click, conversion = truth.probabilities(
             torch.from_numpy(user),
@@ -135,27 +138,43 @@ def simulate_logs(
     return events
 
 
+def _scenes(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.choice(NUM_SCENES, size=size, p=SCENE_SHARE)
+
+
 def _draw_ads(
     user: NDArray[np.int64],
     day: int,
+    hour: NDArray[np.int64],
+    scene: NDArray[np.int64],
     targeting: Targeting,
     attribute: dict[str, torch.Tensor],
     cascade: Cascade,
     draw: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the ad and its propensity for each request; propensity 0 where none is legal."""
+    """Return the ad and its propensity for each request; propensity 0 where none is legal.
+
+    The distribution over ads is found once for all requests that share it: those of a user, or
+    of a user in an hour and a scene where ads ask for these.
+    """
     ad_id = np.zeros(len(user), dtype=np.int64)
     propensity = np.zeros(len(user))
-    asking = np.unique(user)
+    key = (user * 24 + hour) * NUM_SCENES + scene if targeting.uses_context else user
+    asking, example = np.unique(key, return_index=True)
     for start in range(0, len(asking), _USERS_PER_CHUNK):
-        chunk = torch.from_numpy(asking[start : start + _USERS_PER_CHUNK])
+        part = slice(start, start + _USERS_PER_CHUNK)
+        chunk, who, when, where = (
+            torch.from_numpy(x)
+            for x in (asking[part], *(y[example[part]] for y in (user, hour, scene)))
+        )
         days = torch.full_like(chunk, day)
-        eligible = targeting.eligible(days, **{k: v[chunk] for k, v in attribute.items()})
-        probability = cascade.distribution(chunk, days, eligible).double().numpy()
+        columns = {k: v[who] for k, v in attribute.items()}
+        eligible = targeting.eligible(days, **columns, hour=when, scene=where)
+        probability = cascade.distribution(who, days, eligible).double().numpy()
         total = probability.sum(-1, keepdims=True)
         cumulative = np.cumsum(probability / np.maximum(total, 1e-12), axis=-1)
-        rows = np.flatnonzero((user >= chunk[0].item()) & (user <= chunk[-1].item()))
-        row = np.searchsorted(chunk.numpy(), user[rows])
+        rows = np.flatnonzero((key >= chunk[0].item()) & (key <= chunk[-1].item()))
+        row = np.searchsorted(chunk.numpy(), key[rows])
         flat = (cumulative + 2 * np.arange(len(chunk))[:, None]).ravel()
         position = np.searchsorted(flat, draw[rows] + 2 * row, side="right")
         chosen = np.clip(position - row * probability.shape[1], 0, probability.shape[1] - 1)

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import tyro
 
 from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.building import Progress, build_world
 from simulators.cascade import make_cascade, market_bids
-from simulators.catalog import NUM_AGE_BUCKETS, NUM_DEVICES, NUM_REGIONS, make_catalog
+from simulators.catalog import (
+    NUM_AGE_BUCKETS,
+    NUM_DEVICES,
+    NUM_REGIONS,
+    context_targeting,
+    make_catalog,
+)
 from simulators.config import PRESETS, WorldConfig
 from simulators.logs import simulate_logs
 from simulators.rankers import RankerConfig
@@ -51,6 +58,10 @@ def make_world(
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
     progress(f"catalogue and users of world {config.name!r}, seed {seed}")
     catalog = make_catalog(config, streams[0])
+    context = context_targeting(
+        config, np.random.default_rng(np.random.SeedSequence(seed).spawn(8)[7])
+    )
+    catalog = replace(catalog, ads=pd.concat([catalog.ads, context], axis=1))
     users = make_users(config, streams[1])
     users["age_bucket"] = age_bucket(users["age"])
     affinity = make_interests(config, catalog.vertical_of_category, streams[2])
@@ -69,11 +80,11 @@ def make_world(
         NUM_DEVICES,
         NUM_ACTIVITY_GROUPS,
     )
-    context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
+    context_sizes = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
     strong = config.rankers == "strong"
     ranker_config = RankerConfig(
         user_cardinalities=users_attributes,
-        context_cardinalities=context,
+        context_cardinalities=context_sizes,
         num_items=config.num_ads + config.num_organic,
         embedding_dim=config.embedding_dim,
         num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
@@ -92,7 +103,7 @@ def make_world(
         num_days=config.num_days,
         has_clicks=True,
         has_truth=True,
-        context_cardinalities=context,
+        context_cardinalities=context_sizes,
         user_cardinalities=users_attributes,
         ranker_config=asdict(ranker_config),
         simulated=("users", "ads", "behaviour", "bids", "budgets"),

@@ -21,13 +21,14 @@ from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.catalog import AGE_EDGES, BID_TYPES
-from simulators.eligibility import Availability, Targeting
+from simulators.eligibility import HOURS_PER_DAY, Availability, Targeting
 from simulators.features import FeatureBuilder
 from simulators.history import DAY_S, History
 from simulators.rankers import WorldRankers
 from simulators.rewards import Outcome, ecpm
 
 FORMAT_VERSION = 5
+HOUR_S = 3_600
 USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
 
 
@@ -199,7 +200,8 @@ class World:
     def _splits(self) -> dict[str, Tensor]:
         day = self.request_time // DAY_S
         in_split = {
-            name: (day >= int(days[0])) & (day <= int(days[-1])) for name, days in self._split_days.items()
+            name: (day >= int(days[0])) & (day <= int(days[-1]))
+            for name, days in self._split_days.items()
         }
         splits = {}
         for name, mask in in_split.items():
@@ -231,8 +233,13 @@ class World:
         """Return int64 keys [B]; requests with one key may see the same ads."""
         if isinstance(self.legality, Availability):
             return self.legality.row[request_id]
-        user, day = self._user_day(request_id)
-        return user * self.info.num_days + day
+        ids = request_id.numpy()
+        time = self.request_time[ids]
+        key = self.request_user[ids] * self.info.num_days + time // DAY_S
+        if self.legality.uses_context:
+            hour, scene = time % DAY_S // HOUR_S, self.request_context[ids, 0]
+            key = (key * HOURS_PER_DAY + hour) * self.info.context_cardinalities[0] + scene
+        return torch.from_numpy(key)
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return bool [B, N], the ads that may be shown in requests `request_id` (int64 [B])."""
@@ -262,17 +269,12 @@ class World:
         if isinstance(self.legality, Availability):
             return self.legality.eligible(template)
         columns = {name: column[user_id] for name, column in self._user_columns.items()}
-        return self.legality.eligible(timestamp // DAY_S, **columns)
+        hour = timestamp % DAY_S // HOUR_S
+        return self.legality.eligible(timestamp // DAY_S, **columns, hour=hour, scene=scene)
 
     def user_column(self, name: str) -> Int[Tensor, " U"]:
         """Return `age` (years), `gender`, `region` or `device` of all users, int64 [U]."""
         return self._user_columns[name]
-
-    def _user_day(self, request_id: Tensor) -> tuple[Tensor, Tensor]:
-        ids = request_id.numpy()
-        return torch.from_numpy(self.request_user[ids]), torch.from_numpy(
-            self.request_time[ids] // DAY_S
-        )
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Return itself: a world is read-only, and Gymnasium copies what an environment holds."""
