@@ -75,6 +75,7 @@ class LiveHistory:
         self._store = {"cell": empty, "first": empty, "request": empty}
         self._store |= {"shown": empty[..., None].expand(-1, -1, num_slots)}
         self._store |= {"action": self._store["shown"].to(torch.int8)}
+        self._store |= {"kept": self._store["shown"].bool()}
 
     def begin(
         self,
@@ -108,6 +109,7 @@ class LiveHistory:
             "request": order.int(),
             "shown": torch.full(shape, -1, dtype=torch.int32),
             "action": torch.zeros(shape, dtype=torch.int8),
+            "kept": torch.zeros(shape, dtype=torch.bool),
         }
         self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
         self.arrivals = Arrivals(
@@ -125,10 +127,17 @@ class LiveHistory:
         ad_id: Int[Tensor, "B S"],
         action: Int[Tensor, "B S"],
     ) -> None:
-        """Store what requests showed (-1: nothing in a slot) and what users did at once."""
+        """Store what requests showed (-1: nothing in a slot) and what users did at once.
+
+        Whether an impression stays in the token stream if nobody reacts is drawn here.
+        """
         cell = self._store["cell"][market, number].long()
         self._store["shown"][market, cell] = ad_id.int()
         self._store["action"][market, cell] = action.to(torch.int8)
+        root, seed, episode = self._keys
+        keys = seed[market, None], episode[market, None], number[:, None]
+        draw = uniform(root, Purpose.DAY_IMPRESSION_KEPT, *keys, torch.arange(self.num_slots))
+        self._store["kept"][market, cell] = draw < self.world.info.impression_share
 
     def convert(
         self, market: Int[Tensor, " P"], number: Int[Tensor, " P"], slot: Int[Tensor, " P"]
@@ -146,27 +155,23 @@ class LiveHistory:
 
     def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
         """Return what is known at the given requests, before they show anything."""
-        arrivals, world = self.arrivals, self.world
+        arrivals = self.arrivals
 
         def take(name: str) -> Tensor:
             return getattr(arrivals, name)[market, number].long()
 
         user, time, scene, position = (take(n) for n in ("user", "time", "scene", "position"))
         midnight = time // DAY_S * DAY_S
-        item, action, when, context, key = zip(
+        item, action, when, kept, context, key = zip(
             self._organic_today(user, time, midnight),
             self._shown_today(market, number, user, midnight),
             strict=True,
         )
         order_key, order = torch.cat(key, 1).sort(1)
         known = order_key >= 0
-        columns = [torch.cat(x, 1).gather(1, order) for x in (item, action, when)]
+        columns = [torch.cat(x, 1).gather(1, order) for x in (item, action, when, kept)]
         joined = torch.cat(context, 1)
         places = joined.gather(1, order[..., None].expand(-1, -1, joined.shape[-1]))
-        root, seed, episode = self._keys
-        keys = seed[market, None], episode[market, None], user[:, None], columns[2]
-        draw = uniform(root, Purpose.DAY_IMPRESSION_KEPT, *keys)
-        ignored = columns[1] == Action.IMPRESSION
         return Moment(
             market=market,
             number=number,
@@ -179,7 +184,7 @@ class LiveHistory:
             action=columns[1],
             event_time=columns[2],
             event_context=places,
-            kept=known & (~ignored | (draw < world.info.impression_share)),
+            kept=known & (columns[3] | (columns[1] != Action.IMPRESSION)),
             known=known,
         )
 
@@ -188,7 +193,7 @@ class LiveHistory:
         return torch.stack([scene, position, time % DAY_S // HOUR_S, device], dim=-1)
 
     def _organic_today(self, user: Tensor, time: Tensor, midnight: Tensor) -> tuple[Tensor, ...]:
-        """Return item, action, time, context and sort key of today's organic views."""
+        """Return item, action, time, kept, context and sort key of today's organic views."""
         users = user.numpy()
         _, stop = self._organic.before(users, time.numpy())
         _, start = self._organic.before(users, midnight.numpy())
@@ -201,7 +206,7 @@ class LiveHistory:
         when = torch.from_numpy(columns["timestamp"])[index]
         key = torch.where(known, (when - midnight[:, None]) << _ORDER_BITS, -1)
         context = when.new_zeros(*when.shape, self.world.request_context.shape[1])
-        return item, torch.full_like(item, int(Action.VIEW)), when, context, key
+        return item, torch.full_like(item, int(Action.VIEW)), when, known, context, key
 
     def _shown_today(
         self, market: Tensor, number: Tensor, user: Tensor, midnight: Tensor
@@ -233,6 +238,7 @@ class LiveHistory:
             ad_id.clamp_min(0).flatten(1),
             store["action"][row, index].long().flatten(1),
             each_slot(when),
+            store["kept"][row, index].flatten(1),
             each_slot(context),
             torch.where(known, key, -1).flatten(1),
         )

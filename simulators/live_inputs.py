@@ -77,11 +77,13 @@ class LiveCounts:
         """Return the rows of `History.counts` for groups [B, G]."""
         moment, history = self.moment, self.world.history
         logged = history.group_counts(moment.user.numpy(), moment.midnight.numpy(), group.numpy())
-        own = self.world.group[moment.item]  # [B, W, 3]
-        same = (own[:, None] == group[:, :, None, None]).any(-1) & moment.known[:, None]
+        own = self.world.group[moment.item].masked_fill(~moment.known[..., None], -1)
+        same = torch.zeros(*group.shape, moment.item.shape[1])  # [B, G, W]
+        for column in own.unbind(-1):  # an event counts for its vertical, category and advertiser
+            same += column[:, None] == group[..., None]
         kind = moment.action - Action.VIEW + 4 * (moment.action != Action.VIEW)
-        one_hot = kind[..., None] == torch.arange(8)
-        return torch.as_tensor(logged) + (same.float() @ one_hot.float()).long()
+        one_hot = (kind[..., None] == torch.arange(8)).float()
+        return torch.as_tensor(logged) + (same @ one_hot).long()
 
     def of(self, group: Int[Tensor, "I 3"], ad_id: Int[Tensor, "B K"]) -> Float[Tensor, "B K F"]:
         """Return the count features of candidates, as `PastCounts.of`."""
