@@ -34,7 +34,7 @@ class OffPolicyPreset:
     """The same for slates, whose truth costs N^2 steps per request and policy."""
     log_sizes: tuple[int, ...] = (500, 2_000, 8_000)
     """Rows per log; a small log is the beginning of the larger one."""
-    num_replications: int = 200
+    num_replications: int = 100
     """Logs per seed."""
     num_positions: int = 3
     """S, ads per slate."""
