@@ -308,9 +308,9 @@ class World:
     @cached_property
     def _small_advertiser(self) -> Bool[Tensor, " N"]:
         """Which ads are of an advertiser whose daily budget is below the median advertiser's."""
-        budget = self.ads.groupby("advertiser")["budget"].sum()
-        small = self.ads["advertiser"].map(budget < budget.median())
-        return torch.from_numpy(small.to_numpy(dtype=bool, copy=True))
+        budget, advertiser = self.advertiser_budget.numpy(), self.ad_advertiser.numpy()
+        median = np.median(budget[np.unique(advertiser)])
+        return torch.from_numpy(budget[advertiser] < median)
 
     def make_outcome(
         self,
