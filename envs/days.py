@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,9 +15,11 @@ from torch import Tensor
 from envs.choices import Choices
 from envs.engine import Arrays
 from envs.episodes import Reward, make_reward
+from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
+from simulators.auction import AuctionConfig
 from simulators.day import DayConfig, DaySimulator, Served
 from simulators.live_inputs import live_request
 from simulators.rewards import final_value
@@ -25,6 +28,27 @@ from simulators.world import World
 SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 _NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
 _COUNTS = ("ad_id", "slot", "answered_request_id")
+_AUCTION = ("num_slots", "reserve_cpm", "position_effect")
+_RULES = ("auction", *_AUCTION, "num_rivals", "pacing", "num_requests", "conversion_delay_s")
+_RULES = (*_RULES, "attribution_window_s")
+
+
+def day_rules(**rules: Any) -> DayConfig:
+    """Return the rules of a day from the arguments of `AdDayEnv`.
+
+    Raises:
+        ValueError: A value out of range.
+        TypeError: An argument that is none.
+    """
+    unknown = [name for name in rules if name not in _RULES]
+    if unknown:
+        raise TypeError(f"unknown argument {unknown[0]!r}; rules of a day: {', '.join(_RULES)}")
+    auction = {name: rules.pop(name) for name in _AUCTION if name in rules}
+    if "auction" in rules:
+        auction["mechanism"] = rules.pop("auction")
+    if auction.get("position_effect") is not None:
+        auction["position_effect"] = tuple(auction["position_effect"])
+    return DayConfig(auction=AuctionConfig(**auction), **rules)
 
 
 class Days:
@@ -240,3 +264,41 @@ class Days:
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""
         return self.simulator.eligible.numpy()
+
+    def view(self, row: int) -> AuctionView:
+        """Return the last auction of a row, of those since the last reset."""
+        totals = {name: total[row].item() for name, total in self.simulator.totals.items()}
+        summary = (
+            f"so far: {totals['impressions']} impressions, {totals['clicks']} clicks, "
+            f"{totals['conversions']} conversions, revenue {totals['revenue']:.2f}, "
+            f"{totals['num_unfilled']} unfilled"
+        )
+        at = np.flatnonzero(self.served_row == row)
+        if self.served is None or len(at) == 0:
+            return AuctionView("no auction yet", None, summary)
+        moment = self.served.moment
+        title = (
+            f"request {int(moment.number[at[0]])} of user {int(moment.user[at[0]])}, "
+            f"{clock(int(moment.time[at[0]]))}"
+        )
+        return AuctionView(title, _candidates(self.served, int(at[0])), summary)
+
+
+def _candidates(served: Served, row: int) -> pd.DataFrame:
+    """Return one row of an auction, a line each candidate; the policy's own first."""
+    outcome = served.outcome[row]
+    frame = pd.DataFrame(
+        {
+            name: getattr(outcome, name).numpy()
+            for name in ("ad_id", "pctr", "pcvr", "bid", "bid_type", "ecpm")
+        }
+    )
+    frame["slot"], frame["price"], frame["note"] = -1, 0.0, ""
+    frame.loc[0, "note"] = "chosen"
+    for slot, winner in enumerate(served.auction.slot_candidate[row].tolist()):
+        if winner >= 0:
+            frame.loc[winner, "slot"] = slot
+            frame.loc[winner, "price"] = served.auction.price[row, slot].item()
+            if served.clicked[row, slot]:
+                frame.loc[winner, "note"] += " clicked"
+    return frame.drop_duplicates("ad_id")

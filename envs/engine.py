@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.render import AuctionView
 from simulators.rewards import RewardMix
 from simulators.world import World
 
@@ -58,6 +59,9 @@ class Engine(Protocol):
 
     def report(self) -> Arrays:
         """Return what `info` adds at the end of a request, [B] each; see `reported`."""
+
+    def view(self, row: int) -> AuctionView:
+        """Return the last auction of a row, for `render`."""
 
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""

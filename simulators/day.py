@@ -63,6 +63,8 @@ class DayConfig:
 class Served:
     """What B requests led to, [B, S] by slot unless said otherwise."""
 
+    moment: Moment
+    """The requests."""
     outcome: Outcome
     """Under the rankers, batch [B, K]; candidate 0 is the policy's own."""
     auction: AuctionResult
@@ -238,7 +240,7 @@ class DaySimulator:
         outcome.payment = outcome.ecpm.clone()
         outcome.payment[:, 0] = (auction.price_cpm * own).sum(1).float()
         shown, clicked, paid = self._show(market, moment, candidate, auction)
-        return Served(outcome, auction, shown, clicked, paid)
+        return Served(moment, outcome, auction, shown, clicked, paid)
 
     def _candidates(self, market: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ad and its rivals, int64 [B, K], and which of them count (no ad twice)."""
