@@ -46,10 +46,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
     **Infos.** Every key has a mask `_key`, bool [B]: which rows have it. The others hold 0. A key
     that no row has is absent. `components` is such a dictionary itself.
 
-    **TorchRL.** `GymWrapper(env, categorical_action_encoding=True)` takes it with `DISABLED`
-    (rows are reset by `reset_mask`) and with `SAME_STEP` (it skips an episode where all rows end
-    together, by a reset of its own). Its action spec knows no mask: append the transform
-    `ActionMask`. Its `set_seed` resets, which counts as an episode.
+    **TorchRL.** `GymWrapper(env, categorical_action_encoding=True)` resets rows by `reset_mask`.
+    Leave the mode `DISABLED`: with `SAME_STEP` it drops the last observation of `Dict` spaces.
+    Its action spec knows no mask: append the transform `ActionMask`. Its `set_seed` resets, which
+    counts as an episode.
     """
 
     def __init__(
