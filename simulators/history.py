@@ -163,16 +163,19 @@ class History:
             float32 [B, L, V]; 0 everywhere for a user without a past success.
         """
         table = self.success_counts(user_id, timestamp, codes, num_codes)
-        total = np.maximum(table.sum(-1, keepdims=True), 1)
-        return (table / total).astype(np.float32)
+        start, stop = self.successes.before(user_id, timestamp)
+        total = np.maximum(stop - start, 1).astype(np.float32)
+        return np.divide(table, total[:, None, None], dtype=np.float32, casting="unsafe")
 
     def success_counts(
         self, user_id: IntArray, timestamp: IntArray, codes: IntArray, num_codes: int
     ) -> IntArray:
         """Return past clicks and conversions per code, int64 [B, L, V]; see `popularity`."""
         row, index = ragged(*self.successes.before(user_id, timestamp))
-        path = codes[self.successes.columns["item"][index]]
         levels = codes.shape[1]
-        flat = (row[:, None] * levels + np.arange(levels)) * num_codes + path
+        item = np.take(self.successes.columns["item"], index)
+        flat = np.take(codes.T, item, axis=1)  # [L, events]: long inner loops
+        flat += np.arange(levels)[:, None] * num_codes
+        flat += row * (levels * num_codes)
         shape = (len(user_id), levels, num_codes)
         return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)

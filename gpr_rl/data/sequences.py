@@ -78,13 +78,16 @@ class SequenceBuilder:
         self._stream = Stream.build(tokens, names, len(user_attributes))
         columns = self._stream.columns
         is_environment = columns["kind"] == TokenType.ENVIRONMENT
-        codes = item_codes[columns["item"]]
-        codes[is_environment] = 0
-        context = np.where(
-            is_environment[:, None], request_context[np.maximum(columns["request_id"], 0)], 0
-        )
-        self._codes, self._context = torch.from_numpy(codes), torch.from_numpy(context)
-        self._columns = {name: torch.from_numpy(columns[name]) for name in names}
+        codes = np.where(is_environment[:, None], 0, item_codes[columns["item"]])
+        asked = request_context[np.maximum(columns["request_id"], 0)]
+        gap = np.diff(columns["timestamp"], prepend=0)
+        self._tokens = {
+            "kind": _padded(columns["kind"]),
+            "codes": _padded(codes),
+            "action": _padded(columns["action"]),
+            "time_gap": _padded(time_gap_bucket(torch.from_numpy(gap)).numpy()),
+            "context": _padded(np.where(is_environment[:, None], asked, 0)),
+        }
         self._ad_token = np.flatnonzero(is_environment)  # where each kept request's E token is
         self._ad_request = columns["request_id"][is_environment]
         self._ad_user = np.searchsorted(self._stream.start, self._ad_token, side="right") - 1
@@ -105,40 +108,30 @@ class SequenceBuilder:
         """
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
-        kinds = self._stream.columns["kind"]
-        if len(kinds):
-            headless = (first < stop) & (kinds[np.minimum(first, len(kinds) - 1)] == TokenType.ITEM)
-            first = first + headless  # an ITEM whose ENVIRONMENT token fell off the window
-        length = torch.from_numpy(stop - first)
-        column = torch.arange(self.max_tokens)
+        kinds = self._tokens["kind"]  # the row beyond the last token is padding
+        first = first + ((first < stop) & (kinds[first] == TokenType.ITEM))  # headless
+        length = stop - first
+        column = np.arange(self.max_tokens)
         past = (column >= 1) & (column <= length[:, None])
-        last = column == (length + 1)[:, None]
-        rows = torch.where(past, torch.from_numpy(first)[:, None] + column - 1, 0)
-
-        def take(name: str, at_last: int) -> torch.Tensor:
-            values = self._columns[name]
-            taken = values[rows] if len(values) else torch.zeros_like(rows)
-            return torch.where(past, taken, torch.where(last, at_last, 0))
-
-        kind = take("kind", int(TokenType.ENVIRONMENT))
-        kind[:, 0] = int(TokenType.USER)
-        time = torch.where(last, torch.from_numpy(timestamp)[:, None], take("timestamp", 0))
-        gap = time[:, 1:] - time[:, :-1]
-        gap[:, 0] = 0  # the USER token has no time
-        gap = torch.nn.functional.pad(gap, (1, 0)).masked_fill(~(past | last), 0)
-        own = torch.from_numpy(np.ascontiguousarray(context))[:, None]
-        codes = self._codes[rows] if len(self._codes) else torch.zeros(*rows.shape, 1).long()
+        rows = np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
+        taken = {
+            name: np.take(values, rows, axis=0).astype(np.int64)
+            for name, values in self._tokens.items()
+        }
+        batch, last = np.arange(len(user_id)), length + 1
+        taken["kind"][:, 0] = TokenType.USER
+        taken["kind"][batch, last] = TokenType.ENVIRONMENT
+        taken["context"][batch, last] = context
+        taken["time_gap"][:, 1] = 0  # the USER token has no time
+        times = self._stream.columns["timestamp"]
+        if len(times):
+            waited = np.where(length > 0, timestamp - times[np.maximum(stop - 1, 0)], 0)
+            taken["time_gap"][batch, last] = time_gap_bucket(torch.from_numpy(waited)).numpy()
         tokens = Tokens(
-            kind=kind,
-            codes=torch.where(past[..., None], codes, 0),
-            action=take("action", int(Action.NONE)),
-            time_gap=time_gap_bucket(gap),
-            context=torch.where(
-                last[..., None], own, torch.where(past[..., None], self._context[rows], 0)
-            ),
+            **{name: torch.from_numpy(values) for name, values in taken.items()},
             user=torch.from_numpy(self.user_attributes[user_id]),
             preference=torch.from_numpy(self.preference(user_id, timestamp)),
-            prompt_length=length + 2,
+            prompt_length=torch.from_numpy(length + 2),
             batch_size=[len(user_id)],
         )
         return tokens, first
@@ -193,3 +186,10 @@ class SequenceBuilder:
         tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
         request_id = np.where(valid, self._ad_request[heads], -1)
         return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
+
+
+def _padded(values: NDArray) -> NDArray[np.int32]:
+    """Return the rows and one of zeros, which is what padding holds."""
+    return np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))]).astype(
+        np.int32
+    )
