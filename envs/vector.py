@@ -18,6 +18,8 @@ from envs import arguments
 from envs.arguments import Seeds, positive_integer, reset_rows, row_actions, row_seeds
 from envs.engine import Arrays, Engine
 from envs.episodes import Episodes, Reward
+from envs.render import auction_text
+from envs.single import SingleEnv
 from envs.spaces import observation_space
 from simulators.make import load_world
 from simulators.world import World
@@ -59,6 +61,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
         strict: bool = False,
+        render_mode: str | None = None,
     ) -> None:
         """Wrap an engine that has not been reset.
 
@@ -67,14 +70,18 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
             autoreset_mode: `AutoresetMode`, its value or its name, such as `"SAME_STEP"`.
             max_episode_steps: Truncate rows after so many steps, as `TimeLimit` does.
             strict: Refuse to step a row that has ended (`DISABLED` only).
+            render_mode: None, or `"ansi"` for `render`.
 
         Raises:
             ValueError: An unknown mode, or a limit below 1.
         """
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+        self.render_mode = render_mode
         self.autoreset_mode = arguments.autoreset_mode(autoreset_mode)
         if max_episode_steps is not None:
             max_episode_steps = positive_integer("max_episode_steps", max_episode_steps)
-        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.metadata = SingleEnv.metadata | {"autoreset_mode": self.autoreset_mode}
         self.world = engine.world
         self.num_envs = engine.num_rows
         self.single_action_space = Discrete(engine.world.spec.num_codes)
@@ -167,6 +174,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         self._check_begun()
         return self._engine.eligible().copy()
 
+    def render(self) -> tuple[str, ...] | None:
+        """Return every row's last auction as a table of text if `render_mode` is `"ansi"`."""
+        if self.render_mode is None:
+            return None
+        self._check_begun()
+        return tuple(auction_text(self._engine.view(row)) for row in range(self.num_envs))
+
     def _renew(self, reported: NDArray[np.bool_]) -> Infos:
         """Reset the rows that ended and return what their last step said, and others' reports."""
         done, engine = self._done, self._engine
@@ -246,6 +260,7 @@ class AdRequestVectorEnv(VectorEnv):
         world_seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         """Load the world (once per process); see `AdRequestEnv` and `VectorEnv` for arguments."""
         engine = Episodes(
@@ -261,6 +276,7 @@ class AdRequestVectorEnv(VectorEnv):
             autoreset_mode=autoreset_mode,
             max_episode_steps=max_episode_steps,
             strict=strict,
+            render_mode=render_mode,
         )
 
 
