@@ -74,6 +74,15 @@ def build_world(
     directory = Path(directory)
     if directory.exists():
         raise ValueError(f"{directory} exists already; a world is never overwritten")
+    wrong = np.argwhere(~np.isfinite(item_embedding))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"item_embedding must be finite, row {row} has {item_embedding[row, column]} "
+            f"in column {column}"
+        )
+    if not (events["kind"] == 1).any():
+        raise ValueError("the log has no impression: no ad was ever shown to anybody")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:

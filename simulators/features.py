@@ -131,15 +131,15 @@ class FeatureBuilder:
         """Return inputs and counts of `request_id` (int64 [B])."""
         ids = request_id.numpy()
         user, time = self.request_user[ids], self.request_time[ids]
-        rows, known = self.history.positives.last(user, time, NUM_RECENT)
-        columns = self.history.positives.columns
+        positives = self.history.positives
+        rows, known = positives.last(user, time, NUM_RECENT)
         past = PastCounts(self.history, user, time)
         inputs = RankerInput(
             user=_int32(self.user_attributes[user]),
             context=_int32(self.request_context[ids]),
-            recent_item=_int32(columns["item"][rows]),
+            recent_item=_int32(positives.take("item", rows)),
             recent_known=torch.from_numpy(known),
-            recent_action=_int32(np.where(known, columns["action"][rows], 0)),
+            recent_action=_int32(np.where(known, positives.take("action", rows), 0)),
             batch_size=[len(ids)],
         )
         return inputs, past

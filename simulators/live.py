@@ -69,6 +69,11 @@ class LiveHistory:
         self._organic = Stream.build(
             events[events["kind"] == 0], ("timestamp", "item_id"), len(world.users)
         )
+        columns = self._organic.columns  # with a last entry, so that there always is one
+        self._organic_item, self._organic_time = (
+            torch.nn.functional.pad(torch.from_numpy(columns[name]), (0, 1))
+            for name in ("item_id", "timestamp")
+        )
         empty = torch.zeros(num_markets, 0, dtype=torch.int32)
         count = torch.zeros(num_markets, dtype=torch.int64)
         self.arrivals = Arrivals(*[empty] * 5, count=count)
@@ -201,9 +206,8 @@ class LiveHistory:
         index = torch.from_numpy(start)[:, None] + torch.arange(width)
         known = index < torch.from_numpy(stop)[:, None]
         index = torch.where(known, index, 0)
-        columns = self._organic.columns
-        item = torch.from_numpy(columns["item_id"])[index] + self.world.num_ads
-        when = torch.from_numpy(columns["timestamp"])[index]
+        item = self._organic_item[index] + self.world.num_ads
+        when = self._organic_time[index]
         key = torch.where(known, (when - midnight[:, None]) << _ORDER_BITS, -1)
         context = when.new_zeros(*when.shape, self.world.request_context.shape[1])
         return item, torch.full_like(item, int(Action.VIEW)), when, known, context, key

@@ -42,8 +42,9 @@ def live_features(world: World, moment: Moment) -> tuple[RankerInput, "LiveCount
     """Return what the rankers take."""
     user, midnight = moment.user.numpy(), moment.midnight.numpy()
     stream = world.history.positives
-    rows, old_known = (torch.as_tensor(x) for x in stream.last(user, midnight, NUM_RECENT))
-    old = [torch.from_numpy(stream.columns[name])[rows].long() for name in ("item", "action")]
+    rows, logged_known = stream.last(user, midnight, NUM_RECENT)
+    old_known = torch.from_numpy(logged_known)
+    old = [torch.from_numpy(stream.take(name, rows)).long() for name in ("item", "action")]
     index, new_known = latest(moment.known & (moment.action != Action.IMPRESSION), NUM_RECENT)
     new = [x.gather(1, index) for x in (moment.item, moment.action)]
     count = new_known.sum(1, keepdim=True)

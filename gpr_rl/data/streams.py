@@ -59,3 +59,8 @@ class Stream:
         rows = stop[:, None] - size + np.arange(size)
         known = rows >= start[:, None]
         return np.where(known, rows, 0), known
+
+    def take(self, name: str, rows: IntArray) -> IntArray:
+        """Return a column at rows that `last` gave; 0 in a stream without events."""
+        column = self.columns[name]
+        return column[rows] if len(column) else np.zeros_like(rows)
