@@ -27,16 +27,31 @@ class Engine(Protocol):
     world: World
     num_rows: int
     reward: RewardMix
-    awaiting: NDArray[np.bool_]
-    """[B], True where a choice is due; False before the first reset and after an end."""
-    terminated: NDArray[np.bool_]
-    """[B], the episode ended by its own rules."""
-    truncated: NDArray[np.bool_]
-    """[B], the episode was cut off (midnight)."""
-    legal_mask: NDArray[np.bool_]
-    """[B, V], what may be chosen; all True where no choice is due."""
-    reported: NDArray[np.bool_]
-    """[B], True where the last step ended a request."""
+
+    @property
+    def awaiting(self) -> NDArray[np.bool_]:
+        """Bool [B], True where a choice is due; False before the first reset and after an end."""
+        ...
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """Bool [B], the episode ended by its own rules."""
+        ...
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """Bool [B], the episode was cut off (midnight)."""
+        ...
+
+    @property
+    def legal_mask(self) -> NDArray[np.bool_]:
+        """Bool [B, V], what may be chosen; all True where no choice is due."""
+        ...
+
+    @property
+    def reported(self) -> NDArray[np.bool_]:
+        """Bool [B], True where the last step ended a request."""
+        ...
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the random streams of `rows` (bool [B], None: all) anew; `seed` is int64 [B]."""

@@ -1,28 +1,38 @@
-"""B episodes of one request each, side by side: the rules that every environment here shares.
+"""B episodes of one request each, side by side: the rules of AdRequest.
 
-Dims: B environments, N ads, L levels, V codes per level, R requests of a split.
+Dims: B rows (environments), n requests prepared at a time, N ads, L levels, V codes per level.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from numpy.typing import NDArray
 
+from envs.arguments import integer
+from envs.choices import Choices, IllegalActionError
+from envs.engine import Arrays
+from envs.render import AuctionView, clock
+from envs.spaces import request_tensors
+from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
-from gpr_rl.schema import Request
 from simulators.rewards import RewardFunction, RewardMix, final_value
 from simulators.world import World
+
+__all__ = ["OUTCOME_KEYS", "Episodes", "IllegalActionError", "Reward", "make_reward"]
 
 OUTCOME_KEYS = ("pctr", "pcvr", "ecpm", "final_value")
 """What the rankers say of the ad at the end of an episode."""
 Reward = RewardMix | RewardFunction | str | Sequence[str] | None
 """What environments take as a reward; see `make_reward`."""
-_DRAW_ROOT = 0  # the environment's seed is a key of the draw, so rows may have different seeds
-
-
-class IllegalActionError(ValueError):
-    """A strict environment was given a code that no eligible ad has."""
+SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
+"""Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
+is a key of the draw: rows may have different ones."""
+_MOST_AHEAD = 16
+"""Requests that a single row prepares ahead at most, in one batch."""
 
 
 def make_reward(reward: Reward) -> RewardMix:
@@ -45,21 +55,37 @@ def make_reward(reward: Reward) -> RewardMix:
     return RewardMix.from_specs(list(reward))
 
 
+@dataclass(frozen=True)
+class _Requests:
+    """What can be known of n requests before an ad is chosen."""
+
+    entries: dict[str, NDArray]
+    """Request entries of the observation, and `request_id`, `user_id`, `timestamp`, [n, ...]."""
+    legal: LegalTrie
+
+    @classmethod
+    def of(cls, world: World, request_id: NDArray[np.int64]) -> "_Requests":
+        ids = torch.from_numpy(request_id)
+        request = world.request(ids)
+        tensors = request_tensors(request)
+        tensors |= {key: getattr(request, key) for key in _IDENTITY}
+        entries = {key: value.numpy() for key, value in tensors.items()}
+        return cls(entries, world.trie.restrict(world.eligible(ids)))
+
+    def row(self, row: int) -> "_Requests":
+        """Return one of the requests; nothing is copied."""
+        entries = {key: value[row : row + 1] for key, value in self.entries.items()}
+        return _Requests(entries, self.legal.part(row, row + 1))
+
+
+_IDENTITY = ("request_id", "user_id", "timestamp")
+
+
 class Episodes:
-    """Draws requests, follows the codes chosen for them, and scores the ads they lead to.
+    """An `Engine` that draws requests, follows the codes chosen, and scores the ads reached.
 
-    Rows are independent: each has its own seed, its own episode count and its own level.
-
-    Attributes:
-        request: The current requests, batch [B].
-        prefix: int64 [B, L], the codes chosen so far, 0 beyond `level`.
-        level: int64 [B], how many codes are chosen.
-        awaiting: bool [B], True where a choice is due.
-        legal_mask: bool [B, V], what may be chosen; all True where none is due.
-        ad_id: int64 [B], the ad of a finished episode, otherwise -1.
-        illegal: bool [B], True where an illegal choice ended the episode.
-        outcome: pctr, pcvr, ecpm, final_value, float32 [B]; 0 where there is no ad.
-        components: unweighted rewards by name, float32 [B]; 0 where there is no ad.
+    Rows are independent: each has its own seed, its own episode count and its own level. The n-th
+    request of a row is a function of its seed, n and the split.
     """
 
     def __init__(
@@ -82,97 +108,121 @@ class Episodes:
         self.reward = make_reward(reward)
         self.illegal_reward = float(illegal_reward)
         self.strict = strict
-        self.request_ids = world.request_ids(split)
+        self.request_ids = world.request_ids(split).numpy()
         if len(self.request_ids) == 0:
             raise ValueError(f"split {split!r} of this world has no request with an eligible ad")
-        self._seed = torch.zeros(num_rows, dtype=torch.int64)
-        self._episode = torch.zeros(num_rows, dtype=torch.int64)
-        self.awaiting = torch.zeros(num_rows, dtype=torch.bool)
-        self._every = ~self.awaiting
-        self.request: Request | None = None
+        self._root = SPLIT_ROOTS[split]
+        self._seed = np.zeros(num_rows, dtype=np.int64)
+        self._episode = np.zeros(num_rows, dtype=np.int64)
+        self._choices = Choices(world.trie, num_rows)
+        self._requests: _Requests | None = None
+        self._ahead: list[_Requests] = []
+        self._num_ahead = 0
+        self.terminated = np.zeros(num_rows, dtype=np.bool_)
+        self.truncated = np.zeros(num_rows, dtype=np.bool_)
+        self.reported = np.zeros(num_rows, dtype=np.bool_)
+        self._illegal = np.zeros(num_rows, dtype=np.bool_)
 
-    def seed(self, seed: Int[Tensor, " B"]) -> None:
-        """Start every row's stream of requests anew."""
-        self._seed = seed
-        self._episode = torch.zeros_like(seed)
+        def zeros(names: Sequence[str]) -> dict[str, NDArray]:
+            return {name: np.zeros(num_rows, dtype=np.float32) for name in names}
 
-    def draw(self) -> Int[Tensor, " B"]:
-        """Return every row's next request: a function of its seed and episode count only."""
-        u = uniform(_DRAW_ROOT, Purpose.ENVIRONMENT_REQUEST, self._seed, self._episode)
-        return self.request_ids[(u * len(self.request_ids)).long()]
+        self._outcome, self._components = zeros(OUTCOME_KEYS), zeros([*self.reward.functions])
 
-    def check_request_ids(self, request_id: Int[Tensor, " n"]) -> None:
-        """Raise ValueError for requests that can't be played, naming the first."""
-        number = self.world.num_requests
-        unknown = (request_id < 0) | (request_id >= number)
-        if unknown.any():
-            raise ValueError(
-                f"request_id must lie in [0, {number}), got {int(request_id[unknown][0])}"
-            )
-        without = ~self.world.eligible(request_id).any(-1)
-        if without.any():
-            raise ValueError(f"request {int(request_id[without][0])} has no eligible ad")
+    @property
+    def awaiting(self) -> NDArray[np.bool_]:
+        """[B], True where a choice is due."""
+        return self._choices.awaiting
+
+    @property
+    def legal_mask(self) -> NDArray[np.bool_]:
+        """[B, V], what may be chosen; all True where no choice is due."""
+        return self._choices.legal_mask
+
+    def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
+        """Start the streams of `rows` (None: all) anew."""
+        chosen = slice(None) if rows is None else rows
+        self._seed[chosen] = np.asarray(seed)[chosen]
+        self._episode[chosen] = 0
+        self._ahead, self._num_ahead = [], 0
+
+    def draw(self, ahead: int = 1) -> NDArray[np.int64]:
+        """Return every row's next `ahead` requests, int64 [B, ahead]."""
+        episode = torch.from_numpy(self._episode)[:, None] + torch.arange(ahead)
+        seed = torch.from_numpy(self._seed)[:, None]
+        u = uniform(self._root, Purpose.ENVIRONMENT_REQUEST, seed, episode).numpy()
+        return self.request_ids[(u * len(self.request_ids)).astype(np.int64)]
 
     def reset(
-        self, rows: Bool[Tensor, " B"] | None = None, request_id: Int[Tensor, " B"] | None = None
+        self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
-        """Begin the next episode of `rows` (None: all).
+        """Begin the next episode of `rows` (None: all; the first time always all).
 
         Args:
             rows: The others stay as they are.
-            request_id: Requests to play instead of drawn ones. An episode counts either way.
+            options: `request_id`, an integer or [B], plays these requests instead of drawn ones.
+                An episode counts either way.
 
         Raises:
-            ValueError: An unknown request, or one without an eligible ad.
+            ValueError: Another option, an unknown request, or one without an eligible ad.
         """
-        rows = self._every if rows is None or self.request is None else rows
-        if request_id is None:
-            request_id = self.draw()
+        if rows is not None and (self._requests is None or rows.all()):
+            rows = None
+        chosen = slice(None) if rows is None else rows
+        options = options or {}
+        if set(options) - {"request_id"}:
+            raise ValueError(f"options may hold 'request_id' only, got {sorted(options)}")
+        if "request_id" in options:
+            wanted = self._check_request_ids(options["request_id"], chosen)
+            requests = _Requests.of(self.world, wanted)
+            self._ahead = self._ahead[1:]
+        elif self.num_rows == 1:
+            requests = self._next()
         else:
-            self.check_request_ids(request_id[rows])
-        if rows.all():
-            self._open(self.world.request(request_id))
-        elif rows.any():
-            assert self.request is not None
-            self.request[rows] = self.world.request(request_id[rows])  # type: ignore[index]
-            self._open(self.request, rows)
-        self._episode = self._episode + rows.long()
-
-    def _open(self, request: Request, rows: Tensor | None = None) -> None:
-        """Set the requests, and blank the state of `rows`."""
-        self.request = request
-        self.eligible = self.world.eligible(request.request_id)
-        self._legal = self.world.trie.restrict(self.eligible)
+            requests = _Requests.of(self.world, self.draw()[chosen, 0])
+        self._choices.open(requests.legal, rows)
         if rows is None:
-            zero = torch.zeros(self.num_rows)
-            self.level = torch.zeros(self.num_rows, dtype=torch.int64)
-            self.prefix = self.level.new_zeros(self.num_rows, self.world.spec.num_levels)
-            self.awaiting, self.illegal = self._every, ~self._every
-            self.ad_id = torch.full_like(self.level, -1)
-            self.outcome = dict.fromkeys(OUTCOME_KEYS, zero)
-            self.components = dict.fromkeys(self.reward.functions, zero)
+            self._requests = requests
         else:
-            self.level = self.level.masked_fill(rows, 0)
-            self.prefix = self.prefix.masked_fill(rows[:, None], 0)
-            self.awaiting, self.illegal = self.awaiting | rows, self.illegal & ~rows
-            self.ad_id = self.ad_id.masked_fill(rows, -1)
-            self.outcome = {k: v.masked_fill(rows, 0.0) for k, v in self.outcome.items()}
-            self.components = {k: v.masked_fill(rows, 0.0) for k, v in self.components.items()}
-        self._look()
+            assert self._requests is not None
+            for key, values in requests.entries.items():
+                self._requests.entries[key][rows] = values
+        self._episode[chosen] += 1
+        for flags in (self.terminated, self.reported, self._illegal):
+            flags[chosen] = False
+        for values in (*self._outcome.values(), *self._components.values()):
+            values[chosen] = 0.0
 
-    def _look(self) -> None:
-        """Set `legal_mask`. Rows move in step unless episodes ended early: mostly one pass."""
-        mask = torch.ones(self.num_rows, self.world.spec.num_codes, dtype=torch.bool)
-        for level in range(self.world.spec.num_levels):
-            here = self.awaiting & (self.level == level)
-            if here.any():
-                mask = torch.where(here[:, None], self._legal.mask(self.prefix[:, :level]), mask)
-        self.legal_mask = mask
+    def _next(self) -> _Requests:
+        """Return a single row's next request; some are prepared at once: 1, 2, 4, ..."""
+        if not self._ahead:
+            self._num_ahead = min(max(2 * self._num_ahead, 1), _MOST_AHEAD)
+            block = _Requests.of(self.world, self.draw(self._num_ahead)[0])
+            self._ahead = [block.row(row) for row in range(self._num_ahead)]
+        first, *self._ahead = self._ahead
+        return first
+
+    def _check_request_ids(self, request_id: Any, rows: Any) -> NDArray[np.int64]:
+        """Return the ids of `rows` as int64, naming the first that can't be played."""
+        if np.ndim(request_id) == 0:
+            request_id = np.full(self.num_rows, integer("request_id", request_id))
+        ids = np.asarray(request_id)
+        if ids.shape != (self.num_rows,) or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"request_id must be [{self.num_rows}], got {list(ids.shape)} of {ids.dtype}"
+            )
+        ids, number = ids[rows].astype(np.int64), self.world.num_requests
+        unknown = (ids < 0) | (ids >= number)
+        if unknown.any():
+            raise ValueError(f"request_id must lie in [0, {number}), got {int(ids[unknown][0])}")
+        without = ~self.world.eligible(torch.from_numpy(ids)).any(-1).numpy()
+        if without.any():
+            raise ValueError(f"request {int(ids[without][0])} has no eligible ad")
+        return ids
 
     def step(
-        self, action: Int[Tensor, " B"], rows: Bool[Tensor, " B"] | None = None
-    ) -> Float[Tensor, " B"]:
-        """Choose the next code of `rows` (None: all) and return the rewards, float32.
+        self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Choose the next code of `rows` (None: all) and return rewards, float32 [B].
 
         A row that awaits no choice stays as it is and gets 0.
 
@@ -180,58 +230,67 @@ class Episodes:
             ValueError: An action outside [0, V).
             IllegalActionError: An illegal action, if `strict`; nothing has changed then.
         """
-        acting = self.awaiting if rows is None else self.awaiting & rows
-        num_codes = self.world.spec.num_codes
-        outside = acting & ((action < 0) | (action >= num_codes))
-        if outside.any():
-            raise ValueError(
-                f"action must be an integer in [0, {num_codes}), got {int(action[outside][0])}"
-            )
-        action = torch.where(acting, action, 0)
-        illegal = acting & ~self.legal_mask.gather(1, action[:, None])[:, 0]
-        if self.strict and illegal.any():
-            raise IllegalActionError(self._describe(action, int(illegal.nonzero()[0])))
-        chosen = (torch.arange(self.prefix.shape[1]) == self.level[:, None]) & acting[:, None]
-        self.prefix = torch.where(chosen, action[:, None], self.prefix)
-        self.level = self.level + acting.long()
-        finished = acting & ~illegal & (self.level == self.prefix.shape[1])
-        self.awaiting = self.awaiting & ~illegal & ~finished
-        self.illegal = self.illegal | illegal
-        reward = torch.where(illegal, self.illegal_reward, 0.0)
+        finished, illegal = self._choices.step(
+            action, rows, strict=self.strict, request_id=self._identity("request_id")
+        )
+        self.reported = finished | illegal
+        self.terminated |= self.reported
+        self._illegal |= illegal
+        reward = np.where(illegal, np.float32(self.illegal_reward), np.float32(0))
         if finished.any():
-            reward = self._score(finished, reward)
-        self._look()
+            self._score(np.flatnonzero(finished), reward)
         return reward
 
-    def _describe(self, action: Tensor, row: int) -> str:
-        assert self.request is not None
-        level = int(self.level[row])
-        return (
-            f"action {int(action[row])} is illegal in request "
-            f"{int(self.request.request_id[row])} after codes {self.prefix[row, :level].tolist()};"
-            f" legal: {self.legal_mask[row].nonzero()[:, 0].tolist()}"
-        )
-
-    def _score(self, finished: Tensor, reward: Tensor) -> Tensor:
-        """Ask the rankers about the ads of `finished` rows, once, and return all rewards."""
-        assert self.request is not None
-        self.ad_id = torch.where(finished, self._legal.resolve(self.prefix), self.ad_id)
-        index = finished.nonzero()[:, 0]
+    def _score(self, index: NDArray[np.int64], reward: NDArray[np.float32]) -> None:
+        """Ask the rankers about the ads of rows `index`, once; write what they say."""
         outcome = self.world.outcome(
-            self.request.request_id[index], self.ad_id[index, None], exact=True
+            torch.from_numpy(self._identity("request_id")[index]),
+            torch.from_numpy(self._choices.ad_id[index, None]),
+            exact=True,
         )
         total, components = self.reward(outcome)
-
-        def put(old: Tensor, new: Tensor) -> Tensor:
-            return old.index_put((index,), new[:, 0].to(old.dtype))
-
+        reward[index] = total.detach().numpy()[:, 0]
         said = {key: getattr(outcome, key) for key in OUTCOME_KEYS[:-1]}
         said["final_value"] = final_value(outcome)
-        self.outcome = {key: put(self.outcome[key], said[key]) for key in OUTCOME_KEYS}
-        self.components = {k: put(self.components[k], v) for k, v in components.items()}
-        return put(reward, total)
+        for store, values in ((self._outcome, said), (self._components, components)):
+            for name, value in values.items():
+                store[name][index] = value.detach().numpy()[:, 0]
 
+    def _identity(self, key: str) -> NDArray[np.int64]:
+        if self._requests is None:
+            return np.zeros(self.num_rows, dtype=np.int64)
+        return self._requests.entries[key]
 
-def as_floats(values: Mapping[str, Tensor], row: int) -> dict[str, float]:
-    """Return one row of named tensors as Python floats."""
-    return {key: float(value[row]) for key, value in values.items()}
+    def observation(self) -> dict[str, NDArray]:
+        """Return the entries of `envs.spaces.observation_fields` by key, [B, ...], no mask."""
+        assert self._requests is not None
+        entries = self._requests.entries
+        shown = {key: entries[key] for key in entries if key not in _IDENTITY}
+        return shown | {"prefix": self._choices.prefix, "level": self._choices.level}
+
+    def info(self) -> Arrays:
+        """Return what every row's `info` has, [B] each, without `action_mask`."""
+        return {key: self._identity(key) for key in _IDENTITY} | {"illegal": self._illegal}
+
+    def report(self) -> Arrays:
+        """Return what `info` adds at the end, [B] each; 0 (ad_id -1) where there is no ad."""
+        return {"ad_id": self._choices.ad_id, **self._outcome, "components": self._components}
+
+    def eligible(self) -> NDArray[np.bool_]:
+        """Return bool [B, N], the ads that each row's user may see now."""
+        return self.world.eligible(torch.from_numpy(self._identity("request_id"))).numpy()
+
+    def view(self, row: int) -> AuctionView:
+        """Return the ad that a row chose: one candidate, one slot, first price."""
+        request_id, user_id, time = (int(self._identity(key)[row]) for key in _IDENTITY)
+        title = f"request {request_id} of user {user_id}, {clock(time)}"
+        codes = self._choices.prefix[row, : self._choices.level[row]].tolist()
+        ad_id = int(self._choices.ad_id[row])
+        if ad_id < 0:
+            illegal = ", the last one illegal" if self._illegal[row] else ""
+            return AuctionView(title, None, f"codes {codes}{illegal}")
+        bid = self.world.bid[ad_id].item()
+        said = {name: [float(self._outcome[name][row])] for name in OUTCOME_KEYS[:3]}
+        terms = {"bid_type": [int(self.world.bid_type[ad_id])], "bid": [bid], "price": [bid]}
+        ad = pd.DataFrame({"ad_id": [ad_id], **said, **terms, "slot": [0], "note": ["chosen"]})
+        return AuctionView(title, ad, f"codes {codes}")

@@ -1,26 +1,14 @@
 """One ad request as a Gymnasium environment."""
 
-import operator
 from pathlib import Path
-from typing import Any
 
-import gymnasium
-import numpy as np
-import torch
-from gymnasium import spaces
-from gymnasium.error import ResetNeeded
-from numpy.typing import NDArray
-
-from envs.episodes import Episodes, Reward, as_floats
-from envs.spaces import observation_space, request_tensors
+from envs.episodes import Episodes, Reward
+from envs.single import SingleEnv
 from simulators.make import load_world
 from simulators.world import World
 
-Observation = dict[str, Any]
-Info = dict[str, Any]
 
-
-class AdRequestEnv(gymnasium.Env[Observation, np.int64]):
+class AdRequestEnv(SingleEnv):
     """Choose the ad for one request, code by code.
 
     ## Description
@@ -66,8 +54,9 @@ class AdRequestEnv(gymnasium.Env[Observation, np.int64]):
     ## Starting state
 
     A request of the split, drawn uniformly; requests without an eligible ad are not drawn. After
-    `reset(seed=s)` the n-th episode's request is a function of s and n alone. Each reset counts
-    as an episode, also `reset(options={"request_id": i})`, which plays request i (of any split).
+    `reset(seed=s)` the n-th episode's request is a function of s, n and the split alone. Each
+    reset counts as an episode, also `reset(options={"request_id": i})`, which plays request i (of
+    any split).
 
     ## Episode end
 
@@ -91,13 +80,12 @@ class AdRequestEnv(gymnasium.Env[Observation, np.int64]):
     | `illegal_reward` | -1.0          | reward of an illegal code                               |
     | `strict`         | False         | raise `IllegalActionError` at an illegal code instead   |
     | `world_seed`     | 0             | seed of a named world                                   |
+    | `render_mode`    | None          | or `"ansi"`: `render()` gives the chosen ad as a table  |
 
     ## Version history
 
     v0: first version.
     """
-
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - declared so by Gymnasium
 
     def __init__(
         self,
@@ -108,107 +96,15 @@ class AdRequestEnv(gymnasium.Env[Observation, np.int64]):
         illegal_reward: float = -1.0,
         strict: bool = False,
         world_seed: int = 0,
+        render_mode: str | None = None,
     ) -> None:
         """Load the world (once per process); see the class for the arguments."""
-        self.world = load_world(world, seed=world_seed)
-        self._episodes = Episodes(
-            self.world, 1, reward=reward, split=split, illegal_reward=illegal_reward, strict=strict
+        engine = Episodes(
+            load_world(world, seed=world_seed),
+            1,
+            reward=reward,
+            split=split,
+            illegal_reward=illegal_reward,
+            strict=strict,
         )
-        self._is_seeded = False
-        self.action_space = spaces.Discrete(self.world.spec.num_codes)
-        self.observation_space = observation_space(self.world.spec)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
-        """Begin an episode.
-
-        Args:
-            seed: Starts the stream of requests anew; None goes on with it.
-            options: `{"request_id": i}` plays request i.
-
-        Raises:
-            ValueError: An unknown option, an unknown request or one without an eligible ad.
-        """
-        super().reset(seed=seed)
-        if seed is None and not self._is_seeded:
-            seed = int(self.np_random.integers(2**31))
-        if seed is not None:
-            self._episodes.seed(torch.tensor([seed % 2**63]))
-            self._is_seeded = True
-        options = options or {}
-        if set(options) - {"request_id"}:
-            raise ValueError(f"options may hold 'request_id' only, got {sorted(options)}")
-        if "request_id" in options:
-            chosen = _integer("request_id", options["request_id"])
-            self._episodes.reset(request_id=torch.tensor([chosen]))
-        else:
-            self._episodes.reset()
-        return self._observation(), self._info()
-
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
-        """Choose the next code, a Python or numpy integer.
-
-        Raises:
-            ValueError: Not an integer in [0, V); an illegal code in a strict environment.
-            ResetNeeded: The episode is over, or none has begun.
-        """
-        if not self._episodes.awaiting:
-            raise ResetNeeded("the episode is over or has not begun: call reset() before step()")
-        code = _integer("action", action)
-        reward = self._episodes.step(torch.tensor([code]))
-        terminated = not bool(self._episodes.awaiting)
-        info = self._info()
-        if terminated:
-            info["ad_id"] = int(self._episodes.ad_id)
-            info |= as_floats(self._episodes.outcome, 0)
-            info["components"] = as_floats(self._episodes.components, 0)
-        return self._observation(), float(reward), terminated, False, info
-
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Return bool [V], the legal codes; all True when the episode is over.
-
-        The name is what sb3-contrib's MaskablePPO looks for.
-        """
-        self._check_begun()
-        return self._episodes.legal_mask[0].numpy().copy()
-
-    def eligible_ads(self) -> NDArray[np.bool_]:
-        """Return bool [N], the ads that this request's user may see now."""
-        self._check_begun()
-        return self._episodes.eligible[0].numpy().copy()
-
-    def _check_begun(self) -> None:
-        if self._episodes.request is None:
-            raise ResetNeeded("no episode has begun: call reset() first")
-
-    def _observation(self) -> Observation:
-        episodes = self._episodes
-        assert episodes.request is not None
-        tensors = request_tensors(episodes.request)
-        tensors |= {"prefix": episodes.prefix, "level": episodes.level}
-        observation = {key: value[0].numpy().copy()[()] for key, value in tensors.items()}
-        observation["action_mask"] = self._mask()
-        return observation
-
-    def _mask(self) -> NDArray[np.int8]:
-        return self._episodes.legal_mask[0].numpy().astype(np.int8)
-
-    def _info(self) -> Info:
-        request = self._episodes.request
-        assert request is not None
-        return {
-            "request_id": int(request.request_id),
-            "user_id": int(request.user_id),
-            "timestamp": int(request.timestamp),
-            "action_mask": self._mask(),
-            "illegal": bool(self._episodes.illegal),
-        }
-
-
-def _integer(name: str, value: object) -> int:
-    """Return a Python or numpy integer as int; ValueError for anything else."""
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+        super().__init__(engine, render_mode)

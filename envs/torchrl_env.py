@@ -6,16 +6,19 @@ Dims: B requests, N ads, L levels, V codes per level.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase
 
+from envs.engine import Arrays
 from envs.episodes import OUTCOME_KEYS, Episodes, Reward
-from envs.spaces import Field, observation_fields, request_tensors
+from envs.spaces import Field, observation_fields
 from simulators.make import load_world
 from simulators.world import World
 
@@ -83,7 +86,7 @@ class AdRequestTorchEnv(EnvBase):
             raise ValueError(f"batch_size must be one positive number, [B], got {list(size)}")
         super().__init__(device=device, batch_size=size)
         self.world = load_world(world, seed=world_seed)
-        self._episodes = Episodes(
+        self._engine = Episodes(
             self.world,
             size[0],
             reward=reward,
@@ -116,7 +119,7 @@ class AdRequestTorchEnv(EnvBase):
         for key in OUTCOME_KEYS:
             entries[key] = number(torch.float32)
         entries["illegal"] = Categorical(2, shape=size, dtype=torch.bool, device=device)
-        components = {name: number(torch.float32) for name in self._episodes.reward.functions}
+        components = {name: number(torch.float32) for name in self._engine.reward.functions}
         self.observation_spec = Composite(
             entries | {"components": Composite(components, shape=size, device=device)},
             shape=size,
@@ -129,61 +132,59 @@ class AdRequestTorchEnv(EnvBase):
 
     def eligible_ads(self) -> Bool[Tensor, "B N"]:
         """Return the ads that each request's user may see now."""
-        return self._on_device(self._episodes.eligible)
+        return self._on_device(torch.from_numpy(self._engine.eligible()))
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            self._episodes.seed(torch.arange(self.batch_size[0]) + seed)
+            self._engine.seed(np.arange(self.batch_size[0]) + seed)
 
     def _reset(
-        self, tensordict: TensorDictBase | None, request_id: Int[Tensor, " B"] | None = None
+        self,
+        tensordict: TensorDictBase | None,
+        request_id: Int[Tensor, " B"] | NDArray[np.int64] | None = None,
     ) -> TensorDictBase:
-        rows = None if tensordict is None else tensordict.get("_reset", None)
-        if rows is not None:
-            rows = rows.reshape(self.batch_size).cpu()
+        rows = None if tensordict is None else self._rows(tensordict, "_reset")
+        options = {}
         if request_id is not None:
-            request_id = torch.as_tensor(request_id).cpu()
-            if request_id.shape != self.batch_size:
-                raise ValueError(
-                    f"request_id must be {list(self.batch_size)}, got {list(request_id.shape)}"
-                )
-        self._episodes.reset(rows, request_id)
+            options["request_id"] = torch.as_tensor(request_id).cpu().numpy()
+        self._engine.reset(rows, options)
         return self._state()
 
+    def _rows(self, tensordict: TensorDictBase, key: str) -> NDArray[np.bool_] | None:
+        rows = tensordict.get(key, None)
+        return None if rows is None else rows.reshape(self.batch_size).cpu().numpy()
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        rows = tensordict.get("_step", None)
-        if rows is not None:
-            rows = rows.reshape(self.batch_size).cpu()
-        reward = self._episodes.step(tensordict["action"].cpu(), rows)
-        return self._state().set("reward", self._on_device(reward.unsqueeze(-1)))
+        action = tensordict.get("action").cpu().numpy()
+        reward = self._engine.step(action, self._rows(tensordict, "_step"))
+        return self._state().set("reward", self._on_device(torch.from_numpy(reward).unsqueeze(-1)))
 
     def _state(self) -> TensorDict:
         """Return what the policy may see and what has been scored, and move the spec's mask."""
-        episodes = self._episodes
-        assert episodes.request is not None
-        ended = ~episodes.awaiting.unsqueeze(-1)
-        state = TensorDict(
-            {
-                **request_tensors(episodes.request),
-                "prefix": episodes.prefix,
-                "level": episodes.level,
-                "action_mask": episodes.legal_mask,
-                "request_id": episodes.request.request_id,
-                "user_id": episodes.request.user_id,
-                "timestamp": episodes.request.timestamp,
-                "ad_id": episodes.ad_id,
-                "illegal": episodes.illegal,
-                **episodes.outcome,
-                "components": TensorDict(episodes.components, batch_size=self.batch_size),
-                "done": ended,
-                "terminated": ended.clone(),
-            },
-            batch_size=self.batch_size,
-        )
-        state = state.clone()  # TorchRL may write into what it gets; the episodes' own stay
+        engine = self._engine
+        arrays = {
+            **engine.observation(),
+            "action_mask": engine.legal_mask,
+            **engine.info(),
+            **engine.report(),
+        }
+        terminated = torch.from_numpy(engine.terminated).unsqueeze(-1)
+        state = _copied(arrays, self.batch_size)
+        state.set("terminated", terminated.clone()).set("done", terminated.clone())
         state = state if self.device is None else state.to(self.device)
         self.action_spec.update_mask(state["action_mask"])
         return state
 
     def _on_device(self, x: Tensor) -> Tensor:
         return x if self.device is None else x.to(self.device)
+
+
+def _copied(arrays: Arrays, batch_size: torch.Size) -> TensorDict:
+    """Return copies: TorchRL may write into what it gets; the engine's own stay."""
+    entries = {
+        key: _copied(value, batch_size)
+        if isinstance(value, dict)
+        else torch.from_numpy(np.array(value))
+        for key, value in arrays.items()
+    }
+    return TensorDict(entries, batch_size=batch_size)
