@@ -4,6 +4,7 @@ Dims: B requests, K candidates.
 """
 
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -56,11 +57,15 @@ def _same_definition(one: RewardFunction, other: RewardFunction) -> bool:
     """Return whether both come from one module, or one file under two module names."""
     if _origin(one) == _origin(other):
         return True
-    code, other_code = (getattr(f, "__code__", None) for f in (one, other))
-    if code is None or other_code is None:
-        return False
-    places = [(c.co_filename, c.co_firstlineno, c.co_name) for c in (code, other_code)]
-    return places[0] == places[1]
+    places = [_place(one), _place(other)]
+    return places[0] is not None and places[0] == places[1]
+
+
+def _place(function: RewardFunction) -> tuple[str, str] | None:
+    """Return file and name of a function, also of a decorated one; None of anything else."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None)
+    return None if code is None else (code.co_filename, inner.__qualname__)
 
 
 def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
