@@ -27,14 +27,19 @@ _HOME = {
     "check_vector_env": "envs.check",
     "request_from_observation": "envs.spaces",
 }
-_ENTRY_POINTS = {"gpr_rl/AdRequest-v0": "envs.request:AdRequestEnv"}
+_ENTRY_POINTS = {
+    "gpr_rl/AdRequest-v0": ("envs.request:AdRequestEnv", "envs.vector:AdRequestVectorEnv"),
+}
+"""Id -> the single environment and the vector environment."""
 
 
 def register_environments() -> None:
     """Register the ids with Gymnasium; ids that are there already stay as they are."""
-    for name, entry_point in _ENTRY_POINTS.items():
+    for name, (entry_point, vector_entry_point) in _ENTRY_POINTS.items():
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=entry_point)
+            gymnasium.register(
+                id=name, entry_point=entry_point, vector_entry_point=vector_entry_point
+            )
 
 
 def __getattr__(name: str) -> object:
