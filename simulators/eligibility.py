@@ -25,7 +25,7 @@ CONTEXT_TARGETS = ("target_hour_start", "target_hour_end", "target_scene")
 """Columns of `ads.parquet` that may be absent."""
 _MOST_ROWS = 256
 """Tables are joined into one while it has no more rows than this."""
-_LOWEST, _HIGHEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+_LOWEST, _HIGHEST = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
 
 
 _RowOf = Callable[[IntArray], IntArray]
@@ -126,7 +126,8 @@ class Targeting:
         def column(name: str) -> Tensor:
             if name not in ads and name in CONTEXT_TARGETS:
                 return torch.full((len(ads),), ANY)
-            values = ads[name].astype("Int64").fillna(ANY).to_numpy(dtype=np.int64)
+            unbounded = {"first_day": _LOWEST, "last_day": _HIGHEST}.get(name, ANY)
+            values = ads[name].astype("Int64").fillna(unbounded).to_numpy(dtype=np.int64)
             return torch.from_numpy(values.copy())
 
         for name in CONTEXT_TARGETS[:2]:
@@ -159,7 +160,7 @@ class Targeting:
 
         hours = bound(self.hour_start, 0), bound(self.hour_end, HOURS_PER_DAY - 1)
         ages = bound(self.age_min, _LOWEST), bound(self.age_max, _HIGHEST)
-        days = bound(self.first_day, _LOWEST), bound(self.last_day, _HIGHEST)
+        days = self.first_day.numpy(), self.last_day.numpy()
         factors: list[_Factor] = []
         for factor in (
             _Factor.of("gender", _equality_table(self.gender.numpy())),
