@@ -76,22 +76,18 @@ def logged_scores(
     if not world.info.has_clicks:
         pctr = torch.ones_like(pctr)
     logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
-    alpha, scale = torch.zeros(2), torch.ones(())
+    outcome = world.make_outcome_logged(pctr, pcvr, torch.zeros(2))
+    alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
     outcome = world.make_outcome_logged(pctr, pcvr, alpha)
-    has_spread = int(logged.sum()) > 1
-    if has_spread:
-        alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
-        outcome = world.make_outcome_logged(pctr, pcvr, alpha)
     value = final_value(outcome)[:, 0]
-    if has_spread and value[logged].std() > 0.0:
-        scale = value[logged].std()
+    scale = spread(value[logged])
     return {
         "pctr": pctr,
         "pcvr": pcvr,
         "ecpm": outcome.ecpm[:, 0],
         "final_value": value,
         "alpha": alpha,
-        "reward_scale": spread(value[logged]) or torch.ones(()),
+        "reward_scale": scale if scale > 0.0 else torch.ones(()),
         "ad_value": torch.zeros(world.num_ads),
     }
 
