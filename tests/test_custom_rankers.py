@@ -11,7 +11,10 @@ import torch
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
+from envs.check import check_vector_env
+from envs.request import AdRequestEnv
 from envs.torchrl_env import AdRequestTorchEnv
+from envs.vector import AdRequestVectorEnv
 from gpr_rl.schema import Action
 from simulators.custom_rankers import (
     FrozenModel,
@@ -137,6 +140,16 @@ def test_environments_are_rewarded_by_it(mine: World, world: World) -> None:
     data = batched.rollout(mine.info.num_levels, break_when_any_done=False)
     assert data["next", "pctr"][:, -1].gt(0).all()
     assert copy.deepcopy(mine).rankers is mine.rankers
+
+
+def test_vector_environments_equal_single_ones(mine: World) -> None:
+    ended = check_vector_env(
+        lambda: AdRequestEnv(mine),
+        lambda num_envs: AdRequestVectorEnv(num_envs, mine),
+        num_envs=3,
+        num_steps=12,
+    )
+    assert ended > 0
 
 
 def test_tabular_features_by_hand(world: World) -> None:
