@@ -6,12 +6,16 @@ import gymnasium
 
 if TYPE_CHECKING:
     from envs.check import check_vector_env
+    from envs.day import AdDayEnv, AdDayVectorEnv
     from envs.request import AdRequestEnv
     from envs.spaces import request_from_observation
-    from envs.torchrl_env import AdRequestTorchEnv
+    from envs.torchrl_env import AdDayTorchEnv, AdRequestTorchEnv
     from envs.vector import AdRequestVectorEnv
 
 __all__ = [
+    "AdDayEnv",
+    "AdDayTorchEnv",
+    "AdDayVectorEnv",
     "AdRequestEnv",
     "AdRequestTorchEnv",
     "AdRequestVectorEnv",
@@ -21,6 +25,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdDayEnv": "envs.day",
+    "AdDayTorchEnv": "envs.torchrl_env",
+    "AdDayVectorEnv": "envs.day",
     "AdRequestEnv": "envs.request",
     "AdRequestTorchEnv": "envs.torchrl_env",
     "AdRequestVectorEnv": "envs.vector",
@@ -28,6 +35,7 @@ _HOME = {
     "request_from_observation": "envs.spaces",
 }
 _ENTRY_POINTS = {
+    "gpr_rl/AdDay-v0": ("envs.day:AdDayEnv", "envs.day:AdDayVectorEnv"),
     "gpr_rl/AdRequest-v0": ("envs.request:AdRequestEnv", "envs.vector:AdRequestVectorEnv"),
 }
 """Id -> the single environment and the vector environment."""

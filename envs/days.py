@@ -14,7 +14,7 @@ from torch import Tensor
 
 from envs.choices import Choices
 from envs.engine import Arrays
-from envs.episodes import Reward, make_reward
+from envs.episodes import SPLIT_ROOTS, Reward, make_reward
 from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
@@ -25,12 +25,18 @@ from simulators.live_inputs import live_request
 from simulators.rewards import final_value
 from simulators.world import World
 
-SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 _NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
 _COUNTS = ("ad_id", "slot", "answered_request_id")
 _AUCTION = ("num_slots", "reserve_cpm", "position_effect")
-_RULES = ("auction", *_AUCTION, "num_rivals", "pacing", "num_requests", "conversion_delay_s")
-_RULES = (*_RULES, "attribution_window_s")
+_RULES = (
+    "auction",
+    *_AUCTION,
+    "num_rivals",
+    "pacing",
+    "num_requests",
+    "conversion_delay_s",
+    "attribution_window_s",
+)
 
 
 def day_rules(**rules: Any) -> DayConfig:
@@ -77,8 +83,9 @@ class Days:
         self.world, self.num_rows = world, num_rows
         self.reward = make_reward(reward)
         self.illegal_reward, self.strict = float(illegal_reward), strict
+        days = world.days(split)
         self.simulator = DaySimulator(world, num_rows, config or DayConfig(), SPLIT_ROOTS[split])
-        self.days = self.simulator.playable(world.days(split))
+        self.days = self.simulator.playable(days)
         if len(self.days) == 0:
             raise ValueError(f"split {split!r} of this world has no day with requests")
         self._choices = Choices(world.trie, num_rows)
@@ -87,8 +94,8 @@ class Days:
         no = np.zeros(num_rows, dtype=np.bool_)
         self.terminated, self.truncated, self.reported = no, no.copy(), no.copy()
         self._illegal, self._open_clicks = no.copy(), np.zeros(num_rows, dtype=np.int64)
-        self._report: Arrays = {}
         self._request: Request | None = None
+        self._blank_report()
         self.served: Served | None = None
         self.served_row = np.zeros(0, dtype=np.int64)
 
@@ -178,9 +185,11 @@ class Days:
         reward = np.where(illegal, self.illegal_reward, 0.0).astype(np.float32)
         self._illegal = np.where(acting, illegal, self._illegal)
         ended = finished | illegal
+        if self.reported.any():
+            self._blank_report()
         self.reported = ended
         if ended.any():
-            self._blank_report(number)
+            self._report["answered_request_id"][ended] = number[ended]
             if finished.any():
                 self._serve(np.flatnonzero(finished), reward)
             for name in ("num_illegal", "num_unfilled"):
@@ -218,7 +227,7 @@ class Days:
             report["components"][name][index] = value[:, 0].numpy()
         self.served, self.served_row = served, index
 
-    def _blank_report(self, number: NDArray[np.int64]) -> None:
+    def _blank_report(self) -> None:
         size = self.num_rows
         report: Arrays = {name: np.zeros(size, dtype=np.float32) for name in _NUMBERS}
         report |= {name: np.full(size, -1, dtype=np.int64) for name in _COUNTS}
@@ -226,7 +235,6 @@ class Days:
         report["components"] = {
             name: np.zeros(size, dtype=np.float32) for name in self.reward.functions
         }
-        report["answered_request_id"][:] = number
         self._report = report
 
     def _close_days(self, acting: NDArray[np.bool_]) -> None:
@@ -244,13 +252,14 @@ class Days:
 
     def info(self) -> Arrays:
         """Return what every row's `info` has, [B] each, without `action_mask`."""
-        assert self._request is not None
-        simulator = self.simulator
-        request = self._request
+        request, simulator = self._request, self.simulator
         info: Arrays = {
-            "request_id": request.request_id.numpy(),
-            "user_id": request.user_id.numpy(),
-            "timestamp": request.timestamp.numpy(),
+            name: np.zeros(self.num_rows, dtype=np.int64)
+            if request is None
+            else getattr(request, name).numpy()
+            for name in ("request_id", "user_id", "timestamp")
+        }
+        info |= {
             "day": simulator.day.numpy(),
             "illegal": self._illegal,
             "open_clicks": self._open_clicks,

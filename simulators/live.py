@@ -76,7 +76,7 @@ class LiveHistory:
         )
         empty = torch.zeros(num_markets, 0, dtype=torch.int32)
         count = torch.zeros(num_markets, dtype=torch.int64)
-        self.arrivals = Arrivals(*[empty] * 5, count=count)
+        self.arrivals = Arrivals(empty, empty, empty, empty, empty, count)
         self._store = {"cell": empty, "first": empty, "request": empty}
         self._store |= {"shown": empty[..., None].expand(-1, -1, num_slots)}
         self._store |= {"action": self._store["shown"].to(torch.int8)}
@@ -117,13 +117,12 @@ class LiveHistory:
             "kept": torch.zeros(shape, dtype=torch.bool),
         }
         self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
-        self.arrivals = Arrivals(
-            *(
-                _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
-                for name in ("user", "time", "scene", "position", "template")
-            ),
-            count=self.arrivals.count.masked_scatter(rows, arrivals.count),
-        )
+        columns = {
+            name: _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
+            for name in ("user", "time", "scene", "position", "template")
+        }
+        count = self.arrivals.count.masked_scatter(rows, arrivals.count)
+        self.arrivals = Arrivals(**columns, count=count)
 
     def record(
         self,

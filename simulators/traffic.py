@@ -142,8 +142,10 @@ def draw_arrivals(
         columns = [x.gather(1, order) for x in (user, *place)]
         time = torch.where(number > last, time.gather(1, last), time)
         parts.append([x.int() for x in (columns[0], time, *columns[1:])])
-    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Arrivals(*joined, count=count)
+    user, time, scene, position, template = (
+        torch.cat(column) for column in zip(*parts, strict=True)
+    )
+    return Arrivals(user, time, scene, position, template, count)
 
 
 def _cumulative(weight: np.ndarray) -> Tensor:

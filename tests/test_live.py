@@ -95,7 +95,8 @@ def test_a_conversion_changes_what_later_requests_see_and_no_earlier_one(replaye
     live.convert(zero, torch.tensor([click]), zero)
     after = live_request(world, _all_moments(ids, live))
     changed = (before.tokens.action != after.tokens.action).any(1).nonzero()[:, 0]
-    assert len(changed) and (changed > click).all()
+    assert len(changed)
+    assert (changed > click).all()
     assert (users[changed.numpy()] == users[click]).all()
     assert int(live.open_clicks(zero, zero)) == len(clicked) - 1
 

@@ -84,7 +84,8 @@ def _play(seed: int, folder: Path) -> None:
     try:
         make_world(config, seed, folder / "w", silent)
     except ValueError as error:
-        assert "no impression" in str(error)
+        if "no impression" not in str(error):
+            raise
         return
     ads = pd.read_parquet(folder / "w" / "ads.parquet")
     kind = _change(ads, rng)
@@ -135,5 +136,3 @@ def test_a_log_without_impressions_is_refused(tmp_path: Path) -> None:
             replace(PRESETS["tiny"], num_users=1, impressions_per_user=1e-9), 0, tmp_path / "w"
         )
     assert not (tmp_path / "w").exists()
-
-
