@@ -14,6 +14,7 @@ Seeds = int | np.integer | Sequence[int | None] | NDArray[np.integer] | None
 """One seed for all rows, one per row, or none."""
 _NO_SEED = np.full((), None, dtype=np.object_)
 _SEED_LIMIT = 2**63
+_as_integers = np.frompyfunc(operator.index, 1, 1)
 
 
 def integer(name: str, value: object) -> int:
@@ -63,9 +64,12 @@ def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np
     if values.shape != (num_rows,):
         raise ValueError(f"seed must have {num_rows} entries, one per row, got {values.shape}")
     given = np.not_equal(values, _NO_SEED).astype(np.bool_)
-    seeds = values[given]
-    if np.array([0, *seeds]).dtype.kind not in "iuO" or (seeds < 0).any():
-        raise ValueError(f"seeds must be non-negative integers, got {seed}")
+    try:
+        seeds = _as_integers(values[given])
+    except TypeError:
+        raise ValueError(f"seeds must be integers, got {seed}") from None
+    if (seeds < 0).any():
+        raise ValueError(f"seeds must be non-negative, got {seed}")
     result = np.zeros(num_rows, dtype=np.int64)
     result[given] = (seeds % _SEED_LIMIT).astype(np.int64)
     return result, given
