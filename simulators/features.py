@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from tensordict import TensorClass
+from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 from gpr_rl.data.streams import IntArray
@@ -134,12 +134,13 @@ class FeatureBuilder:
         positives = self.history.positives
         rows, known = positives.last(user, time, NUM_RECENT)
         past = PastCounts(self.history, user, time)
-        inputs = RankerInput(
-            user=_int32(self.user_attributes[user]),
-            context=_int32(self.request_context[ids]),
-            recent_item=_int32(positives.take("item", rows)),
-            recent_known=torch.from_numpy(known),
-            recent_action=_int32(np.where(known, positives.take("action", rows), 0)),
-            batch_size=[len(ids)],
-        )
+        values = {
+            "user": _int32(self.user_attributes[user]),
+            "context": _int32(self.request_context[ids]),
+            "recent_item": _int32(positives.take("item", rows)),
+            "recent_known": torch.from_numpy(known),
+            "recent_action": _int32(np.where(known, positives.take("action", rows), 0)),
+        }
+        # half the time of RankerInput(...), which counts for batches of one
+        inputs = RankerInput.from_tensordict(TensorDict(values, batch_size=[len(ids)]))
         return inputs, past

@@ -18,6 +18,19 @@ from gpr_rl.schema import Action
 from simulators.count_index import CountIndex
 
 DAY_S = 86_400
+_KINDS = torch.tensor(
+    [  # impressions, clicks, conversions, views, recent impressions
+        [0, 0, 0, 1, 0],
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 1],
+        [1, 1, 1, 0, 1],
+    ]
+).float()
+"""What each column of `History.counts` adds to each kind; sums are exact below 2^24."""
 
 
 def count_kinds(histogram: Tensor) -> Tensor:
@@ -27,10 +40,7 @@ def count_kinds(histogram: Tensor) -> Tensor:
         histogram: int64 [..., 8], rows of `History.counts`. A click is also an impression, a
             conversion also a click; recent impressions are yesterday's and today's.
     """
-    views, old, recent = histogram[..., 0], histogram[..., 1:4], histogram[..., 5:8]
-    conversions, clicks, impressions = (old + recent).flip(-1).cumsum(-1).unbind(-1)
-    kinds = [impressions, clicks, conversions, views, recent.sum(-1)]
-    return torch.stack(kinds, dim=-1).float()
+    return histogram.float() @ _KINDS.to(histogram.device)
 
 
 class History:
@@ -106,12 +116,14 @@ class History:
         """
         cell = user_id[:, None] * self.num_groups + group
         since = (timestamp // DAY_S - 1) * DAY_S
-        when = np.stack([timestamp, np.minimum(since, timestamp)])[..., None]
-        before, old = self._group_index.before(cell[None], when)
+        # a user's look-ups side by side: they hit the same memory
+        when = np.stack([timestamp, np.minimum(since, timestamp)], axis=-1)[:, None]
+        seen = self._group_index.before(cell[..., None], when)  # [B, G', 2, kinds]
+        before, old = seen[..., 0, :], seen[..., 1, 1:]
         counts = np.zeros((*group.shape, 8), dtype=np.int64)
         counts[..., 0] = before[..., 0]
-        counts[..., 1:4] = old[..., 1:]
-        counts[..., 5:] = before[..., 1:] - old[..., 1:]
+        counts[..., 1:4] = old
+        counts[..., 5:] = before[..., 1:] - old
         return counts
 
     @cached_property

@@ -6,11 +6,11 @@ alone, is computed once and added, so a candidate costs a few thousand multiply-
 Dims: B requests, K candidates, S recent items, G groups, F count features, N ads, H hidden width.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from simulators.features import (
     NUM_REPEAT_FEATURES,
     RankerInput,
 )
+
+if TYPE_CHECKING:
+    from simulators.exact_rankers import ExactRankers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +191,10 @@ class Calibration(nn.Module):
         self.register_buffer("_to", torch.cat([values[:, :1], values], dim=1), persistent=False)
         self.register_buffer("_slope", slope, persistent=False)
 
+    def segments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a point left of and on each segment, and its slope, float64 [2, Q + 1] each."""
+        return self._from, self._to, self._slope
+
     def forward(self, logit: Tensor) -> Tensor:
         """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
         flat = logit.reshape(-1, 2).T.contiguous()
@@ -230,12 +237,10 @@ class FrozenRankers(nn.Module):
         self.tables = rankers.tables()
 
     @cached_property
-    def _exact(self) -> Rankers:
-        return copy.deepcopy(self.rankers).double()
+    def _exact(self) -> "ExactRankers":
+        from simulators.exact_rankers import ExactRankers  # it is built from the classes here
 
-    @cached_property
-    def _exact_tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._exact.tables()
+        return ExactRankers(self.rankers, self.calibration)
 
     @torch.no_grad()
     def forward(
@@ -252,8 +257,8 @@ class FrozenRankers(nn.Module):
         """
         own = past.of(self.rankers.group, ad_id)
         if exact:
-            logit = self._exact(inputs, own.double(), ad_id, self._exact_tables)
-            probability = self.calibration(logit).float()
+            exactly = self._exact(inputs, own.double().numpy(), ad_id.numpy())
+            probability = torch.from_numpy(exactly.astype(np.float32))
         else:
             probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)

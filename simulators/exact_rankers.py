@@ -1,0 +1,142 @@
+"""The frozen rankers in float64 and numpy, for environments: small batches, one candidate each.
+
+The same function as `Rankers` and `Calibration`; a float32 result does not depend on what else is
+in the batch, and a batch of one costs microseconds.
+
+Dims: B requests, K candidates, S recent items, A attributes, F count features, N ads, M organic
+items, H hidden width, a attention width.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gpr_rl.data.streams import IntArray
+from simulators.features import RankerInput
+from simulators.rankers import Calibration, Rankers
+
+Float = NDArray[np.float64]
+_MOST_ROWS = 2_048
+"""Attributes share one table of sums while it has no more rows than this."""
+
+
+def _array(x: Tensor) -> Float:
+    return np.ascontiguousarray(x.detach().double().numpy())
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of embeddings over attributes, by every combination of some attributes' values."""
+
+    columns: list[int]
+    sizes: list[int]
+    table: Float  # [product of sizes, width]
+
+    @classmethod
+    def of(cls, tables: list[Float]) -> "list[_Sums]":
+        """Join the attributes' tables, in order, while they stay small."""
+        parts: list[_Sums] = []
+        for column, table in enumerate(tables):
+            if parts and len(parts[-1].table) * len(table) <= _MOST_ROWS:
+                last = parts.pop()
+                both = (last.table[:, None] + table).reshape(-1, table.shape[1])
+                parts.append(cls([*last.columns, column], [*last.sizes, len(table)], both))
+            else:
+                parts.append(cls([column], [len(table)], table))
+        return parts
+
+    def __call__(self, values: NDArray[np.integer]) -> Float:
+        """Return [B, width] for attributes [B, A]."""
+        index = values[:, self.columns[0]].astype(np.int64)
+        for column, size in zip(self.columns[1:], self.sizes[1:], strict=True):
+            index = index * size + values[:, column]
+        return np.take(self.table, index, axis=0)
+
+
+class ExactRankers:
+    """Calibrated click and conversion probabilities in float64."""
+
+    def __init__(self, rankers: Rankers, calibration: Calibration) -> None:
+        """Copy the weights; later changes of the arguments have no effect."""
+        rankers = copy.deepcopy(rankers).double().eval()
+        config = rankers.config
+        self._use_history, self._use_counts = config.use_history, config.use_counts
+        self._scale = config.attention_dim**-0.5
+        self._ad, self._query, self._key = (_array(table) for table in rankers.tables())
+        self._action = _array(rankers.action.weight)
+
+        def weights(modules: nn.ModuleList) -> list[Float]:
+            return [_array(cast(nn.Embedding, module).weight) for module in modules]
+
+        # request vector and factor of the match side by side: [., H + a]
+        users = zip(weights(rankers.user), weights(rankers.user_factor), strict=True)
+        self._user = _Sums.of([np.concatenate(pair, axis=1) for pair in users])
+        self._context = _Sums.of(weights(rankers.context))
+        inner = [rankers.match]
+        inner += [rankers.recent] if config.use_history else []
+        inner += [rankers.counts] if config.use_counts else []
+        self._inner = np.concatenate([_array(layer.weight).T for layer in inner])
+        self._bias = sum(_array(layer.bias) for layer in inner)
+        towers = [cast(nn.Sequential, tower) for tower in rankers.tower]
+        first = [cast(nn.Linear, tower[1]) for tower in towers]
+        last = [cast(nn.Linear, tower[3]) for tower in towers]
+        self._first = np.concatenate([_array(layer.weight).T for layer in first], axis=1)
+        self._first_bias = np.concatenate([_array(layer.bias) for layer in first])
+        width = first[0].out_features
+        self._last = np.zeros((2 * width, 2))
+        self._last[:width, 0] = _array(last[0].weight)[0]
+        self._last[width:, 1] = _array(last[1].weight)[0]
+        self._last_bias = np.concatenate([_array(layer.bias) for layer in last])
+        self._knots = _array(calibration.knots)
+        self._from, self._to, self._slope = (_array(x) for x in calibration.segments())
+
+    def __call__(self, inputs: RankerInput, counts: Float, ad_id: IntArray) -> Float:
+        """Return click and conversion probabilities, [B, K, 2].
+
+        Args:
+            inputs: Batch [B].
+            counts: [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
+            ad_id: [B, K].
+        """
+        query = np.take(self._query, ad_id, axis=0)
+        hidden = np.take(self._ad, ad_id, axis=0)
+        user = inputs.user.numpy()
+        of_user = sum(part(user) for part in self._user)
+        request, factor = np.split(of_user, [hidden.shape[-1]], axis=1)
+        context = inputs.context.numpy()
+        request = sum((part(context) for part in self._context), request + self._bias)
+        wide = [query * factor[:, None]]
+        if self._use_history:
+            pooled = self._attend(inputs, query)
+            wide += [pooled, pooled * query]
+        if self._use_counts:
+            wide.append(counts)
+        joint = np.concatenate(wide, axis=-1)
+        hidden += joint.reshape(-1, joint.shape[-1]).dot(self._inner).reshape(hidden.shape)
+        hidden += request[:, None]
+        middle = np.maximum(hidden, 0.0).reshape(-1, hidden.shape[-1]).dot(self._first)
+        middle += self._first_bias
+        logit = np.maximum(middle, 0.0, out=middle).dot(self._last) + self._last_bias
+        return self._calibrate(logit).reshape(*ad_id.shape, 2)
+
+    def _attend(self, inputs: RankerInput, query: Float) -> Float:
+        """Return the recent items, gated by how well each fits the candidate, [B, K, a]."""
+        key = np.take(self._key, inputs.recent_item.numpy(), axis=0)
+        key += np.take(self._action, inputs.recent_action.numpy(), axis=0)
+        score = np.matmul(query, key.transpose(0, 2, 1))
+        score *= -self._scale
+        gate = inputs.recent_known.numpy()[:, None] / (1.0 + np.exp(score, out=score))
+        return np.matmul(gate, key) / key.shape[1] ** 0.5
+
+    def _calibrate(self, logit: Float) -> Float:
+        calibrated = np.empty_like(logit)
+        for task in range(2):
+            x = logit[:, task]
+            segment = np.searchsorted(self._knots[task], x)
+            start, end = self._from[task][segment], self._to[task][segment]
+            calibrated[:, task] = end + self._slope[task][segment] * (x - start)
+        return 1.0 / (1.0 + np.exp(-calibrated))
