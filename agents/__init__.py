@@ -1,6 +1,7 @@
 """Reinforcement learning of the policy: actor and critic, rollouts, objectives, the loop."""
 
 from agents.actor_critic import HTECritic, PolicyLogits, make_actor, make_policy_head
+from agents.code_actor import CodeCritic, CodeLogits, make_code_actor
 from agents.methods import Method, TrainConfig, method_names, register_method
 from agents.objectives import (
     DPOLoss,
@@ -16,6 +17,8 @@ from agents.rollout import NonFiniteError, RolloutConfig, rollout
 from agents.trainer import train
 
 __all__ = [
+    "CodeCritic",
+    "CodeLogits",
     "DPOLoss",
     "GRPOAdvantage",
     "HEPOAdvantage",
@@ -31,6 +34,7 @@ __all__ = [
     "RolloutConfig",
     "TrainConfig",
     "make_actor",
+    "make_code_actor",
     "make_policy_head",
     "method_names",
     "register_method",

@@ -1,0 +1,103 @@
+"""The HHD as TorchRL actor and the HTE as TorchRL critic of environments: one code per step.
+
+For `envs.AdRequestTorchEnv`, `envs.AdDayTorchEnv` and wrapped Gymnasium environments, under
+TorchRL's collectors, losses and replay buffers. `agents.actor_critic` scores whole paths and runs
+the HSD once per request; here it runs once per step, as an environment's interface demands.
+
+Dims: L levels, V codes per level, n steps (all batch dimensions of a TensorDict, flattened).
+"""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+)
+from torch import Tensor
+from torchrl.modules import MaskedCategorical
+
+from agents.actor_critic import ActorCriticModel
+from envs.spaces import TOKEN_KEYS, request_from_observation
+
+_STATE_KEYS = (*TOKEN_KEYS, "popularity", "prefix", "level")
+
+
+class CodeLogits(TensorDictModuleBase):
+    """Observation -> `logits` [..., V] of the next code, and `legal_mask` bool [..., V].
+
+    `legal_mask` is `action_mask`, which Gymnasium has as int8. After a path's last code the
+    logits are those of level L, for want of a next one.
+    """
+
+    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
+        """Store the model (shared). Logits are divided by `temperature`.
+
+        Raises:
+            ValueError: A temperature that is not above 0.
+        """
+        super().__init__()
+        if not temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.model = model
+        self.temperature = temperature
+        self.in_keys = [*_STATE_KEYS, "action_mask"]
+        self.out_keys = ["logits", "legal_mask"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-keys set."""
+        context, prefix, level = _state(self.model, tensordict)
+        levels = self.model.logits(context, prefix)[:, 0]  # [n, L, V]
+        index = level.clamp_max(levels.shape[1] - 1)[:, None, None]
+        logits = levels.gather(1, index.expand(-1, 1, levels.shape[2])).squeeze(1)
+        shape = (*tensordict.batch_size, levels.shape[2])
+        tensordict.set("logits", (logits / self.temperature).reshape(shape))
+        return tensordict.set("legal_mask", tensordict["action_mask"].bool())
+
+
+class CodeCritic(TensorDictModuleBase):
+    """Observation -> `state_value` [..., 1], V(s, z_{1:level}) in units of the reward scale.
+
+    Scale the environment's reward likewise: `RewardScaling(0.0, 1 / world.reward_scale)`. After a
+    path's last code the value is 0. No gradient reaches HSD and PTD.
+    """
+
+    def __init__(self, model: ActorCriticModel) -> None:
+        super().__init__()
+        self.model = model
+        self.in_keys = list(_STATE_KEYS)
+        self.out_keys = ["state_value"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-key set."""
+        with torch.no_grad():
+            context, prefix, level = _state(self.model, tensordict)
+        values = self.model.hte(context, prefix).value[:, 0]  # [n, L]
+        last = values.shape[1] - 1
+        value = values.gather(1, level.clamp_max(last)[:, None])
+        value = value.masked_fill(level[:, None] > last, 0.0)
+        return tensordict.set("state_value", value.reshape(*tensordict.batch_size, 1))
+
+
+def make_code_actor(
+    model: ActorCriticModel, *, temperature: float = 1.0
+) -> ProbabilisticTensorDictSequential:
+    """Return the policy observation -> `action`, `action_log_prob`, among the legal codes."""
+    head = ProbabilisticTensorDictModule(
+        in_keys={"logits": "logits", "mask": "legal_mask"},
+        out_keys=["action"],
+        distribution_class=MaskedCategorical,
+        distribution_kwargs={"use_cross_entropy": False},
+        return_log_prob=True,
+        log_prob_key="action_log_prob",
+    )
+    return ProbabilisticTensorDictSequential(CodeLogits(model, temperature=temperature), head)
+
+
+def _state(model: ActorCriticModel, tensordict: TensorDictBase) -> tuple[Any, Tensor, Tensor]:
+    """Return the context [n], the prefixes as paths [n, 1, L] and the levels [n]."""
+    steps = tensordict.select(*_STATE_KEYS).reshape(-1)
+    context = model.encode(request_from_observation(steps))
+    return context, steps["prefix"][:, None], steps["level"]
