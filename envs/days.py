@@ -48,7 +48,10 @@ def day_rules(**rules: Any) -> DayConfig:
     """
     unknown = [name for name in rules if name not in _RULES]
     if unknown:
-        raise TypeError(f"unknown argument {unknown[0]!r}; rules of a day: {', '.join(_RULES)}")
+        # Python's words for it: torchrl's GymEnv tries `frameskip` and looks for them.
+        raise TypeError(
+            f"unexpected keyword argument {unknown[0]!r}; rules of a day: {', '.join(_RULES)}"
+        )
     auction = {name: rules.pop(name) for name in _AUCTION if name in rules}
     if "auction" in rules:
         auction["mechanism"] = rules.pop("auction")
