@@ -76,7 +76,7 @@ def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def reset_rows(mask: object, num_rows: int) -> NDArray[np.bool_]:
-    """Return a copy of `options["reset_mask"]`, bool [B], held to `SyncVectorEnv`'s rules.
+    """Return `options["reset_mask"]`, bool [B], held to `SyncVectorEnv`'s rules.
 
     Raises:
         TypeError: Not a numpy array of bool.
@@ -89,7 +89,7 @@ def reset_rows(mask: object, num_rows: int) -> NDArray[np.bool_]:
         raise ValueError(f"options['reset_mask'] must have shape ({num_rows},), got {mask.shape}")
     if not mask.any():
         raise ValueError("options['reset_mask'] must be True for at least one row")
-    return mask.copy()
+    return mask
 
 
 def row_actions(actions: object, num_rows: int) -> NDArray[np.int64]:

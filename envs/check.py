@@ -236,7 +236,7 @@ class _Run:
         """Step both alike; return how many episodes ended."""
         actions = self._choose(self.vector, self._observations, self._infos, rng)
         want = self._reference.step(copy.deepcopy(actions))
-        got = self.vector.step(copy.deepcopy(actions))
+        got = self.vector.step(actions)
         if not isinstance(got, tuple) or len(got) != 5:
             raise VectorMismatchError(f"{call} must return 5 things, got {type(got)}")
         self._compare(call, got, want)

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from envs import check_vector_env
 from envs.check import legal_actions, sampled_actions
-from envs.differences import VectorMismatchError
+from envs.differences import VectorMismatchError, compare, compare_infos
 
 MODES = list(AutoresetMode)
 
@@ -189,6 +189,34 @@ class LooksBack(Broken):
         return self.shown, *rest
 
 
+class WritesBack(Broken):
+    """Writes into rewards that it gave before; those that it gives are new."""
+
+    last = None
+
+    def step(self, actions: Any) -> tuple:
+        if self.last is not None:
+            self.last[2] = 7.0
+        result = super().step(actions)
+        self.last = result[1]
+        return result
+
+
+class Noisy(Broken):
+    """Rewards differ from run to run, by less than the tolerance."""
+
+    noise = 0.0
+
+    def reset(self, **kwargs: Any) -> tuple:
+        self.noise += 1e-9
+        return super().reset(**kwargs)
+
+    def change(self, result: tuple) -> tuple:
+        if len(result) == 5:
+            result[1][:] += self.noise
+        return result
+
+
 class RowsMeet(Broken):
     """What the first row does adds to the reward of its neighbour, but only for some seeds."""
 
@@ -298,6 +326,11 @@ def test_the_number_of_ended_episodes_is_returned() -> None:
         (InfosKept, r"^step 1 returned infos\['action_mask'\] in the memory of infos\['action_"),
         (functools.partial(Broken, copy=False), r"^step 1 returned observation in the memory of"),
         (LooksBack, r"^step 1, with all that earlier calls returned overwritten: observation"),
+        (
+            WritesBack,
+            r"^what step 1 returned, after step 2\['reward'\], row 2: .* gave 7.0, single",
+        ),
+        (Noisy, r"^step 1, the second time with equal seeds\['reward'\], row 0: "),
         (RowsMeet, r"^step 1: reward, row 1"),
         (Undeclared, r"metadata\['autoreset_mode'\] must be a gymnasium.* got None"),
         (WrongSpace, r"^single_observation_space is Box\(-1.0, 8.0"),
@@ -332,6 +365,44 @@ def test_another_autoreset_mode_than_declared_is_named(
 ) -> None:
     with pytest.raises(VectorMismatchError, match=message):
         check_vector_env(Corridor, declared(mode, really), num_steps=30)
+
+
+class Outside(Corridor):
+    observation_space = Box(-1, 3, (2,), np.float32)
+
+
+def test_observations_outside_the_space_are_named() -> None:
+    def vector(num_envs: int) -> VectorEnv:
+        return SyncVectorEnv([Outside] * num_envs)
+
+    with pytest.raises(VectorMismatchError, match=r"^step \d: observation is not in the observ"):
+        check_vector_env(Outside, vector)
+
+
+def test_infos_are_compared_where_their_masks_are_true() -> None:
+    mask = np.array([False, True, True])
+    want = {"prize": np.array([0.0, np.nan, 2.0]), "_prize": mask}
+    compare_infos({"prize": np.array([9.0, np.nan, 2.0 + 1e-7]), "_prize": mask}, want, "x", 1e-6)
+    with pytest.raises(
+        VectorMismatchError, match=r"^x\['prize'\], row 2: .* gave 3.0, .* gave 2.0"
+    ):
+        compare_infos({"prize": np.array([0.0, np.nan, 3.0]), "_prize": mask}, want, "x", 1e-6)
+    with pytest.raises(VectorMismatchError, match=r"^x must be a dictionary, got list"):
+        compare_infos([{}], want, "x", 1e-6)
+
+
+def test_nested_batches_are_compared() -> None:
+    want = {"a": (np.zeros(2), [np.array(["x", "y"])]), "b": np.array([None, {"c": 1}], object)}
+    same = {"a": (np.zeros(2), [np.array(["x", "y"])]), "b": np.array([None, {"c": 1}], object)}
+    compare(same, want, "z", 0.0)
+    for got, message in (
+        (want | {"a": (np.zeros(2),)}, r"^z\['a'\] must have 2 entries"),
+        (want | {"a": (np.zeros(2), [np.array(["x", "w"])])}, r"^z\['a'\]\[1\]\[0\], row 1: .* w,"),
+        (want | {"b": np.array([None, {"c": 2}], object)}, r"^z\['b'\], row 1\['c'\]: .* gave 2,"),
+        (want | {"b": np.array([None, None], object)}, r"^z\['b'\], row 1 must be a dictionary"),
+    ):
+        with pytest.raises(VectorMismatchError, match=message):
+            compare(got, want, "z", 0.0)
 
 
 def test_two_declarations_must_agree() -> None:

@@ -295,7 +295,7 @@ def end_one_row(env: VectorEnv) -> tuple[int, tuple]:
 
 
 def test_a_row_that_ended_stays_where_it_is(world: World) -> None:
-    env = AdRequestVectorEnv(4, world)
+    env = AdRequestVectorEnv(4, world, max_episode_steps=3)
     row, (before, reward, terminated, truncated, infos) = end_one_row(env)
     others = np.arange(4) != row
     assert reward[row] == -1.0
@@ -304,13 +304,14 @@ def test_a_row_that_ended_stays_where_it_is(world: World) -> None:
     assert infos["_ad_id"].tolist() == infos["_components"].tolist() == (~others).tolist()
     assert infos["ad_id"].tolist() == np.where(others, 0, -1).tolist()
     while not terminated.all():
-        after, reward, terminated, _, infos = env.step(env.action_masks().argmax(1))
+        after, reward, terminated, truncated, infos = env.step(env.action_masks().argmax(1))
         for key in before:
             np.testing.assert_array_equal(after[key][row], before[key][row])
         assert (reward[row], terminated[row]) == (0.0, True)
         if "ad_id" in infos:
             assert infos["_ad_id"].tolist() == others.tolist()
     assert (reward[others] > 0).all()
+    assert truncated.tolist() == others.tolist()  # its own clock stood still
     with pytest.raises(ResetNeeded, match="all episodes are over"):
         env.step(env.action_masks().argmax(1))
 
@@ -359,6 +360,7 @@ class Rings:
         self.num_rows = num_rows
         self.reward = make_reward(None)
         self.legal_mask = np.ones((num_rows, 3), dtype=np.bool_)
+        self.ads = np.ones((num_rows, 4), dtype=np.bool_)
         self.terminated = np.zeros(num_rows, dtype=np.bool_)
         self.reported = self.terminated.copy()
         self.at, self.day, self.origin = np.zeros((3, num_rows), dtype=np.int64)
@@ -385,7 +387,7 @@ class Rings:
     def step(self, action: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         acting = self._rows(rows) & self.awaiting
         self.at += acting
-        self.reported = acting & (self.at % 2 == 0)
+        self.reported = np.where(self._rows(rows), acting & (self.at % 2 == 0), self.reported)
         return np.where(acting, action + self.at, 0).astype(np.float32)
 
     def observation(self) -> dict[str, np.ndarray]:
@@ -402,7 +404,7 @@ class Rings:
         return {"ad_id": self.at + 5, "components": {"revenue": revenue, "gmv": revenue * np.nan}}
 
     def eligible(self) -> np.ndarray:
-        return np.ones((self.num_rows, 4), dtype=np.bool_)
+        return self.ads
 
     def view(self, row: int) -> AuctionView:
         return AuctionView(title=f"ring of row {row}", candidates=None)
@@ -464,6 +466,18 @@ def test_any_engine_will_do(mode: AutoresetMode) -> None:
         lambda n: VectorEnv(Rings(n), autoreset_mode=mode),  # type: ignore[arg-type]
         check_reset_mask=True,
     )
+
+
+def test_the_engine_keeps_its_arrays() -> None:
+    engine = Rings(2)
+    env: Any = VectorEnv(engine)  # type: ignore[arg-type]
+    env.reset(seed=0)
+    for handed_out, own in (
+        (env.eligible_ads(), engine.ads),
+        (env.action_masks(), engine.legal_mask),
+    ):
+        assert handed_out.tolist() == own.tolist()
+        assert not np.shares_memory(handed_out, own)
 
 
 def test_every_row_is_rendered() -> None:
