@@ -96,6 +96,8 @@ class SuiteReport:
     """Printed on the terminal; also shown first in the HTML file."""
     differences: Sequence[Difference] = field(default_factory=tuple)
     """Turned into sentences; the reading is never written beforehand."""
+    how_to_read: Sequence[str] = ()
+    """In the place of what the page says about means and intervals over seeds."""
 
 
 def format_number(value: float, decimals: int) -> str:

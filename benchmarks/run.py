@@ -26,7 +26,7 @@ from benchmarks.report import print_tables, write_report
 from benchmarks.results import KEY, check_results, summarise, write_results
 from benchmarks.run_folder import CHECKPOINTS, LOG, RESULTS, describe_machine, open_run_folder
 from benchmarks.runner import TaskFailed, run_tasks
-from benchmarks.suite import SUITES, Settings, Suite, load_suite
+from benchmarks.suite import SUITES, Settings, Suite, load_suite, suite_summary
 
 PIPED_WIDTH = 200
 """Columns of a table that goes to a file or pipe, where nothing needs to be folded."""
@@ -36,12 +36,22 @@ def _flag(metavar: str, default: str = "as the preset says") -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def _suites_help() -> str:
+    lines = [f"{name}: {suite_summary(suite)}" for name, suite in SUITES.items()]
+    return "What to compare.\n" + "\n".join(lines)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunArgs:
     """The command line. None means: as the preset says."""
 
-    suite: Annotated[str, tyro.conf.Positional, _flag("SUITE", "alignment")] = "alignment"
-    """What to compare: `alignment` (value alignment by RL, after GPR Tab. 3)."""
+    suite: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="SUITE", help=_suites_help(), help_behavior_hint="(default: alignment)"
+        ),
+    ] = "alignment"
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How much work: within a minute, within ten minutes, or full size, on 2 cores."""
     seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None

@@ -6,7 +6,6 @@ which bounds the rest.
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +16,7 @@ from agents.methods import TrainConfig
 from agents.rollout import rollout
 from agents.trainer import train
 from benchmarks.report import Table, print_tables
+from benchmarks.timing import matrix_rate, median_s
 from gpr_rl.decoding import beam_search, sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from simulators.make import load_world
@@ -24,26 +24,8 @@ from simulators.rewards import RewardMix
 from simulators.supervision import WindowBatches
 from simulators.world import World
 
-NUM_RUNS = 15
 Row = tuple[str, float, str]
 """What, median, unit."""
-
-
-def median_s(call: Callable[[], object], runs: int = NUM_RUNS) -> float:
-    """Return the median seconds of `call` after two warm-up calls."""
-    times = []
-    for run in range(runs + 2):
-        started = time.perf_counter()
-        call()
-        if run >= 2:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def matrix_rate(size: int = 1024) -> float:
-    """Return GFLOPS of a float32 product of square matrices."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / median_s(lambda: a @ b) / 1e9
 
 
 def ranker_rows(world: World) -> list[Row]:

@@ -1,6 +1,8 @@
 """What a suite of benchmarks is, and what a run of one was asked to do."""
 
+import ast
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +68,29 @@ class Suite:
 
 SUITES: dict[str, str | Suite] = {
     "alignment": "benchmarks.alignment",
+    "environment": "benchmarks.environment",
     "off_policy": "benchmarks.off_policy",
     "rankers": "benchmarks.rankers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, and its docstring's
 first line is the summary; it is imported when its suite is asked for."""
+
+
+def suite_summary(suite: str | Suite) -> str:
+    """Return the one line of a suite; a module is read for it, not imported.
+
+    Raises:
+        ValueError: There is no such module, or it has no docstring.
+    """
+    if isinstance(suite, Suite):
+        return suite.summary
+    spec = importlib.util.find_spec(suite)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"suite {suite!r} is no module")
+    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    if not doc:
+        raise ValueError(f"suite {suite!r} has no docstring, whose first line is its summary")
+    return doc.partition("\n")[0]
 
 
 def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
@@ -87,7 +107,7 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
     module = importlib.import_module(found)
     return Suite(
         name=name,
-        summary=(module.__doc__ or "").partition("\n")[0],
+        summary=suite_summary(found),
         methods=tuple(module.METHODS),
         presets=module.PRESETS,
         make_tasks=module.make_tasks,
