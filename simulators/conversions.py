@@ -66,7 +66,8 @@ class PendingConversions:
     def _grow(self) -> None:
         more = self._time.shape[1]
         pad = torch.nn.functional.pad
-        self._time = pad(self._time, (0, more), value=_NEVER)
+        never = torch.full_like(self._time, _NEVER)  # padding with it would go through float
+        self._time = torch.cat([self._time, never], dim=1)
         self._columns = {name: pad(value, (0, more)) for name, value in self._columns.items()}
 
     def take(self, markets: Bool[Tensor, " M"], now: Int[Tensor, " M"]) -> Conversions:
