@@ -4,7 +4,7 @@ Dims: B rows (independent environments), N ads, L levels, V codes per level.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ Arrays = dict[str, Any]
 """Arrays [B, ...] by key; `components` holds a dictionary of its own."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Rules and state of B rows; row i depends on its own seed and actions alone.
 

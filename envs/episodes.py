@@ -62,20 +62,24 @@ class _Requests:
     entries: dict[str, NDArray]
     """Request entries of the observation, and `request_id`, `user_id`, `timestamp`, [n, ...]."""
     legal: LegalTrie
+    world: World
+    """Where the ads' outcomes come from."""
 
     @classmethod
-    def of(cls, world: World, request_id: NDArray[np.int64]) -> "_Requests":
+    def of(cls, world: World, request_id: NDArray[np.int64], *, singly: bool) -> "_Requests":
+        """Prepare requests; `singly` says that each will be played on its own."""
         ids = torch.from_numpy(request_id)
         request = world.request(ids)
         tensors = request_tensors(request)
         tensors |= {key: getattr(request, key) for key in _IDENTITY}
         entries = {key: value.numpy() for key, value in tensors.items()}
-        return cls(entries, world.trie.restrict(world.eligible(ids)))
+        legal = world.trie.restrict(world.eligible(ids))
+        return cls(entries, legal, world.prepared(ids) if singly else world)
 
     def row(self, row: int) -> "_Requests":
         """Return one of the requests; nothing is copied."""
         entries = {key: value[row : row + 1] for key, value in self.entries.items()}
-        return _Requests(entries, self.legal.part(row, row + 1))
+        return _Requests(entries, self.legal.part(row, row + 1), self.world)
 
 
 _IDENTITY = ("request_id", "user_id", "timestamp")
@@ -173,12 +177,12 @@ class Episodes:
             raise ValueError(f"options may hold 'request_id' only, got {sorted(options)}")
         if "request_id" in options:
             wanted = self._check_request_ids(options["request_id"], chosen)
-            requests = _Requests.of(self.world, wanted)
+            requests = _Requests.of(self.world, wanted, singly=False)
             self._ahead = self._ahead[1:]
         elif self.num_rows == 1:
             requests = self._next()
         else:
-            requests = _Requests.of(self.world, self.draw()[chosen, 0])
+            requests = _Requests.of(self.world, self.draw()[chosen, 0], singly=False)
         self._choices.open(requests.legal, rows)
         if rows is None:
             self._requests = requests
@@ -196,7 +200,8 @@ class Episodes:
         """Return a single row's next request; some are prepared at once: 1, 2, 4, ..."""
         if not self._ahead:
             self._num_ahead = min(max(2 * self._num_ahead, 1), _MOST_AHEAD)
-            block = _Requests.of(self.world, self.draw(self._num_ahead)[0])
+            ids = self.draw(self._num_ahead)[0]
+            block = _Requests.of(self.world, ids, singly=True)
             self._ahead = [block.row(row) for row in range(self._num_ahead)]
         first, *self._ahead = self._ahead
         return first
@@ -243,7 +248,8 @@ class Episodes:
 
     def _score(self, index: NDArray[np.int64], reward: NDArray[np.float32]) -> None:
         """Ask the rankers about the ads of rows `index`, once; write what they say."""
-        outcome = self.world.outcome(
+        assert self._requests is not None
+        outcome = self._requests.world.outcome(
             torch.from_numpy(self._identity("request_id")[index]),
             torch.from_numpy(self._choices.ad_id[index, None]),
             exact=True,
@@ -251,7 +257,8 @@ class Episodes:
         total, components = self.reward(outcome)
         reward[index] = total.detach().numpy()[:, 0]
         said = {key: getattr(outcome, key) for key in OUTCOME_KEYS[:-1]}
-        said["final_value"] = final_value(outcome)
+        known = self.reward.functions.get("final_value") is final_value
+        said["final_value"] = components["final_value"] if known else final_value(outcome)
         for store, values in ((self._outcome, said), (self._components, components)):
             for name, value in values.items():
                 store[name][index] = value.detach().numpy()[:, 0]

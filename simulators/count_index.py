@@ -58,4 +58,4 @@ class CountIndex:
         if not len(self._key):
             return np.zeros((*last.shape, self._count.shape[1]), dtype=np.int64)
         seen = (last >= 0) & (self._key[last] >= first)
-        return np.where(seen[..., None], self._count[last], 0).astype(np.int64)
+        return self._count[last] * seen[..., None].astype(np.int64)

@@ -92,7 +92,9 @@ class ExactRankers:
         self._last[width:, 1] = _array(last[1].weight)[0]
         self._last_bias = np.concatenate([_array(layer.bias) for layer in last])
         self._knots = _array(calibration.knots)
-        self._from, self._to, self._slope = (_array(x) for x in calibration.segments())
+        start, end, slope = (_array(x) for x in calibration.segments())
+        # a segment is the line offset + slope * logit
+        self._line = np.stack([end - slope * start, slope], axis=-1)
 
     def __call__(self, inputs: RankerInput, counts: Float, ad_id: IntArray) -> Float:
         """Return click and conversion probabilities, [B, K, 2].
@@ -133,10 +135,7 @@ class ExactRankers:
         return np.matmul(gate, key) / key.shape[1] ** 0.5
 
     def _calibrate(self, logit: Float) -> Float:
-        calibrated = np.empty_like(logit)
-        for task in range(2):
-            x = logit[:, task]
-            segment = np.searchsorted(self._knots[task], x)
-            start, end = self._from[task][segment], self._to[task][segment]
-            calibrated[:, task] = end + self._slope[task][segment] * (x - start)
-        return 1.0 / (1.0 + np.exp(-calibrated))
+        segment = [np.searchsorted(self._knots[task], logit[:, task]) for task in range(2)]
+        lines = [self._line[task][segment[task]] for task in range(2)]
+        offset, slope = np.stack(lines, axis=1).transpose(2, 0, 1)
+        return 1.0 / (1.0 + np.exp(-(offset + slope * logit)))

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
@@ -21,6 +22,21 @@ NUM_REPEAT_FEATURES = 2
 MAX_LOOKED_UP = 12
 """Up to as many candidates a request, looking counts up beats counting everything."""
 _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
+
+_KINDS_OF_EVENTS = np.array(
+    [  # impressions, clicks, conversions, views, recent impressions
+        [0, 0, 0, 1, 0],  # of all events before: views,
+        [1, 0, 0, 0, 1],  # impressions without a click, ...
+        [1, 1, 0, 0, 1],
+        [1, 1, 1, 0, 1],
+        [0, 0, 0, 0, 0],  # of those before yesterday
+        [0, 0, 0, 0, -1],
+        [0, 0, 0, 0, -1],
+        [0, 0, 0, 0, -1],
+    ],
+    dtype=np.float64,
+)
+"""From `History.group_events` to the counts of `count_kinds`."""
 
 
 class RankerInput(TensorClass):
@@ -99,6 +115,23 @@ class PastCounts:
         own, repeats = self._looked_up(ad_id) if few else self._counted(group, ad_id)
         return own if repeats is None else torch.cat([own, repeat_features(repeats)], dim=-1)
 
+    def exact(self, ad_id: IntArray) -> NDArray[np.float64]:
+        """Return `of` for a few candidates in float64 and numpy: little to do for one of them."""
+        groups = self.history.group[ad_id]
+        seen = self.history.group_events(self.user_id[:, None, None], self.timestamp, groups)
+        counts = seen.reshape(*seen.shape[:-2], 8) @ _KINDS_OF_EVENTS
+        features = np.empty((*groups.shape, NUM_COUNT_FEATURES))
+        np.log1p(counts, out=features[..., :-1])
+        features[..., :-1] /= 2
+        rate = (counts[..., 1] + _PRIOR_CLICKS) / (counts[..., 0] + _PRIOR_IMPRESSIONS)
+        features[..., -1] = np.log(rate) + 3.0
+        features = features.reshape(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
+        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ad_id)
+        if repeats is None:
+            return features
+        taken = np.stack([np.log1p(repeats), repeats > 0], axis=-1)
+        return np.concatenate([features, taken], axis=-1)
+
     def _counted(self, group: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor | None]:
         repeats = None if self.repeats is None else self.repeats.gather(1, ad_id)
         return candidate_counts(self.groups, group, ad_id), repeats
@@ -144,3 +177,20 @@ class FeatureBuilder:
         # half the time of RankerInput(...), which counts for batches of one
         inputs = RankerInput.from_tensordict(TensorDict(values, batch_size=[len(ids)]))
         return inputs, past
+
+
+class PreparedFeatures:
+    """A `FeatureBuilder` of requests known beforehand: one batch, handed out one by one."""
+
+    def __init__(self, builder: FeatureBuilder, request_id: Tensor) -> None:
+        """Build the inputs of `request_id` (int64 [n])."""
+        inputs, past = builder(request_id)
+        self._row = {request: row for row, request in enumerate(request_id.tolist())}
+        self._inputs = inputs.split(1)
+        self._past = past
+
+    def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
+        """Return inputs and counts of one of the requests, int64 [1]."""
+        row = self._row[int(request_id)]
+        past, here = self._past, slice(row, row + 1)
+        return self._inputs[row], PastCounts(past.history, past.user_id[here], past.timestamp[here])

@@ -114,17 +114,32 @@ class History:
         Returns:
             int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
         """
-        cell = user_id[:, None] * self.num_groups + group
-        since = (timestamp // DAY_S - 1) * DAY_S
-        # a user's look-ups side by side: they hit the same memory
-        when = np.stack([timestamp, np.minimum(since, timestamp)], axis=-1)[:, None]
-        seen = self._group_index.before(cell[..., None], when)  # [B, G', 2, kinds]
+        seen = self.group_events(user_id[:, None], timestamp, group)
         before, old = seen[..., 0, :], seen[..., 1, 1:]
         counts = np.zeros((*group.shape, 8), dtype=np.int64)
         counts[..., 0] = before[..., 0]
         counts[..., 1:4] = old
         counts[..., 5:] = before[..., 1:] - old
         return counts
+
+    def group_events(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
+        """Return how many events of each kind users had in groups before two moments.
+
+        Args:
+            user_id: int64 [B, 1, ...], broadcasts with `group`.
+            timestamp: int64 [B].
+            group: int64 [B, ...].
+
+        Returns:
+            int [B, ..., 2, 4]: strictly before the moment, and before yesterday; of views,
+            impressions without a click, clicks without a conversion, conversions.
+        """
+        since = np.minimum((timestamp // DAY_S - 1) * DAY_S, timestamp)
+        # a user's look-ups side by side: they hit the same memory
+        when = np.stack([timestamp, since], axis=-1)
+        when = when.reshape(len(timestamp), *(1,) * (group.ndim - 1), 2)
+        cell = user_id * self.num_groups + group
+        return self._group_index.before(cell[..., None], when)
 
     @cached_property
     def _repeat_index(self) -> CountIndex:

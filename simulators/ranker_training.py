@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
-from simulators.features import FeatureBuilder, RankerInput
+from simulators.features import FeatureBuilder, PreparedFeatures, RankerInput
 from simulators.rankers import Calibration, Rankers
 
 _CHUNK = 2_048
@@ -41,7 +41,11 @@ class LoggedRows:
 
     @classmethod
     def build(
-        cls, features: FeatureBuilder, group: Tensor, request_id: Tensor, ad_id: Tensor
+        cls,
+        features: FeatureBuilder | PreparedFeatures,
+        group: Tensor,
+        request_id: Tensor,
+        ad_id: Tensor,
     ) -> "LoggedRows":
         """Build all rows, chunk by chunk, keeping only the counts of the ad that was shown."""
         inputs, counts = [], []

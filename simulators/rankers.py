@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpr_rl.schema import Action
 from simulators.features import (
+    MAX_LOOKED_UP,
     NUM_COUNT_FEATURES,
     NUM_REPEAT_FEATURES,
+    PastCounts,
     RankerInput,
 )
 
@@ -226,6 +229,12 @@ class WorldRankers(Protocol):
         ...
 
 
+def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
+    if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
+        return past.exact(ad_id.numpy())
+    return past.of(group, ad_id).double().numpy()
+
+
 class FrozenRankers(nn.Module):
     """Calibrated rankers with every ad-only part precomputed; no gradient, no training mode."""
 
@@ -255,11 +264,13 @@ class FrozenRankers(nn.Module):
             exact: Compute in float64, so that a row's float32 result does not depend on what else
                 is in the batch (float32 sums differ by some 1e-6 between batch sizes).
         """
-        own = past.of(self.rankers.group, ad_id)
         if exact:
-            exactly = self._exact(inputs, own.double().numpy(), ad_id.numpy())
+            ads = ad_id.numpy()
+            exact_counts = _exact_counts(past, self.rankers.group, ad_id)
+            exactly = self._exact(inputs, exact_counts, ads)
             probability = torch.from_numpy(exactly.astype(np.float32))
         else:
+            own = past.of(self.rankers.group, ad_id)
             probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
         return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr

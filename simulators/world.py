@@ -5,6 +5,7 @@ The hidden truth is not part of it: `simulators.evaluator` reads it from the wor
 Dims: B requests, K candidates, N ads, M organic items, U users, R logged requests, L levels.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.catalog import AGE_EDGES, BID_TYPES
 from simulators.eligibility import HOURS_PER_DAY, Availability, Targeting
-from simulators.features import FeatureBuilder
+from simulators.features import FeatureBuilder, PreparedFeatures
 from simulators.history import DAY_S, History
 from simulators.rankers import WorldRankers
 from simulators.rewards import Outcome, ecpm
@@ -111,7 +112,7 @@ class World:
         self.request_action = torch.from_numpy(requests["action"].to_numpy(copy=True))
         self.request_context = _context(requests, users, info)
         self.user_attributes = users.loc[:, list(info.user_columns)].to_numpy(dtype=np.int64)
-        self.features = FeatureBuilder(
+        self.features: FeatureBuilder | PreparedFeatures = FeatureBuilder(
             self.history,
             self.user_attributes,
             self.request_user,
@@ -312,6 +313,17 @@ class World:
         budget, advertiser = self.advertiser_budget.numpy(), self.ad_advertiser.numpy()
         median = np.median(budget[np.unique(advertiser)])
         return torch.from_numpy(budget[advertiser] < median)
+
+    def prepared(self, request_id: Int[Tensor, " n"]) -> "World":
+        """Return this world for outcomes of one of these requests at a time, int64 [1].
+
+        What the rankers take is built for all n at once, for callers that ask one by one.
+        """
+        if not isinstance(self.features, FeatureBuilder):
+            return self
+        other = copy.copy(self)
+        other.features = PreparedFeatures(self.features, request_id)
+        return other
 
     def make_outcome(
         self,

@@ -128,7 +128,9 @@ def test_looked_up_counts_are_rows_of_the_histogram(
     many = past.of(torch.from_numpy(group), few_ads.repeat(1, 4))
     assert torch.equal(looked_up.repeat(1, 4, 1), many)
     assert past.of(torch.from_numpy(group), few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
+    np.testing.assert_allclose(past.exact(ads), looked_up.numpy(), rtol=1e-6, atol=1e-7)
     nobody = PastCounts(history, user[:0], time[:0])
+    assert nobody.exact(ads[:0]).shape == (0, 5, looked_up.shape[-1])
     assert nobody.of(torch.from_numpy(group), few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
 
 
