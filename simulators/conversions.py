@@ -1,6 +1,6 @@
 """Conversions on their way: drawn at the click, known when their time has come.
 
-Dims: M markets, P places, B requests of different markets, S ad slots, C conversions taken.
+Dims: M markets, P places, C conversions.
 """
 
 from dataclasses import dataclass
@@ -39,29 +39,24 @@ class PendingConversions:
         """Forget what the given markets wait for."""
         self._time[markets] = _NEVER
 
-    def add(
-        self,
-        market: Int[Tensor, " B"],
-        is_due: Bool[Tensor, "B S"],
-        *,
-        time: Int[Tensor, "B S"],
-        **columns: Tensor,
-    ) -> None:
-        """Store the conversions marked in `is_due`; `columns`: number, ad_id, price, [B, S]."""
-        for slot in range(is_due.shape[1]):
-            due = is_due[:, slot].nonzero()[:, 0]
-            if len(due) == 0:
-                continue
-            row = market[due]
-            free = self._time[row] == _NEVER
-            if not free.any(1).all():
-                self._grow()
-                free = self._time[row] == _NEVER
-            place = free.to(torch.int8).argmax(1)
-            self._time[row, place] = time[due, slot]
-            self._columns["slot"][row, place] = slot
-            for name, value in columns.items():
-                self._columns[name][row, place] = value[due, slot]
+    def add(self, market: Int[Tensor, " C"], **columns: Tensor) -> None:
+        """Store conversions that are to come.
+
+        Args:
+            market: int64 [C]; rows of one market stand together.
+            columns: time, number, slot, ad_id and price, [C] each; see `Conversions`.
+        """
+        index = torch.arange(len(market))
+        opens = torch.ones_like(market, dtype=torch.bool)
+        opens[1:] = market[1:] != market[:-1]
+        rank = index - torch.where(opens, index, 0).cummax(0).values  # within the market
+        while ((self._time[market] == _NEVER).sum(1) <= rank).any():
+            self._grow()
+        free = self._time[market] == _NEVER
+        place = (free & (free.cumsum(1) == rank[:, None] + 1)).to(torch.int8).argmax(1)
+        self._time[market, place] = columns.pop("time")
+        for name, value in columns.items():
+            self._columns[name][market, place] = value
 
     def _grow(self) -> None:
         more = self._time.shape[1]

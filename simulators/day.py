@@ -229,7 +229,9 @@ class DaySimulator:
         row = market[:, None].expand_as(candidate)
         bid = world.bid[candidate] * self.pacing.bid_multiplier(row, advertiser)
         outcome = world.describe(moment.number, moment.user, candidate, pctr, pcvr, bid.float())
-        tie = uniform(self.root, Purpose.AUCTION_TIE, *self._keys(market), candidate)
+        tie = None  # nobody to tie with
+        if self.config.num_rivals:
+            tie = uniform(self.root, Purpose.AUCTION_TIE, *self._keys(market), candidate)
         auction = run_auction(
             pctr, pcvr, bid, outcome.bid_type, self.config.auction, valid, tie_break=tie
         )
@@ -268,8 +270,6 @@ class DaySimulator:
         slot = torch.arange(shown.shape[1])
         keys = self._keys(market)
         clicked = filled & (uniform(self.root, Purpose.CLICK, *keys, slot) < _decided(pctr))
-        converts = clicked & (uniform(self.root, Purpose.CONVERSION, *keys, slot) < _decided(pcvr))
-        delay = self._delay(keys, slot)
         bid_type = world.bid_type[shown.clamp_min(0)]
         owner = world.ad_advertiser[shown.clamp_min(0)]
         none = torch.zeros_like(filled)
@@ -284,21 +284,38 @@ class DaySimulator:
         self._add(
             market, advertiser_surplus=worth - paid, num_unfilled=~filled.any(1, keepdim=True)
         )
-        self._pending.add(
-            market,
-            converts & (delay <= self.config.attribution_window_s),
-            time=moment.time[:, None] + delay,
-            number=moment.number[:, None].expand_as(shown),
-            ad_id=shown,
-            price=auction.price,
-        )
+        at = clicked.nonzero().unbind(1)
+        if len(at[0]):
+            self._await_conversions(
+                market[at[0]], at[1], moment.time[at[0]], shown[at], auction.price[at], pcvr[at]
+            )
         return shown, clicks, paid
 
-    def _delay(self, keys: tuple[Tensor, ...], slot: Tensor) -> Tensor:
-        """Return seconds from click to conversion, int64 [B, S]; 0 in worlds without clicks."""
-        draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys, slot)
+    def _await_conversions(
+        self,
+        market: Tensor,
+        slot: Tensor,
+        clicked_at: Tensor,
+        ad_id: Tensor,
+        price: Tensor,
+        pcvr: Tensor,
+    ) -> None:
+        """Draw which of C clicks convert and when; at once in worlds without clicks. [C] each."""
+        number = self.number[market]
+        keys = self.seed[market], self.episode[market], number, slot
+        converts = uniform(self.root, Purpose.CONVERSION, *keys) < _decided(pcvr)
+        draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys)
         mean = self.config.conversion_delay_s if self.world.info.has_clicks else 0.0
-        return (-mean * torch.log(draw)).ceil().long()
+        delay = (-mean * torch.log(draw)).ceil().long()
+        counts = converts & (delay <= self.config.attribution_window_s)
+        self._pending.add(
+            market[counts],
+            time=(clicked_at + delay)[counts],
+            number=number[counts],
+            slot=slot[counts],
+            ad_id=ad_id[counts],
+            price=price[counts],
+        )
 
     def _book_conversions(self, rows: Tensor, ended: Tensor) -> None:
         """Book the conversions of `rows` up to the request at hand, or midnight where it ended."""

@@ -3,7 +3,7 @@
 Dims: B requests, S ad slots.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from simulators.live_inputs import LiveCounts, live_features
 from simulators.world import World
 
 
+@runtime_checkable
 class Reality(Protocol):
     """Probabilities that realised events are drawn from."""
 

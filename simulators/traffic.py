@@ -4,7 +4,7 @@ Dims: M markets (independent days), R requests of a day, U users.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Arrivals:
     """int64 [M], requests of each day."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the requests of a day come from."""
 
