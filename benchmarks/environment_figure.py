@@ -56,7 +56,17 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
             label=label,
         )
     asked = ((SINGLE, 1, TARGET_SINGLE), (VECTOR, TARGET_BATCH, TARGET_VECTOR))
-    for _, batch, target in (entry for entry in asked if entry[0] in methods):
+    measured = (entry for entry in asked if entry[1] in batches(results, entry[0]))
+    for _, batch, target in measured:
+        axes.annotate(
+            f"target {target:,.0f}",
+            (batch, target),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color="#222222",
+        )
         axes.plot([batch / 1.8, batch * 1.8], [target, target], ":", color="#222222", linewidth=1.6)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

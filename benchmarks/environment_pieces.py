@@ -3,6 +3,8 @@
 Dims: B requests, L levels.
 """
 
+import statistics
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,27 +14,43 @@ from benchmarks.environment_play import draw_codes, make_environment, make_play
 from benchmarks.environment_presets import VECTOR
 from benchmarks.timing import median_s
 from envs.choices import Choices
+from envs.episodes import Episodes
 from simulators.world import World
 
 NUM_CALLS = 9
 PIECES_BATCH = 64
 """B whose pieces are timed on every catalogue."""
-EPISODE = "episode"
+EPISODE, ENGINE, INPUTS = "episode", "engine", "features"
 PIECES = {
-    "request": "requests: tokens, preference, popularity (`world.request`)",
-    "eligible": "eligible ads (`world.eligible`)",
-    "restrict": "their code tree (`trie.restrict`)",
-    "choices": "masks, steps and the ad reached (`Choices`)",
-    "outcome": "the rankers, their inputs and the outcome (`world.outcome`)",
-    "copies": "observations copied, after the reset and every step",
+    "request": "requests",
+    "eligible": "eligible ads",
+    "restrict": "code tree",
+    "choices": "codes chosen",
+    "outcome": "rankers",
+    "engine_rest": "rest of the rules",
+    "copies": "observations copied",
+    "wrapper_rest": "infos and masks",
 }
-"""Metric -> words; none is part of another."""
-FEATURES = "features"
-"""The rankers' inputs (`world.features`), a part of `outcome`."""
+"""Metric -> a few words; together they are the episode."""
+CALLS = {
+    "request": "tokens, preference, popularity: `world.request`",
+    "eligible": "`world.eligible`",
+    "restrict": "`trie.restrict`",
+    "choices": "masks, steps, the ad reached: `Choices`",
+    "outcome": "with their inputs and the outcome: `world.outcome`",
+    "engine_rest": "`Episodes` less all of the above",
+    "copies": "after the reset and every step",
+    "wrapper_rest": "the vector environment less all of the above",
+}
+"""What is timed for each piece."""
 
 
 def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
-    """Return median seconds of every piece for B requests, and of whole vector episodes.
+    """Return median seconds of every piece for B requests.
+
+    Beside `PIECES`: `INPUTS` (`world.features`, a part of the rankers), `ENGINE` (`Episodes`
+    alone) and `EPISODE` (the vector environment). The two rests are differences: negative where
+    the environment does a piece in a quicker way than the call that is timed for it.
 
     Args:
         world: With its rankers.
@@ -64,15 +82,39 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
     def timed(call: Callable[[], object]) -> float:
         return median_s(call, NUM_CALLS)
 
+    engine = Episodes(world, batch)
+    engine.seed(np.arange(batch) + seed)
+
+    def run_engine() -> float:
+        draw_s, started = 0.0, time.perf_counter()
+        engine.reset()
+        for _ in codes:
+            before = time.perf_counter()
+            code = draw_codes(engine.legal_mask, rng)
+            draw_s += time.perf_counter() - before
+            engine.step(code)
+        return time.perf_counter() - started - draw_s
+
+    def run_episode() -> float:
+        played = play()
+        return played.reset_s + played.step_s
+
     found = {
         "request": timed(lambda: world.request(ids)),
         "eligible": timed(lambda: world.eligible(ids)),
         "restrict": timed(lambda: world.trie.restrict(eligible)),
         "outcome": timed(lambda: world.outcome(ids, ads, exact=True)),
         "copies": timed(copies),
-        FEATURES: timed(lambda: world.features(ids)),
+        INPUTS: timed(lambda: world.features(ids)),
+        ENGINE: _median(run_engine),
+        EPISODE: _median(run_episode),
     }
-    found["choices"] = max(timed(choose) - found["restrict"], 0.0)
-    played = [play() for _ in range(NUM_CALLS + 2)][2:]
-    found[EPISODE] = float(np.median([p.reset_s + p.step_s for p in played]))
+    found["choices"] = timed(choose) - found["restrict"]
+    parts = ("request", "eligible", "restrict", "choices", "outcome")
+    found["engine_rest"] = found[ENGINE] - sum(found[name] for name in parts)
+    found["wrapper_rest"] = found[EPISODE] - found[ENGINE] - found["copies"]
     return found
+
+
+def _median(run: Callable[[], float]) -> float:
+    return statistics.median([run() for _ in range(NUM_CALLS + 2)][2:])

@@ -54,7 +54,9 @@ def draw_code(mask: NDArray[np.int8], rng: np.random.Generator) -> int:
     return int(legal[int(rng.random() * len(legal))])
 
 
-def draw_codes(mask: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_codes(
+    mask: NDArray[np.int8] | NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return a legal code per row, uniformly; `mask` is [B, V]."""
     key = 1.0 - rng.random(mask.shape, dtype=np.float32)  # in (0, 1]
     return (key * mask).argmax(axis=1)

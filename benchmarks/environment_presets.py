@@ -75,7 +75,7 @@ PRESETS = {
             CatalogueSize(num_ads=1_000, num_codes=16, num_users=50),
             CatalogueSize(num_ads=10_000, num_codes=64, num_users=50),
         ),
-        max_cells=100_000,
+        max_cells=1_000_000,
     ),
     "quick": EnvironmentPreset(),
     "paper": EnvironmentPreset(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.environment_pieces import EPISODE, FEATURES, PIECES
+from benchmarks.environment_pieces import EPISODE, INPUTS, PIECES
 from benchmarks.environment_presets import DAY_VECTOR, SYNC, TORCH, VECTOR, EnvironmentPreset
 from benchmarks.environment_values import batches, pieces, value
 
@@ -87,7 +87,7 @@ def _pieces(results: pd.DataFrame, threads: int) -> str:
     return (
         f"Where time goes: an episode of {found['batch']:,.0f} requests takes {whole:.1f} ms. The "
         f"largest pieces are {listed}; the rankers' inputs alone are "
-        f"{100 * found[FEATURES] / whole:.0f} %."
+        f"{100 * found[INPUTS] / whole:.0f} %."
     )
 
 

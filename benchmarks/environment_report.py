@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.environment_figure import speed_figure
-from benchmarks.environment_pieces import EPISODE, FEATURES, PIECES, PIECES_BATCH
+from benchmarks.environment_pieces import CALLS, EPISODE, INPUTS, PIECES, PIECES_BATCH
 from benchmarks.environment_presets import (
     SINGLE,
     SYNC,
@@ -98,7 +98,7 @@ def speed_table(results: pd.DataFrame, methods: Sequence[str], sizes: Environmen
     """Return code choices per second of every interface and batch."""
     most = max(sizes.threads)
     settings = [(mode, n) for mode in ("rankers", "free") for n in sizes.threads]
-    words = {"rankers": "rankers", "free": "without rankers"}
+    words = {"rankers": "rankers", "free": "without"}
     rows: list[list[Cell]] = []
     for method in methods:
         for batch in batches(results, method):
@@ -113,12 +113,13 @@ def speed_table(results: pd.DataFrame, methods: Sequence[str], sizes: Environmen
             "interface",
             "B",
             *(f"{words[mode]}, {_threads(n)}" for mode, n in settings),
-            f"requests per second, rankers, {_threads(most)}",
-            "draw of an action, µs",
+            "requests/s",
+            "draw, µs",
         ],
         rows,
-        SPREAD + " Without rankers: the same world with rankers that return a constant. The draw "
-        "is not part of the other figures.",
+        SPREAD
+        + " Without: the same world with rankers that return a constant. Requests per second "
+        f"with rankers and {_threads(most)}. Draw: of an action, which is no part of the others.",
     )
 
 
@@ -155,27 +156,23 @@ def pieces_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table | Non
     if not all(found.values()):
         return None
     batch = next(iter(found.values()))["batch"]
-    names = {
-        **PIECES,
-        FEATURES: "of which the rankers' inputs (`world.features`)",
-        "rest": "everything else",
-        EPISODE: "a whole episode of the vector environment",
-    }
-    order = [*PIECES, "rest", EPISODE]
-    order.insert(order.index("outcome") + 1, FEATURES)
+    names = {name: (words, CALLS[name]) for name, words in PIECES.items()}
+    names |= {INPUTS: ("of which inputs", "`world.features`"), EPISODE: ("a whole episode", "")}
+    order = [*PIECES, EPISODE]
+    order.insert(order.index("outcome") + 1, INPUTS)
     rows: list[list[Cell]] = []
     for name in order:
         cells: list[Cell] = []
         for n in sizes.threads:
             cells += [found[n][name], 100 * found[n][name] / found[n][EPISODE]]
-        rows.append([names[name], *cells])
+        rows.append([*names[name], *cells])
     columns = [x for n in sizes.threads for x in (f"ms, {_threads(n)}", f"%, {_threads(n)}")]
     return Table(
         f"Where a batch of {batch:,.0f} requests spends its time",
-        ["", *columns],
+        ["", "timed", *columns],
         rows,
-        "Each piece is called on its own; a piece that the environment itself does in a quicker "
-        "way makes everything else negative.",
+        "Each piece is called on its own, with rankers; where the environment does a piece in a "
+        "quicker way than that call, what is left over is too small, or negative.",
     )
 
 
@@ -240,15 +237,18 @@ def catalogue_tables(
             "Making a catalogue, seconds, and memory, MiB",
             [
                 "ads",
-                "tables and world, s",
-                "who may see what in the splits, s",
-                "code tree alone, s",
+                "world, s",
+                "splits, s",
+                "code tree, s",
                 "environment, s",
                 "world, MiB",
-                *(f"run at B = {b:,}, MiB" for b in sizes.batches),
+                *(f"B = {b:,}, MiB" for b in sizes.batches),
             ],
             making,
-            "The environment's second is that of the second B, when everything is imported.",
+            "World: its tables are drawn and read, the code tree among them, which is also given "
+            "alone. Splits: which requests have an eligible ad. Environment: `make_vec` at the "
+            "second B, when everything is imported. MiB: how far resident memory rises at most "
+            "while the world is made, and while the environment is made and played.",
         ),
     ]
 

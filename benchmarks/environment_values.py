@@ -4,7 +4,6 @@ import re
 
 import pandas as pd
 
-from benchmarks.environment_pieces import EPISODE, PIECES
 from benchmarks.environment_presets import VECTOR
 from benchmarks.stats import Interval
 
@@ -41,7 +40,7 @@ def batches(results: pd.DataFrame, method: str) -> list[int]:
 
 
 def pieces(results: pd.DataFrame, threads: int) -> dict[str, float]:
-    """Return `batch`, and ms of every piece, of `rest` and of the episode; empty without rows."""
+    """Return `batch`, and ms of what `piece_seconds` gives; empty without rows."""
     metrics = results.loc[results["method"] == VECTOR, "metric"].unique()
     matches = [found for m in metrics if (found := _PIECES.match(m)) and int(found[1]) == threads]
     if not matches:
@@ -53,5 +52,4 @@ def pieces(results: pd.DataFrame, threads: int) -> dict[str, float]:
         for m in metrics
         if m.startswith(prefix)
     }
-    rest = taken[EPISODE] - sum(taken[name] for name in PIECES)
-    return taken | {"rest": rest, "batch": float(batch)}
+    return taken | {"batch": float(batch)}
