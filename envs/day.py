@@ -141,6 +141,7 @@ class AdDayVectorEnv(VectorEnv):
         world_seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
+        render_mode: str | None = None,
         **rules: Any,
     ) -> None:
         """Load the world (once per process); see `AdDayEnv` and `VectorEnv` for arguments."""
@@ -158,4 +159,5 @@ class AdDayVectorEnv(VectorEnv):
             autoreset_mode=autoreset_mode,
             max_episode_steps=max_episode_steps,
             strict=strict,
+            render_mode=render_mode,
         )

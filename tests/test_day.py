@@ -53,28 +53,41 @@ def _targets(ads: pd.DataFrame, user: pd.Series, day: int) -> np.ndarray:
     )
 
 
-configs = st.builds(
-    DayConfig,
-    auction=st.builds(
-        AuctionConfig,
-        mechanism=st.sampled_from(["first_price", "second_price", "gsp"]),
-        num_slots=st.integers(1, 3),
-        reserve_cpm=st.sampled_from([0.0, 5.0, 60.0]),
-    ),
-    num_rivals=st.integers(0, 4),
-    pacing=st.sampled_from(["none", "throttling", "pid"]),
-    num_requests=st.just(25),
-    conversion_delay_s=st.sampled_from([0.0, 600.0, 20_000.0]),
+rules_of_auctions = st.fixed_dictionaries(
+    {
+        "mechanism": st.sampled_from(["first_price", "second_price", "gsp"]),
+        "num_slots": st.integers(1, 3),
+        "reserve_cpm": st.sampled_from([0.0, 5.0, 60.0]),
+    }
+)
+rules_of_days = st.fixed_dictionaries(
+    {
+        "num_rivals": st.integers(0, 4),
+        "pacing": st.sampled_from(["none", "throttling", "pid"]),
+        "num_requests": st.just(25),
+        "conversion_delay_s": st.sampled_from([0.0, 600.0, 20_000.0]),
+    }
 )
 
 
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(config=configs, scale=st.sampled_from([0.0, 1e-3, 0.01, 1.0]), seed=st.integers(0, 99))
+@given(
+    auction=rules_of_auctions,
+    rules=rules_of_days,
+    scale=st.sampled_from([0.0, 1e-3, 0.01, 1.0]),
+    seed=st.integers(0, 99),
+)
 def test_what_holds_on_any_day(
-    world: World, config: DayConfig, scale: float, seed: int, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    auction: dict,
+    rules: dict,
+    scale: float,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    config = DayConfig(auction=AuctionConfig(**auction), **rules)
     taken = []
     take = PendingConversions.take
 
