@@ -98,7 +98,12 @@ class Days:
         self.terminated, self.truncated, self.reported = no, no.copy(), no.copy()
         self._illegal, self._open_clicks = no.copy(), np.zeros(num_rows, dtype=np.int64)
         self._request: Request | None = None
-        self._blank_report()
+        self._report: Arrays = {name: np.zeros(num_rows, dtype=np.float32) for name in _NUMBERS}
+        self._report |= {name: np.full(num_rows, -1, dtype=np.int64) for name in _COUNTS}
+        self._report["clicked"] = no.copy()
+        self._report["components"] = {
+            name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
+        }
         self.served: Served | None = None
         self.served_row = np.zeros(0, dtype=np.int64)
 
@@ -137,6 +142,7 @@ class Days:
         self.simulator.begin(chosen, self._seed, self._episode, day)
         self._episode = self._episode + chosen.long()
         fresh = chosen.numpy()
+        self._blank_report(fresh)
         for flags in (self.truncated, self.reported, self._illegal):
             flags[fresh] = False
         self._open_clicks[fresh] = 0
@@ -188,8 +194,7 @@ class Days:
         reward = np.where(illegal, self.illegal_reward, 0.0).astype(np.float32)
         self._illegal = np.where(acting, illegal, self._illegal)
         ended = finished | illegal
-        if self.reported.any():
-            self._blank_report()
+        self._blank_report(self.reported)
         self.reported = ended
         if ended.any():
             self._report["answered_request_id"][ended] = number[ended]
@@ -230,15 +235,15 @@ class Days:
             report["components"][name][index] = value[:, 0].numpy()
         self.served, self.served_row = served, index
 
-    def _blank_report(self) -> None:
-        size = self.num_rows
-        report: Arrays = {name: np.zeros(size, dtype=np.float32) for name in _NUMBERS}
-        report |= {name: np.full(size, -1, dtype=np.int64) for name in _COUNTS}
-        report["clicked"] = np.zeros(size, dtype=np.bool_)
-        report["components"] = {
-            name: np.zeros(size, dtype=np.float32) for name in self.reward.functions
-        }
-        self._report = report
+    def _blank_report(self, rows: NDArray[np.bool_]) -> None:
+        report = self._report
+        for name in _NUMBERS:
+            report[name][rows] = 0.0
+        for name in _COUNTS:
+            report[name][rows] = -1
+        report["clicked"][rows] = False
+        for component in report["components"].values():
+            component[rows] = 0.0
 
     def _close_days(self, acting: NDArray[np.bool_]) -> None:
         ended = acting & self.simulator.over.numpy()
