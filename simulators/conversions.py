@@ -14,7 +14,7 @@ _NEVER = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class Conversions:
-    """C conversions, [C] each, in order of market and time."""
+    """C conversions, [C] each, in order of market and time; equal times by request and slot."""
 
     market: Tensor
     number: Tensor
@@ -70,7 +70,9 @@ class PendingConversions:
         come = (self._time <= now[:, None]) & markets[:, None]
         market, place = come.nonzero().unbind(1)
         time = self._time[market, place]
-        order = time.argsort(stable=True)
+        order = torch.arange(len(time))
+        for key in (self._columns["slot"], self._columns["number"], self._time):
+            order = order[key[market, place][order].argsort(stable=True)]
         order = order[market[order].argsort(stable=True)]
         market, place, time = market[order], place[order], time[order]
         self._time[market, place] = _NEVER

@@ -28,6 +28,8 @@ from simulators.world import World
 MONEY = ("revenue", "advertiser_surplus", "gmv")
 COUNTS = ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal")
 _MAX_LOOK_AHEAD = 64
+_MAX_DELAY_S = 1e15
+"""Longer delays from click to conversion, in seconds, are as good as never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,7 @@ class DaySimulator:
 
     def _pace(self, rows: Tensor, count: Tensor) -> None:
         if self.config.pacing != "none":
-            elapsed = torch.where(rows, self.number / count.clamp_min(1), 0.0)
+            elapsed = torch.where(rows, self.number.double() / count.clamp_min(1), 0.0)
             self.pacing.update(self.budgets.spent, elapsed.clamp(0.0, 1.0))
 
     def _skip_unfillable(self, rows: Tensor, ahead: int) -> None:
@@ -200,16 +202,21 @@ class DaySimulator:
         count = self.live.arrivals.count
         index = (rows & (self.number < count)).nonzero()[:, 0]
         broke = ~self.budgets.can_spend()[index].any(1)
-        window = self.number[index, None] + torch.arange(ahead)
-        inside = window < count[index, None]
-        flat = torch.minimum(window, count[index, None] - 1).flatten()
-        market = index.repeat_interleave(ahead)
-        legal = self._eligible(market, flat).any(1).view(-1, ahead)
-        found = legal | ~inside
-        skip = torch.where(found.any(1), found.to(torch.int8).argmax(1), ahead)
+        skip = torch.zeros_like(index)
+        if self.config.pacing == "none":  # else every request may adjust who takes part
+            skip = self._count_unfillable(index, ahead)
         skip = torch.where(broke, count[index] - self.number[index], skip)
         self.number[index] += skip
         self.totals["num_unfilled"][index] += skip
+
+    def _count_unfillable(self, market: Tensor, ahead: int) -> Tensor:
+        """Return how many of the next `ahead` requests no ad may answer, up to the first other."""
+        count = self.live.arrivals.count[market, None]
+        window = self.number[market, None] + torch.arange(ahead)
+        flat = torch.minimum(window, count - 1).flatten()
+        legal = self._eligible(market.repeat_interleave(ahead), flat).any(1).view(-1, ahead)
+        found = legal | (window >= count)
+        return torch.where(found.any(1), found.to(torch.int8).argmax(1), ahead)
 
     def _keys(self, market: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return seed, episode and request number of markets, [B, 1] each."""
@@ -306,7 +313,7 @@ class DaySimulator:
         converts = uniform(self.root, Purpose.CONVERSION, *keys) < _decided(pcvr)
         draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys)
         mean = self.config.conversion_delay_s if self.world.info.has_clicks else 0.0
-        delay = (-mean * torch.log(draw)).ceil().long()
+        delay = (-mean * torch.log(draw)).ceil().clamp_max(_MAX_DELAY_S).long()
         counts = converts & (delay <= self.config.attribution_window_s)
         self._pending.add(
             market[counts],
@@ -350,7 +357,8 @@ class DaySimulator:
     def open_clicks(self, market: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the clicks without a conversion whose attribution window outlasts midnight."""
         end = (self.day[market] + 1) * DAY_S
-        return self.live.open_clicks(market, end - int(self.config.attribution_window_s))
+        window = int(min(self.config.attribution_window_s, _MAX_DELAY_S))
+        return self.live.open_clicks(market, end - window)
 
 
 def _decided(probability: Tensor) -> Tensor:

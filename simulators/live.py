@@ -151,11 +151,11 @@ class LiveHistory:
         self._store["action"][market, cell, slot] = int(Action.CONVERSION)
 
     def open_clicks(self, market: Int[Tensor, " B"], since: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return how many clicks after `since` (seconds) have not converted."""
+        """Return how many clicks at `since` (seconds) or later have not converted."""
         request = self._store["request"][market].long()
         time = self.arrivals.time[market].gather(1, request)
         clicked = self._store["action"][market] == Action.CLICK
-        return (clicked & (time > since[:, None])[..., None]).flatten(1).sum(1)
+        return (clicked & (time >= since[:, None])[..., None]).flatten(1).sum(1)
 
     def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
         """Return what is known at the given requests, before they show anything."""
