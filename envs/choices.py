@@ -52,7 +52,6 @@ class Choices:
         self._runs = trie.runs
         self._legal: NDArray[np.bool_] | None = None  # [B, N] in tree order
         self._owns_legal = False
-        self._every = np.arange(num_rows)
 
     def open(self, legal: LegalTrie, rows: Rows = None) -> None:
         """Begin new paths. A row without a legal ad awaits no choice.
@@ -127,35 +126,38 @@ class Choices:
             ValueError: An action outside [0, V).
             IllegalActionError: An illegal code, if `strict`.
         """
-        acting = self.awaiting if rows is None else self.awaiting & rows
         finished = np.zeros(self.num_rows, dtype=np.bool_)
         illegal = np.zeros(self.num_rows, dtype=np.bool_)
-        index = self._every if acting.all() else np.flatnonzero(acting)
+        index = np.flatnonzero(self.awaiting if rows is None else self.awaiting & rows)
         if not len(index):
             return finished, illegal
         code = action[index]
-        if code.min() < 0 or code.max() >= self.trie.num_codes:
-            wrong = code[(code < 0) | (code >= self.trie.num_codes)]
+        outside = (code < 0) | (code >= self.trie.num_codes)
+        if outside.any():
             raise ValueError(
-                f"action must be an integer in [0, {self.trie.num_codes}), got {int(wrong[0])}"
+                f"action must be an integer in [0, {self.trie.num_codes}), "
+                f"got {int(code[outside][0])}"
             )
         allowed = self.legal_mask[index, code]
-        if strict and not allowed.all():
+        any_illegal = not allowed.all()
+        if any_illegal and strict:
             raise IllegalActionError(self._describe(int(index[~allowed][0]), action, request_id))
         level = self.level[index]
         self.prefix[index, level] = code
         self.level[index] = level + 1
-        if not allowed.all():
+        if any_illegal:
             self._end(index[~allowed])
             illegal[index[~allowed]] = True
             index, code, level = index[allowed], code[allowed], level[allowed]
-        lowest = int(level.min(initial=self.trie.num_levels))
-        for depth in range(lowest, int(level.max(initial=-1)) + 1):  # mostly one level for all
+        if not len(index):
+            return finished, illegal
+        if (level == level[0]).all():  # mostly: rows move in step
+            self._descend(index, code, int(level[0]), finished)
+            return finished, illegal
+        for depth in range(self.trie.num_levels):
             here = level == depth
-            at, chosen = (index, code) if here.all() else (index[here], code[here])
-            if len(at):
-                self._descend(at, chosen, depth)
-                finished[at] = depth + 1 == self.trie.num_levels
+            if here.any():
+                self._descend(index[here], code[here], depth, finished)
         return finished, illegal
 
     def _describe(
@@ -172,7 +174,13 @@ class Choices:
         self.awaiting[index] = False
         self.legal_mask[index] = True
 
-    def _descend(self, index: NDArray[np.int64], code: NDArray[np.int64], level: int) -> None:
+    def _descend(
+        self,
+        index: NDArray[np.int64],
+        code: NDArray[np.int64],
+        level: int,
+        finished: NDArray[np.bool_],
+    ) -> None:
         """Move rows `index` [R], all at `level`, to the children that `code` [R] leads to."""
         runs = self._runs
         node = runs.children[level][self._node[index], code]
@@ -183,6 +191,7 @@ class Choices:
             # dearest first: writing from the last to the first leaves the dearest
             self.ad_id[index[row[::-1]]] = runs.ad_id[place[::-1]]
             self._end(index)
+            finished[index] = True
             return
         mask = np.zeros((len(index), self.trie.num_codes), dtype=np.bool_)
         mask[row, runs.code[level + 1][place]] = True

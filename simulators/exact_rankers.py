@@ -32,29 +32,27 @@ def _array(x: Tensor) -> Float:
 class _Sums:
     """Sums of embeddings over attributes, by every combination of some attributes' values."""
 
-    columns: list[int]
-    sizes: list[int]
-    table: Float  # [product of sizes, width]
+    stride: IntArray
+    """[A], how many rows apart an attribute's neighbouring values are; 0 for the others."""
+    table: Float
+    """[product of the attributes' values, width]"""
 
     @classmethod
     def of(cls, tables: list[Float]) -> "list[_Sums]":
         """Join the attributes' tables, in order, while they stay small."""
         parts: list[_Sums] = []
-        for column, table in enumerate(tables):
+        for table, own in zip(tables, np.eye(len(tables), dtype=np.int64), strict=True):
             if parts and len(parts[-1].table) * len(table) <= _MOST_ROWS:
                 last = parts.pop()
                 both = (last.table[:, None] + table).reshape(-1, table.shape[1])
-                parts.append(cls([*last.columns, column], [*last.sizes, len(table)], both))
+                parts.append(cls(last.stride * len(table) + own, both))
             else:
-                parts.append(cls([column], [len(table)], table))
+                parts.append(cls(own, table))
         return parts
 
     def __call__(self, values: NDArray[np.integer]) -> Float:
         """Return [B, width] for attributes [B, A]."""
-        index = values[:, self.columns[0]].astype(np.int64)
-        for column, size in zip(self.columns[1:], self.sizes[1:], strict=True):
-            index = index * size + values[:, column]
-        return np.take(self.table, index, axis=0)
+        return np.take(self.table, values.dot(self.stride), axis=0)
 
 
 class ExactRankers:
@@ -135,7 +133,12 @@ class ExactRankers:
         return np.matmul(gate, key) / key.shape[1] ** 0.5
 
     def _calibrate(self, logit: Float) -> Float:
-        segment = [np.searchsorted(self._knots[task], logit[:, task]) for task in range(2)]
-        lines = [self._line[task][segment[task]] for task in range(2)]
-        offset, slope = np.stack(lines, axis=1).transpose(2, 0, 1)
-        return 1.0 / (1.0 + np.exp(-(offset + slope * logit)))
+        """Turn logits [R, 2] into calibrated probabilities, in place."""
+        for task, knots in enumerate(self._knots):
+            x = logit[:, task]
+            line = self._line[task][knots.searchsorted(x)]
+            x *= line[:, 1]
+            x += line[:, 0]
+        np.exp(np.negative(logit, out=logit), out=logit)
+        logit += 1.0
+        return np.reciprocal(logit, out=logit)

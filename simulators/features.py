@@ -14,7 +14,7 @@ from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 from gpr_rl.data.streams import IntArray
-from simulators.history import History, count_kinds
+from simulators.history import History, count_kinds, moments
 
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
@@ -92,6 +92,17 @@ class PastCounts:
     timestamp: IntArray  # int64 [B]
 
     @cached_property
+    def _moments(self) -> IntArray:
+        return moments(self.timestamp)
+
+    def part(self, start: int, stop: int) -> "PastCounts":
+        """Return rows start..stop-1."""
+        rows = slice(start, stop)
+        chosen = PastCounts(self.history, self.user_id[rows], self.timestamp[rows])
+        chosen.__dict__["_moments"] = self._moments[rows]
+        return chosen
+
+    @cached_property
     def groups(self) -> Tensor:
         """`History.counts`, int64 [B, G, 8]."""
         return torch.from_numpy(self.history.counts(self.user_id, self.timestamp))
@@ -118,7 +129,7 @@ class PastCounts:
     def exact(self, ad_id: IntArray) -> NDArray[np.float64]:
         """Return `of` for a few candidates in float64 and numpy: little to do for one of them."""
         groups = self.history.group[ad_id]
-        seen = self.history.group_events(self.user_id[:, None, None], self.timestamp, groups)
+        seen = self.history.group_events(self.user_id[:, None, None], self._moments, groups)
         counts = seen.reshape(*seen.shape[:-2], 8) @ _KINDS_OF_EVENTS
         features = np.empty((*groups.shape, NUM_COUNT_FEATURES))
         np.log1p(counts, out=features[..., :-1])
@@ -192,5 +203,4 @@ class PreparedFeatures:
     def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
         """Return inputs and counts of one of the requests, int64 [1]."""
         row = self._row[int(request_id)]
-        past, here = self._past, slice(row, row + 1)
-        return self._inputs[row], PastCounts(past.history, past.user_id[here], past.timestamp[here])
+        return self._inputs[row], self._past.part(row, row + 1)

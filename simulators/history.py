@@ -43,6 +43,11 @@ def count_kinds(histogram: Tensor) -> Tensor:
     return histogram.float() @ _KINDS.to(histogram.device)
 
 
+def moments(timestamp: IntArray) -> IntArray:
+    """Return each moment and the beginning of the day before, int64 [B, 2]."""
+    return np.stack([timestamp, (timestamp // DAY_S - 1) * DAY_S], axis=-1)
+
+
 class History:
     """Strictly-past views of an event table.
 
@@ -114,7 +119,7 @@ class History:
         Returns:
             int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
         """
-        seen = self.group_events(user_id[:, None], timestamp, group)
+        seen = self.group_events(user_id[:, None], moments(timestamp), group)
         before, old = seen[..., 0, :], seen[..., 1, 1:]
         counts = np.zeros((*group.shape, 8), dtype=np.int64)
         counts[..., 0] = before[..., 0]
@@ -122,23 +127,21 @@ class History:
         counts[..., 5:] = before[..., 1:] - old
         return counts
 
-    def group_events(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
-        """Return how many events of each kind users had in groups before two moments.
+    def group_events(self, user_id: IntArray, moment: IntArray, group: IntArray) -> IntArray:
+        """Return how many events of each kind users had in groups before two moments each.
 
         Args:
             user_id: int64 [B, 1, ...], broadcasts with `group`.
-            timestamp: int64 [B].
+            moment: int64 [B, 2], see `moments`.
             group: int64 [B, ...].
 
         Returns:
-            int [B, ..., 2, 4]: strictly before the moment, and before yesterday; of views,
-            impressions without a click, clicks without a conversion, conversions.
+            int64 [B, ..., 2, 4]: views, impressions without a click, clicks without a conversion,
+            conversions, strictly before each of the two.
         """
-        since = np.minimum((timestamp // DAY_S - 1) * DAY_S, timestamp)
-        # a user's look-ups side by side: they hit the same memory
-        when = np.stack([timestamp, since], axis=-1)
-        when = when.reshape(len(timestamp), *(1,) * (group.ndim - 1), 2)
         cell = user_id * self.num_groups + group
+        # a user's look-ups side by side: they hit the same memory
+        when = moment.reshape(len(moment), *(1,) * (group.ndim - 1), 2)
         return self._group_index.before(cell[..., None], when)
 
     @cached_property
