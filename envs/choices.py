@@ -50,14 +50,15 @@ class Choices:
         self.ad_id = np.full(num_rows, -1, dtype=np.int64)
         self._node = np.ones(num_rows, dtype=np.int64)
         self._runs = trie.runs
-        self._legal: NDArray[np.bool_] | None = None  # [B, N] in tree order
+        self._legal: NDArray[np.bool_] | None = None  # [B, N]
         self._owns_legal = False
 
     def open(self, legal: LegalTrie, rows: Rows = None) -> None:
         """Begin new paths. A row without a legal ad awaits no choice.
 
         Args:
-            legal: Of all B rows, or of the True ones of `rows` alone. Read, never written.
+            legal: Of all B rows, or of the True ones of `rows` alone. It is read while the paths
+                are open, never written; don't change it.
             rows: The others stay as they are.
 
         Raises:
@@ -65,20 +66,20 @@ class Choices:
         """
         if rows is None or rows.all():
             self._check_size(legal, self.num_rows)
-            self._legal, self._owns_legal = legal.ordered.numpy(), False
+            self._legal, self._owns_legal = legal.eligible.numpy(), False
             self._blank(slice(None), legal.root_mask.numpy())
             return
         index = np.flatnonzero(rows)
-        root, ordered = legal.root_mask.numpy(), legal.ordered.numpy()
+        root, eligible = legal.root_mask.numpy(), legal.eligible.numpy()
         if legal.batch_size != len(index):
             self._check_size(legal, self.num_rows)
-            root, ordered = root[index], ordered[index]
+            root, eligible = root[index], eligible[index]
         if self._legal is None:
             self._legal = np.zeros((self.num_rows, self.trie.num_ads), dtype=np.bool_)
         elif not self._owns_legal:
             self._legal = self._legal.copy()
         self._owns_legal = True
-        self._legal[index] = ordered
+        self._legal[index] = eligible
         self._blank(index, root)
 
     def _check_size(self, legal: LegalTrie, size: int) -> None:
@@ -194,7 +195,7 @@ class Choices:
             finished[index] = True
             return
         mask = np.zeros((len(index), self.trie.num_codes), dtype=np.bool_)
-        mask[row, runs.code[level + 1][place]] = True
+        mask.ravel()[row * self.trie.num_codes + runs.code[level + 1].take(place)] = True
         self.legal_mask[index] = mask
 
     def _eligible(
@@ -204,8 +205,10 @@ class Choices:
         assert self._legal is not None
         if len(index) == 1:
             first = int(start[0])
-            alive = np.flatnonzero(self._legal[index[0], first : int(stop[0])])
+            ads = self._runs.ad_id[first : int(stop[0])]
+            alive = np.flatnonzero(self._legal[index[0], ads])
             return np.zeros_like(alive), alive + first
         row, place = ragged(start, stop)
-        alive = np.flatnonzero(self._legal[index[row], place])
-        return row[alive], place[alive]
+        flat = (index * self.trie.num_ads).take(row) + self._runs.ad_id.take(place)
+        alive = np.flatnonzero(self._legal.ravel().take(flat))
+        return row.take(alive), place.take(alive)

@@ -59,7 +59,7 @@ def test_rows_follow_the_rules_whatever_the_others_do(
         given_rows = restart if turn or rng.random() < 0.5 else None
         some = given_rows is not None and rng.random() < 0.5
         legal = ads.trie.restrict(torch.from_numpy(fresh[restart] if some else fresh))
-        before = legal.ordered.clone()
+        before = legal.eligible.clone()
         choices.open(legal, given_rows)
         for row in np.flatnonzero(restart):
             eligible[row], prefix[row], ad_id[row] = fresh[row], [], -1
@@ -86,7 +86,7 @@ def test_rows_follow_the_rules_whatever_the_others_do(
                 ad_id[row] = ads.ad(eligible[row], prefix[row])
             if done or illegal[row]:
                 awaiting[row] = False
-        assert torch.equal(legal.ordered, before)
+        assert torch.equal(legal.eligible, before)
         assert choices.ad_id.tolist() == ad_id
         assert choices.level.tolist() == [len(p) for p in prefix]
         assert choices.prefix.tolist() == [p + [0] * (levels - len(p)) for p in prefix]
@@ -121,7 +121,7 @@ def test_a_part_of_the_trees_shares_their_memory() -> None:
     legal = ads.trie.restrict(torch.from_numpy(ads.eligible(6)))
     part = legal.part(2, 4)
     assert torch.equal(part.root_mask, legal.mask(torch.zeros(6, 0, dtype=torch.int64))[2:4])
-    assert part.ordered.data_ptr() == legal.ordered[2:].data_ptr()
+    assert part.eligible.data_ptr() == legal.eligible[2:].data_ptr()
     paths = torch.from_numpy(ads.codes[:4]).expand(6, -1, -1)
     assert torch.equal(part.path_masks(paths[:2]), legal.path_masks(paths)[2:4])
     assert torch.equal(part.resolve(paths[:2]), legal.resolve(paths)[2:4])

@@ -17,8 +17,7 @@ def ragged(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
     """Return (row, index) of all integers in the B ranges [start, stop), flattened."""
     size = np.maximum(stop - start, 0)
     row = np.repeat(np.arange(len(size)), size)
-    offset = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)
-    return row, start[row] + offset
+    return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 _DEAD = 0  # node index of a prefix that no ad has; the real nodes of a level count from 1
 _ROOT = 1
+_NUM_FIRST = 8
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TreeRuns:
     """Per level [N], the ads' codes."""
     ad_id: NDArray[np.int64]
     """[N]."""
+    first_ads: NDArray[np.int64]
+    """[8, n_1], some ads of every first code; the last one again where there are fewer."""
 
 
 class CodeTrie:
@@ -162,6 +165,8 @@ class CodeTrie:
     @cached_property
     def runs(self) -> "TreeRuns":
         """The tree as numpy arrays, for stepping down it code by code."""
+        edge = self._edges[1].numpy()
+        few = np.minimum(edge[:-1] + np.arange(_NUM_FIRST)[:, None], edge[1:] - 1)
         return TreeRuns(
             children=[table.numpy() for table in self._children],
             edge=[edges.numpy() for edges in self._edges],
@@ -170,6 +175,7 @@ class CodeTrie:
                 for level in range(self.num_levels)
             ],
             ad_id=self._order.numpy(),
+            first_ads=self._order.numpy()[few],
         )
 
     def root(self, *shape: int) -> Int[Tensor, "..."]:
@@ -197,10 +203,15 @@ class LegalTrie:
     """
 
     def __init__(self, trie: CodeTrie, eligible: Bool[Tensor, "B N"]) -> None:
-        """Hold the eligible ads in the order of the tree. Use `CodeTrie.restrict`, which checks."""
+        """Hold the eligible ads; tables follow on demand. Use `CodeTrie.restrict`, which checks."""
         self.trie = trie
         self.batch_size = len(eligible)
-        self.ordered = trie.in_order(eligible)
+        self.eligible = eligible
+
+    @cached_property
+    def ordered(self) -> Bool[Tensor, "B N"]:
+        """The eligible ads in the order of the tree."""
+        return self.trie.in_order(self.eligible)
 
     @cached_property
     def _count(self) -> Tensor:
@@ -235,16 +246,23 @@ class LegalTrie:
     def root_mask(self) -> Bool[Tensor, "B V"]:
         """The legal first codes, as `mask` of an empty prefix, without the tables."""
         runs = self.trie.runs
-        first = runs.edge[1][:-1]
+        eligible = self.eligible.numpy()
+        # most codes have an eligible ad among their first few; the rows where one has not are
+        # looked at in full
+        found = np.bitwise_or.reduce(np.take(eligible, runs.first_ads, axis=1), axis=1)
+        unsure = np.flatnonzero(~found.all(1))
+        if len(unsure):
+            ordered = np.take(eligible[unsure], runs.ad_id, axis=1)
+            found[unsure] = np.logical_or.reduceat(ordered, runs.edge[1][:-1], axis=1)
         mask = np.zeros((self.batch_size, self.trie.num_codes), dtype=np.bool_)
-        mask[:, runs.code[0][first]] = np.logical_or.reduceat(self.ordered.numpy(), first, axis=1)
+        mask[:, runs.code[0][runs.edge[1][:-1]]] = found
         return torch.from_numpy(mask)
 
     def part(self, start: int, stop: int) -> "LegalTrie":
         """Return the trees of rows start..stop-1; they share memory with this one's."""
         chosen = object.__new__(LegalTrie)
-        chosen.trie, chosen.ordered = self.trie, self.ordered[start:stop]
-        chosen.batch_size = len(chosen.ordered)
+        chosen.trie, chosen.eligible = self.trie, self.eligible[start:stop]
+        chosen.batch_size = len(chosen.eligible)
         chosen.root_mask = self.root_mask[start:stop]
         return chosen
 
@@ -252,7 +270,7 @@ class LegalTrie:
         """Return the trees of the given rows, in their order; rows may repeat."""
         chosen = object.__new__(LegalTrie)
         chosen.trie, chosen.batch_size = self.trie, len(row)
-        for name in ("ordered", "_count"):
+        for name in ("eligible", "_count"):
             setattr(chosen, name, getattr(self, name).index_select(0, row))
         for name in ("_at_edges", "_legal"):
             setattr(chosen, name, [x.index_select(0, row) for x in getattr(self, name)])
