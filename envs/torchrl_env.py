@@ -48,6 +48,8 @@ class TorchEnv(EnvBase):
     A row that is stepped after its end stays there.
 
     Row i of an environment seeded with s plays what the single one seeded with s + i plays.
+    Collectors reset an environment when they take it: seed it before that (`seed`), or call
+    `reset` after their `set_seed`. Environments side by side need seeds of their own.
     """
 
     batch_locked = True

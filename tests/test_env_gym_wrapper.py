@@ -8,10 +8,11 @@ from tensordict import TensorDictBase
 from torchrl.envs import ActionMask, GymEnv, GymWrapper, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
-from envs import AdRequestEnv, AdRequestTorchEnv, AdRequestVectorEnv
+from envs import AdDayEnv, AdDayTorchEnv, AdRequestEnv, AdRequestTorchEnv, AdRequestVectorEnv
 from simulators.world import World
 
 ID = "envs:gpr_rl/AdRequest-v0"
+DAY_ID = "envs:gpr_rl/AdDay-v0"
 
 
 def wrapped(world: World, mode: AutoresetMode | str = "disabled", num_envs: int = 4) -> GymWrapper:
@@ -34,6 +35,32 @@ def test_single_environments_keep_their_specs(world: World) -> None:
         played = env.rollout(9, first_legal)
         assert played["next", "done"].flatten().tolist() == [False, False, True]
         assert played["next", "reward"][-1] > 0
+
+
+def test_single_days_keep_their_specs_and_play_the_native_days(world: World) -> None:
+    rules = {"num_requests": 4}
+    native = AdDayTorchEnv(world, [1], **rules)
+    native.set_seed(5)
+    native.reset()  # GymWrapper seeds by a reset, which counts as an episode
+    want = native.rollout(30, first_legal, break_when_any_done=False)[0]
+    for env in (
+        GymWrapper(AdDayEnv(world, **rules), categorical_action_encoding=True),
+        GymWrapper(gymnasium.make(DAY_ID, world="tiny", **rules), categorical_action_encoding=True),
+        GymEnv(DAY_ID, world="tiny", categorical_action_encoding=True, **rules),
+    ):
+        check_env_specs(env, seed=0)
+        env.set_seed(5)
+        played = env.rollout(30, first_legal, break_when_any_done=False)
+        torch.testing.assert_close(played["next", "reward"], want["next", "reward"])
+        for key in ("token_codes", "prefix", "level", ("next", "level"), ("next", "truncated")):
+            assert torch.equal(played[key], want[key]), key
+        assert played["next", "truncated"].sum() > 1
+        assert not played["next", "terminated"].any()
+
+
+def test_a_rule_that_days_do_not_have_is_named(world: World) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_request'; rules of"):
+        AdDayEnv(world, num_request=4)
 
 
 @pytest.mark.parametrize("mode", ["disabled", "same_step"])

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(name: str, folder: Path) -> str:
+def run(name: str, folder: Path, *options: str) -> str:
     """Return what an example prints; it runs in another folder, as a user's script would."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "examples" / name)],
+        [sys.executable, "-W", "error", *options, str(ROOT / "examples" / name)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -55,3 +55,13 @@ def test_lightgbm_rankers_grade_both_and_reward_an_episode(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_train_hepo_runs(tmp_path: Path) -> None:
     assert "mean reward" in run("train_hepo.py", tmp_path)
+
+
+@pytest.mark.slow
+def test_torchrl_collector_trains(tmp_path: Path) -> None:
+    # torchrl 0.14 warns of its own classes when its collectors are imported: "Creating ... which
+    # inherits from WeightUpdaterBase is deprecated". The option takes the beginning only.
+    text = run("torchrl_collector.py", tmp_path, "-W", "ignore:Creating:DeprecationWarning")
+    rewards = [float(x) for x in re.findall(r"reward +(\S+)", text)]
+    assert len(rewards) == 20
+    assert sum(rewards[-5:]) > 1.5 * sum(rewards[:5])
