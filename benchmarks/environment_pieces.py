@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.environment_play import draw_codes, make_environment, make_play
 from benchmarks.environment_presets import VECTOR
-from benchmarks.timing import median_s
 from envs.choices import Choices
 from envs.episodes import Episodes
 from simulators.world import World
@@ -70,17 +69,17 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
     eligible = world.eligible(ids)
     choices = Choices(world.trie, batch)
 
-    def choose() -> None:
-        choices.open(world.trie.restrict(eligible))
+    def choose() -> float:
+        legal = world.trie.restrict(eligible)
+        started = time.perf_counter()
+        choices.open(legal)
         for code in codes:
             choices.step(code)
+        return time.perf_counter() - started
 
     def copies() -> None:
         for _ in range(len(codes) + 1):
             {key: np.array(value) for key, value in observation.items()}
-
-    def timed(call: Callable[[], object]) -> float:
-        return median_s(call, NUM_CALLS)
 
     engine = Episodes(world, batch)
     engine.seed(np.arange(batch) + seed)
@@ -99,22 +98,34 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
         played = play()
         return played.reset_s + played.step_s
 
-    found = {
-        "request": timed(lambda: world.request(ids)),
-        "eligible": timed(lambda: world.eligible(ids)),
-        "restrict": timed(lambda: world.trie.restrict(eligible)),
-        "outcome": timed(lambda: world.outcome(ids, ads, exact=True)),
-        "copies": timed(copies),
-        INPUTS: timed(lambda: world.features(ids)),
-        ENGINE: _median(run_engine),
-        EPISODE: _median(run_episode),
+    runs: dict[str, Callable[[], float]] = {
+        "request": _timed(lambda: world.request(ids)),
+        "eligible": _timed(lambda: world.eligible(ids)),
+        "restrict": _timed(lambda: world.trie.restrict(eligible)),
+        "choices": choose,
+        "outcome": _timed(lambda: world.outcome(ids, ads, exact=True)),
+        "copies": _timed(copies),
+        INPUTS: _timed(lambda: world.features(ids)),
+        ENGINE: run_engine,
+        EPISODE: run_episode,
     }
-    found["choices"] = timed(choose) - found["restrict"]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for call in range(NUM_CALLS + 2):
+        for name, run in runs.items():  # in turn, so that all meet the same machine
+            taken = run()
+            if call >= 2:
+                times[name].append(taken)
+    found = {name: statistics.median(taken) for name, taken in times.items()}
     parts = ("request", "eligible", "restrict", "choices", "outcome")
     found["engine_rest"] = found[ENGINE] - sum(found[name] for name in parts)
     found["wrapper_rest"] = found[EPISODE] - found[ENGINE] - found["copies"]
     return found
 
 
-def _median(run: Callable[[], float]) -> float:
-    return statistics.median([run() for _ in range(NUM_CALLS + 2)][2:])
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+    return run

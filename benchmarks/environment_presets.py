@@ -35,17 +35,17 @@ class EnvironmentPreset:
     """Largest B of `SyncVectorEnv`, whose time grows with every row."""
     max_day_batch: int = 1_024
     """Largest B of the days."""
-    day_requests: int = 24
+    day_requests: int = 6
     """Requests of a measured day, spread over its hours; a whole day takes minutes."""
     threads: tuple[int, ...] = (1, 2)
     """Threads of torch, one setting after the other."""
-    num_repeats: int = 3
+    num_repeats: int = 2
     """Repeats of every figure within a round."""
-    repeat_s: float = 0.2
+    repeat_s: float = 0.1
     """Least length of a repeat."""
-    limit_s: float = 6.0
+    limit_s: float = 1.5
     """No further repeat of a figure begins after this; there is at least one."""
-    memory_batches: tuple[int, ...] = (64, 8_192)
+    memory_batches: tuple[int, ...] = (1_024,)
     """B whose memory is measured, each in a process of its own, in the first round."""
     memory_methods: tuple[str, ...] = METHODS
     """Whose memory is measured; the single environments have B = 1."""
@@ -65,10 +65,10 @@ PRESETS = {
         world="tiny",
         num_seeds=2,
         batches=(1, 64),
-        day_requests=4,
+        day_requests=3,
         num_repeats=2,
         repeat_s=0.02,
-        limit_s=1.0,
+        limit_s=0.3,
         memory_batches=(64,),
         memory_methods=(VECTOR,),
         catalogues=(
@@ -81,6 +81,8 @@ PRESETS = {
     "paper": EnvironmentPreset(
         num_seeds=10,
         max_day_batch=8_192,
+        day_requests=24,
+        memory_batches=(64, 1_024, 8_192),
         num_repeats=5,
         repeat_s=0.5,
         limit_s=20.0,

@@ -9,6 +9,8 @@ from benchmarks.environment_pieces import EPISODE, INPUTS, PIECES
 from benchmarks.environment_presets import DAY_VECTOR, SYNC, TORCH, VECTOR, EnvironmentPreset
 from benchmarks.environment_values import batches, pieces, value
 
+FREE_CORES = 0.75
+"""Share of the threads' number by which matrix products at least gain where cores are free."""
 ABOUT_EQUAL = 0.05
 """Quotients this close to 1 are called equal."""
 
@@ -17,6 +19,7 @@ def sentences(results: pd.DataFrame, methods: Sequence[str], sizes: EnvironmentP
     """Return the reading, a sentence or two per question; questions without rows are left out."""
     most = max(sizes.threads)
     found = [
+        _second_core(results, sizes),
         _batching(results, most),
         _second_thread(results, sizes),
         _rankers(results, most),
@@ -31,6 +34,25 @@ def _rate(
     results: pd.DataFrame, method: str, batch: int, threads: int, mode: str = "rankers"
 ) -> float | None:
     return value(results, method, f"{mode}/threads{threads}/batch{batch}/choices_per_s")
+
+
+def _second_core(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
+    """Say whether the cores were free, by the rate of matrix products."""
+    few, many = min(sizes.threads), max(sizes.threads)
+    rates = [value(results, "machine", f"threads{n}/matrix_gflop_per_s") for n in (few, many)]
+    if few == many or None in rates:
+        return ""
+    alone, together = (rate or 0.0 for rate in rates)
+    gain = together / alone
+    text = (
+        f"Machine: matrix products are {gain:.2f} times as fast with {many} threads as with {few}"
+    )
+    if gain < FREE_CORES * many / few:
+        text += (
+            ", so other work kept the cores busy: threads wait for each other then, and figures "
+            f"with {many} threads are far below what a free machine gives"
+        )
+    return text + "."
 
 
 def _batching(results: pd.DataFrame, threads: int) -> str:

@@ -310,10 +310,10 @@ def test_verdicts_are_computed() -> None:
         "\N{EN DASH}",
         "140,000 [120,000, 160,000]",
         "200,000",
-        "missed by 30.0 %",
+        "missed by 30.0 %, 2 threads",
     ]
     assert over_sync[-1] == "not measured"
-    assert single[-1] == "met"
+    assert single[-1] == "met, 2 threads"
 
 
 def test_sentences_are_computed() -> None:
@@ -336,7 +336,10 @@ def test_sentences_are_computed() -> None:
         **{f"ads1000/pieces/{k}_ms": v for k, v in pieces.items()},
         **{f"ads100000/pieces/{k}_ms": v for k, v in grown.items()},
     }
-    text = " ".join(sentences(_rows({"vector": values}), ("vector",), sizes))
+    rates = {"threads1/matrix_gflop_per_s": 40.0, "threads2/matrix_gflop_per_s": 50.0}
+    rows = _rows({"vector": values, "machine": rates})
+    text = " ".join(sentences(rows, ("vector",), sizes))
+    assert "1.25 times as fast with 2 threads as with 1, so other work" in text
     assert "B = 64 is the fastest of those measured, 50,000 choices per second, 100 times" in text
     assert "1.25 at B = 64" in text  # second thread: 50 over 40
     assert "take 50 % at B = 64" in text  # rankers: 1 - 50 / 100
