@@ -4,7 +4,8 @@ Dims: B environments (rows).
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsFloat
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -31,6 +32,27 @@ def positive_integer(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
     return number
+
+
+def real(name: str, value: object) -> float:
+    """Return a number as float; ValueError for anything else."""
+    if isinstance(value, str | bool) or not isinstance(value, SupportsFloat):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def reals(name: str, values: object) -> tuple[float, ...]:
+    """Return a sequence of numbers as a tuple of floats; ValueError for anything else."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a sequence of numbers, got {values!r}")
+    return tuple(real(name, value) for value in values)
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> Any:
+    """Return a value that is one of those known; ValueError for another."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

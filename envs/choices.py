@@ -95,6 +95,12 @@ class Choices:
         self.awaiting[index] = awaiting
         self.legal_mask[index] = root | ~awaiting[:, None]
 
+    def clear(self, rows: Rows = None) -> None:
+        """Let `rows` await no choice and forget their paths."""
+        index = slice(None) if rows is None else np.flatnonzero(rows)
+        none = np.zeros((1, self.trie.num_codes), dtype=np.bool_)
+        self._blank(index, none)
+
     def close(self, rows: Rows = None) -> None:
         """Let `rows` await no choice; their paths stay."""
         index = slice(None) if rows is None else np.flatnonzero(rows)

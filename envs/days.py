@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.arguments import integer, one_of, real, reals
 from envs.choices import Choices
 from envs.engine import Arrays
 from envs.episodes import SPLIT_ROOTS, Reward, make_reward
-from envs.render import AuctionView, clock
+from envs.last_auctions import LastAuctions
+from envs.render import AuctionView
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
-from simulators.auction import AuctionConfig
-from simulators.day import DayConfig, DaySimulator, Served
+from simulators.auction import MECHANISMS, AuctionConfig
+from simulators.day import DayConfig, DaySimulator
 from simulators.live_inputs import live_request
 from simulators.rewards import final_value
 from simulators.world import World
@@ -28,6 +29,8 @@ from simulators.world import World
 _NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
 _COUNTS = ("ad_id", "slot", "answered_request_id")
 _AUCTION = ("num_slots", "reserve_cpm", "position_effect")
+_WHOLE = ("num_slots", "num_rivals", "num_requests")
+_REAL = ("reserve_cpm", "conversion_delay_s", "attribution_window_s")
 _RULES = (
     "auction",
     *_AUCTION,
@@ -43,7 +46,7 @@ def day_rules(**rules: Any) -> DayConfig:
     """Return the rules of a day from the arguments of `AdDayEnv`.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: A value out of range or of another kind.
         TypeError: An argument that is none.
     """
     unknown = [name for name in rules if name not in _RULES]
@@ -52,11 +55,19 @@ def day_rules(**rules: Any) -> DayConfig:
         raise TypeError(
             f"unexpected keyword argument {unknown[0]!r}; rules of a day: {', '.join(_RULES)}"
         )
+    if rules.get("num_requests", 0) is None:
+        del rules["num_requests"]
+    for name in _WHOLE:
+        if name in rules:
+            rules[name] = integer(name, rules[name])
+    for name in _REAL:
+        if name in rules:
+            rules[name] = real(name, rules[name])
     auction = {name: rules.pop(name) for name in _AUCTION if name in rules}
     if "auction" in rules:
-        auction["mechanism"] = rules.pop("auction")
+        auction["mechanism"] = one_of("auction", rules.pop("auction"), MECHANISMS)
     if auction.get("position_effect") is not None:
-        auction["position_effect"] = tuple(auction["position_effect"])
+        auction["position_effect"] = reals("position_effect", auction["position_effect"])
     return DayConfig(auction=AuctionConfig(**auction), **rules)
 
 
@@ -104,8 +115,7 @@ class Days:
         self._report["components"] = {
             name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
         }
-        self.served: Served | None = None
-        self.served_row = np.zeros(0, dtype=np.int64)
+        self._last = LastAuctions(num_rows)
 
     @property
     def awaiting(self) -> NDArray[np.bool_]:
@@ -146,6 +156,8 @@ class Days:
         for flags in (self.truncated, self.reported, self._illegal):
             flags[fresh] = False
         self._open_clicks[fresh] = 0
+        self._last.forget(fresh)
+        self._choices.clear(fresh)
         self._open(chosen)
 
     def _mask(self, rows: NDArray[np.bool_] | None) -> Tensor:
@@ -233,7 +245,7 @@ class Days:
             report[name][index] = value.numpy()
         for name, value in components.items():
             report["components"][name][index] = value[:, 0].numpy()
-        self.served, self.served_row = served, index
+        self._last.add(index, served)
 
     def _blank_report(self, rows: NDArray[np.bool_]) -> None:
         report = self._report
@@ -290,32 +302,4 @@ class Days:
             f"{totals['conversions']} conversions, revenue {totals['revenue']:.2f}, "
             f"{totals['num_unfilled']} unfilled"
         )
-        at = np.flatnonzero(self.served_row == row)
-        if self.served is None or len(at) == 0:
-            return AuctionView("no auction yet", None, summary)
-        moment = self.served.moment
-        title = (
-            f"request {int(moment.number[at[0]])} of user {int(moment.user[at[0]])}, "
-            f"{clock(int(moment.time[at[0]]))}"
-        )
-        return AuctionView(title, _candidates(self.served, int(at[0])), summary)
-
-
-def _candidates(served: Served, row: int) -> pd.DataFrame:
-    """Return one row of an auction, a line each candidate; the policy's own first."""
-    outcome = served.outcome[row]
-    frame = pd.DataFrame(
-        {
-            name: getattr(outcome, name).numpy()
-            for name in ("ad_id", "pctr", "pcvr", "bid", "bid_type", "ecpm")
-        }
-    )
-    frame["slot"], frame["price"], frame["note"] = -1, 0.0, ""
-    frame.loc[0, "note"] = "chosen"
-    for slot, winner in enumerate(served.auction.slot_candidate[row].tolist()):
-        if winner >= 0:
-            frame.loc[winner, "slot"] = slot
-            frame.loc[winner, "price"] = served.auction.price[row, slot].item()
-            if served.clicked[row, slot]:
-                frame.loc[winner, "note"] += " clicked"
-    return frame.drop_duplicates("ad_id")
+        return self._last.view(row, summary)

@@ -71,7 +71,9 @@ def observation_space(spec: InputSpec) -> spaces.Space:
             entries[key] = spaces.Discrete(int(np.asarray(field.high)) + 1)
         else:
             dtype = np.float32 if field.dtype == torch.float32 else np.int64
-            high = np.broadcast_to(np.asarray(field.high, dtype=dtype), field.shape)
+            # Gymnasium warns of a Box without extent; an attribute of one value would be one
+            largest = np.maximum(np.asarray(field.high, dtype=dtype), dtype(1))
+            high = np.broadcast_to(largest, field.shape)
             entries[key] = spaces.Box(np.zeros_like(high), high, dtype=dtype)
     entries["action_mask"] = spaces.Box(0, 1, (spec.num_codes,), dtype=np.int8)
     return spaces.Dict(entries)

@@ -17,6 +17,17 @@ from simulators.world import World
 from simulators.world_files import read_tensors
 
 
+def read_truth(world: World) -> HiddenTruth:
+    """Return the truth in a world's directory.
+
+    Raises:
+        ValueError: The world was made from real logs and has no known truth.
+    """
+    if not world.info.has_truth or world.directory is None:
+        raise ValueError(f"world {world.info.name!r} has no known truth")
+    return HiddenTruth(**_read(world, "truth"))
+
+
 class TruthEvaluator:
     """What would really have happened, and what the production system would have shown.
 
@@ -28,10 +39,8 @@ class TruthEvaluator:
     """
 
     def __init__(self, world: World) -> None:
-        if not world.info.has_truth or world.directory is None:
-            raise ValueError(f"world {world.info.name!r} has no known truth")
         self._world = world
-        self._truth = HiddenTruth(**_read(world, "truth"))
+        self._truth = read_truth(world)
         self._cascade = Cascade(**_read(world, "cascade"))
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:

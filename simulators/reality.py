@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simulators.evaluator import TruthEvaluator
-from simulators.history import count_kinds
+from simulators.behavior import HiddenTruth
+from simulators.evaluator import read_truth
+from simulators.history import DAY_S, count_kinds
 from simulators.live import Moment
 from simulators.live_inputs import LiveCounts, live_features
-from simulators.world import World
+from simulators.world import HOUR_S, World
 
 
 @runtime_checkable
@@ -29,8 +30,8 @@ class Reality(Protocol):
 class TrueBehavior:
     """The hidden truth of a synthetic world, fatigue with what was shown today included."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._truth = world, TruthEvaluator(world)
+    def __init__(self, world: World, truth: HiddenTruth) -> None:
+        self._world, self._truth = world, truth
 
     def probabilities(
         self, moment: Moment, ad_id: Int[Tensor, "B S"]
@@ -40,7 +41,8 @@ class TrueBehavior:
         advertiser = self._world.group[shown, 2]
         recent = count_kinds(LiveCounts(self._world, moment).histogram(advertiser))[..., 4]
         scene, position = moment.context[:, 0], moment.context[:, 1]
-        return self._truth.probabilities(moment.user, moment.time, scene, position, shown, recent)
+        day, hour = moment.time // DAY_S, moment.time % DAY_S // HOUR_S
+        return self._truth.probabilities(moment.user, day, hour, scene, position, shown, recent)
 
 
 class RankedBehavior:
@@ -57,11 +59,14 @@ class RankedBehavior:
         return self._world.rankers(inputs, past, ad_id.clamp_min(0), exact=True)
 
 
-_KNOWN: WeakKeyDictionary[World, Reality] = WeakKeyDictionary()
+_TRUTHS: WeakKeyDictionary[World, HiddenTruth] = WeakKeyDictionary()
+"""Read once per world. Values must not hold the world, or it would never be freed."""
 
 
 def reality_of(world: World) -> Reality:
-    """Return the truth of a world that has one, otherwise its rankers; read once per world."""
-    if world not in _KNOWN:
-        _KNOWN[world] = TrueBehavior(world) if world.info.has_truth else RankedBehavior(world)
-    return _KNOWN[world]
+    """Return the truth of a world that has one, otherwise its rankers."""
+    if not world.info.has_truth:
+        return RankedBehavior(world)
+    if world not in _TRUTHS:
+        _TRUTHS[world] = read_truth(world)
+    return TrueBehavior(world, _TRUTHS[world])
