@@ -22,6 +22,7 @@ from simulators.make import load_world
 
 def main() -> None:
     """Train an untrained policy and print what its ads are worth, batch by batch."""
+    torch.set_num_threads(1)  # the model is small: two threads are slower
     torch.manual_seed(0)  # the actor draws its codes from torch's generator
     world = load_world(sys.argv[1] if len(sys.argv) > 1 else "tiny", seed=0)
     model = build_model(world, HHDConfig(dim=32), seed=0)
