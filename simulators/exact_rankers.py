@@ -52,7 +52,7 @@ class _Sums:
 
     def __call__(self, values: NDArray[np.integer]) -> Float:
         """Return [B, width] for attributes [B, A]."""
-        return np.take(self.table, values.dot(self.stride), axis=0)
+        return self.table.take(values.dot(self.stride), axis=0)
 
 
 class ExactRankers:
@@ -102,11 +102,12 @@ class ExactRankers:
             counts: [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
             ad_id: [B, K].
         """
-        query = np.take(self._query, ad_id, axis=0)
-        hidden = np.take(self._ad, ad_id, axis=0)
+        query = self._query.take(ad_id, axis=0)
+        hidden = self._ad.take(ad_id, axis=0)
         user = inputs.user.numpy()
         of_user = sum(part(user) for part in self._user)
-        request, factor = np.split(of_user, [hidden.shape[-1]], axis=1)
+        width = hidden.shape[-1]
+        request, factor = of_user[:, :width], of_user[:, width:]
         context = inputs.context.numpy()
         request = sum((part(context) for part in self._context), request + self._bias)
         wide = [query * factor[:, None]]
@@ -125,8 +126,8 @@ class ExactRankers:
 
     def _attend(self, inputs: RankerInput, query: Float) -> Float:
         """Return the recent items, gated by how well each fits the candidate, [B, K, a]."""
-        key = np.take(self._key, inputs.recent_item.numpy(), axis=0)
-        key += np.take(self._action, inputs.recent_action.numpy(), axis=0)
+        key = self._key.take(inputs.recent_item.numpy(), axis=0)
+        key += self._action.take(inputs.recent_action.numpy(), axis=0)
         score = np.matmul(query, key.transpose(0, 2, 1))
         score *= -self._scale
         gate = inputs.recent_known.numpy()[:, None] / (1.0 + np.exp(score, out=score))
