@@ -50,9 +50,13 @@ class _Sums:
                 parts.append(cls(own, table))
         return parts
 
-    def __call__(self, values: NDArray[np.integer]) -> Float:
-        """Return [B, width] for attributes [B, A]."""
-        return self.table.take(values.dot(self.stride), axis=0)
+    @staticmethod
+    def total(parts: "list[_Sums]", values: NDArray[np.integer]) -> Float:
+        """Return the sums over all attributes, [B, width], for values [B, A]."""
+        first, *others = (part.table.take(values.dot(part.stride), axis=0) for part in parts)
+        for other in others:
+            first += other
+        return first
 
 
 class ExactRankers:
@@ -105,11 +109,11 @@ class ExactRankers:
         query = self._query.take(ad_id, axis=0)
         hidden = self._ad.take(ad_id, axis=0)
         user = inputs.user.numpy()
-        of_user = sum(part(user) for part in self._user)
+        of_user = _Sums.total(self._user, user)
         width = hidden.shape[-1]
         request, factor = of_user[:, :width], of_user[:, width:]
         context = inputs.context.numpy()
-        request = sum((part(context) for part in self._context), request + self._bias)
+        request = request + _Sums.total(self._context, context) + self._bias
         wide = [query * factor[:, None]]
         if self._use_history:
             pooled = self._attend(inputs, query)

@@ -251,7 +251,6 @@ class FrozenRankers(nn.Module):
 
         return ExactRankers(self.rankers, self.calibration)
 
-    @torch.no_grad()
     def forward(
         self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -270,7 +269,8 @@ class FrozenRankers(nn.Module):
             exactly = self._exact(inputs, exact_counts, ads)
             probability = torch.from_numpy(exactly.astype(np.float32))
         else:
-            own = past.of(self.rankers.group, ad_id)
-            probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
+            with torch.no_grad():
+                own = past.of(self.rankers.group, ad_id)
+                probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
         return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr
