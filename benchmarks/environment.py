@@ -186,7 +186,7 @@ def measure_catalogue(
 ) -> pd.DataFrame:
     """Return how the vector environment does on a catalogue of this size; write its memory."""
     seconds, mib = in_fresh_process(
-        catalogue_figures, size=size, sizes=sizes, threads=max(sizes.threads)
+        catalogue_figures, size=size, sizes=sizes, threads=min(sizes.threads)
     )
     found = []
     for name, value in mib.items():

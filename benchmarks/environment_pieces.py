@@ -26,9 +26,9 @@ PIECES = {
     "restrict": "code tree",
     "choices": "codes chosen",
     "outcome": "rankers",
-    "engine_rest": "rest of the rules",
-    "copies": "observations copied",
-    "wrapper_rest": "infos and masks",
+    "engine_rest": "other rules",
+    "copies": "copies",
+    "wrapper_rest": "infos",
 }
 """Metric -> a few words; together they are the episode."""
 CALLS = {
@@ -38,7 +38,7 @@ CALLS = {
     "choices": "masks, steps, the ad reached: `Choices`",
     "outcome": "with their inputs and the outcome: `world.outcome`",
     "engine_rest": "`Episodes` less all of the above",
-    "copies": "after the reset and every step",
+    "copies": "of observations, after the reset and every step",
     "wrapper_rest": "the vector environment less all of the above",
 }
 """What is timed for each piece."""

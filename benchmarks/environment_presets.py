@@ -70,7 +70,7 @@ PRESETS = {
         repeat_s=0.02,
         limit_s=0.3,
         memory_batches=(64,),
-        memory_methods=(VECTOR,),
+        memory_methods=(),
         catalogues=(
             CatalogueSize(num_ads=1_000, num_codes=16, num_users=50),
             CatalogueSize(num_ads=10_000, num_codes=64, num_users=50),

@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.environment_pieces import EPISODE, INPUTS, PIECES
 from benchmarks.environment_presets import DAY_VECTOR, SYNC, TORCH, VECTOR, EnvironmentPreset
-from benchmarks.environment_values import batches, pieces, value
+from benchmarks.environment_values import batches, best_threads, pieces, value
 
 FREE_CORES = 0.75
 """Share of the threads' number by which matrix products at least gain where cores are free."""
@@ -17,14 +17,14 @@ ABOUT_EQUAL = 0.05
 
 def sentences(results: pd.DataFrame, methods: Sequence[str], sizes: EnvironmentPreset) -> list[str]:
     """Return the reading, a sentence or two per question; questions without rows are left out."""
-    most = max(sizes.threads)
+    best = best_threads(results, sizes.threads)
     found = [
         _second_core(results, sizes),
-        _batching(results, most),
+        _batching(results, best),
         _second_thread(results, sizes),
-        _rankers(results, most),
-        _pieces(results, most),
-        _interfaces(results, methods, most),
+        _rankers(results, best),
+        _pieces(results, best),
+        _interfaces(results, methods, best),
         _catalogue(results, sizes),
     ]
     return [text for text in found if text]
@@ -44,13 +44,11 @@ def _second_core(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
         return ""
     alone, together = (rate or 0.0 for rate in rates)
     gain = together / alone
-    text = (
-        f"Machine: matrix products are {gain:.2f} times as fast with {many} threads as with {few}"
-    )
+    text = f"Machine: matrix products run at {gain:.2f} times the speed with {many} threads"
     if gain < FREE_CORES * many / few:
         text += (
             ", so other work kept the cores busy: threads wait for each other then, and figures "
-            f"with {many} threads are far below what a free machine gives"
+            f"with {many} threads may lie far below what a free machine gives"
         )
     return text + "."
 
@@ -62,8 +60,9 @@ def _batching(results: pd.DataFrame, threads: int) -> str:
         return ""
     best = max(range(len(sizes)), key=rates.__getitem__)
     text = (
-        f"Batching: B = {sizes[best]:,} is the fastest of those measured, "
-        f"{rates[best]:,.0f} choices per second, {rates[best] / rates[0]:.3g} times B = {sizes[0]}"
+        f"Batching: with {threads} thread{'s' * (threads > 1)}, B = {sizes[best]:,} is the fastest "
+        f"of those measured, {rates[best]:,.0f} choices per second, "
+        f"{rates[best] / rates[0]:.3g} times B = {sizes[0]}"
     )
     if best < len(sizes) - 1:
         text += f"; B = {sizes[-1]:,} reaches {100 * rates[-1] / rates[best]:.0f} % of it"
@@ -127,7 +126,7 @@ def _interfaces(results: pd.DataFrame, methods: Sequence[str], threads: int) -> 
         batch = max(common)
         theirs, ours = (_rate(results, m, batch, threads) for m in (method, VECTOR))
         if theirs and ours:
-            parts.append(f"{words} {theirs / ours:.2g} at B = {batch:,}")
+            parts.append(f"{words} {theirs / ours:.2f} at B = {batch:,}")
     if not parts:
         return ""
     return "Interfaces: of the vector environment's speed, " + ", ".join(parts) + "."

@@ -21,7 +21,7 @@ from benchmarks.environment_presets import (
     EnvironmentPreset,
 )
 from benchmarks.environment_reading import sentences
-from benchmarks.environment_values import batches, figure, pieces, value
+from benchmarks.environment_values import batches, best_threads, figure, pieces, value
 from benchmarks.report import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.stats import Interval
 from simulators.world import WorldInfo
@@ -75,7 +75,7 @@ def targets_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table:
         reached = {n: point.value for n, point in found.items() if point is not None}
         best = max(reached, key=reached.__getitem__, default=None)
         said = verdict(None if best is None else reached[best], target)
-        rows.append([*row, said if best is None else f"{said}, {_threads(best)}"])
+        rows.append([*row, said if best is None else f"{said}, with {_threads(best)}"])
     return Table(
         "Targets, with rankers",
         ["", *map(_threads, sizes.threads), "target", "on 2 cores, the better of the two"],
@@ -98,7 +98,7 @@ def _threads(number: int) -> str:
 
 def speed_table(results: pd.DataFrame, methods: Sequence[str], sizes: EnvironmentPreset) -> Table:
     """Return code choices per second of every interface and batch."""
-    most = max(sizes.threads)
+    most = best_threads(results, sizes.threads)
     settings = [(mode, n) for mode in ("rankers", "free") for n in sizes.threads]
     words = {"rankers": "rankers", "free": "without"}
     rows: list[list[Cell]] = []
@@ -137,7 +137,7 @@ def sync_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table | None:
                     n,
                     value(results, SYNC, f"{prefix}/native_choices_per_s"),
                     value(results, SYNC, f"{prefix}/choices_per_s"),
-                    figure(results, SYNC, prefix, "native_over_sync_choices_per_s"),
+                    _text(figure(results, SYNC, prefix, "native_over_sync_choices_per_s")),
                 ]
             )
     if not rows:
@@ -225,7 +225,7 @@ def catalogue_tables(
         first = next((m for m in makes[1:] or makes if m is not None), None)
         runs = [mib.get((n, batch, "run")) for batch in sizes.batches]
         making.append([n, *seconds, first, mib.get((n, 0, "world")), *runs])
-    threads = _threads(max(sizes.threads))
+    threads = _threads(min(sizes.threads))
     return [
         Table(
             f"Time per choice by catalogue, µs, vector environment, {threads}",
@@ -263,7 +263,7 @@ def _catalogue_pieces(results: pd.DataFrame, numbers: Sequence[int], threads: st
             rows.append([n, *cells])
     if not rows:
         return []
-    columns = [*PIECES.values(), "a whole episode"]
+    columns = [*PIECES.values(), "episode"]
     title = f"Pieces of an episode of {PIECES_BATCH} requests by catalogue, ms, {threads}"
     return [Table(title, ["ads", *columns], rows)]
 
@@ -304,7 +304,7 @@ def make_report(
         sizes: Of the preset.
     """
     rounds = results["seed"].nunique()
-    most = max(sizes.threads)
+    most = best_threads(results, sizes.threads)
     shown = Figure(
         "choices_per_s",
         f"Code choices per second against B, with rankers, {_threads(most)}; bars from the slowest "

@@ -1,10 +1,11 @@
 """Look-ups in the environment suite's rows."""
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.environment_presets import VECTOR
+from benchmarks.environment_presets import TARGET_BATCH, VECTOR
 from benchmarks.stats import Interval
 
 _BATCH = re.compile(r"^(?:rankers|free)/threads\d+/batch(\d+)/")
@@ -53,3 +54,17 @@ def pieces(results: pd.DataFrame, threads: int) -> dict[str, float]:
         if m.startswith(prefix)
     }
     return taken | {"batch": float(batch)}
+
+
+def best_threads(results: pd.DataFrame, threads: Sequence[int]) -> int:
+    """Return with how many threads the vector environment is fastest, at the largest B to 1,024.
+
+    The largest number where it was not measured.
+    """
+    within = [batch for batch in batches(results, VECTOR) if batch <= TARGET_BATCH]
+    rates = {
+        n: value(results, VECTOR, f"rankers/threads{n}/batch{max(within)}/choices_per_s") or 0.0
+        for n in threads
+        if within
+    }
+    return max(rates, key=rates.__getitem__, default=max(threads))

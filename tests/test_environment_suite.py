@@ -36,6 +36,7 @@ from benchmarks.environment_play import (
 from benchmarks.environment_presets import METHODS, PRESETS, SINGLES, EnvironmentPreset
 from benchmarks.environment_reading import sentences
 from benchmarks.environment_report import left_out, make_report, targets_table, verdict
+from benchmarks.environment_values import best_threads
 from benchmarks.environment_worlds import CatalogueSize, random_catalogue, without_rankers
 from benchmarks.report import write_report
 from benchmarks.results import COLUMNS, check_results
@@ -310,10 +311,10 @@ def test_verdicts_are_computed() -> None:
         "\N{EN DASH}",
         "140,000 [120,000, 160,000]",
         "200,000",
-        "missed by 30.0 %, 2 threads",
+        "missed by 30.0 %, with 2 threads",
     ]
     assert over_sync[-1] == "not measured"
-    assert single[-1] == "met, 2 threads"
+    assert single[-1] == "met, with 2 threads"
 
 
 def test_sentences_are_computed() -> None:
@@ -339,13 +340,29 @@ def test_sentences_are_computed() -> None:
     rates = {"threads1/matrix_gflop_per_s": 40.0, "threads2/matrix_gflop_per_s": 50.0}
     rows = _rows({"vector": values, "machine": rates})
     text = " ".join(sentences(rows, ("vector",), sizes))
-    assert "1.25 times as fast with 2 threads as with 1, so other work" in text
-    assert "B = 64 is the fastest of those measured, 50,000 choices per second, 100 times" in text
+    assert "1.25 times the speed with 2 threads, so other work kept the cores busy" in text
+    assert (
+        "with 2 threads, B = 64 is the fastest of those measured, 50,000 choices per second" in text
+    )
+    assert "100 times B = 1" in text
     assert "1.25 at B = 64" in text  # second thread: 50 over 40
     assert "take 50 % at B = 64" in text  # rankers: 1 - 50 / 100
     assert "100 times the ads (1,000 to 100,000)" in text
     assert "takes 10 times as long: N to the power 0.50" in text
     assert "eligible ads (75 %) and code tree (25 %)" in text
+
+
+def test_best_threads_are_those_of_the_largest_batch_up_to_the_target() -> None:
+    rates = {
+        "rankers/threads1/batch64/choices_per_s": 3.0,
+        "rankers/threads2/batch64/choices_per_s": 9.0,
+        "rankers/threads1/batch1024/choices_per_s": 6.0,
+        "rankers/threads2/batch1024/choices_per_s": 5.0,
+        "rankers/threads1/batch8192/choices_per_s": 1.0,
+        "rankers/threads2/batch8192/choices_per_s": 9.0,
+    }
+    assert best_threads(_rows({"vector": rates}), (1, 2)) == 1
+    assert best_threads(_rows({}), (1, 2)) == 2
 
 
 def test_report_without_rows_says_so() -> None:
