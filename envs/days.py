@@ -23,6 +23,7 @@ from gpr_rl.schema import Request
 from simulators.auction import MECHANISMS, AuctionConfig
 from simulators.day import DayConfig, DaySimulator
 from simulators.live_inputs import live_request
+from simulators.pacing import KINDS
 from simulators.rewards import final_value
 from simulators.world import World
 
@@ -63,6 +64,8 @@ def day_rules(**rules: Any) -> DayConfig:
     for name in _REAL:
         if name in rules:
             rules[name] = real(name, rules[name])
+    if "pacing" in rules:
+        one_of("pacing", rules["pacing"], KINDS)
     auction = {name: rules.pop(name) for name in _AUCTION if name in rules}
     if "auction" in rules:
         auction["mechanism"] = one_of("auction", rules.pop("auction"), MECHANISMS)

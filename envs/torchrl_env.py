@@ -17,6 +17,7 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase
 
+from envs.arguments import row_seeds
 from envs.days import Days, day_rules
 from envs.engine import Arrays, Engine
 from envs.episodes import Episodes, Reward
@@ -101,7 +102,8 @@ class TorchEnv(EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            self._engine.seed(np.arange(self.batch_size[0]) + seed)
+            seeds, _ = row_seeds(seed, self.batch_size[0])
+            self._engine.seed(seeds)
 
     def _reset(self, tensordict: TensorDictBase | None, **options: Any) -> TensorDictBase:
         rows = None if tensordict is None else self._rows(tensordict, "_reset")

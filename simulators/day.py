@@ -108,7 +108,7 @@ class DaySimulator:
         self.totals |= {name: zero.double() for name in MONEY}
         self.eligible = torch.zeros(num_markets, world.num_ads, dtype=torch.bool)
 
-    def playable(self, days: Int[Tensor, " D"]) -> Int[Tensor, " D"]:
+    def playable(self, days: Int[Tensor, " D"]) -> Int[Tensor, " _"]:
         """Return the days that have requests."""
         return days[self._traffic.num_requests(days) > 0]
 

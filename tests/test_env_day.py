@@ -446,6 +446,20 @@ def test_rows_of_two_seeds_agree_exactly_where_their_sums_do(world: World) -> No
     assert mixed == [days[10][3], days[40][0], days[10][1], days[40][0]]
 
 
+def test_seeds_of_any_size_mean_the_same_everywhere(world: World) -> None:
+    seed = 2**63 + 4  # modulo 2^63
+    wanted = [played_by(AdDayVectorEnv(2, world, num_requests=2), s, 3) for s in (seed, 4)]
+    assert wanted[0] == wanted[1]
+    single = AdDayEnv(world, num_requests=2).reset(seed=seed)[1]
+    assert (single["day"], single["user_id"]) == wanted[0][0][0]
+    state = AdDayTorchEnv(world, [2], seed=seed, num_requests=2).reset()
+    assert [(int(d), int(u)) for d, u in zip(state["day"], state["user_id"], strict=True)] == [
+        row[0] for row in wanted[0]
+    ]
+    with pytest.raises(ValueError, match="seeds must be non-negative, got -3"):
+        AdDayTorchEnv(world, [2], seed=-3)
+
+
 def test_streams_share_no_draw() -> None:
     """Seeds, days, requests, slots, purposes and splits: no two of 260,000 draws are equal."""
     purposes = (Purpose.ARRIVAL, Purpose.CLICK, Purpose.CONVERSION, Purpose.CONVERSION_DELAY,
