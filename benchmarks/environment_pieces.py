@@ -35,7 +35,7 @@ CALLS = {
     "request": "tokens, preference, popularity: `world.request`",
     "eligible": "`world.eligible`",
     "restrict": "`trie.restrict`",
-    "choices": "masks, steps, the ad reached: `Choices`",
+    "choices": "the legal part of the tree as needed, masks, the ad: `Choices`",
     "outcome": "with their inputs and the outcome: `world.outcome`",
     "engine_rest": "`Episodes` less all of the above",
     "copies": "of observations, after the reset and every step",

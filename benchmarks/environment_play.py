@@ -44,6 +44,8 @@ class Played:
         )
 
 
+PREPARED = 64
+"""Episodes that make a repeat at B = 1, where many requests are prepared at once."""
 LONG = 10
 """A first episode that is so many repeats long is all the warming up there is."""
 Play = Callable[[], Played]
@@ -234,7 +236,7 @@ def warm_up(play: Play, sizes: EnvironmentPreset) -> int:
 
 
 def time_plays(
-    plays: dict[str, Play], sizes: EnvironmentPreset, *, with_reset: bool
+    plays: dict[str, Play], sizes: EnvironmentPreset, *, with_reset: bool, least: int = 1
 ) -> dict[str, Timing]:
     """Time several plays in turn, so that they meet the same machine.
 
@@ -242,8 +244,9 @@ def time_plays(
         plays: By name.
         sizes: Says how often and how long.
         with_reset: Whether choices pay for the resets.
+        least: Episodes that a repeat has at least.
     """
-    counts = {name: warm_up(play, sizes) for name, play in plays.items()}
+    counts = {name: max(warm_up(play, sizes), least) for name, play in plays.items()}
     found: dict[str, list[Played]] = {name: [] for name in plays}
     started = time.perf_counter()
     for repeat in range(sizes.num_repeats):

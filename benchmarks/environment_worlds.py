@@ -17,8 +17,9 @@ from gpr_rl.schema import Action
 from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES
 from simulators.catalog import NUM_AGE_BUCKETS, NUM_DEVICES, NUM_REGIONS, make_catalog
 from simulators.config import PRESETS
+from simulators.frozen_rankers import FrozenRankers
 from simulators.history import DAY_S
-from simulators.rankers import Calibration, FrozenRankers, RankerConfig
+from simulators.rankers import Calibration, RankerConfig
 from simulators.users import NUM_ACTIVITY_GROUPS, make_users
 from simulators.world import World, WorldInfo, age_bucket
 from simulators.world_files import build_rankers

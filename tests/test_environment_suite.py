@@ -117,6 +117,15 @@ def test_rates_of_plays_come_from_what_they_took() -> None:
     assert with_reset.choices_per_s == (2.0, 2.0, 2.0)
     assert without.choices_per_s == (2.5, 2.5, 2.5)
     assert (without.draw_s, without.reset_s) == (0.2, 1.0)
+    calls: list[int] = []
+
+    def play() -> Played:
+        calls.append(1)
+        return played
+
+    least = time_plays({"x": play}, sizes, with_reset=True, least=500)["x"]
+    assert least == with_reset
+    assert len(calls) >= 3 * 500
 
 
 def test_plays_are_timed_in_turn() -> None:
