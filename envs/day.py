@@ -55,14 +55,15 @@ class AdDayEnv(SingleEnv):
     Truncated at midnight, never terminated. Requests without an eligible ad (targeting, dates,
     budgets, pacing) are passed over and counted in `num_unfilled`: a house ad is shown, which
     earns nothing. A day without any other request is truncated by the first step, whatever the
-    action. The last observation is the day's last request, all codes unmasked.
+    action. The last observation is the day's last request as seen at midnight, the path chosen
+    last, all codes unmasked.
 
     ## Info
 
     Always: `request_id` (number in the day), `user_id`, `timestamp` (seconds since the world's
     day 0), `day`, `action_mask`, `illegal` (the last action was), and of the day so far:
     `impressions`, `clicks`, `conversions`, `revenue` (charges, in currency: an eCPM is 1,000 times
-    as much), `advertiser_surplus` (the bids of events less their charges), `gmv` (prices of what
+    as much), `advertiser_surplus` (the bids of events less what was charged), `gmv` (prices of what
     was bought), `num_unfilled`, `num_illegal`; `open_clicks` at midnight (clicks whose conversion
     may still come, 0 before).
     With a request's last level also: `answered_request_id`, `ad_id` (-1 after an illegal code),

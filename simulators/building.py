@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gpr_rl.tokenizers import RQKMeans
 from simulators.evaluator import TruthEvaluator
+from simulators.frozen_rankers import FrozenRankers
 from simulators.ranker_cards import overall_card
 from simulators.ranker_scores import (
     attach_scored,
@@ -31,7 +32,6 @@ from simulators.ranker_scores import (
     num_fitted_rows,
 )
 from simulators.ranker_training import LoggedRows, RankerTraining, fit_rankers
-from simulators.rankers import FrozenRankers
 from simulators.rewards import final_value
 from simulators.world import World, WorldInfo
 from simulators.world_files import build_rankers, ranker_tensors

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gpr_rl.schema import Action
 from simulators.features import RankerInput
+from simulators.frozen_rankers import Counts
 from simulators.ranker_cards import overall_card
 from simulators.ranker_scores import (
     attach_scored,
@@ -30,7 +31,7 @@ from simulators.ranker_scores import (
     num_fitted_rows,
 )
 from simulators.ranker_training import LoggedRows, RankerTraining
-from simulators.rankers import Calibration, Counts
+from simulators.rankers import Calibration
 from simulators.world import World
 
 _MAX_ROWS = 65_536
@@ -172,7 +173,7 @@ class TabularFeatures:
 
 
 class FrozenModel:
-    """A fitted and calibrated `RankerModel` in the place of `rankers.FrozenRankers`.
+    """A fitted and calibrated `RankerModel` in the place of `FrozenRankers`.
 
     Args:
         model: Fitted; only `features` and `predict` are called.

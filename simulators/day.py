@@ -39,7 +39,7 @@ class DayConfig:
     auction: AuctionConfig = field(default_factory=AuctionConfig)
     num_rivals: int = 0
     """Further candidates of every auction, drawn from the eligible ads in proportion to how often
-    the log shows them. With 0 the chosen ad competes with the reserve price only."""
+    the logged days show them (plus 1). With 0 the chosen ad competes with the reserve price only."""
     pacing: Literal["none", "throttling", "pid"] = "none"
     num_requests: int | None = None
     """Requests of a day; None: as many as the world's users send."""
@@ -99,7 +99,8 @@ class DaySimulator:
         self.pacing = Pacing(config.pacing, world.advertiser_budget, num_markets)
         self._pending = PendingConversions(num_markets)
         self._effect = torch.tensor(config.auction.effects(), dtype=torch.float64)
-        shown = torch.bincount(world.request_ad, minlength=world.num_ads)
+        logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
+        shown = torch.bincount(world.request_ad[logged], minlength=world.num_ads)
         self._rival_weight = shown.double() + 1.0
         zero = torch.zeros(num_markets, dtype=torch.int64)
         self.seed, self.episode, self.day = zero, zero.clone(), zero.clone()

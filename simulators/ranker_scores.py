@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gpr_rl.schema import Action
+from simulators.frozen_rankers import WorldRankers
 from simulators.history import DAY_S
 from simulators.ranker_training import RankerTraining, fit_calibration
-from simulators.rankers import Calibration, WorldRankers
+from simulators.rankers import Calibration
 from simulators.rewards import final_value
 from simulators.world import World, score_scale, spread
 

@@ -25,8 +25,8 @@ from gpr_rl.schema import Action, InputSpec, Request
 from simulators.catalog import AGE_EDGES, BID_TYPES
 from simulators.eligibility import HOURS_PER_DAY, Availability, Targeting
 from simulators.features import FeatureBuilder, PreparedFeatures
+from simulators.frozen_rankers import WorldRankers
 from simulators.history import DAY_S, History
-from simulators.rankers import WorldRankers
 from simulators.rewards import Outcome, ecpm
 
 FORMAT_VERSION = 5

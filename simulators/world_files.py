@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gpr_rl.schema import with_tuples
-from simulators.rankers import Calibration, FrozenRankers, RankerConfig, Rankers
+from simulators.frozen_rankers import FrozenRankers
+from simulators.rankers import Calibration, RankerConfig, Rankers
 from simulators.world import FORMAT_VERSION, World, WorldError, WorldInfo
 
 TABLES = ("users", "ads", "organic", "events")

@@ -8,7 +8,8 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 # Worlds of the tests are made by the tests; worker processes inherit the place.
-if "GPR_RL_TEST_CACHE" not in os.environ:
+_MADE = "GPR_RL_TEST_CACHE" not in os.environ
+if _MADE:
     os.environ["GPR_RL_TEST_CACHE"] = tempfile.mkdtemp(prefix="gpr_rl-tests-")
 os.environ["GPR_RL_CACHE"] = os.environ["GPR_RL_TEST_CACHE"]
 
@@ -22,7 +23,7 @@ def world():
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # the process that started the others cleans up
+    if _MADE and not hasattr(config, "workerinput"):  # what this process made, it takes away
         import shutil
 
         shutil.rmtree(os.environ["GPR_RL_TEST_CACHE"], ignore_errors=True)

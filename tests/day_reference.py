@@ -159,8 +159,12 @@ class ReferenceDay:
         )
         self.totals |= dict.fromkeys(("revenue", "advertiser_surplus", "gmv"), 0.0)
         self.rival_weight = [1.0] * len(self.ads)
-        for ad in world.events.loc[world.events["kind"] == 1, "item_id"]:
-            self.rival_weight[ad] += 1.0
+        first_heldout = world.info.num_log_days * 86_400
+        for kind, ad, time in world.events[["kind", "item_id", "timestamp"]].itertuples(
+            index=False
+        ):
+            if kind == 1 and time < first_heldout:
+                self.rival_weight[ad] += 1.0
 
     # What has happened.
 
