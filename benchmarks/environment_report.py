@@ -26,7 +26,7 @@ from benchmarks.report import Block, Bullets, Cell, Figure, Section, SuiteReport
 from benchmarks.stats import Interval
 from simulators.world import WorldInfo
 
-SPREAD = "Medians over repeats, below them the slowest and the fastest repeat."
+SPREAD = "Medians over repeats; in brackets the slowest and the fastest repeat."
 HOW_TO_READ = (
     "A number is the median over the rounds (seeds) of each round's median over repeats. The "
     "brackets are the slowest and the fastest repeat of all rounds: they show what else the "
