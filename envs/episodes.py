@@ -31,7 +31,7 @@ Reward = RewardMix | RewardFunction | str | Sequence[str] | None
 SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 """Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
 is a key of the draw: rows may have different ones."""
-_MOST_AHEAD = 16
+_MOST_AHEAD = 32
 """Requests that a single row prepares ahead at most, in one batch."""
 
 
