@@ -39,7 +39,7 @@ class DayConfig:
     auction: AuctionConfig = field(default_factory=AuctionConfig)
     num_rivals: int = 0
     """Further candidates of every auction, drawn from the eligible ads in proportion to how often
-    the logged days show them (plus 1). With 0 the chosen ad competes with the reserve price only."""
+    the logged days show them (plus 1). With 0 the chosen ad meets the reserve price only."""
     pacing: Literal["none", "throttling", "pid"] = "none"
     num_requests: int | None = None
     """Requests of a day; None: as many as the world's users send."""
