@@ -6,7 +6,7 @@ Dims: n events, Q queries, K kinds of events.
 import numpy as np
 from numpy.typing import NDArray
 
-from gpr_rl.data.streams import IntArray
+from gpr_rl.data.streams import IntArray, search
 
 
 class CountIndex:
@@ -55,7 +55,7 @@ class CountIndex:
         """
         first = cell * self._span
         within = np.minimum(np.maximum(time, 0), self._span - 1)  # np.clip takes twice as long
-        last = self._key.searchsorted(first + within) - 1
+        last = search(self._key, first + within) - 1
         if not len(self._key):
             return np.zeros((*last.shape, self._count.shape[1]), dtype=np.int64)
         seen = (last >= 0) & (self._key[last] >= first)

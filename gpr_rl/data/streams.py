@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 _TIME_SPAN = 1 << 40
+_SORTED_FROM = 64
 
 
 def ragged(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
@@ -18,6 +19,22 @@ def ragged(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
     size = np.maximum(stop - start, 0)
     row = np.repeat(np.arange(len(size)), size)
     return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)
+
+
+def search(key: IntArray, query: IntArray) -> IntArray:
+    """Return `key.searchsorted(query)`, sooner: queries in order share what the cache holds.
+
+    Args:
+        key: int64 [n], sorted.
+        query: int64 [...].
+    """
+    if query.size < _SORTED_FROM:
+        return key.searchsorted(query)
+    flat = query.ravel()
+    order = flat.argsort()
+    place = np.empty_like(order)
+    place[order] = key.searchsorted(flat[order])
+    return place.reshape(query.shape)
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Stream:
 
     def before(self, user_id: IntArray, timestamp: IntArray) -> tuple[IntArray, IntArray]:
         """Return the row ranges [start, stop) of each user's events strictly before a time."""
-        stop = np.searchsorted(self.key, user_id * _TIME_SPAN + timestamp, side="left")
+        stop = search(self.key, user_id * _TIME_SPAN + timestamp)
         return self.start[user_id], stop
 
     def last(self, user_id: IntArray, timestamp: IntArray, size: int) -> tuple[IntArray, NDArray]:
