@@ -22,7 +22,7 @@ from benchmarks.report import (
 )
 from benchmarks.results import BOOTSTRAP_SEED, final_values
 from benchmarks.stats import Interval, bootstrap
-from simulators.world import WorldInfo
+from simulators.world_info import WorldInfo
 
 REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
 WARM_START = "vaft"

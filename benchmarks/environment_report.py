@@ -24,7 +24,7 @@ from benchmarks.environment_reading import sentences
 from benchmarks.environment_values import batches, best_threads, figure, pieces, value
 from benchmarks.report import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.stats import Interval
-from simulators.world import WorldInfo
+from simulators.world_info import WorldInfo
 
 SPREAD = "Medians over repeats; in brackets the slowest and the fastest repeat."
 HOW_TO_READ = (

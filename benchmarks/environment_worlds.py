@@ -21,8 +21,9 @@ from simulators.frozen_rankers import FrozenRankers
 from simulators.history import DAY_S
 from simulators.rankers import Calibration, RankerConfig
 from simulators.users import NUM_ACTIVITY_GROUPS, make_users
-from simulators.world import World, WorldInfo, age_bucket
+from simulators.world import World, age_bucket
 from simulators.world_files import build_rankers
+from simulators.world_info import WorldInfo
 
 NUM_LEVELS = 3
 EVENTS_PER_USER = 100

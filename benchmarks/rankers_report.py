@@ -20,7 +20,7 @@ from benchmarks.report import (
 from benchmarks.results import BOOTSTRAP_SEED
 from benchmarks.stats import bootstrap
 from simulators.ranker_cards import MIN_POSITIVES, NEW_DAYS, OVERALL
-from simulators.world import WorldInfo
+from simulators.world_info import WorldInfo
 
 TASKS = ("pctr", "pcvr")
 TRUTH = "truth"

@@ -33,8 +33,9 @@ from simulators.ranker_scores import (
 )
 from simulators.ranker_training import LoggedRows, RankerTraining, fit_rankers
 from simulators.rewards import final_value
-from simulators.world import World, WorldInfo
+from simulators.world import World
 from simulators.world_files import build_rankers, ranker_tensors
+from simulators.world_info import WorldInfo
 
 Progress = Callable[[str], None]
 

@@ -59,7 +59,8 @@ from simulators.journey_tables import (
 )
 from simulators.ranker_training import RankerTraining
 from simulators.rankers import RankerConfig
-from simulators.world import World, WorldInfo
+from simulators.world import World
+from simulators.world_info import WorldInfo
 
 NUM_HOURS = 24
 NUM_ACTIVITY_GROUPS = 5

@@ -27,8 +27,9 @@ from simulators.config import PRESETS, WorldConfig
 from simulators.logs import simulate_logs
 from simulators.rankers import RankerConfig
 from simulators.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
-from simulators.world import FORMAT_VERSION, World, WorldInfo, age_bucket
+from simulators.world import World, age_bucket
 from simulators.world_files import read_world
+from simulators.world_info import FORMAT_VERSION, WorldInfo
 
 _LOADED: dict[Path, World] = {}
 _MAX_LOADED = 3

@@ -6,7 +6,6 @@ Dims: B requests, K candidates, N ads, M organic items, U users, R logged reques
 """
 
 import copy
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -28,50 +27,9 @@ from simulators.features import FeatureBuilder, PreparedFeatures
 from simulators.frozen_rankers import WorldRankers
 from simulators.history import DAY_S, History
 from simulators.rewards import Outcome, ecpm
+from simulators.world_info import WorldInfo
 
-FORMAT_VERSION = 5
 HOUR_S = 3_600
-USER_COLUMNS = ("age_bucket", "gender", "region", "device", "activity_group")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldInfo:
-    """`world.json`: how the world was made and what it needs to be read."""
-
-    name: str
-    seed: int
-    source: str
-    """`synthetic`, or the data set it was made from."""
-    config: dict
-    """Dials (synthetic) or import settings."""
-    num_codes: int
-    num_levels: int
-    num_log_days: int
-    num_train_days: int
-    """Request days that policies train on: the last ones of the log."""
-    num_days: int
-    has_clicks: bool
-    has_truth: bool
-    context_cardinalities: tuple[int, ...]
-    """Scene, position, hour, device for a synthetic world."""
-    user_cardinalities: tuple[int, ...]
-    ranker_config: dict
-    simulated: tuple[str, ...] = ()
-    """What was simulated for lack of data, for instance `bids`."""
-    user_columns: tuple[str, ...] = USER_COLUMNS
-    """Columns of `users.parquet` that are user attributes, in the order of their cardinalities."""
-    num_validation_days: int = 1
-    """Days after the log that validate; the later ones test."""
-    notes: tuple[str, ...] = ()
-    """What a reader of results must know, in sentences; shown in reports."""
-    impression_share: float = 1.0
-    """Share of unanswered impressions that stay in the token stream."""
-    max_tokens: int = 64
-    format_version: int = FORMAT_VERSION
-
-
-class WorldError(ValueError):
-    """A directory that is no world, or whose files can't be read."""
 
 
 class World:

@@ -11,7 +11,8 @@ from torch import Tensor
 from gpr_rl.schema import with_tuples
 from simulators.frozen_rankers import FrozenRankers
 from simulators.rankers import Calibration, RankerConfig, Rankers
-from simulators.world import FORMAT_VERSION, World, WorldError, WorldInfo
+from simulators.world import World
+from simulators.world_info import FORMAT_VERSION, WorldError, WorldInfo
 
 TABLES = ("users", "ads", "organic", "events")
 

@@ -15,8 +15,9 @@ from simulators.history import DAY_S
 from simulators.make import load_world, make_world
 from simulators.ranker_training import fit_calibration
 from simulators.supervision import WindowBatches
-from simulators.world import World, WorldError
+from simulators.world import World
 from simulators.world_files import read_world
+from simulators.world_info import WorldError
 
 
 def test_the_same_seed_makes_the_same_world(world: World, tmp_path) -> None:
