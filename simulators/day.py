@@ -13,7 +13,13 @@ from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.auction import AuctionConfig, AuctionResult, charges, run_auction
+from simulators.auction import (
+    AuctionConfig,
+    AuctionResult,
+    auction_value,
+    charges,
+    run_auction,
+)
 from simulators.budgets import Budgets
 from simulators.conversions import PendingConversions
 from simulators.history import DAY_S
@@ -25,7 +31,8 @@ from simulators.reality import reality_of
 from simulators.traffic import draw_arrivals, traffic_of
 from simulators.world import World
 
-MONEY = ("revenue", "advertiser_surplus", "gmv")
+MONEY = ("revenue", "advertiser_surplus", "user_value", "gmv")
+"""In currency, but `user_value`: clicks and conversions."""
 COUNTS = ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal")
 _MAX_LOOK_AHEAD = 64
 _MAX_DELAY_S = 1e15
@@ -285,13 +292,13 @@ class DaySimulator:
         due = charges(auction.price, bid_type, filled, clicked, none)
         row = market[:, None].expand_as(shown)
         paid = self.budgets.settle(row.flatten(), owner.flatten(), due.flatten()).view_as(due)
-        worth = charges(world.bid[shown.clamp_min(0)], bid_type, filled, clicked, none)
+        bid = world.bid[shown.clamp_min(0)]
+        surplus = auction_value(bid, bid_type, paid, filled, clicked, none).advertiser_surplus
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
-        self._add(market, impressions=filled, clicks=clicks, revenue=paid)
-        self._add(
-            market, advertiser_surplus=worth - paid, num_unfilled=~filled.any(1, keepdim=True)
-        )
+        unfilled = ~filled.any(1, keepdim=True)
+        self._add(market, impressions=filled, clicks=clicks, num_unfilled=unfilled)
+        self._add(market, revenue=paid, advertiser_surplus=surplus, user_value=clicks)
         at = clicked.nonzero().unbind(1)
         if len(at[0]):
             self._await_conversions(
@@ -340,16 +347,17 @@ class DaySimulator:
         none, yes = (torch.full_like(come.ad_id, x, dtype=torch.bool) for x in (0, 1))
         due = charges(come.price, bid_type, none, none, yes)
         paid = self.budgets.settle(come.market, owner, due, order=come.time)
-        worth = charges(world.bid[come.ad_id], bid_type, none, none, yes)
+        value = auction_value(world.bid[come.ad_id], bid_type, paid, none, none, yes)
         self.live.convert(come.market, come.number, come.slot)
-        for name, value in (
+        for name, amount in (
             ("conversions", yes),
             ("revenue", paid),
-            ("advertiser_surplus", worth - paid),
+            ("advertiser_surplus", value.advertiser_surplus),
+            ("user_value", value.user_value),
             ("gmv", world.price[come.ad_id]),
         ):
             total = self.totals[name]
-            total.index_add_(0, come.market, value.to(total.dtype))
+            total.index_add_(0, come.market, amount.to(total.dtype))
 
     def _add(self, market: Tensor, **values: Tensor) -> None:
         for name, value in values.items():

@@ -157,7 +157,7 @@ class ReferenceDay:
         self.totals: dict[str, float] = dict.fromkeys(
             ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal"), 0
         )
-        self.totals |= dict.fromkeys(("revenue", "advertiser_surplus", "gmv"), 0.0)
+        self.totals |= dict.fromkeys(("revenue", "advertiser_surplus", "user_value", "gmv"), 0.0)
         self.rival_weight = [1.0] * len(self.ads)
         first_heldout = world.info.num_log_days * 86_400
         for kind, ad, time in world.events[["kind", "item_id", "timestamp"]].itertuples(
@@ -508,6 +508,7 @@ class ReferenceDay:
         )
         self.totals["impressions"] += 1
         self.totals["clicks"] += clicked and has_clicks
+        self.totals["user_value"] += clicked and has_clicks
         kind = self.ads[ad]["bid_type"]
         paid = 0.0
         if kind == "CPM":
@@ -540,6 +541,7 @@ class ReferenceDay:
             ad = w.event.item
             w.event.action = Action.CONVERSION
             self.totals["conversions"] += 1
+            self.totals["user_value"] += 1
             self.totals["gmv"] += float(self.world.price[ad])
             if self.ads[ad]["bid_type"] == "OCPA":
                 self._charge(ad, w.price, float(self.world.bid[ad]))

@@ -38,8 +38,8 @@ from simulators.world import World
 DAY, REQUEST = "envs:gpr_rl/AdDay-v0", "envs:gpr_rl/AdRequest-v0"
 END_KEYS = {"answered_request_id", "ad_id", "pctr", "pcvr", "ecpm", "final_value", "components",
             "slot", "price", "charge", "clicked"}  # fmt: skip
-TOTALS = ("impressions", "clicks", "conversions", "revenue", "advertiser_surplus", "gmv",
-          "num_unfilled", "num_illegal", "open_clicks")  # fmt: skip
+TOTALS = ("impressions", "clicks", "conversions", "revenue", "advertiser_surplus",
+          "user_value", "gmv", "num_unfilled", "num_illegal", "open_clicks")  # fmt: skip
 Step = tuple[dict, float, bool, bool, dict]
 
 
