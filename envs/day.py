@@ -64,8 +64,8 @@ class AdDayEnv(SingleEnv):
     day 0), `day`, `action_mask`, `illegal` (the last action was), and of the day so far:
     `impressions`, `clicks`, `conversions`, `revenue` (charges, in currency: an eCPM is 1,000 times
     as much), `advertiser_surplus` (the bids of events less what was charged), `user_value` (clicks
-    plus conversions), `gmv` (prices of what was bought), `num_unfilled`, `num_illegal`; `open_clicks` at midnight (clicks whose conversion
-    may still come, 0 before).
+    plus conversions), `gmv` (prices of what was bought), `num_unfilled`, `num_illegal`;
+    `open_clicks` at midnight (clicks whose conversion may still come, 0 before).
     With a request's last level also: `answered_request_id`, `ad_id` (-1 after an illegal code),
     `pctr`, `pcvr`, `ecpm`, `final_value`, `components` (unweighted rewards by name; NaN where not
     applicable), `slot` (-1: lost the auction), `price` (per paid event), `charge` (what the
