@@ -39,6 +39,14 @@ class Purpose(IntEnum):
     AUCTION_TIE = 19
     DAY_IMPRESSION_KEPT = 20
     LOGGED_EXAMINATION = 21
+    GUMBEL = 22
+    MARKET_PRICE = 23
+    REALISED = 24
+    ACTIVE_REQUEST = 25
+    SHUFFLED_POPULARITY = 26
+    RANKER_ENSEMBLE = 27
+    TUNING = 28
+    CRITIC_REPLAY = 29
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
