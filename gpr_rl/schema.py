@@ -118,6 +118,8 @@ class Candidates(TensorClass):
     value: Tensor  # float [B, K, L]; value[..., l-1] = V(s, z_{1:l-1})
     ad_id: Tensor  # int64 [B, K]
     valid: Tensor  # bool [B, K]
+    log_weight: Tensor | None = None
+    # float [B, K], log importance weight of paths drawn without replacement; -inf where invalid
 
 
 def time_gap_bucket(seconds: Tensor) -> Tensor:

@@ -1,8 +1,17 @@
 """Legal codes, beam search and sampling over an ad catalogue (GPR 2.3)."""
 
 from gpr_rl.decoding.beam import beam_search, greedy
+from gpr_rl.decoding.gumbel import gumbel_paths
 from gpr_rl.decoding.policy import Policy
 from gpr_rl.decoding.sample import sample_paths
 from gpr_rl.decoding.trie import CodeTrie, LegalTrie
 
-__all__ = ["CodeTrie", "LegalTrie", "Policy", "beam_search", "greedy", "sample_paths"]
+__all__ = [
+    "CodeTrie",
+    "LegalTrie",
+    "Policy",
+    "beam_search",
+    "greedy",
+    "gumbel_paths",
+    "sample_paths",
+]
