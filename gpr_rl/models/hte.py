@@ -30,6 +30,8 @@ class HTE(nn.Module):
     """
 
     reward_scale: Tensor
+    stop_gradient: bool = True
+    """False lets losses on the values move the HSD as well: an ablation, not the paper's."""
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class HTE(nn.Module):
 
     def begin(self, h: Float[Tensor, "B T D"], position: Int[Tensor, "B S"]) -> DecoderState:
         """Return what all candidates of a state share. The gradient stops at h."""
-        return self.decoder.begin(h.detach(), position)
+        return self.decoder.begin(h.detach() if self.stop_gradient else h, position)
 
     def prefix_value(self, hidden: Float[Tensor, "*rows D"], level: int) -> Tensor:
         """Return V(s, z_{1:level}) [...] from the output after `level` codes (0 to L - 1)."""
