@@ -14,6 +14,7 @@ log_probs             [B, K, L, V]        of the distribution that drew the code
 action_log_prob       [B, K, L]           the same at the drawn codes
 entropy               [B, K, L]           of that distribution at every visited prefix, nats
 state_value           [B, K, L, 1]        V(s, z_{1:l-1}) in units of the reward scale
+weight                [B, K]              importance weights with mean 1 (`gumbel` only)
 reward                [B, K]              total reward, in the reward's own unit
 terminal_reward       [B, K]              reward / reward scale: what every objective reads
 component             nested [B, K]       the unweighted reward components by name
@@ -39,10 +40,13 @@ from agents.actor_critic import (
     categorical_kl,
     masked_log_softmax,
 )
+from agents.clock import Clock
 from agents.objectives.surrogate import keep_valid
-from gpr_rl.decoding import CodeTrie, beam_search, sample_paths
+from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix
+
+BEHAVIORS = ("sample", "gumbel", "beam")
 
 Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
 """Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one, and the
@@ -84,7 +88,8 @@ class RolloutConfig:
     num_candidates: int = 16
     """K per request. GPR 3.3 has 40; 16 with more requests learns better at equal rankings."""
     behavior: str = "sample"
-    """`sample` (i.i.d. from the policy) or `beam` (the paper's; its candidates are no samples)."""
+    """`sample` (i.i.d. from the policy), `gumbel` (without replacement; candidates get importance
+    weights) or `beam` (the paper's; its candidates are no samples)."""
     temperature: float = 1.0
     """Divides the logits, in sampling and in the ratios. Not given in the paper."""
     reward_scale: float | None = None
@@ -96,8 +101,8 @@ class RolloutConfig:
             raise ValueError(
                 f"num_candidates must be at least 2 for a z-score, got {self.num_candidates}"
             )
-        if self.behavior not in ("sample", "beam"):
-            raise ValueError(f"behavior must be 'sample' or 'beam', got {self.behavior!r}")
+        if self.behavior not in BEHAVIORS:
+            raise ValueError(f"behavior must be one of {BEHAVIORS}, got {self.behavior!r}")
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.behavior == "beam" and self.temperature != 1.0:
@@ -130,6 +135,7 @@ def rollout(
     step: int,
     *,
     keep_graph: bool = False,
+    clock: Clock | None = None,
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
@@ -146,19 +152,23 @@ def rollout(
         step: Training step: the `draw` of the random streams.
         keep_graph: Leave `logits` attached to the policy's parameters, so that the first update
             needs no second pass. All else is detached either way.
+        clock: Counts the seconds of `requests`, `model`, `decoding` and `rankers`.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
     """
-    request = world.request(request_ids)
-    eligible = world.eligible(request_ids)
-    with torch.set_grad_enabled(keep_graph):
+    clock = clock or Clock()
+    with clock("requests"):
+        request = world.request(request_ids)
+        eligible = world.eligible(request_ids)
+    with torch.set_grad_enabled(keep_graph), clock("model"):
         context = model.encode(request)
-    candidates = _draw(model, context, request, world.trie, eligible, config, seed, step)
-    valid = candidates.valid
-    codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
-    legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
-    with torch.set_grad_enabled(keep_graph):
+    with clock("decoding"):
+        candidates = _draw(model, context, request, world.trie, eligible, config, seed, step)
+        valid = candidates.valid
+        codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
+        legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
+    with torch.set_grad_enabled(keep_graph), clock("model"):
         logits = model.logits(context, codes) / config.temperature
     log_probs = masked_log_softmax(logits.detach(), legal_mask)
     value = keep_valid(candidates.value, valid)
@@ -179,7 +189,10 @@ def rollout(
         },
         batch_size=request_ids.shape,
     )
-    _score(data, world, request_ids, candidates, reward, config.reward_scale)
+    if candidates.log_weight is not None:
+        data["weight"] = _mean_one(candidates.log_weight, valid)
+    with clock("rankers"):
+        _score(data, world, request_ids, candidates, reward, config.reward_scale)
     return data
 
 
@@ -198,7 +211,14 @@ def _draw(
     k = config.num_candidates
     if config.behavior == "beam":
         return beam_search(policy, request, trie, k, eligible, renormalize=True)
-    return sample_paths(policy, request, trie, k, seed, step, eligible, config.temperature)
+    draw = gumbel_paths if config.behavior == "gumbel" else sample_paths
+    return draw(policy, request, trie, k, seed, step, eligible, config.temperature)
+
+
+def _mean_one(log_weight: Tensor, valid: Tensor) -> Tensor:
+    """Return self-normalised importance weights: mean 1 over a request's valid candidates."""
+    share = torch.where(valid, log_weight, -torch.inf).softmax(-1).nan_to_num(0.0)
+    return share * valid.sum(-1, keepdim=True)
 
 
 @torch.no_grad()

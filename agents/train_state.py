@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCriticModel
-from agents.methods import TrainConfig
+from agents.critic_replay import CriticReplay
+from agents.train_config import TrainConfig
 from gpr_rl.checkpoint import (
     flatten_optimizer_state,
     load_checkpoint,
@@ -27,13 +28,15 @@ class TrainState:
     policy_parameters: list[nn.Parameter]
     policy_optimizer: torch.optim.Adam
     critic_optimizer: torch.optim.Adam
+    replay: CriticReplay | None = None
+    """Past steps for the critic, where the configuration asks for them."""
     step: int = 0
     """Steps done."""
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
     def start(
-        cls, model: ActorCriticModel, learning_rate: float, critic_learning_rate: float
+        cls, model: ActorCriticModel, learning_rate: float, config: TrainConfig
     ) -> "TrainState":
         """Return the state before the first step; the model as it is becomes the reference."""
         parameters = list(model.policy_parameters())
@@ -43,8 +46,11 @@ class TrainState:
             policy_parameters=parameters,
             policy_optimizer=torch.optim.Adam(parameters, lr=learning_rate, fused=True),
             critic_optimizer=torch.optim.Adam(
-                list(model.hte_parameters()), lr=critic_learning_rate, fused=True
+                list(model.hte_parameters()), lr=config.critic_learning_rate, fused=True
             ),
+            replay=CriticReplay((config.critic_replay + 1) * config.num_requests)
+            if config.critic_replay
+            else None,
         )
 
     def save(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
@@ -57,6 +63,10 @@ class TrainState:
             **_prefixed("policy_optimizer", policy),
             **_prefixed("critic_optimizer", critic),
         }
+        cursor = None
+        if self.replay is not None and len(self.replay):
+            content, cursor = self.replay.tensors()
+            tensors |= _prefixed("replay", content)
         meta = {
             "method": method,
             "seed": seed,
@@ -65,6 +75,7 @@ class TrainState:
             "policy_optimizer": policy_meta,
             "critic_optimizer": critic_meta,
             "history": self.history,
+            "replay_cursor": cursor,
         }
         save_checkpoint(path, tensors, meta)
 
@@ -80,6 +91,8 @@ class TrainState:
         self.reference.load_state_dict(_without_prefix("reference", tensors))
         for name in ("policy_optimizer", "critic_optimizer"):
             restore_optimizer_state(getattr(self, name), _without_prefix(name, tensors), meta[name])
+        if self.replay is not None and meta["replay_cursor"] is not None:
+            self.replay.load(_without_prefix("replay", tensors), meta["replay_cursor"])
         self.step = meta["step"]
         self.history = meta["history"]
 

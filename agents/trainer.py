@@ -16,16 +16,19 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torchrl.record.loggers import Logger
 
 from agents.actor_critic import (
     ActorCriticModel,
-    HTECritic,
     PolicyLogits,
     categorical_kl,
     masked_log_softmax,
 )
-from agents.methods import Method, TrainConfig, make_method
+from agents.clock import Clock
+from agents.critic_updates import update_critic
+from agents.methods import Method, make_method
 from agents.objectives.hepo import value_loss
+from agents.objectives.process_rewards import prefix_popularity, shuffle_popularity
 from agents.objectives.surrogate import mean_over_candidates
 from agents.rollout import (
     NonFiniteError,
@@ -35,8 +38,10 @@ from agents.rollout import (
     rollout,
     score_reference,
 )
+from agents.schedule import make_schedule
+from agents.train_config import TrainConfig
 from agents.train_state import TrainState
-from gpr_rl.random import Purpose, uniform
+from simulators.past_successes import past_successes
 from simulators.rewards import RewardMix
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
@@ -56,6 +61,7 @@ def train(
     checkpoint_path: str | Path | None = None,
     checkpoint_every: int = 25,
     resume: bool = False,
+    logger: Logger | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place and return one dict of measures per step.
 
@@ -67,9 +73,12 @@ def train(
     left out where it applies to none), `entropy` and `kl` to the warm start (nats per path, exact
     at the visited prefixes; `kl` over 16 of the requests unless the loss needs the reference),
     `distinct_share` of the candidates, `loss`, `grad_norm`, `clip_fraction` or what else the
-    method's loss reports (means over the epochs), `critic_loss` and `explained_variance/LEVEL` (of
-    the values the advantages used; level 1 is the coarsest; left out where the targets are
-    constant), `step_s`.
+    method's loss reports (means over the epochs), `num_epochs` run and `behavior_kl` (of the policy
+    before the last one run from the candidates' distribution, nats per path), `critic_loss`,
+    `explained_variance/LEVEL` and `value_error/LEVEL` (root mean square, in units of the reward
+    scale; of the values the advantages used; level 1 is the coarsest; the share is left out where
+    the targets are constant), `step_s` and `time/SECTION_s` (requests, model, decoding, rankers,
+    update).
 
     Args:
         model: Policy and critic; see `agents.actor_critic.ActorCriticModel`.
@@ -84,6 +93,8 @@ def train(
         checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
         checkpoint_every: In steps.
         resume: Go on from `checkpoint_path` if it exists.
+        logger: Of torchrl (`torchrl.record.loggers.get_logger`): gets every measure at every step,
+            from 1 on.
 
     Raises:
         ValueError: Unknown method, fewer train requests than a batch, a checkpoint that is damaged
@@ -92,14 +103,14 @@ def train(
     """
     reward = RewardMix.from_specs([]) if reward is None else reward
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
-    schedule = RequestSchedule(world.request_ids("train"), config.num_requests, seed)
+    schedule = make_schedule(world, config, seed)
     model.eval()
     with _named_errors(method, 0, schedule.batch(0)):
         scale = config.reward_scale or reward_unit(
             model, world, schedule.batch(0), reward, config, seed
         )
     model.hte.reward_scale.fill_(scale)
-    state = TrainState.start(model, learning_rate, config.critic_learning_rate)
+    state = TrainState.start(model, learning_rate, config)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
         state.load(checkpoint_path, method, config, seed)
     scaled = replace(config, reward_scale=float(model.hte.reward_scale))
@@ -113,6 +124,8 @@ def train(
         state.step += 1
         if on_step is not None:
             on_step(state.step - 1, measures)
+        if logger is not None:
+            logger.log_metrics(measures, step=state.step)
         last = state.step == config.num_steps
         if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
             state.save(checkpoint_path, method, config, seed)
@@ -130,32 +143,6 @@ def _named_errors(method: str, step: int, request_ids: Tensor) -> Iterator[None]
         ) from error
 
 
-class RequestSchedule:
-    """Which requests a step meets: the train split in a keyed order, reshuffled once used up."""
-
-    def __init__(self, request_ids: Tensor, num_requests: int, seed: int) -> None:
-        if len(request_ids) < num_requests:
-            raise ValueError(
-                f"num_requests must be at most the world's {len(request_ids)} train requests, "
-                f"got {num_requests}"
-            )
-        self._ids = request_ids
-        self._num_requests = num_requests
-        self._seed = seed
-        self._round = -1
-        self._order = request_ids
-
-    def batch(self, step: int) -> Tensor:
-        """Return the int64 [B] request ids of a step; no id twice within a round."""
-        shuffle, position = divmod(step, len(self._ids) // self._num_requests)
-        if shuffle != self._round:
-            key = uniform(self._seed, Purpose.ROLLOUT_REQUESTS, torch.tensor(shuffle), self._ids)
-            self._order = self._ids[key.argsort(stable=True)]
-            self._round = shuffle
-        start = position * self._num_requests
-        return self._order[start : start + self._num_requests]
-
-
 def _step(
     state: TrainState,
     world: World,
@@ -165,39 +152,80 @@ def _step(
     seed: int,
     request_ids: Tensor,
 ) -> dict[str, float]:
-    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
+    clock = Clock()
+    uses_critic = method.uses_critic and not config.terminal_at_all_levels
+    warm_up = uses_critic and state.step < config.critic_warmup_steps
+    on_policy = not (warm_up or method.is_offline)
     data = rollout(
-        state.model, world, request_ids, reward, config, seed, state.step, keep_graph=not warm_up
+        state.reference if method.is_offline else state.model,
+        world,
+        request_ids,
+        reward,
+        config,
+        seed,
+        state.step,
+        keep_graph=on_policy,
+        clock=clock,
     )
-    part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
-    part = score_reference(part, state.reference, config.temperature)
+    with clock("model"):
+        part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
+        part = score_reference(part, state.reference, config.temperature)
     if method.advantage is not None:
+        _set_popularity(data, world, config, seed, request_ids)
         method.advantage(data)
+        if "weight" in data and "advantage" in data:
+            data["advantage"] = data["advantage"] * data["weight"][..., None, None]
     measures = _rollout_measures(data)
     measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
-    if method.uses_critic:
-        measures |= _explained_variance(data)
-        measures["critic_loss"] = _update_critic(state, data, config)
-    if not warm_up:
-        measures |= _update_policy(state, data, method, config)
-    return measures
+    with clock("update"):
+        if uses_critic:
+            measures |= _critic_measures(data)
+            measures["critic_loss"] = update_critic(state, data, config, seed)
+        if not warm_up:
+            measures |= _update_policy(state, data, method, config, starts_attached=on_policy)
+    return measures | clock.measures()
+
+
+def _set_popularity(
+    data: TensorDict, world: World, config: TrainConfig, seed: int, request_ids: Tensor
+) -> None:
+    """Put another popularity than Eq. 6's in its place, where an ablation asks for it."""
+    if config.popularity == "shuffled":
+        data["popularity"] = shuffle_popularity(data["popularity"], request_ids, seed)
+    elif config.popularity == "prefix":
+        past, valid = past_successes(world, request_ids)
+        popularity = prefix_popularity(past, valid, data["codes"], data["legal_mask"].shape[-1])
+        data["popularity"] = popularity.to(data["popularity"].dtype)
 
 
 def _update_policy(
-    state: TrainState, data: TensorDict, method: Method, config: TrainConfig
+    state: TrainState,
+    data: TensorDict,
+    method: Method,
+    config: TrainConfig,
+    *,
+    starts_attached: bool,
 ) -> dict[str, float]:
     """Run the epochs; return the means of what the loss reported.
 
-    The first epoch goes on from the rollout's own pass: the parameters are still the same.
+    The first epoch goes on from the rollout's own pass where that was the policy's: the parameters
+    are still the same.
     """
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
     parameters = state.policy_parameters
+    moves_trunk = method.uses_critic and config.critic_moves_trunk
     reports: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
-        batch = data.copy() if epoch == 0 else policy_logits(data.copy())
+        attached = epoch == 0 and starts_attached and not moves_trunk
+        batch = data.copy() if attached else policy_logits(data.copy())
+        behavior_kl = 0.0 if epoch == 0 and starts_attached else _behavior_kl(batch)
+        if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
+            break
         out = method.loss(batch)
         if config.kl_penalty and not method.uses_reference:
             out["loss_kl"] = config.kl_penalty * _kl(batch)
+        if moves_trunk:
+            out["loss_critic"] = _attached_value_loss(state, batch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()
         if not torch.isfinite(loss):
@@ -210,26 +238,30 @@ def _update_policy(
         state.policy_optimizer.step()
         report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
         reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
-    return {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
+    means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
+    return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
 
 
-def _update_critic(state: TrainState, data: TensorDict, config: TrainConfig) -> float:
-    """Fit the HTE to the value targets (Eq. 10); return the mean loss of the updates."""
-    critic = HTECritic(state.model)
-    data = data.select("context", "codes", "value_target", "valid")
-    row = torch.arange(config.critic_requests)
-    losses = []
-    for update in range(config.critic_updates):
-        part = data[(row + update * config.critic_requests) % len(data)]
-        value = critic(part)["state_value"].squeeze(-1)
-        loss = value_loss(value, part["value_target"].squeeze(-1), part["valid"])
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the critic loss must be finite, got {loss.item()}")
-        state.critic_optimizer.zero_grad()
-        loss.backward()
-        state.critic_optimizer.step()
-        losses.append(loss.item())
-    return sum(losses) / len(losses)
+def _attached_value_loss(state: TrainState, batch: TensorDict) -> Tensor:
+    """Return Eq. 10's loss with the gradient let through to the HSD (an ablation)."""
+    hte = state.model.hte
+    if not hasattr(hte, "stop_gradient"):
+        raise ValueError("critic_moves_trunk needs a critic with `stop_gradient`, as the HTE's")
+    hte.stop_gradient = False
+    try:
+        value = hte(batch["context"], batch["codes"]).value
+    finally:
+        hte.stop_gradient = True
+    return value_loss(value, batch["value_target"].squeeze(-1), batch["valid"])
+
+
+@torch.no_grad()
+def _behavior_kl(batch: TensorDict) -> float:
+    """Return KL(behaviour || policy) per path at the visited prefixes, nats."""
+    legal_mask = batch["legal_mask"]
+    now = masked_log_softmax(batch["logits"], legal_mask)
+    kl = categorical_kl(batch["log_probs"], now, legal_mask)
+    return mean_over_candidates(kl, batch["valid"]).item()
 
 
 def _kl(batch: TensorDict) -> Tensor:
@@ -259,15 +291,17 @@ def _rollout_measures(data: TensorDict) -> dict[str, float]:
     return measures
 
 
-def _explained_variance(data: TensorDict) -> dict[str, float]:
-    """Return 1 - Var(target - V) / Var(target) per level, over valid candidates."""
+def _critic_measures(data: TensorDict) -> dict[str, float]:
+    """Return 1 - Var(target - V) / Var(target) and the RMSE per level, over valid candidates."""
     valid = data["valid"]
     target = data["value_target"].squeeze(-1)[valid]
     error = target - data["state_value"].squeeze(-1)[valid]
     total = target.var(0, correction=0)
     share = 1.0 - error.var(0, correction=0) / total
+    rmse = error.square().mean(0).sqrt()
+    levels = range(len(share))
     return {
         f"explained_variance/{level + 1}": share[level].item()
-        for level in range(len(share))
+        for level in levels
         if total[level] > 0
-    }
+    } | {f"value_error/{level + 1}": rmse[level].item() for level in levels}

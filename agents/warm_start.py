@@ -16,6 +16,7 @@ from torch import Tensor
 from agents.rollout import RolloutConfig, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.models.decoder import Context
 from gpr_rl.pretraining.mtp import mtp_loss, validate_targets
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from gpr_rl.pretraining.vaft import (
@@ -25,7 +26,10 @@ from gpr_rl.pretraining.vaft import (
     vaft_weight,
     weight_by_action,
 )
+from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
 from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Targets
+from simulators.history import DAY_S
 from simulators.rewards import RewardMix
 from simulators.supervision import WindowBatches
 from simulators.world import World
@@ -51,6 +55,10 @@ class WarmStartConfig:
         default_factory=lambda: StageConfig(num_steps=60, learning_rate=3e-3)
     )
     """The HTE on sampled candidates of the finished policy, scored by the rankers."""
+    vsl: VSLConfig = field(default_factory=VSLConfig)
+    """Weights of VSL, which `train_vsl` runs in the place of VAFT for as many steps."""
+    num_ecpm_buckets: int = 16
+    """Q of the eCPM token, in models made for VSL. Not given in the source."""
     num_windows: int = 64
     """Windows per supervised step."""
     num_positions: int = 6
@@ -105,20 +113,59 @@ def train_vaft(
         context = model.window(tokens, targets.position)
         logits = model.window_logits(context, targets.codes)
         policy = vaft_loss(logits, targets, model.head_logits, config.entropy_weight)
-        first = slice(0, 1)  # the critic judges head 1, which is the policy
-        critic = hte_loss(
-            model.hte(context, targets.codes[:, :, first]),
-            targets.final_value[..., first] / world.reward_scale,
-            targets.pctr[..., first],
-            targets.pcvr[..., first],
-            targets.valid[..., first],
-        )
+        critic = _logged_critic_loss(model, world, context, targets)
         weights = weight_by_action(vaft_weight(targets), targets)
         logged = {f"weight/{action}": float(weight) for action, weight in weights.items()}
         return policy + critic, {"critic": float(critic.detach()), **logged}
 
     groups = [model.policy_parameters(), model.hte_parameters()]
     train_stage(groups, loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
+
+
+def train_vsl(
+    model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
+) -> None:
+    """Run GR4AD's VSL in place in VAFT's stead: same windows, same steps, the HTE beside it.
+
+    Raises:
+        ValueError: The model has no eCPM token.
+    """
+    if model.ecpm_head is None:
+        raise ValueError("VSL needs a model with num_ecpm_buckets of at least 2, got 0")
+    batches = _batches(world, config, seed)
+    logged = torch.tensor(world.request_time < world.info.num_log_days * DAY_S)
+    model.ecpm_head.fit_buckets(world.logged["ecpm"][logged])
+    head = model.ecpm_head
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        tokens, targets = batches(config.mtp.num_steps + step)
+        context = model.window(tokens, targets.position)
+        policy, parts = vsl_loss(
+            model.window_logits(context, targets.codes),
+            model.window_ecpm_logits(context, targets.codes[:, :, 0]),
+            head.bucket(targets.ecpm[..., 0]),
+            targets,
+            model.head_logits,
+            config.vsl,
+            config.entropy_weight,
+        )
+        critic = _logged_critic_loss(model, world, context, targets)
+        return policy + critic, {name: float(part.detach()) for name, part in parts.items()}
+
+    groups = [model.policy_parameters(), model.hte_parameters()]
+    train_stage(groups, loss, config.vaft, _named(on_stage, "vsl"), name="vsl")
+
+
+def _logged_critic_loss(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
+    """Return the HTE's loss on logged values; it judges head 1, which is the policy."""
+    first = slice(0, 1)
+    return hte_loss(
+        model.hte(context, targets.codes[:, :, first]),
+        targets.final_value[..., first] / world.reward_scale,
+        targets.pctr[..., first],
+        targets.pcvr[..., first],
+        targets.valid[..., first],
+    )
 
 
 def train_critic(

@@ -5,10 +5,30 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from agents.methods import TrainConfig, make_method
-from benchmarks.figures import interval_chart, learning_curves
+from agents.methods import make_method, search_space
+from agents.train_config import TrainConfig
+from benchmarks.alignment_presets import SUPERVISED, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment_studies import (
+    ablations_section,
+    conditions_section,
+    markets_section,
+    tuning_section,
+)
+from benchmarks.alignment_tables import (
+    KINDS,
+    REFERENCES,
+    WARM_START,
+    add_normalised,
+    interval_of,
+    metric_table,
+    same_clock_table,
+    time_table,
+    verdict_table,
+)
+from benchmarks.alignment_tuning import read_choice, tuned_file
+from benchmarks.figures import curves_over, interval_chart, learning_curves
 from benchmarks.rankers_report import group_table
-from benchmarks.reading import Difference, compare
+from benchmarks.reading import Difference, adjust, compare
 from benchmarks.report import (
     Block,
     Bullets,
@@ -20,82 +40,28 @@ from benchmarks.report import (
     SuiteReport,
     Table,
 )
-from benchmarks.results import BOOTSTRAP_SEED, final_values
-from benchmarks.stats import Interval, bootstrap
+from benchmarks.results import BOOTSTRAP_SEED
+from benchmarks.stats import bootstrap
+from benchmarks.suite import Settings
 from simulators.world_info import WorldInfo
 
-REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
-WARM_START = "vaft"
-KINDS = ("expected", "greedy", "served")
 
-
-def _interval(results: pd.DataFrame, method: str, metric: str) -> Interval | None:
-    rows = results[(results["method"] == method) & (results["metric"] == metric)]
-    values = rows[rows["split"] == "test"]["value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
-
-
-def _table(
-    results: pd.DataFrame,
-    title: str,
-    methods: Sequence[str],
-    columns: dict[str, str],
-    note: str = "",
-) -> Table:
+def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: int) -> Table:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
     rows: list[list[Cell]] = []
     for method in methods:
-        cells: list[Cell] = [_interval(results, method, metric) for metric in columns.values()]
-        if any(cell is not None for cell in cells):
-            rows.append([method, *cells])
-    kept = [i for i in range(len(columns)) if any(row[i + 1] is not None for row in rows)]
-    names = list(columns)
-    return Table(
-        title,
-        ["method", *(names[i] for i in kept)],
-        [[row[0], *(row[i + 1] for i in kept)] for row in rows],
-        note,
-    )
-
-
-def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the final rows with avg and max final_value min-max normalised over all methods.
-
-    As in GPR 4.3 the scale is the set of all candidates of all methods compared, here per seed. It
-    is applied when the report is made, so adding a method changes no finished run.
-    """
-    final = final_values(results)
-    test = final[final["split"] == "test"]
-    wide = test.pivot(index=["method", "seed"], columns="metric", values="value")
-    if not {"pool_min", "pool_max"} <= set(wide.columns):
-        return final
-    low = wide["pool_min"].groupby("seed").transform("min")
-    high = wide["pool_max"].groupby("seed").transform("max")
-    parts = [final]
-    for name in ("avg", "max"):
-        value = ((wide[f"{name}_final_value"] - low) / (high - low)).dropna()
-        frame = value.rename("value").reset_index()
-        parts.append(
-            frame.assign(
-                suite="alignment", step=0, split="test", metric=f"{name}_final_value_normalised"
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
-
-
-def _hyper_parameters(methods: Sequence[str], config: TrainConfig, num_levels: int) -> Table:
-    rows: list[list[Cell]] = []
-    for method in methods:
+        config = read_choice(tuned_file(settings, method), sizes.training)
         built, rate = make_method(method, config, num_levels)
-        own = {
-            "hepo": f"alpha {config.process_reward_scale:g}, lambda {config.gae_lambda:g}",
-            "hepo_terminal": f"alpha {config.process_reward_scale:g}, lambda {config.gae_lambda:g}",
-            "ppo": f"lambda {config.gae_lambda:g}",
-            "dpo": f"beta {config.dpo_beta:g}, {config.dpo_num_pairs} pairs per request",
-        }.get(method, "")
+        own = [
+            f"{name} {getattr(config, name):g}"
+            for name in search_space(method)
+            if name not in ("learning_rate", "kl_penalty", "clip")
+        ]
         critic = "yes" if built.uses_critic else "no"
-        clip = "" if method == "dpo" else f"{config.clip:g}"
         leash = "its own" if built.uses_reference else f"{config.kl_penalty:g}"
-        rows.append([method, f"{rate:g}", critic, clip, leash, own])
+        rows.append([method, f"{rate:g}", critic, f"{config.clip:g}", leash, ", ".join(own)])
+    config = sizes.training
     budget = config.num_steps * config.num_requests * config.num_candidates
     return Table(
         "Hyper-parameters",
@@ -103,9 +69,10 @@ def _hyper_parameters(methods: Sequence[str], config: TrainConfig, num_levels: i
         rows,
         f"Shared by all: {config.num_steps} steps of {config.num_requests} requests x "
         f"{config.num_candidates} candidates = {budget:,} ranker evaluations, "
-        f"{config.num_epochs} epochs, Adam, gradients clipped at {config.max_grad_norm:g}. The KL "
-        "penalty towards the warm start is no part of the published methods; all rows carry it "
-        "whose loss has no reference of its own.",
+        f"{config.num_epochs} epochs unless said, Adam, gradients clipped at "
+        f"{config.max_grad_norm:g}. The KL penalty towards the warm start is no part of the "
+        "published methods; all rows carry it whose loss has no reference of its own. clip: "
+        "where the loss has one.",
     )
 
 
@@ -145,27 +112,29 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
 
 
 def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
-    trained = [m for m in methods if m not in ("mtp", WARM_START)]
+    """Return the declared comparisons; p-values are adjusted inside each measure."""
     found: list[Difference] = []
     for metric, words in (
         ("proxy_share_expected", "the expected value under the rankers"),
         ("truth_share_expected", "the expected value under the hidden truth"),
         ("truth_share_served", "the served value under the hidden truth"),
     ):
-        found += compare(final, metric, words, trained, WARM_START)
+        found += adjust(compare(final, metric, words, methods, WARM_START))
     for rival in ("dpo", "ppo", "grpo"):
         if rival in methods:
             ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
             words = "the expected value under the rankers"
-            found += compare(final, "proxy_share_expected", words, ours, rival)
+            found += adjust(compare(final, "proxy_share_expected", words, ours, rival))
     return found
 
 
-def _lead(info: WorldInfo, trained: Sequence[str], num_seeds: int, num_test_requests: int) -> str:
+def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
     text = (
-        f"{', '.join(trained)} against the warm start, {num_seeds} seeds, {num_test_requests} "
-        f"requests of held-out days per seed. World `{info.name}` ({info.source}). "
-        f"Simulated: {', '.join(info.simulated)}. "
+        f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
+        f"{sizes.num_test_requests} requests of held-out days per seed. World `{info.name}` "
+        f"({info.source}). Simulated: {', '.join(info.simulated)}. "
     )
     text += (
         "Every value is given under the frozen rankers (what was optimised) and under the world's "
@@ -185,7 +154,7 @@ def _alignment_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
         "nDCG, own list": "ndcg_own",
         "OPR, own list": "opr_own",
     }
-    return _table(
+    return metric_table(
         final,
         "Value alignment (the columns of GPR Tab. 3)",
         order,
@@ -204,7 +173,7 @@ def _value_columns(share: str) -> dict[str, str]:
 
 
 def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
-    return _table(
+    return metric_table(
         final,
         "Share of the possible gain: 0 is the logging policy, 1 the best ad",
         order,
@@ -215,12 +184,12 @@ def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
     )
 
 
-def _value_sections(final: pd.DataFrame, order: Sequence[str]) -> Section:
+def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
     chart = {
         words: [
             (method, interval)
             for method in order
-            if (interval := _interval(final, method, f"{name}_share_expected")) is not None
+            if (interval := interval_of(final, method, f"{name}_share_expected")) is not None
         ]
         for name, words in (("proxy", "rankers"), ("truth", "truth"))
     }
@@ -232,8 +201,16 @@ def _value_sections(final: pd.DataFrame, order: Sequence[str]) -> Section:
     spread = {
         "entropy (nats)": "entropy",
         "KL to warm start (nats)": "kl_to_warm_start",
-        "avg final_value": "avg_final_value",
-        "max final_value": "max_final_value",
+        "ads in use": "effective_ads",
+        "distinct first ads": "distinct_first_share",
+        "small advertisers": "small_advertiser_share",
+    }
+    harm = {
+        "gap, expected": "hacking_gap_expected",
+        "gap, greedy": "hacking_gap_greedy",
+        "gap, served": "hacking_gap_served",
+        "regret, rankers": "proxy_regret_expected",
+        "regret, truth": "truth_regret_expected",
     }
     return Section(
         "Where the methods end",
@@ -243,40 +220,72 @@ def _value_sections(final: pd.DataFrame, order: Sequence[str]) -> Section:
                 "Expected share of the possible gain with 95 % intervals over seeds.",
                 drawn,
             ),
-            _table(
+            metric_table(
                 final,
                 "Mean reward per request",
                 order,
                 _value_columns(""),
                 "In the reward's own unit; for final_value that of eCPM.",
             ),
-            _table(final, "Spread of the policies", order, spread, "Exact over all legal paths."),
+            metric_table(
+                final,
+                "Reward hacking and regret",
+                order,
+                harm,
+                "gap: share of the gain under the rankers less that under the truth. regret: what "
+                "the best ad is worth more, in the reward's unit, expected over draws.",
+            ),
+            metric_table(
+                final,
+                "Spread of the policies",
+                order,
+                spread,
+                "Entropy and KL exact over all legal paths. ads in use: exp(entropy) of the "
+                "impressions of all requests over ads; distinct first ads per request; small "
+                "advertisers: their share of the impressions (daily budget below the median's).",
+            ),
         ],
     )
 
 
 def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig) -> Section:
     evaluations = training.num_requests * training.num_candidates / 1_000
-    blocks: list[Block] = [
-        Figure(
-            f"curve_{name}",
-            f"Validation requests of a held-out day: {label}.",
-            learning_curves(
-                results,
-                name,
-                methods=trained,
-                split="validation",
-                label=label,
-                step_label="ranker evaluations (thousands)",
-                steps_to_x=evaluations,
-            ),
+    blocks: list[Block] = []
+    for name, label in (
+        ("proxy_share_expected", "share of the gain, rankers"),
+        ("truth_share_expected", "share of the gain, truth"),
+        ("hacking_gap_expected", "reward-hacking gap"),
+    ):
+        if not ((results["metric"] == name) & (results["split"] == "validation")).any():
+            continue
+        blocks.append(
+            Figure(
+                f"curve_{name}",
+                f"Validation requests of a held-out day: {label}.",
+                learning_curves(
+                    results,
+                    name,
+                    methods=trained,
+                    split="validation",
+                    label=label,
+                    step_label="ranker evaluations (thousands)",
+                    steps_to_x=evaluations,
+                ),
+            )
         )
-        for name, label in (
-            ("proxy_share_expected", "share of the gain, rankers"),
-            ("truth_share_expected", "share of the gain, truth"),
-        )
-        if (results["metric"] == name).any()
-    ]
+    seconds = curves_over(
+        results,
+        "proxy_share_expected",
+        "train_s",
+        methods=trained,
+        split="validation",
+        label="share of the gain, rankers",
+        x_label="seconds of training",
+    )
+    blocks.append(Figure("curve_seconds", "The same over the seconds of training.", seconds))
+    clock = same_clock_table(results, trained)
+    if clock is not None:
+        blocks.append(clock)
     return Section("Learning curves", blocks)
 
 
@@ -306,13 +315,15 @@ def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
     return Section("The critic", blocks)
 
 
-def _how(trained: Sequence[str], training: TrainConfig, num_levels: int) -> Section:
+def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
     facts = [
         "One warm start per seed is shared by all methods; they meet the same requests, random "
         "streams and number of ranker evaluations.",
         "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the terminal reward to "
         "the coarse levels; `ppo` is TorchRL's ClipPPOLoss and GAE; `dpo` takes fresh pairs from "
-        "every step's candidates.",
+        "every step's candidates, `dpo_offline` pairs of the warm start's candidates.",
         "Ads that share a path resolve to the one that earns most on average.",
         "The rankers were fitted on all logged days but the last, so most training requests lie in "
         "their training days; test requests lie after both.",
@@ -320,46 +331,53 @@ def _how(trained: Sequence[str], training: TrainConfig, num_levels: int) -> Sect
     return Section(
         "How the methods were run",
         [
-            _hyper_parameters(trained, training, num_levels),
+            _hyper_parameters(trained, settings, num_levels),
             Bullets(facts),
-            KeyValues("Training", asdict(training)),
+            KeyValues("Training", asdict(sizes.training)),
         ],
     )
 
 
-def make_report(
-    results: pd.DataFrame,
-    *,
-    methods: Sequence[str],
-    info: WorldInfo,
-    seeds: Sequence[int],
-    training: TrainConfig,
-    num_test_requests: int,
-) -> SuiteReport:
+def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> SuiteReport:
     """Return the report of all rows of a run.
 
     Args:
         results: Tidy rows.
-        methods: Rows in the order of the command line.
+        settings: Of the run.
         info: Of the world, or of the first one where every seed has its own.
-        seeds: Of the run.
-        training: Settings of the RL stage.
-        num_test_requests: Held-out requests per seed.
     """
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    methods = settings.methods
     final = add_normalised(results)
-    warm = [m for m in ("mtp", WARM_START) if m not in methods]
+    warm = [m for m in WARM_ROWS if m not in methods]
     order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
-    trained = [m for m in methods if m not in ("mtp", WARM_START)]
+    compared = [m for m in methods if m not in WARM_ROWS]
+    trained = [m for m in compared if m not in SUPERVISED]
+    sections = [
+        _value_section(final, order),
+        _curves(results, trained, sizes.training),
+        _critic(results, trained),
+        markets_section(results, settings),
+        conditions_section(results, settings),
+        ablations_section(results, settings),
+        tuning_section(settings),
+        Section("The rankers", _ranker_card(results)),
+        _how(trained, settings, info.num_levels),
+    ]
+    clock = time_table(results)
+    measure = "truth_share_expected" if info.has_truth else "proxy_share_expected"
+    words = "the expected value under the " + ("truth" if info.has_truth else "rankers")
+    verdicts = verdict_table(
+        adjust(compare(final, measure, words, compared, WARM_START)),
+        f"Against the warm start: {words}",
+    )
+    if clock is not None:
+        sections.append(Section("Where the time goes", [clock]))
     return SuiteReport(
         title="Value alignment by reinforcement learning",
-        lead=_lead(info, trained, len(seeds), num_test_requests),
-        sections=[
-            _value_sections(final, order),
-            _curves(results, trained, training),
-            _critic(results, trained),
-            Section("The rankers", _ranker_card(results)),
-            _how(trained, training, info.num_levels),
-        ],
-        tables=[_alignment_table(final, order), _gain_table(final, order)],
-        differences=_differences(final, methods),
+        lead=_lead(info, compared, settings),
+        sections=[section for section in sections if section is not None],
+        tables=[_alignment_table(final, order), _gain_table(final, order), verdicts],
+        differences=_differences(final, compared),
     )

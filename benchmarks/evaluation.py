@@ -9,6 +9,7 @@ Dims: E requests, N ads, P paths, K list entries, L levels, V codes.
 from dataclasses import dataclass
 
 import torch
+from simulators.markets import truth_of
 from torch import Tensor
 
 from gpr_rl.decoding import beam_search
@@ -16,7 +17,6 @@ from gpr_rl.metrics import ndcg, ordered_pair_ratio
 from gpr_rl.models import HHD
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.evaluator import TruthEvaluator
 from simulators.history import DAY_S
 from simulators.rewards import RewardMix
 from simulators.world import World
@@ -36,6 +36,7 @@ class EvaluationSet:
     ecpm: Tensor  # float32 [E, N], under the rankers
     truth: Tensor | None  # float32 [E, N], reward under the hidden truth
     logging: Tensor  # float32 [E, N], probability of the policy that wrote the logs
+    is_small: Tensor | None = None  # bool [E, N], ads of advertisers with a small budget
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `EvaluationSet.from_tensors` takes, for saving."""
@@ -59,12 +60,14 @@ def make_evaluation_set(
     pool = world.request_ids(split)
     draw = uniform(world.info.seed, Purpose.EVALUATION, pool)
     ids = pool[draw.argsort()[:num_requests]].sort().values
-    truth = TruthEvaluator(world) if world.info.has_truth else None
-    value, ecpm, true_value, logging = [], [], [], []
+    truth = truth_of(world)
+    value, ecpm, true_value, logging, is_small = [], [], [], [], []
     for part in ids.split(64):
         outcome = world.outcome_all(part)
         value.append(reward(outcome)[0])
         ecpm.append(outcome.ecpm)
+        if outcome.small_advertiser is not None:
+            is_small.append(outcome.small_advertiser)
         if truth is not None:
             true_value.append(reward(truth.outcome_all(part))[0])
             logging.append(truth.logging_distribution(part))
@@ -82,6 +85,7 @@ def make_evaluation_set(
         ecpm=torch.cat(ecpm),
         truth=torch.cat(true_value) if true_value else None,
         logging=torch.cat(logging),
+        is_small=torch.cat(is_small) if is_small else None,
     )
 
 
@@ -156,7 +160,7 @@ def value_metrics(
     distribution: Tensor | None = None,
     ad_id: Tensor | None = None,
 ) -> dict[str, float]:
-    """Return mean value and share of the possible gain, under the rankers and under the truth.
+    """Return mean value, regret and share of the gain under rankers and truth, and their gap.
 
     Args:
         data: The held-out requests.
@@ -178,6 +182,36 @@ def value_metrics(
         mean = value.mean()
         metrics[f"{name}_{kind}"] = float(mean)
         metrics[f"{name}_share_{kind}"] = float((mean - logging) / (best - logging))
+        metrics[f"{name}_regret_{kind}"] = float(best - mean)
+    if data.truth is not None:
+        gap = metrics[f"proxy_share_{kind}"] - metrics[f"truth_share_{kind}"]
+        metrics[f"hacking_gap_{kind}"] = gap
+    return metrics
+
+
+def concentration_metrics(
+    data: EvaluationSet, distribution: Tensor, first: Tensor
+) -> dict[str, float]:
+    """Return how widely a policy spreads its requests over ads and advertisers.
+
+    Args:
+        data: The held-out requests.
+        distribution: float [E, N], probability of every ad.
+        first: int64 [E], the ad that each request is served first.
+
+    Returns:
+        `effective_ads`: exp(entropy) of the impressions over ads, all requests together;
+        `distinct_first_share`: distinct first ads per request; `small_advertiser_share` of the
+        impressions, where the world knows budgets.
+    """
+    impressions = distribution.double().mean(0)
+    entropy = -(impressions * impressions.clamp_min(1e-300).log()).sum()
+    metrics = {
+        "effective_ads": float(entropy.exp()),
+        "distinct_first_share": len(first.unique()) / len(first),
+    }
+    if data.is_small is not None:
+        metrics["small_advertiser_share"] = float((distribution * data.is_small).sum(-1).mean())
     return metrics
 
 
@@ -231,6 +265,7 @@ def evaluate_model(
         **value_metrics(data, "expected", distribution=by_ad),
         **value_metrics(data, "greedy", ad_id=greedy.ad_id[:, 0]),
         **value_metrics(data, "served", ad_id=served),
+        **concentration_metrics(data, by_ad, greedy.ad_id[:, 0]),
         **list_metrics(data, shared, score, ""),
         **list_metrics(data, beam.ad_id, beam.log_prob, "_own"),
         "avg_final_value": float(known.nanmean(-1).mean()),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.results import BOOTSTRAP_SEED
-from benchmarks.stats import Interval, bootstrap
+from benchmarks.stats import Interval, Profile, bootstrap, interquartile_mean
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a")
 """Okabe and Ito's palette: told apart by colour-blind readers and in print."""
@@ -59,6 +59,73 @@ def learning_curves(
     axes.set_ylabel(label)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def curves_over(
+    results: pd.DataFrame,
+    metric: str,
+    x_metric: str,
+    *,
+    methods: Sequence[str],
+    split: str,
+    label: str,
+    x_label: str,
+) -> Figure:
+    """Return a line per method over another metric of the same steps, e.g. seconds of training.
+
+    Both coordinates are interquartile means over seeds at a step; the band is the interval.
+
+    Args:
+        results: Tidy rows.
+        metric: Drawn upwards.
+        x_metric: Drawn along.
+        methods: One line each; those without rows are left out.
+        split: Of the rows.
+        label: Of the upward axis.
+        x_label: Of the other axis.
+    """
+    figure, axes = plain_axes(0.55)
+    rows = results[results["split"] == split]
+    for number, method in enumerate(methods):
+        own = rows[rows["method"] == method]
+        wide = own.pivot(index=["step", "seed"], columns="metric", values="value")
+        if not {metric, x_metric} <= set(wide.columns):
+            continue
+        points = wide[[metric, x_metric]].dropna().groupby("step")
+        found = [bootstrap(part[metric].to_numpy(), BOOTSTRAP_SEED) for _, part in points]
+        x = [float(interquartile_mean(part[x_metric].to_numpy())) for _, part in points]
+        colour = COLOURS[number % len(COLOURS)]
+        style = "-" if number < len(COLOURS) else "--"
+        axes.plot(x, [f.value for f in found], style, color=colour, label=method, linewidth=1.8)
+        low, high = [f.low for f in found], [f.high for f in found]
+        axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def profile_chart(profiles: Mapping[str, Profile], *, label: str) -> Figure:
+    """Return performance profiles: the share of runs above each threshold, a line per method.
+
+    Args:
+        profiles: By method.
+        label: Of the threshold axis.
+    """
+    figure, axes = plain_axes(0.5)
+    for number, (method, profile) in enumerate(profiles.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        style = "-" if number < len(COLOURS) else "--"
+        axes.plot(profile.threshold, profile.share, style, color=colour, label=method)
+        axes.fill_between(
+            profile.threshold, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0
+        )
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel(label)
+    axes.set_ylabel("share of runs above")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return figure
 
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from benchmarks.results import BOOTSTRAP_SEED, seed_table
+from benchmarks.significance import holm, sign_flip_p_value
 from benchmarks.stats import Interval, paired_difference, probability_of_improvement
 
 MIN_SEEDS = 3
@@ -38,6 +39,10 @@ class Difference:
     higher_is_better: bool = True
     chance: float = math.nan
     """Probability that a run of the method beats a run of the baseline."""
+    p_value: float = math.nan
+    """Of a mean difference of 0, by sign flips (`benchmarks.significance`)."""
+    adjusted_p_value: float = math.nan
+    """The same after Holm's correction over the comparisons declared together; see `adjust`."""
 
     @property
     def verdict(self) -> str:
@@ -94,9 +99,16 @@ def compare(
                 num_seeds=len(pair),
                 higher_is_better=higher_is_better,
                 chance=probability_of_improvement(*better, BOOTSTRAP_SEED).value,
+                p_value=sign_flip_p_value(ours - theirs),
             )
         )
     return found
+
+
+def adjust(declared: Sequence[Difference]) -> list[Difference]:
+    """Return the same comparisons with p-values corrected for their number (Holm)."""
+    adjusted = holm([d.p_value for d in declared])
+    return [replace(d, adjusted_p_value=float(p)) for d, p in zip(declared, adjusted, strict=True)]
 
 
 def reading(differences: Sequence[Difference]) -> list[str]:

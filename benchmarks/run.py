@@ -6,13 +6,14 @@ Examples:
   python -m benchmarks.run --methods hepo ppo --seeds 5 --workers 4 --out runs/mine
   python -m benchmarks.run --reward ecpm --reward my_rewards:diversity=0.1
   python -m benchmarks.run --out runs/mine --resume ... go on after Ctrl-C, with the same flags
+  python -m benchmarks.run --out runs/mine --resume --seeds 10 --ablate kl_0   add to what is there
 """
 
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,12 +23,29 @@ from rich.console import Console
 from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.files import write_text
 from benchmarks.launchers import LAUNCHERS
+from benchmarks.markdown import write_markdown
 from benchmarks.report import print_tables, write_report
 from benchmarks.results import KEY, check_results, summarise, write_results
-from benchmarks.run_folder import CHECKPOINTS, LOG, RESULTS, describe_machine, open_run_folder
+from benchmarks.run_folder import (
+    CHECKPOINTS,
+    LOG,
+    RESULTS,
+    describe_machine,
+    open_run_folder,
+    stored_settings,
+)
 from benchmarks.runner import TaskFailed, run_tasks
-from benchmarks.suite import SUITES, Settings, Suite, load_suite, suite_summary
+from benchmarks.suite import (
+    EXTENDABLE,
+    SUITES,
+    Preset,
+    Settings,
+    Suite,
+    load_suite,
+    suite_summary,
+)
 
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "trackio")
 PIPED_WIDTH = 200
 """Columns of a table that goes to a file or pipe, where nothing needs to be folded."""
 
@@ -59,9 +77,16 @@ class RunArgs:
     first_seed: Annotated[int, _flag("N", "0")] = 0
     """The seeds are first-seed, first-seed + 1, ..."""
     methods: Annotated[tuple[str, ...] | None, _flag("NAME ...", "all")] = None
-    """Methods to train, e.g. `--methods hepo ppo dpo grpo`. An unknown name lists them."""
+    """Methods to train, e.g. `--methods hepo ppo dpo grpo`. An unknown name lists them. One of your
+    own is `package.module:name`, from a module that registers it."""
     world: Annotated[str | None, _flag("NAME|DIR")] = None
     """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make`."""
+    markets: Annotated[tuple[str, ...] | None, _flag("NAME ...")] = None
+    """Markets to compare on beside the base one. An unknown name lists them."""
+    ablate: Annotated[tuple[str, ...] | None, _flag("NAME ...")] = None
+    """Ablations: rows with one change each. An unknown name lists them."""
+    tune: Annotated[int | None, _flag("N")] = None
+    """Settings tried per method on seeds of their own, before the comparison; 0: defaults."""
     reward: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(metavar="SPEC", help_behavior_hint="(default: final_value, GPR Eq. 5)"),
@@ -71,11 +96,16 @@ class RunArgs:
     out: Annotated[Path | None, _flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in the folder. What is finished is not run again."""
+    """Go on with the run in the folder, perhaps with more methods, seeds, markets or ablations.
+    What is finished is not run again."""
     workers: Annotated[int, _flag("N", "2")] = 2
     """Processes, one thread each. The numbers don't depend on it."""
     launcher: Literal["local", "ray"] = "local"
     """Processes of this machine, or a Ray cluster (RAY_ADDRESS) that shares the folder."""
+    logger: Annotated[str | None, _flag("csv|tensorboard|wandb|mlflow|trackio", "none")] = None
+    """Training measures also go to this logger of TorchRL."""
+    publish: Annotated[Path | None, _flag("DIR", "none")] = None
+    """Also write the report as Markdown with its figures there."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show tracebacks."""
 
@@ -93,6 +123,8 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
             f"{', '.join(suite.presets)}"
         )
     preset = suite.presets[args.preset]
+    out = (args.out or Path("runs") / f"{suite.name}-{args.preset}").absolute()
+    before = stored_settings(out) if args.resume and suite.is_extendable else None
     num_seeds = preset.num_seeds if args.seeds is None else args.seeds
     for flag, value, least in (
         ("--seeds", num_seeds, 1),
@@ -101,32 +133,105 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
     ):
         if value < least:
             raise UserError(f"{flag} must be at least {least}, got {value}")
+    if args.logger is not None and args.logger not in LOGGERS:
+        raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {args.logger!r}")
+    names, plugins, own = _load_plugins(args.methods, suite)
     settings = Settings(
         suite=suite.name,
         preset=args.preset,
-        methods=_check_methods(args.methods, suite, suites),
-        seeds=tuple(range(args.first_seed, args.first_seed + num_seeds)),
+        methods=_check_methods(names, suite, suites, _rows(preset, before, "methods"), own),
+        plugins=plugins,
+        markets=_check_names(
+            "--markets", args.markets, suite.markets, suite, _rows(preset, before, "markets")
+        ),
+        ablations=_check_names(
+            "--ablate", args.ablate, suite.ablations, suite, _rows(preset, before, "ablations")
+        ),
+        seeds=()
+        if before is not None and args.seeds is None  # those of the run
+        else tuple(range(args.first_seed, args.first_seed + num_seeds)),
         world=_check_world(preset.world if args.world is None else args.world),
         reward=_check_rewards(args.reward),
-        sizes=preset,
-        out=(args.out or Path("runs") / f"{suite.name}-{args.preset}").absolute(),
+        sizes=_tuned(preset, args.tune, suite),
+        out=out,
         resume=args.resume,
+        logger=args.logger,
     )
+    if before is not None:
+        settings = settings.extended(before)
     LAUNCHERS[args.launcher].check()
     return suite, settings
 
 
-def _check_methods(
-    names: tuple[str, ...] | None, suite: Suite, suites: Mapping[str, str | Suite]
+def _load_plugins(
+    names: tuple[str, ...] | None, suite: Suite
+) -> tuple[tuple[str, ...] | None, tuple[str, ...], tuple[str, ...]]:
+    """Import the modules of `module:name` methods; return plain names, modules, names of theirs."""
+    given = [name for name in names or () if ":" in name]
+    if not given:
+        return names, (), ()
+    if not suite.is_extendable:
+        raise UserError(f"suite {suite.name!r} takes no methods of your own, got {given[0]!r}")
+    from benchmarks.plugins import import_methods
+
+    modules = tuple(dict.fromkeys(name.partition(":")[0] for name in given))
+    own = tuple(name.partition(":")[2].lower() for name in given)
+    import_methods(modules, own)
+    plain = tuple(name.partition(":")[2] if ":" in name else name for name in names or ())
+    return plain, modules, own
+
+
+def _rows(preset: Preset, before: Mapping[str, object] | None, name: str) -> tuple[str, ...] | None:
+    """Return what an absent flag means: the rows of the run that goes on, or the preset's."""
+    if before is not None and isinstance(rows := before.get(name), list):
+        return tuple(rows)
+    return getattr(preset, name, None)
+
+
+def _tuned(preset: Preset, num_trials: int | None, suite: Suite) -> Preset:
+    """Return the preset with this many tuning trials."""
+    if num_trials is None:
+        return preset
+    plan = getattr(preset, "tuning", None)
+    if plan is None:
+        raise UserError(f"suite {suite.name!r} has no --tune")
+    if num_trials < 0:
+        raise UserError(f"--tune must be at least 0, got {num_trials}")
+    return replace(preset, tuning=replace(plan, num_trials=num_trials))  # type: ignore[type-var]
+
+
+def _check_names(
+    flag: str,
+    names: tuple[str, ...] | None,
+    choices: tuple[str, ...],
+    suite: Suite,
+    default: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
     if names is None:
-        return suite.methods
+        return default or ()
+    if not choices:
+        raise UserError(f"suite {suite.name!r} has no {flag}")
+    for name in names:
+        if name not in choices:
+            raise UserError(f"{flag}: unknown {name!r}, choose from {', '.join(choices)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _check_methods(
+    names: tuple[str, ...] | None,
+    suite: Suite,
+    suites: Mapping[str, str | Suite],
+    default: tuple[str, ...] | None,
+    own: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    if names is None:
+        return default or suite.methods
     choices = ", ".join(suite.methods)
     if not names:
         raise UserError(f"--methods needs at least one of {choices}")
     chosen: list[str] = []
     for name in (n.lower() for n in names):
-        if name in suite.methods:
+        if name in (*suite.methods, *own):
             if name in chosen:
                 raise UserError(f"method {name!r} is given twice")
             chosen.append(name)
@@ -171,7 +276,8 @@ def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
     """
     suite, settings = make_settings(args, suites)
     out = settings.out
-    open_run_folder(out, settings.to_json(), resume=args.resume)
+    extendable = EXTENDABLE if suite.is_extendable else ()
+    open_run_folder(out, settings.to_json(), resume=args.resume, extendable=extendable)
     results = run_tasks(
         suite.make_tasks(settings),
         num_workers=args.workers,
@@ -184,6 +290,8 @@ def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
     write_text(out / "summary.csv", summarise(results).to_csv(index=False))
     report = suite.finish(settings, results)
     path = write_report(out, report, settings.to_json(), describe_machine())
+    if args.publish is not None:
+        print(f"published: {write_markdown(args.publish, suite.name, report)}", file=sys.stderr)
     is_terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout, force_terminal=is_terminal, width=None if is_terminal else PIPED_WIDTH

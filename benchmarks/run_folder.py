@@ -5,9 +5,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.errors import UserError
 from benchmarks.files import append_json_line, to_plain, write_json
@@ -76,13 +77,30 @@ def _git_state() -> tuple[str | None, bool | None]:
     return commit, bool(status)
 
 
-def open_run_folder(out: Path, settings: Mapping[str, object], *, resume: bool) -> None:
+def stored_settings(out: Path) -> Mapping[str, object] | None:
+    """Return the settings of the run in a folder; None where there is none.
+
+    Raises:
+        UserError: Its `config.json` can't be read.
+    """
+    path = out / CONFIG
+    return _read_config(path)["settings"] if path.exists() else None
+
+
+def open_run_folder(
+    out: Path,
+    settings: Mapping[str, object],
+    *,
+    resume: bool,
+    extendable: Sequence[str] = (),
+) -> None:
     """Make the folder of a run, or check that this run may go on in it.
 
     Args:
         out: The folder.
         settings: Everything the numbers depend on.
         resume: Whether to go on with what is there.
+        extendable: Settings that may differ from those of the run; the new ones are written.
 
     Raises:
         UserError: The folder holds a run and `resume` is not set; or it was made with other
@@ -96,11 +114,13 @@ def open_run_folder(out: Path, settings: Mapping[str, object], *, resume: bool) 
     wanted = to_plain(settings)
     machine = describe_machine()
     if holds_run:
-        stored = _check_settings(out / CONFIG, wanted)
+        stored = _check_settings(out / CONFIG, wanted, extendable)
         for change in _changes(stored, machine):
             print(f"warning: {change}; numbers may not agree", file=sys.stderr)
         if (out / RESULTS).exists():
             read_results(out / RESULTS)
+        if stored["settings"] != wanted:
+            write_json(out / CONFIG, {**stored, "settings": wanted})
     else:
         try:
             (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -122,18 +142,27 @@ def _changes(stored: Mapping[str, object], machine: Mapping[str, object]) -> lis
     ]
 
 
-def _check_settings(path: Path, wanted: Mapping[str, object]) -> dict[str, object]:
-    """Return config.json, whose settings must be those wanted."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return config.json, whose settings are a mapping."""
     try:
         config = json.loads(path.read_text())
-        flat_stored, flat_wanted = _flat(config["settings"]), _flat(wanted)
+        _flat(config["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"can't read {path}: {' '.join(str(error).split())} (nothing was changed)"
         ) from error
+    return config
+
+
+def _check_settings(
+    path: Path, wanted: Mapping[str, object], extendable: Sequence[str]
+) -> dict[str, Any]:
+    """Return config.json, whose settings must be those wanted but for what may be added to."""
+    config = _read_config(path)
+    flat_stored, flat_wanted = _flat(config["settings"]), _flat(wanted)
     for name in dict.fromkeys([*flat_wanted, *flat_stored]):
         before, now = (json.dumps(side.get(name)) for side in (flat_stored, flat_wanted))
-        if before != now:
+        if before != now and name not in extendable:
             raise UserError(
                 f"{path.parent} was made with {name} = {before}, this command says {now}: "
                 "choose another --out, or the same settings"

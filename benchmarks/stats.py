@@ -160,6 +160,53 @@ def probability_of_improvement(
     return _percentile(value, _share_of_wins(*sides), confidence)
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Share of runs above each threshold, with its pointwise interval; arrays [N]."""
+
+    threshold: Scores
+    share: Scores
+    low: Scores
+    high: Scores
+
+
+def performance_profile(
+    scores: ArrayLike,
+    thresholds: ArrayLike,
+    seed: int,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Profile:
+    """Return the share of runs that score above each threshold (rliable's run-score distribution).
+
+    Args:
+        scores: [R] or [R, T].
+        thresholds: [N].
+        seed: Of the resampling; runs are drawn inside every task.
+        num_resamples: Bootstrap samples.
+        confidence: Nominal pointwise coverage in (0, 1).
+
+    Raises:
+        ValueError: Empty or non-finite scores.
+    """
+    table = _as_table(scores)
+    levels = np.asarray(thresholds, dtype=np.float64)
+    above = table[..., None] > levels  # [R, T, N]
+    share = above.mean(axis=(0, 1))
+    if len(table) == 1:
+        nothing = np.full_like(share, np.nan)
+        return Profile(levels, share, nothing, nothing)
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(len(table), size=(num_resamples, *table.shape))
+    counts = np.stack(
+        [np.take_along_axis(above, rows[:, :, None], axis=0).mean(axis=(0, 1)) for rows in drawn]
+    )
+    tail = 0.5 * (1.0 - confidence)
+    low, high = np.quantile(counts, [tail, 1.0 - tail], axis=0)
+    return Profile(levels, share, low, high)
+
+
 def _share_of_wins(left: Scores, right: Scores) -> Scores:
     """Return wins plus half the ties over all pairs of runs: [S, R, T], [S, R', T] -> [S]."""
     sign = np.sign(left[:, :, None] - right[:, None])

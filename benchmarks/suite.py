@@ -4,7 +4,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,10 @@ class Preset(Protocol):
         """Default of `--seeds`."""
 
 
+EXTENDABLE = ("methods", "seeds", "markets", "ablations", "plugins")
+"""What `--resume` may add to, in a suite whose (row, seed) pairs don't depend on each other."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that a run's numbers depend on, and where they go."""
@@ -41,13 +45,35 @@ class Settings:
     """Specs for `simulators.rewards.RewardMix.from_specs`; empty means `final_value`."""
     sizes: Preset
     """The preset itself."""
+    markets: tuple[str, ...] = ()
+    """Beside the base market; suites without markets have none."""
+    ablations: tuple[str, ...] = ()
+    """Rows with one change each; suites without ablations have none."""
+    plugins: tuple[str, ...] = ()
+    """Modules that register methods of the user's; every task that trains imports them."""
     out: Path
     resume: bool = False
+    logger: str | None = None
+    """A logger of torchrl that training also writes to."""
 
     def to_json(self) -> dict[str, object]:
         """Return what `--resume` compares: all but where the run goes and how it is executed."""
-        names = ("suite", "preset", "methods", "seeds", "world", "reward", "sizes")
+        names = ("suite", "preset", *EXTENDABLE, "world", "reward", "sizes")
         return {name: getattr(self, name) for name in names}
+
+    def extended(self, stored: Mapping[str, object]) -> "Settings":
+        """Return these settings with the rows of a run that they are added to.
+
+        Args:
+            stored: The settings in a run's `config.json`.
+        """
+        merged = {}
+        for name in EXTENDABLE:
+            before = stored.get(name, [])
+            assert isinstance(before, list)
+            merged[name] = tuple(dict.fromkeys([*before, *getattr(self, name)]))
+        merged["seeds"] = tuple(sorted(merged["seeds"]))
+        return replace(self, **merged)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +90,12 @@ class Suite:
     """Rows that are not methods (references, warm starts) come from tasks of their own."""
     finish: Callable[[Settings, pd.DataFrame], SuiteReport]
     """Makes the report of all rows; reads what tasks left in `settings.out`, runs nothing."""
+    markets: tuple[str, ...] = ()
+    """What `--markets` may name; without any the suite has no such flag."""
+    ablations: tuple[str, ...] = ()
+    """What `--ablate` may name; without any the suite has no such flag."""
+    is_extendable: bool = False
+    """Whether `--resume` may add methods, seeds, markets and ablations to a run."""
 
 
 SUITES: dict[str, str | Suite] = {
@@ -72,8 +104,9 @@ SUITES: dict[str, str | Suite] = {
     "off_policy": "benchmarks.off_policy",
     "rankers": "benchmarks.rankers",
 }
-"""Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, and its docstring's
-first line is the summary; it is imported when its suite is asked for."""
+"""Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
+`ABLATIONS` and `IS_EXTENDABLE`, and its docstring's first line is the summary; it is imported when
+its suite is asked for."""
 
 
 def suite_summary(suite: str | Suite) -> str:
@@ -112,4 +145,7 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
         presets=module.PRESETS,
         make_tasks=module.make_tasks,
         finish=module.finish,
+        markets=tuple(getattr(module, "MARKETS", ())),
+        ablations=tuple(getattr(module, "ABLATIONS", ())),
+        is_extendable=getattr(module, "IS_EXTENDABLE", False),
     )

@@ -139,3 +139,22 @@ PRESETS: dict[str, WorldConfig] = {
     "weak": replace(SMALL, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"),
 }
 """Worlds that have a name. `weak` is the reward-hacking regime."""
+MARKET_DIALS: dict[str, dict[str, object]] = {
+    "sparse_logs": {"impressions_per_user": 40.0, "exploration": 0.1},
+    "drift": {"drift": 0.3},
+    "deep_tree": {"num_levels": 4, "num_codes": 16},
+    "coarse_0": {"coarse_share": 0.0},
+    "coarse_100": {"coarse_share": 1.0},
+    "shuffled_tree": {"shuffle_tree": True},
+}
+"""Markets that are worlds of their own (`simulators.markets`)."""
+
+
+def named_config(name: str) -> WorldConfig | None:
+    """Return the dials of a named synthetic world, `small-drift` and its like included, or None."""
+    if name in PRESETS:
+        return PRESETS[name]
+    size, _, market = name.partition("-")
+    if size not in PRESETS or market not in MARKET_DIALS:
+        return None
+    return replace(PRESETS[size], name=name, **MARKET_DIALS[market])  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from simulators.catalog import (
     context_targeting,
     make_catalog,
 )
-from simulators.config import PRESETS, WorldConfig
+from simulators.config import PRESETS, WorldConfig, named_config
 from simulators.logs import simulate_logs
 from simulators.rankers import RankerConfig
 from simulators.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
@@ -136,7 +136,8 @@ def cache_folder() -> Path:
 
 def cached_directory(name: str, seed: int) -> Path:
     """Return where a named world is cached; other dials or another format have another place."""
-    dials = json.dumps(PRESETS[name].to_json(), sort_keys=True) if name in PRESETS else name
+    config = named_config(name)
+    dials = name if config is None else json.dumps(config.to_json(), sort_keys=True)
     digest = hashlib.sha256(f"{FORMAT_VERSION} {dials}".encode()).hexdigest()[:8]
     return cache_folder() / f"{name}-seed{seed}-{digest}"
 
@@ -157,7 +158,7 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
     """
     if isinstance(world, World):
         return world
-    named = str(world) in world_names()
+    named = str(world) in world_names() or named_config(str(world)) is not None
     directory = (cached_directory(str(world), seed) if named else Path(world)).absolute()
     if directory not in _LOADED:
         if named and not directory.exists():
@@ -186,8 +187,9 @@ def world_names() -> tuple[str, ...]:
 
 
 def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> None:
-    if name in PRESETS:
-        make_world(PRESETS[name], seed, directory, progress)
+    config = named_config(name)
+    if config is not None:
+        make_world(config, seed, directory, progress)
         return
     from simulators.journey import make_journey  # optional package
 
@@ -199,7 +201,8 @@ class MakeArgs:
     """Make a world and write it to a directory."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """tiny, small, standard, weak, journey or journey-smoke."""
+    """tiny, small, standard, weak, journey or journey-smoke; `small-drift` and its like are the
+    worlds of `simulators.markets`."""
     seed: int = 0
     """Root of every random stream."""
     out: Path
@@ -231,11 +234,11 @@ def main() -> int:
             raise ValueError(f"--seed must be at least 0, got {args.seed}")
         if args.out.exists():
             raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
-        if args.set and args.name not in PRESETS:
+        config = named_config(args.name)
+        if args.set and config is None:
             raise ValueError(f"--set changes synthetic worlds only, not {args.name!r}")
-        if args.name in PRESETS:
-            config = _with_dials(PRESETS[args.name], args.set)
-            world = make_world(config, args.seed, args.out, to_stderr)
+        if config is not None:
+            world = make_world(_with_dials(config, args.set), args.seed, args.out, to_stderr)
         elif args.name in world_names():
             _make_named(args.name, args.seed, args.out, to_stderr)
             world = read_world(args.out)

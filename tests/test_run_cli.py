@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,52 @@ def test_resume_needs_the_same_settings(finished, capsys, change, named):
     assert resume(finished, *change) == 2
     assert named in capsys.readouterr().err
     assert contents(finished) == before
+
+
+def test_an_extendable_run_grows_by_what_is_new(finished, copy, capsys):
+    (copy / "calls.txt").unlink()
+    wider = {"fake": replace(SUITE, is_extendable=True)}
+    flags = ["fake", "--preset", "smoke", "--out", str(copy), "--resume"]
+    assert main([*flags, "--seeds", "3", "--methods", "good"], wider) == 0
+    assert sorted((copy / "calls.txt").read_text().splitlines()) == ["bad 2", "good 2"]
+    config = json.loads((copy / "config.json").read_text())
+    assert config["settings"]["seeds"] == [0, 1, 2]
+    assert config["settings"]["methods"] == ["good", "bad"]
+    before = pd.read_parquet(finished / "results.parquet")
+    after = pd.read_parquet(copy / "results.parquet")
+    pd.testing.assert_frame_equal(
+        after[after["seed"] < 2].reset_index(drop=True), before.reset_index(drop=True)
+    )
+    # Without flags the run is what it has become, and nothing is left to do.
+    (copy / "calls.txt").unlink()
+    assert main(flags, wider) == 0
+    assert not (copy / "calls.txt").exists()
+    assert main([*flags, "--world", "small"], wider) == 2
+    assert 'world = "tiny"' in capsys.readouterr().err
+
+
+def test_flags_that_a_suite_has_not_are_refused(tmp_path, capsys):
+    for flags, message in (
+        (["--markets", "drift"], "suite 'fake' has no --markets"),
+        (["--ablate", "kl_0"], "suite 'fake' has no --ablate"),
+        (["--tune", "3"], "suite 'fake' has no --tune"),
+        (["--methods", "mine:own"], "suite 'fake' takes no methods of your own, got 'mine:own'"),
+        (["--logger", "paper"], "--logger must be one of csv"),
+    ):
+        assert run(*flags, "--out", str(tmp_path / "run")) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_report_is_published_as_markdown(tmp_path):
+    docs = tmp_path / "docs"
+    flags = ["--methods", "good", "bad", "--out", str(tmp_path / "run"), "--publish", str(docs)]
+    assert run(*flags) == 0
+    page = (docs / "fake.md").read_text()
+    assert page.startswith("# A fake comparison\n")
+    assert "| good | value | 1.17 [1.00, 1.33] | 2 |" in page
+    assert "](fake/curves.png)" in page
+    assert (docs / "fake" / "curves.png").stat().st_size > 500
 
 
 def test_resume_runs_only_what_is_missing(finished, copy, capsys):

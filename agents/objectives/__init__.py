@@ -1,29 +1,48 @@
 """What a policy is trained on: pure functions, and thin TorchRL modules around them."""
 
-from agents.objectives.dpo import DPOLoss, PreferencePairs, dpo_loss, preference_pairs
+from agents.objectives.dpo import (
+    DPOLoss,
+    PreferencePairs,
+    SDPOLoss,
+    dpo_loss,
+    preference_pairs,
+    sdpo_loss,
+)
 from agents.objectives.ecpo import ecpo_surrogate
 from agents.objectives.gbpo import gbpo_surrogate
 from agents.objectives.grpo import GRPOAdvantage, grpo_advantages
-from agents.objectives.hepo import (
-    HEPOAdvantage,
-    HEPOLoss,
-    hepo_advantages,
-    process_rewards,
-    value_loss,
-)
+from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, hepo_advantages, value_loss
 from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
-from agents.objectives.rspo import RSPOLoss, rspo_loss
-from agents.objectives.surrogate import candidate_zscore, clipped_surrogate
+from agents.objectives.process_rewards import (
+    popularity_deltas,
+    potential_rewards,
+    prefix_popularity,
+    process_rewards,
+    shuffle_popularity,
+)
+from agents.objectives.raft import RAFTLoss, raft_loss
+from agents.objectives.reinforce import (
+    LeaveOneOutAdvantage,
+    leave_one_out_advantages,
+    reinforce_surrogate,
+)
+from agents.objectives.rspo import RSPOLoss, rspo_loss, rspo_losses
+from agents.objectives.surrogate import candidate_zscore, clipped_surrogate, terminal_advantage
+from agents.objectives.unified import UnifiedLoss, unified_loss, unified_weights
 
 __all__ = [
     "DPOLoss",
     "GRPOAdvantage",
     "HEPOAdvantage",
     "HEPOLoss",
+    "LeaveOneOutAdvantage",
     "LevelGAE",
     "LevelSummedPPOLoss",
     "PreferencePairs",
+    "RAFTLoss",
     "RSPOLoss",
+    "SDPOLoss",
+    "UnifiedLoss",
     "candidate_zscore",
     "clipped_surrogate",
     "dpo_loss",
@@ -31,8 +50,20 @@ __all__ = [
     "gbpo_surrogate",
     "grpo_advantages",
     "hepo_advantages",
+    "leave_one_out_advantages",
+    "popularity_deltas",
+    "potential_rewards",
     "preference_pairs",
+    "prefix_popularity",
     "process_rewards",
+    "raft_loss",
+    "reinforce_surrogate",
     "rspo_loss",
+    "rspo_losses",
+    "sdpo_loss",
+    "shuffle_popularity",
+    "terminal_advantage",
+    "unified_loss",
+    "unified_weights",
     "value_loss",
 ]

@@ -12,7 +12,7 @@ from tensordict.nn import (
     TensorDictModuleBase,
 )
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 from torchrl.objectives import LossModule
 
 from agents.objectives.surrogate import (
@@ -59,6 +59,52 @@ def dpo_loss(
     chosen = log_prob_chosen - ref_log_prob_chosen.detach()
     rejected = log_prob_rejected - ref_log_prob_rejected.detach()
     return -logsigmoid(beta * (chosen - rejected)).sum() / max(len(log_prob_chosen), 1)
+
+
+def sdpo_loss(
+    log_prob_chosen: Float[Tensor, " P"],
+    log_prob_rejected: Float[Tensor, "P N"],
+    ref_log_prob_chosen: Float[Tensor, " P"],
+    ref_log_prob_rejected: Float[Tensor, "P N"],
+    beta: float,
+    valid: Bool[Tensor, "P N"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return -mean log sigmoid(-log sum_j exp(beta [lr_j - lr_chosen])), lr = lp - ref.
+
+    S-DPO (Chen et al. 2024): one chosen path against several rejected ones at once; with a single
+    one it is DPO.
+
+    Args:
+        log_prob_chosen: log pi of the whole preferred path, nats.
+        log_prob_rejected: The same of N others.
+        ref_log_prob_chosen: Under the frozen reference policy. A constant.
+        ref_log_prob_rejected: Under the frozen reference policy. A constant.
+        beta: Strength of the pull towards the reference, above 0.
+        valid: Rejected paths that count, all by default; a row without any adds nothing.
+
+    Raises:
+        ValueError: A wrong shape, or beta that is not above 0.
+    """
+    if log_prob_rejected.ndim != 2:
+        raise ValueError(
+            f"log_prob_rejected must have shape [P, N], got {tuple(log_prob_rejected.shape)}"
+        )
+    shape = log_prob_rejected.shape
+    check_shape("log_prob_chosen", log_prob_chosen, shape[:1], "P")
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape[:1], "P")
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P, N")
+    if not beta > 0.0:
+        raise ValueError(f"beta must be above 0, got {beta}")
+    mask = resolve_valid(valid, log_prob_rejected)
+    some = mask.any(-1)
+    chosen = torch.where(some, log_prob_chosen - ref_log_prob_chosen.detach(), 0.0)
+    rejected = keep_valid(log_prob_rejected, mask) - keep_valid(
+        ref_log_prob_rejected.detach(), mask
+    )
+    score = torch.where(mask, beta * (rejected - chosen[:, None]), -torch.inf)
+    log_sum = torch.where(some[:, None], score, 0.0).logsumexp(-1)
+    per_row = torch.where(some, softplus(log_sum), 0.0)
+    return per_row.sum() / some.sum().clamp_min(1)
 
 
 def preference_pairs(
@@ -162,5 +208,64 @@ class DPOLoss(LossModule):
         with torch.no_grad():
             margin = (log_prob_chosen - ref_chosen) - (log_prob_rejected - ref_rejected)
             out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
+            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
+        return out
+
+
+class SDPOLoss(LossModule):
+    """S-DPO over a rollout: each request's best candidate against its worst ones.
+
+    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
+    [B, K, L, V]. Writes `loss_objective` and `entropy`. Only candidates with strictly less reward
+    than the best count as worse.
+    """
+
+    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
+        *,
+        beta: float = 0.5,
+        num_negatives: int = 7,
+    ) -> None:
+        super().__init__()
+        check_range("num_negatives", num_negatives, 1)
+        self.actor_network = actor_network
+        self.beta = beta
+        self.num_negatives = num_negatives
+        self.in_keys = [
+            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
+        ]  # fmt: skip
+        self.out_keys = ["loss_objective", "entropy"]
+
+    @property
+    def functional(self) -> bool:
+        """False: the network keeps its own parameters."""
+        return False
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the loss; `tensordict` is left as it is."""
+        tensordict = tensordict.copy()
+        codes, valid = tensordict["codes"], tensordict["valid"]
+        distribution = self.actor_network.get_dist(tensordict)
+        log_prob = keep_valid(distribution.log_prob(codes), valid).sum(-1)
+        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        reference = keep_valid(reference, valid).sum(-1)
+        reward = tensordict["terminal_reward"]
+        best = torch.where(valid, reward, -torch.inf).argmax(-1, keepdim=True)
+        worst = torch.where(valid, reward, torch.inf).argsort(dim=-1, stable=True)
+        worst = worst[:, : self.num_negatives]
+        counts = valid.gather(1, worst) & (reward.gather(1, worst) < reward.gather(1, best))
+        out = TensorDict()
+        out["loss_objective"] = sdpo_loss(
+            log_prob.gather(1, best)[:, 0],
+            log_prob.gather(1, worst),
+            reference.gather(1, best)[:, 0],
+            reference.gather(1, worst),
+            self.beta,
+            counts,
+        )
+        with torch.no_grad():
             out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

@@ -8,7 +8,13 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.objectives.surrogate import candidate_zscore, check_range, resolve_valid
+from agents.objectives.surrogate import (
+    TERMINALS,
+    candidate_zscore,
+    check_range,
+    resolve_valid,
+    terminal_advantage,
+)
 
 
 def grpo_advantages(
@@ -43,18 +49,19 @@ def grpo_advantages(
 class GRPOAdvantage(TensorDictModuleBase):
     """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
 
-    def __init__(self, *, eps: float = 1e-6) -> None:
+    def __init__(self, *, eps: float = 1e-6, terminal: str = "zscore") -> None:
+        """Store eps and the kind of advantage, see `terminal_advantage`."""
         super().__init__()
+        if terminal not in TERMINALS:
+            raise ValueError(f"terminal must be one of {TERMINALS}, got {terminal!r}")
         self.eps = eps
+        self.terminal = terminal
         self.in_keys = ["terminal_reward", "codes", "valid"]
         self.out_keys = ["advantage"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with `advantage` set."""
-        advantage = grpo_advantages(
-            tensordict["terminal_reward"],
-            tensordict["codes"].shape[-1],
-            self.eps,
-            tensordict["valid"],
-        )
-        return tensordict.set("advantage", advantage.unsqueeze(-1))
+        reward, valid = tensordict["terminal_reward"], tensordict["valid"]
+        num_levels = tensordict["codes"].shape[-1]
+        score = terminal_advantage(self.terminal, reward, self.eps, resolve_valid(valid, reward))
+        return tensordict.set("advantage", score[..., None, None].repeat(1, 1, num_levels, 1))

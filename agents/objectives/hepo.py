@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. Le
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -16,7 +16,14 @@ from tensordict.nn import (
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from agents.objectives.process_rewards import (
+    PROCESS_REWARDS,
+    popularity_deltas,
+    potential_rewards,
+    process_rewards,
+)
 from agents.objectives.surrogate import (
+    TERMINALS,
     candidate_zscore,
     check_clip,
     check_range,
@@ -25,63 +32,11 @@ from agents.objectives.surrogate import (
     keep_valid,
     mean_over_candidates,
     resolve_valid,
+    terminal_advantage,
 )
 
 Surrogate = Callable[..., Tensor]
 """(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss."""
-
-
-def process_rewards(
-    popularity: Float[Tensor, "B L V"] | Float[Tensor, "B K L V"],
-    codes: Int[Tensor, "B K L"],
-    legal_mask: Bool[Tensor, "B K L V"],
-    scale: Float[Tensor, " coarse"],
-) -> Float[Tensor, "B K coarse"]:
-    """Return alpha_l max(0, P_l(z_l) - mean over the legal children of P_l) for l < L (Eqs. 6, 7).
-
-    The mean runs over the children of the chosen prefix, z_l among them: a code that is popular
-    only because all its siblings are gets nothing.
-
-    Args:
-        popularity: P_l(t) in [0, 1], per request, or per candidate where it depends on the prefix.
-        codes: The chosen path, in [0, V).
-        legal_mask: Row l: the legal codes after z_{1:l-1}.
-        scale: alpha_l >= 0 in the unit of the terminal reward, L - 1 entries.
-
-    Returns:
-        The process rewards of the L - 1 coarse levels, 0 where the mask row is empty.
-
-    Raises:
-        ValueError: A wrong shape, a code outside [0, V) or a negative scale.
-    """
-    if codes.ndim != 3 or codes.shape[-1] < 1:
-        raise ValueError(f"codes must have shape [B, K, L], got {tuple(codes.shape)}")
-    num_requests, _, num_levels = codes.shape
-    if legal_mask.ndim != 4 or legal_mask.dtype != torch.bool:
-        raise ValueError(
-            "legal_mask must be bool of shape [B, K, L, V], "
-            f"got {legal_mask.dtype} {tuple(legal_mask.shape)}"
-        )
-    num_codes = legal_mask.shape[-1]
-    check_shape("legal_mask", legal_mask, (*codes.shape, num_codes), "B, K, L, V")
-    if popularity.ndim == 3:
-        check_shape("popularity", popularity, (num_requests, num_levels, num_codes), "B, L, V")
-        popularity = popularity.unsqueeze(1).expand(legal_mask.shape)
-    check_shape("popularity", popularity, legal_mask.shape, "B, K, L, V")
-    check_shape("scale", scale, (num_levels - 1,), "L-1")
-    if (scale < 0).any():
-        raise ValueError(f"scale must not be negative, got {scale.tolist()}")
-    if codes.numel() and (codes.min() < 0 or codes.max() >= num_codes):
-        raise ValueError(f"codes must lie in [0, {num_codes}), got [{codes.min()}, {codes.max()}]")
-
-    coarse = slice(0, num_levels - 1)
-    legal = legal_mask[..., coarse, :]
-    score = popularity[..., coarse, :]
-    chosen = score.gather(-1, codes[..., coarse, None]).squeeze(-1)
-    count = legal.sum(-1)
-    sibling_mean = torch.where(legal, score, 0.0).sum(-1) / count.clamp_min(1)
-    delta = torch.where(count > 0, chosen - sibling_mean, 0.0)
-    return scale * delta.clamp_min(0.0)
 
 
 def hepo_advantages(
@@ -180,16 +135,33 @@ class HEPOAdvantage(TensorDictModuleBase):
         process_reward_scale: float | Sequence[float] = 1.0,
         eps: float = 1e-6,
         through_terminal: bool = False,
+        process_reward: str = "capped",
+        terminal: str = "zscore",
+        all_levels: bool = False,
     ) -> None:
-        """Store Eq. 7's alpha (for all coarse levels, or L - 1 of them) and Eq. 8's constants."""
+        """Store Eq. 7's alpha (for all coarse levels, or L - 1 of them) and Eq. 8's constants.
+
+        Ablations: `process_reward` is `capped` (Eq. 7), `uncapped` or `potential`; `terminal` is
+        `zscore` (Eq. 8), `mean` or `batch`; `all_levels` gives every level the terminal advantage
+        and the process rewards still to come, without the critic (with alpha 0 this is GRPO).
+        """
         super().__init__()
         check_range("discount", discount, 0.0, 1.0)
         check_range("gae_lambda", gae_lambda, 0.0, 1.0)
+        if process_reward not in PROCESS_REWARDS:
+            raise ValueError(
+                f"process_reward must be one of {PROCESS_REWARDS}, got {process_reward!r}"
+            )
+        if terminal not in TERMINALS:
+            raise ValueError(f"terminal must be one of {TERMINALS}, got {terminal!r}")
         self.discount = discount
         self.gae_lambda = gae_lambda
         self.process_reward_scale = process_reward_scale
         self.eps = eps
         self.through_terminal = through_terminal
+        self.process_reward = process_reward
+        self.terminal = terminal
+        self.all_levels = all_levels
         self.in_keys = [
             "popularity", "codes", "legal_mask", "terminal_reward", "state_value", "valid",
         ]  # fmt: skip
@@ -198,26 +170,52 @@ class HEPOAdvantage(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
         value = tensordict["state_value"].squeeze(-1)
-        scale = torch.as_tensor(self.process_reward_scale, dtype=value.dtype, device=value.device)
-        reward = process_rewards(
-            tensordict["popularity"].to(value.dtype),
-            tensordict["codes"],
-            tensordict["legal_mask"],
-            scale.expand(value.shape[-1] - 1),
-        )
+        terminal_reward = tensordict["terminal_reward"]
+        valid = resolve_valid(tensordict["valid"], terminal_reward)
+        reward, shaping = self._process_rewards(tensordict, value)
         advantage, returns = hepo_advantages(
             reward,
-            tensordict["terminal_reward"],
+            terminal_reward + shaping,
             value,
             self.discount,
             self.gae_lambda,
             self.eps,
             self.through_terminal,
-            tensordict["valid"],
+            valid,
         )
+        last = terminal_advantage(self.terminal, terminal_reward, self.eps, valid)
+        advantage[..., -1] = last
+        if self.all_levels:
+            to_come = _to_come(keep_valid(reward, valid), self.discount)
+            advantage = last.unsqueeze(-1) + to_come
         tensordict.set("process_reward", reward)
         tensordict.set("advantage", advantage.unsqueeze(-1))
         return tensordict.set("value_target", returns.unsqueeze(-1))
+
+    def _process_rewards(
+        self, tensordict: TensorDictBase, value: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return the rewards of the coarse levels, and what the last level's gets on top."""
+        scale = torch.as_tensor(self.process_reward_scale, dtype=value.dtype, device=value.device)
+        scale = scale.expand(value.shape[-1] - 1)
+        popularity = tensordict["popularity"].to(value.dtype)
+        codes, legal_mask = tensordict["codes"], tensordict["legal_mask"]
+        if self.process_reward == "capped":
+            return process_rewards(popularity, codes, legal_mask, scale), 0.0
+        delta = scale * popularity_deltas(popularity, codes, legal_mask)
+        if self.process_reward == "potential":
+            return potential_rewards(delta, self.discount)
+        return delta, 0.0
+
+
+def _to_come(reward: Tensor, discount: float) -> Tensor:
+    """Return sum_{k >= l} discount^{k-l} r_k for l < L, and 0 at level L: [B, K, L]."""
+    running = torch.zeros_like(reward[..., 0])
+    sums = [running]
+    for level in reversed(range(reward.shape[-1])):
+        running = reward[..., level] + discount * running
+        sums.append(running)
+    return torch.stack(sums[::-1], -1)
 
 
 class HEPOLoss(LossModule):

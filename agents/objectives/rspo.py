@@ -57,6 +57,19 @@ def rspo_loss(
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.
     """
+    losses = rspo_losses(log_prob, ref_log_prob, reward, beta, delta, valid)
+    return mean_over_candidates(losses, resolve_valid(valid, log_prob))
+
+
+def rspo_losses(
+    log_prob: Float[Tensor, "B K"],
+    ref_log_prob: Float[Tensor, "B K"] | None,
+    reward: Float[Tensor, "B K"],
+    beta: float,
+    delta: float,
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B K"]:
+    """Return each candidate's own term of `rspo_loss`, bits; 0 where it is not valid."""
     if log_prob.ndim != 2:
         raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
     check_shape("reward", reward, log_prob.shape, "B, K")
@@ -83,7 +96,7 @@ def rspo_loss(
     some = counts.any(-1)
     log_sum = torch.where(some[:, :, None], score, 0.0).logsumexp(-1)
     per_candidate = torch.where(some, softplus(log_sum) / math.log(2.0), 0.0)
-    return mean_over_candidates(per_candidate, mask)
+    return per_candidate
 
 
 def _anchored(log_ratio: Tensor, worse: Tensor, delta: float) -> Tensor:

@@ -83,6 +83,49 @@ def candidate_zscore(
     return torch.where(differs, centred / torch.where(differs, std + eps, 1.0), 0.0)
 
 
+def candidate_centred(
+    terminal_reward: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Return R - mean_K within each request: the z-score without its division.
+
+    0 at invalid candidates; exactly 0 for equal rewards.
+    """
+    count = valid.sum(-1, keepdim=True).clamp_min(1)
+    reward = keep_valid(terminal_reward, valid)
+    high = torch.where(valid, reward, -math.inf).amax(-1, keepdim=True)
+    low = torch.where(valid, reward, math.inf).amin(-1, keepdim=True)
+    centred = reward - reward.sum(-1, keepdim=True) / count
+    return torch.where(valid & (high > low), centred, 0.0)
+
+
+def batch_zscore(
+    terminal_reward: Float[Tensor, "B K"], eps: float, valid: Bool[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Return (R - mean) / (std + eps) over all valid candidates of the batch together."""
+    flat = candidate_zscore(terminal_reward.reshape(1, -1), eps, valid.reshape(1, -1))
+    return flat.reshape(terminal_reward.shape)
+
+
+TERMINALS = ("zscore", "mean", "batch")
+
+
+def terminal_advantage(
+    kind: str, terminal_reward: Float[Tensor, "B K"], eps: float, valid: Bool[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Return the advantage that R gives: `zscore` (Eq. 8), `mean` or `batch`.
+
+    Raises:
+        ValueError: Another kind.
+    """
+    if kind == "zscore":
+        return candidate_zscore(terminal_reward, eps, valid)
+    if kind == "mean":
+        return candidate_centred(terminal_reward, valid)
+    if kind == "batch":
+        return batch_zscore(terminal_reward, eps, valid)
+    raise ValueError(f"terminal must be one of {TERMINALS}, got {kind!r}")
+
+
 def clipped_surrogate(
     log_prob: Float[Tensor, "B K L"],
     behavior_log_prob: Float[Tensor, "B K L"],

@@ -23,6 +23,8 @@ class HHDConfig:
     """Blocks of the HTE. Not given in the paper."""
     ffn_multiple: int = 2
     """Hidden width of every feed-forward network, in units of `dim`. Not given."""
+    num_ecpm_buckets: int = 0
+    """Q, equal-frequency buckets of the eCPM token after the path (GR4AD); 0: no such token."""
     hybrid_attention: bool = True
     """Two-way attention among U/O/E tokens of the prompt block (Eq. 2); False is causal."""
     token_aware_norm: bool = True
@@ -36,6 +38,9 @@ class HHDConfig:
         _at_least(1, "num_hte_layers", self.num_hte_layers)
         _at_least(1, "ffn_multiple", self.ffn_multiple)
         _at_least(0, "num_thinking_tokens", self.num_thinking_tokens)
+        _at_least(0, "num_ecpm_buckets", self.num_ecpm_buckets)
+        if self.num_ecpm_buckets == 1:
+            raise ValueError("num_ecpm_buckets must be 0 or at least 2, got 1")
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
+from gpr_rl.models.ecpm_head import EcpmHead
 from gpr_rl.models.hsd import HSD
 from gpr_rl.models.hte import HTE
 from gpr_rl.models.ptd import PTD
@@ -52,6 +53,9 @@ class HHD(nn.Module):
         self.ptd = PTD(config, spec)
         self.hte = HTE(config, spec)
         self.head_logits = nn.Parameter(torch.zeros(config.num_mtp_heads))
+        self.ecpm_head: EcpmHead | None = None
+        if config.num_ecpm_buckets:  # last, so that all else starts as it does without
+            self.ecpm_head = EcpmHead(config.dim, spec.num_codes, config.num_ecpm_buckets)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of HSD, PTD and head weights."""
@@ -93,6 +97,30 @@ class HHD(nn.Module):
     ) -> Float[Tensor, "B P N L V"]:
         """Return `mtp_logits` from a `window` context that the HTE may use as well."""
         return self.ptd.head_logits(context.state(), codes)
+
+    def window_ecpm_logits(
+        self, context: Context, codes: Int[Tensor, "B P L"]
+    ) -> Float[Tensor, "B P Q"]:
+        """Return the logits of the eCPM token after one path per state of a window.
+
+        Raises:
+            ValueError: The model has no eCPM token.
+        """
+        if self.ecpm_head is None:
+            raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
+        hidden = self.ptd.decoder.candidates(context.state(), codes[:, :, None, :-1])
+        return self.ecpm_head(hidden[:, :, 0, -1], codes[..., -1])
+
+    def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
+        """Return the logits of the eCPM token after K known paths per request.
+
+        Raises:
+            ValueError: The model has no eCPM token.
+        """
+        if self.ecpm_head is None:
+            raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
+        hidden = self.ptd.decoder.candidates(context.state(), codes[:, None, :, :-1])
+        return self.ecpm_head(hidden[:, 0, :, -1], codes[..., -1])
 
     def logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K L V"]:
         """Return the policy's unmasked logits along known paths, all levels in one pass."""

@@ -1,0 +1,171 @@
+"""GR4AD's unified stage: value-aware imitation and RSPO in one step, weighed per candidate.
+
+A candidate that the policy ranks as its value does is worth a preference; one that it misranks is
+first to be imitated (or not) in proportion to its value.
+
+Dims: B requests, K candidates, L levels.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from agents.objectives.rspo import rspo_losses
+from agents.objectives.surrogate import (
+    check_range,
+    check_shape,
+    keep_valid,
+    mean_over_candidates,
+    resolve_valid,
+)
+
+_MAX_VALUE = 1e3
+
+
+def rank_disagreement(
+    log_prob: Float[Tensor, "B K"],
+    value: Float[Tensor, "B K"],
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B K"]:
+    """Return A_i = |rank_p(i) - rank_v(i)| / (n - 1) in [0, 1] over a request's valid candidates.
+
+    Ties share the mean of their ranks. 0 for a single candidate and where not valid.
+    """
+    mask = resolve_valid(valid, log_prob)
+    pair = mask[:, :, None] & mask[:, None, :]
+
+    def rank(score: Tensor) -> Tensor:
+        sign = (score[:, None, :] - score[:, :, None]).sign()  # candidates above less those below
+        return torch.where(pair, sign, 0.0).sum(-1) / 2
+
+    difference = (rank(keep_valid(log_prob, mask)) - rank(keep_valid(value, mask))).abs()
+    count = mask.sum(-1, keepdim=True)
+    return keep_valid(difference / (count - 1).clamp_min(1), mask)
+
+
+def unified_weights(
+    log_prob: Float[Tensor, "B K"],
+    value: Float[Tensor, "B K"],
+    weight: float,
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """Return w_VSL = w_0 exp(A_i log(1 + v_i)) and w_RL = w_0 Z_max (1 - A_i), constants.
+
+    Decisions where the source is silent: v_i is the reward less the request's smallest one (at
+    least 0), in units of the reward scale, at most 1000; Z_max is the largest w_VSL / w_0 among the
+    request's candidates, so that both losses count in one scale.
+
+    Args:
+        log_prob: log pi of the whole path, nats.
+        value: R / reward scale.
+        weight: w_0, above 0.
+        valid: Candidates that count, all by default; the others get 0.
+
+    Raises:
+        ValueError: A wrong shape, or weight that is not above 0.
+    """
+    if log_prob.ndim != 2:
+        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
+    check_shape("value", value, log_prob.shape, "B, K")
+    if not weight > 0.0:
+        raise ValueError(f"weight must be above 0, got {weight}")
+    mask = resolve_valid(valid, log_prob)
+    apart = rank_disagreement(log_prob.detach(), value.detach(), mask)
+    low = torch.where(mask, value.detach(), torch.inf).amin(-1, keepdim=True)
+    above = keep_valid(value.detach() - torch.where(low.isfinite(), low, 0.0), mask)
+    size = (apart * above.clamp(0.0, _MAX_VALUE).log1p()).exp()
+    largest = keep_valid(size, mask).amax(-1, keepdim=True)
+    return keep_valid(weight * size, mask), keep_valid(weight * largest * (1.0 - apart), mask)
+
+
+def unified_loss(
+    log_prob: Float[Tensor, "B K"],
+    ref_log_prob: Float[Tensor, "B K"] | None,
+    reward: Float[Tensor, "B K"],
+    beta: float,
+    delta: float,
+    weight: float,
+    valid: Bool[Tensor, "B K"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the weighted RSPO loss and the weighted imitation loss, both to be minimised.
+
+    Both are means over valid candidates. What is imitated is above the request's mean reward: a
+    supervised loss on all of the policy's own draws would only sharpen it.
+
+    Args:
+        log_prob: log pi of the whole path, nats (the sum over levels).
+        ref_log_prob: Under the frozen reference, or None.
+        reward: R / reward scale.
+        beta: Of RSPO.
+        delta: Of RSPO.
+        weight: w_0.
+        valid: Candidates that count, all by default.
+    """
+    mask = resolve_valid(valid, log_prob)
+    supervised, preferred = unified_weights(log_prob, reward, weight, mask)
+    losses = rspo_losses(log_prob, ref_log_prob, reward, beta, delta, mask)
+    known = keep_valid(reward.detach(), mask)
+    mean = known.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp_min(1)
+    imitated = mask & (known > mean)
+    nll = torch.where(imitated, -log_prob, 0.0)
+    return (
+        mean_over_candidates(preferred * losses, mask),
+        mean_over_candidates(supervised * nll, mask),
+    )
+
+
+class UnifiedLoss(LossModule):
+    """The unified loss over a rollout's candidates.
+
+    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
+    [B, K, L, V]. Writes `loss_objective` (RSPO), `loss_supervised` and `entropy`.
+    """
+
+    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
+        *,
+        beta: float = 0.3,
+        delta: float = 1.0,
+        weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_range("beta", beta, 0.0)
+        self.actor_network = actor_network
+        self.beta = beta
+        self.delta = delta
+        self.weight = weight
+        self.in_keys = [
+            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
+        ]  # fmt: skip
+        self.out_keys = ["loss_objective", "loss_supervised", "entropy"]
+
+    @property
+    def functional(self) -> bool:
+        """False: the network keeps its own parameters."""
+        return False
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the losses; `tensordict` is left as it is."""
+        tensordict = tensordict.copy()
+        codes, valid = tensordict["codes"], tensordict["valid"]
+        distribution = self.actor_network.get_dist(tensordict)
+        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        out = TensorDict()
+        out["loss_objective"], out["loss_supervised"] = unified_loss(
+            keep_valid(distribution.log_prob(codes), valid).sum(-1),
+            keep_valid(reference, valid).sum(-1),
+            tensordict["terminal_reward"],
+            self.beta,
+            self.delta,
+            self.weight,
+            valid,
+        )
+        with torch.no_grad():
+            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
+        return out

@@ -1,0 +1,121 @@
+"""What changes the result of a training run, beside its seed: every dial of every method."""
+
+from dataclasses import dataclass
+
+from agents.objectives.surrogate import check_clip, check_range
+from agents.rollout import RolloutConfig
+
+_CHOICES = {
+    "process_reward": ("capped", "uncapped", "potential"),
+    "popularity": ("codes", "prefix", "shuffled"),
+    "terminal": ("zscore", "mean", "batch"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RolloutConfig):
+    """One training run. Every default that the paper leaves open says so."""
+
+    num_steps: int = 100
+    """Rollout batches, the critic's warm-up included: the budget of ranker evaluations is
+    num_steps x num_requests x num_candidates for every method. Not given in the paper."""
+    num_requests: int = 64
+    """B, requests per step. Not given in the paper."""
+    num_epochs: int = 2
+    """Policy updates per step, each over the whole batch. Not given in the paper."""
+    kl_stop: float | None = 2.0
+    """No further update in a step once KL(behaviour || policy) of the batch is above this, nats per
+    path. None: all epochs. Not given in the paper."""
+    arr_share: float = 0.0
+    """Share of a step's requests that rehearse users' current states (ARR, GPR 3.3); needs
+    `simulators.arr.RehearsalWorld`."""
+    learning_rate: float | None = None
+    """Adam's, for HSD and PTD. None: the method's own (1e-3; hepo as printed 3e-4)."""
+    max_grad_norm: float = 1.0
+    """The policy's gradient is scaled down to this norm. Not given in the paper."""
+    clip: float = 0.2
+    """epsilon of Eq. 9. Not given in the paper."""
+    discount: float = 1.0
+    """gamma of Eq. 8. Not given in the paper; an episode is only L steps long."""
+    gae_lambda: float = 0.95
+    """lambda of Eq. 8. Not given in the paper."""
+    process_reward_scale: float = 1.0
+    """alpha of Eq. 7 in units of the reward's standard deviation (the reward is divided by it
+    before). The paper says "small"; the deltas it multiplies are mostly below 0.3."""
+    process_reward: str = "capped"
+    """`capped` (Eq. 7), `uncapped` (delta may be negative) or `potential` (differences of
+    potentials, which can't change the optimum)."""
+    popularity: str = "codes"
+    """`codes` (Eq. 6), `prefix` (among successes that match the chosen prefix) or `shuffled` (a
+    control: the same numbers on the wrong codes)."""
+    terminal: str = "zscore"
+    """HEPO's and GRPO's advantage from R: `zscore` within the request (Eq. 8), `mean` (no division
+    by the deviation) or `batch` (z-score over the whole batch)."""
+    terminal_at_all_levels: bool = False
+    """HEPO: the terminal advantage and the process rewards to come at every level, no critic."""
+    through_terminal: bool = False
+    """HEPO as printed: carry Eq. 8's sum through level L, as `hepo_terminal` does."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
+    kl_penalty: float = 0.2
+    """Weight of KL(policy || warm start) per level and nat, for methods whose loss has no
+    reference of its own (not dpo, rspo). Not in the paper; without it policies collapse
+    onto a few ads (`docs/log.md`)."""
+    critic_learning_rate: float = 1e-3
+    """Adam's, for the HTE. Not given in the paper."""
+    critic_updates: int = 4
+    """Critic updates per step. Not given in the paper."""
+    critic_requests: int = 16
+    """Requests per critic update, with all their candidates; the updates walk through the batch.
+    Not given in the paper."""
+    critic_warmup_steps: int = 15
+    """First steps that train the critic only, for methods with a critic; they count in
+    num_steps. Departs from the paper, which trains the HTE before RL and is silent on this."""
+    critic_replay: int = 0
+    """Earlier steps whose requests the critic's updates draw from as well. Not in the paper."""
+    critic_moves_trunk: bool = False
+    """Let the value loss move the HSD too; the paper stops that gradient."""
+    dpo_beta: float = 0.5
+    """beta of DPO, per nat of the whole path. Not given in the paper."""
+    rspo_beta: float = 0.3
+    """beta of RSPO, per nat of the whole path. Not given in the source."""
+    rspo_delta: float = 1.0
+    """delta of RSPO, nats: the reference counts while the mean log-ratio is below it. Not given
+    in the source."""
+    dpo_num_pairs: int = 4
+    """Pairs per request: i-th best against i-th worst by reward. Not given in the paper."""
+    sdpo_num_negatives: int = 7
+    """Worse candidates that the best one is held against."""
+    raft_num_best: int = 1
+    """Best candidates per request that are imitated."""
+    unified_weight: float = 0.1
+    """w_0 of GR4AD's unified stage. Not given in the source."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_steps", "num_requests", "num_epochs", "critic_updates"):
+            check_range(name, getattr(self, name), 1)
+        check_range("critic_requests", self.critic_requests, 1, self.num_requests)
+        for name in ("discount", "gae_lambda", "arr_share"):
+            check_range(name, getattr(self, name), 0.0, 1.0)
+        for name in (
+            "process_reward_scale", "entropy_coefficient", "kl_penalty", "critic_warmup_steps",
+            "critic_replay",
+        ):  # fmt: skip
+            check_range(name, getattr(self, name), 0)
+        for name in (
+            "learning_rate",
+            "critic_learning_rate",
+            "max_grad_norm",
+            "dpo_beta",
+            "rspo_beta",
+            "unified_weight",
+            "kl_stop",
+        ):
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        check_clip(self.clip)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")

@@ -1,0 +1,251 @@
+"""Market variants of a world: other dials, other prices, budgets that run out, realised rewards.
+
+Dims: B requests, K candidates, N ads, D days, R logged requests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gpr_rl.random import Purpose, uniform
+from simulators.building import Progress
+from simulators.config import MARKET_DIALS, PRESETS
+from simulators.evaluator import TruthEvaluator
+from simulators.history import DAY_S
+from simulators.make import load_world, silent
+from simulators.outcome import Outcome, ecpm
+from simulators.rewards import final_value
+from simulators.world import World
+
+_MARKET_SIGMA = 0.8
+"""Of log m; together with the mean `market_cpm` this gives the heavy tail of public price logs."""
+_OUT_SHARE = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Market:
+    """What differs from the base market."""
+
+    summary: str
+    """For reports."""
+    dials: Mapping[str, object] = field(default_factory=dict)
+    """Fields of `WorldConfig` that it replaces: another world is made."""
+    price: str = "own_bid"
+    """What a candidate earns: `own_bid` (its eCPM), or what `second_price` leaves of it against the
+    request's highest rival."""
+    budgets_run_out: bool = False
+    """Ads whose budget the day's logged traffic has spent may not be shown."""
+    realised: bool = False
+    """Training sees drawn clicks and conversions instead of probabilities."""
+
+
+MARKETS: dict[str, Market] = {
+    "base": Market(summary="first price: a candidate earns its eCPM; budgets play no part"),
+    "second_price": Market(
+        summary="a candidate earns the highest rival bid if its eCPM under the rankers is at least "
+        "that, and nothing otherwise; under the truth the same auction is charged at true rates",
+        price="second_price",
+    ),
+    "tight_budgets": Market(
+        summary="budgets are so tight that a third of the logged impressions come after their ad's "
+        "budget of the day is spent; such ads are not legal any more",
+        budgets_run_out=True,
+    ),
+    "sparse_logs": Market(
+        summary="40 impressions per user with a tenth of exploration: weaker rankers",
+        dials=MARKET_DIALS["sparse_logs"],
+    ),
+    "drift": Market(
+        summary="interests change with probability .3 per day instead of .03",
+        dials=MARKET_DIALS["drift"],
+    ),
+    "deep_tree": Market(
+        summary="semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
+        dials=MARKET_DIALS["deep_tree"],
+    ),
+    "sparse_rewards": Market(
+        summary="training is paid by drawn clicks and conversions; measured in expectation",
+        realised=True,
+    ),
+    "coarse_0": Market(
+        summary="vertical and category explain nothing of the interest match",
+        dials=MARKET_DIALS["coarse_0"],
+    ),
+    "coarse_100": Market(
+        summary="vertical and category explain all of the interest match",
+        dials=MARKET_DIALS["coarse_100"],
+    ),
+    "shuffled_tree": Market(
+        summary="control: behaviour follows a random assignment of ads to categories",
+        dials=MARKET_DIALS["shuffled_tree"],
+    ),
+}
+"""By name. `simulators.config` has the dials."""
+
+
+def load_market(world: str, market: str, seed: int, progress: Progress = silent) -> World:
+    """Return a world under a market's rules; a variant with other dials is made and cached.
+
+    Args:
+        world: A name or a directory. Only the base market exists for worlds that are not synthetic.
+        market: One of `MARKETS`.
+        seed: Of a named world.
+        progress: Where the lines of making a world go.
+
+    Raises:
+        ValueError: Unknown market, or another market than the base for a world without dials.
+    """
+    if market not in MARKETS:
+        raise ValueError(f"unknown market {market!r}: choose one of {', '.join(MARKETS)}")
+    if market == "base":
+        return load_world(world, seed=seed, progress=progress)
+    if world not in PRESETS:
+        raise ValueError(f"market {market!r} needs a named synthetic world, got {world!r}")
+    rules = MARKETS[market]
+    name = f"{world}-{market}" if rules.dials else world
+    loaded = load_world(name, seed=seed, progress=progress)
+    has_rules = rules.price != "own_bid" or rules.budgets_run_out or rules.realised
+    return MarketWorld(loaded, rules) if has_rules else loaded
+
+
+class MarketWorld(World):
+    """A world under other rules; everything that they don't touch is shared with it."""
+
+    def __init__(self, world: World, rules: Market) -> None:
+        self.__dict__.update(world.__dict__)
+        self.__dict__.pop("_splits", None)  # which requests have a legal ad may differ
+        self.rules = rules
+
+    def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
+        """Return bool [B, N], the ads that may be shown and whose budget is left."""
+        legal = super().eligible(request_id)
+        if not self.rules.budgets_run_out:
+            return legal
+        time = torch.from_numpy(self.request_time[request_id.numpy()])
+        return legal & (time[:, None] <= self.spent_at[time // DAY_S])
+
+    @cached_property
+    def spent_at(self) -> Int[Tensor, "D N"]:
+        """When each ad's budget of each day is spent, int64 [D, N], seconds; never: far ahead."""
+        day = torch.tensor(self.request_time // DAY_S)
+        cell = day * self.num_ads + self.request_ad
+        order = cell.argsort(stable=True)  # requests are in order of time
+        spend = self.logged["ecpm"].double()[order] / 1_000.0
+        total = spend.cumsum(0)
+        first = torch.ones_like(cell, dtype=torch.bool)
+        first[1:] = cell[order][1:] != cell[order][:-1]
+        start = torch.where(first, total - spend, 0.0).cummax(0).values
+        before = total - spend - start  # spent in this cell before the impression
+        budget = torch.tensor(self.ads["budget"].astype("Float64").fillna(np.inf).to_numpy(float))
+        share = before / budget[self.request_ad[order]]
+        limit = torch.quantile(share[:10_000_000], 1.0 - _OUT_SHARE)
+        out = share >= limit
+        time = torch.tensor(self.request_time)[order]
+        never = torch.iinfo(torch.int64).max
+        spent = torch.full((self.info.num_days * self.num_ads,), never)
+        spent = spent.scatter_reduce(0, cell[order][out], time[out], "amin")
+        return spent.view(-1, self.num_ads)
+
+    def rival_cpm(self, request_id: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return the highest rival bid of each request in eCPM, log-normal, float32 [B]."""
+        mean = float(self.info.config["market_cpm"])  # type: ignore[arg-type]
+        u = uniform(self.info.seed, Purpose.MARKET_PRICE, request_id)
+        normal = torch.special.ndtri(u)
+        return (mean * (_MARKET_SIGMA * normal - 0.5 * _MARKET_SIGMA**2).exp()).float()
+
+    def outcome(
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+    ) -> Outcome:
+        """Return what the frozen rankers say of candidates under the market's rules."""
+        seen = super().outcome(request_id, ad_id, exact=exact)
+        return self.settle(seen, seen, request_id)
+
+    def settle(self, seen: Outcome, happened: Outcome, request_id: Int[Tensor, " B"]) -> Outcome:
+        """Return `happened` with the market's price: the auction compares what is `seen`.
+
+        A winner's price per event is what keeps the slot by the rankers' rates; it is charged at
+        the rates of `happened`.
+        """
+        if self.rules.price != "second_price":
+            return happened
+        rival = self.rival_cpm(request_id)[:, None]
+        wins = (seen.ecpm >= rival) & (seen.ecpm > 0.0)
+        share = rival / torch.where(wins, seen.ecpm, 1.0)  # of the own bid
+        paid = torch.where(wins, share * happened.ecpm, 0.0)
+        settled = happened.clone(recurse=False)
+        settled.ecpm, settled.payment = paid, paid
+        return settled
+
+
+class RealisedWorld(MarketWorld):
+    """What training sees where rewards are realised: a click or conversion happens or not.
+
+    One draw per (request, ad) by the rankers' probabilities, so the expectation is their eCPM.
+    """
+
+    def __init__(self, world: MarketWorld) -> None:
+        super().__init__(world, world.rules)
+        ids = torch.arange(len(self.request_time))[-100_000:]
+        logged = self.make_outcome(
+            ids,
+            self.request_ad[ids, None],
+            self.logged["pctr"][ids, None],
+            self.logged["pcvr"][ids, None],
+        )
+        spread = float(final_value(self.realise(logged)).std())
+        self.reward_scale = spread if spread > 0.0 else 1.0
+
+    def outcome(
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+    ) -> Outcome:
+        """Return what happens to candidates."""
+        return self.realise(super().outcome(request_id, ad_id, exact=exact))
+
+    def realise(self, outcome: Outcome) -> Outcome:
+        """Replace probabilities by draws, 0 or 1, and eCPM by what they bring per 1,000."""
+        keys = outcome.request_id, outcome.ad_id
+        drawn = []
+        for event, probability in enumerate((outcome.pctr, outcome.pcvr)):
+            draw = uniform(self.info.seed, Purpose.REALISED, *keys, torch.tensor(event))
+            drawn.append((draw < probability).to(probability.dtype))
+        realised = outcome.clone(recurse=False)
+        pctr, pcvr = drawn
+        realised.pctr, realised.pcvr = pctr, pcvr
+        realised.ecpm = ecpm(pctr, pcvr, outcome.bid, outcome.bid_type)
+        realised.payment = realised.ecpm
+        return realised
+
+
+class MarketTruth(TruthEvaluator):
+    """The hidden truth under a market's rules."""
+
+    def __init__(self, world: MarketWorld) -> None:
+        super().__init__(world)
+        self._market = world
+
+    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
+        """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
+        happened = super().outcome(request_id, ad_id)
+        if self._market.rules.price == "own_bid":
+            return happened
+        seen = World.outcome(self._market, request_id, ad_id)
+        return self._market.settle(seen, happened, request_id)
+
+
+def truth_of(world: World) -> TruthEvaluator | None:
+    """Return what would really have happened in a market; None where no truth is known."""
+    if not world.info.has_truth:
+        return None
+    return MarketTruth(world) if isinstance(world, MarketWorld) else TruthEvaluator(world)
+
+
+def train_view(world: World) -> World:
+    """Return what training sees of a market; only realised rewards make a difference."""
+    if isinstance(world, MarketWorld) and world.rules.realised:
+        return RealisedWorld(world)
+    return world
