@@ -140,7 +140,7 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
         tasks.append(
             Task(
                 name=f"tuning start, seed {seed}",
-                function="benchmarks.alignment_train:prepare_tuning",
+                function="benchmarks.alignment_tuning:prepare_tuning",
                 kwargs={**shared, "seed": seed},
                 needs=_needs_world(settings, BASE, seed),
                 output=_part(settings, "tuning", seed),
@@ -156,7 +156,7 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
                 output = _part(settings, f"tuning-{method}-trial{trial}", seed)
                 task = Task(
                     name=f"tuning {method}, trial {trial}, seed {seed}",
-                    function="benchmarks.alignment_train:run_trial",
+                    function="benchmarks.alignment_tuning:run_trial",
                     kwargs={
                         **shared,
                         "seed": seed,
@@ -176,7 +176,7 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
         tasks.append(
             Task(
                 name=f"choose {method}",
-                function="benchmarks.alignment_train:choose",
+                function="benchmarks.alignment_tuning:choose",
                 kwargs={
                     "method": method,
                     "parts": parts,

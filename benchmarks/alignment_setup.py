@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from simulators.markets import load_market
+from simulators.markets import load_market, log_view, train_view
 from torch import Tensor
 
 from agents.warm_start import build_model, train_critic, train_mtp, train_vaft
@@ -138,13 +138,13 @@ def train_warm_start(
 
     seconds = {}
     started = time.perf_counter()
-    train_mtp(model, world, stages, seed, on_stage)
+    train_mtp(model, log_view(world), stages, seed, on_stage)
     seconds["mtp"] = time.perf_counter() - started
     model.eval()
     save_policy(model, save_mtp, world=tag, method="mtp", seed=seed)
     started = time.perf_counter()
-    train_vaft(model, world, stages, seed, on_stage)
-    train_critic(model, world, stages, seed, reward, on_stage)
+    train_vaft(model, log_view(world), stages, seed, on_stage)
+    train_critic(model, train_view(world), stages, seed, reward, on_stage)
     seconds["vaft"] = seconds["mtp"] + time.perf_counter() - started
     return model.eval(), logs, seconds
 
@@ -273,7 +273,7 @@ def starting_model(
         checkpoint(out, on_market("mtp" if start == "mtp" else "vaft", market), seed)
     )
     if start == "mtp":
-        train_critic(model, world, sizes.warm_start, seed, reward)
+        train_critic(model, train_view(world), sizes.warm_start, seed, reward)
     elif start == "fresh_critic":
         model.hte.load_state_dict(fresh.hte.state_dict())
     return model.eval()

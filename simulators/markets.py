@@ -25,6 +25,8 @@ from simulators.world import World
 _MARKET_SIGMA = 0.8
 """Of log m; together with the mean `market_cpm` this gives the heavy tail of public price logs."""
 _OUT_SHARE = 1 / 3
+_NUM_SCALED = 100_000
+"""Logged candidates, the latest ones, that a market's reward scale is measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,17 @@ class MarketWorld(World):
         self.__dict__.update(world.__dict__)
         self.__dict__.pop("_splits", None)  # which requests have a legal ad may differ
         self.rules = rules
+        self.logged_world = world
+        """What the log says of itself: pre-training learns from what was shown, legal now or not."""
+        if rules.price != "own_bid":
+            seen = self._logged_outcome()
+            self.reward_scale = _spread(self.settle(seen, seen, seen.request_id[:, 0]))
+
+    def _logged_outcome(self) -> Outcome:
+        """Return the latest logged candidates at their own bids, batch [R, 1]."""
+        ids = torch.arange(len(self.request_time))[-_NUM_SCALED:]
+        pctr, pcvr = (self.logged[name][ids, None] for name in ("pctr", "pcvr"))
+        return self.make_outcome(ids, self.request_ad[ids, None], pctr, pcvr)
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return bool [B, N], the ads that may be shown and whose budget is left."""
@@ -190,15 +203,7 @@ class RealisedWorld(MarketWorld):
 
     def __init__(self, world: MarketWorld) -> None:
         super().__init__(world, world.rules)
-        ids = torch.arange(len(self.request_time))[-100_000:]
-        logged = self.make_outcome(
-            ids,
-            self.request_ad[ids, None],
-            self.logged["pctr"][ids, None],
-            self.logged["pcvr"][ids, None],
-        )
-        spread = float(final_value(self.realise(logged)).std())
-        self.reward_scale = spread if spread > 0.0 else 1.0
+        self.reward_scale = _spread(self.realise(self._logged_outcome()))
 
     def outcome(
         self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
@@ -235,6 +240,16 @@ class MarketTruth(TruthEvaluator):
             return happened
         seen = World.outcome(self._market, request_id, ad_id)
         return self._market.settle(seen, happened, request_id)
+
+
+def _spread(outcome: Outcome) -> float:
+    spread = float(final_value(outcome).std())
+    return spread if spread > 0.0 else 1.0
+
+
+def log_view(world: World) -> World:
+    """Return what pre-training sees of a market: the log as it was written."""
+    return world.logged_world if isinstance(world, MarketWorld) else world
 
 
 def truth_of(world: World) -> TruthEvaluator | None:
