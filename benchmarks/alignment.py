@@ -31,20 +31,23 @@ IS_EXTENDABLE = True
 
 
 def make_tasks(settings: Settings) -> list[Task]:
-    """Return worlds, warm starts, tuning, and then every (row, seed) pair."""
+    """Return worlds, warm starts and tuning, then every (row, seed) pair, the base market first."""
     rows = rows_of(settings)
-    markets = {BASE: settings.seeds} | {
-        market: seeds for market in settings.markets if (seeds := seeds_on(market, rows, settings))
-    }
-    tasks = []
-    for market, seeds in markets.items():
-        tasks += _world_tasks(settings, market, seeds)
-    for market, seeds in markets.items():
-        tasks += [_warm_start(settings, market, seed) for seed in seeds]
+    tasks = _shared_tasks(settings, BASE, settings.seeds)
     tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
-    for row, seeds in rows.items():
-        tasks += [_row_task(settings, row, seed) for seed in seeds]
+    plain = {r: seeds for r, seeds in rows.items() if r.market == BASE and not r.ablation}
+    tasks += [_row_task(settings, row, seed) for row, seeds in plain.items() for seed in seeds]
+    for market in settings.markets:
+        tasks += _shared_tasks(settings, market, seeds_on(market, rows, settings))
+    others = {row: seeds for row, seeds in rows.items() if row not in plain}
+    tasks += [_row_task(settings, row, seed) for row, seeds in others.items() for seed in seeds]
     return tasks
+
+
+def _shared_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
+    """Return the worlds of a market and the warm starts that its methods share."""
+    starts = [_warm_start(settings, market, seed) for seed in seeds]
+    return [*_world_tasks(settings, market, seeds), *starts]
 
 
 def _shared(settings: Settings) -> dict[str, object]:
