@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from simulators.markets import load_market, log_view, train_view
 from torch import Tensor
 
 from agents.warm_start import build_model, train_critic, train_mtp, train_vaft
@@ -30,6 +29,7 @@ from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
 from simulators.config import PRESETS as SYNTHETIC
 from simulators.make import silent
+from simulators.markets import load_market, log_view, train_view
 from simulators.ranker_cards import OVERALL, ranker_card
 from simulators.rewards import RewardMix
 from simulators.world import World
