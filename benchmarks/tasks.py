@@ -14,9 +14,11 @@ from benchmarks.files import append_json_line
 from benchmarks.results import check_results, empty_results, write_results
 
 SINGLE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
+    "RL_LOGGING_LEVEL": "WARNING",
 }
-"""Environment of every process that runs tasks: one thread each, also with one worker."""
+"""Environment of every process that runs tasks: one thread each, also with one worker, and no
+chatter of torchrl's on standard output."""
 
 
 @dataclass(frozen=True, kw_only=True)
