@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.alignment_ablations import ABLATIONS  # noqa: F401, what `load_suite` reads
 from benchmarks.alignment_presets import (
-    MARKETS,  # noqa: F401
+    MARKETS,
     METHODS,  # noqa: F401
     PRESETS,  # noqa: F401
     SUPERVISED,
@@ -28,6 +28,8 @@ from benchmarks.tasks import Task
 from simulators.make import world_names
 
 IS_EXTENDABLE = True
+SYNTHETIC_ONLY = (*MARKETS, "arr")
+"""Other worlds have one set of dials, and know only what could be shown to logged requests."""
 
 
 def make_tasks(settings: Settings) -> list[Task]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.errors import UserError
-from benchmarks.tasks import SINGLE_THREAD, Ending, Task, run_task
+from benchmarks.tasks import PROCESS_ENVIRONMENT, Ending, Task, run_task
 
 
 class Launcher(Protocol):
@@ -78,7 +78,7 @@ class LocalLauncher:
 
     def submit(self, task: Task, log: Path) -> None:
         """Start a task, or queue it."""
-        with _environment(SINGLE_THREAD):  # a submit is what starts a process
+        with _environment(PROCESS_ENVIRONMENT):  # a submit is what starts a process
             self._running[self._pool.submit(run_task, task, log)] = task
 
     def finished(self, timeout_s: float) -> list[Ending]:
@@ -121,10 +121,10 @@ class RayLauncher:
         import ray
 
         self._ray: Any = ray
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
+        local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers}
         ray.init(
             **local,
-            runtime_env={"env_vars": {**SINGLE_THREAD, "PYTHONPATH": _python_path()}},
+            runtime_env={"env_vars": {**PROCESS_ENVIRONMENT, "PYTHONPATH": _python_path()}},
             log_to_driver=False,
             include_dashboard=False,
         )

@@ -136,21 +136,27 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
     if args.logger is not None and args.logger not in LOGGERS:
         raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {args.logger!r}")
     names, plugins, own = _load_plugins(args.methods, suite)
+    world = _check_world(preset.world if args.world is None else args.world)
     settings = Settings(
         suite=suite.name,
         preset=args.preset,
         methods=_check_methods(names, suite, suites, _rows(preset, before, "methods"), own),
         plugins=plugins,
         markets=_check_names(
-            "--markets", args.markets, suite.markets, suite, _rows(preset, before, "markets")
+            "--markets", args.markets, suite.markets, suite, world, _rows(preset, before, "markets")
         ),
         ablations=_check_names(
-            "--ablate", args.ablate, suite.ablations, suite, _rows(preset, before, "ablations")
+            "--ablate",
+            args.ablate,
+            suite.ablations,
+            suite,
+            world,
+            _rows(preset, before, "ablations"),
         ),
         seeds=()
         if before is not None and args.seeds is None  # those of the run
         else tuple(range(args.first_seed, args.first_seed + num_seeds)),
-        world=_check_world(preset.world if args.world is None else args.world),
+        world=world,
         reward=_check_rewards(args.reward),
         sizes=_tuned(preset, args.tune, suite),
         out=out,
@@ -205,15 +211,19 @@ def _check_names(
     names: tuple[str, ...] | None,
     choices: tuple[str, ...],
     suite: Suite,
+    world: str,
     default: tuple[str, ...] | None,
 ) -> tuple[str, ...]:
+    missing = set() if _is_synthetic(world) else set(suite.synthetic_only)
     if names is None:
-        return default or ()
+        return tuple(name for name in default or () if name not in missing)
     if not choices:
         raise UserError(f"suite {suite.name!r} has no {flag}")
     for name in names:
         if name not in choices:
             raise UserError(f"{flag}: unknown {name!r}, choose from {', '.join(choices)}")
+        if name in missing:
+            raise UserError(f"{flag}: {name!r} needs a synthetic world, got {world!r}")
     return tuple(dict.fromkeys(names))
 
 
@@ -243,6 +253,12 @@ def _check_methods(
         else:
             raise UserError(f"unknown method {name!r}: suite {suite.name!r} has {choices}")
     return tuple(chosen)
+
+
+def _is_synthetic(world: str) -> bool:
+    from simulators.config import PRESETS
+
+    return world in PRESETS
 
 
 def _check_world(world: str) -> str:

@@ -94,6 +94,8 @@ class Suite:
     """What `--markets` may name; without any the suite has no such flag."""
     ablations: tuple[str, ...] = ()
     """What `--ablate` may name; without any the suite has no such flag."""
+    synthetic_only: tuple[str, ...] = ()
+    """Markets and ablations that only synthetic worlds have."""
     is_extendable: bool = False
     """Whether `--resume` may add methods, seeds, markets and ablations to a run."""
 
@@ -105,8 +107,8 @@ SUITES: dict[str, str | Suite] = {
     "rankers": "benchmarks.rankers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
-`ABLATIONS` and `IS_EXTENDABLE`, and its docstring's first line is the summary; it is imported when
-its suite is asked for."""
+`ABLATIONS`, `SYNTHETIC_ONLY` and `IS_EXTENDABLE`, and its docstring's first line is the summary; it
+is imported when its suite is asked for."""
 
 
 def suite_summary(suite: str | Suite) -> str:
@@ -147,5 +149,6 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
         finish=module.finish,
         markets=tuple(getattr(module, "MARKETS", ())),
         ablations=tuple(getattr(module, "ABLATIONS", ())),
+        synthetic_only=tuple(getattr(module, "SYNTHETIC_ONLY", ())),
         is_extendable=getattr(module, "IS_EXTENDABLE", False),
     )

@@ -13,7 +13,7 @@ from benchmarks.errors import describe_error, is_users_mistake
 from benchmarks.files import append_json_line
 from benchmarks.results import check_results, empty_results, write_results
 
-SINGLE_THREAD = {
+PROCESS_ENVIRONMENT = {
     **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     "RL_LOGGING_LEVEL": "WARNING",
 }

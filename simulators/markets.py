@@ -123,7 +123,7 @@ class MarketWorld(World):
         self.__dict__.pop("_splits", None)  # which requests have a legal ad may differ
         self.rules = rules
         self.logged_world = world
-        """What the log says of itself: pre-training learns from what was shown, legal now or not."""
+        """What the log says: pre-training learns from what was shown, legal now or not."""
         if rules.price != "own_bid":
             seen = self._logged_outcome()
             self.reward_scale = _spread(self.settle(seen, seen, seen.request_id[:, 0]))

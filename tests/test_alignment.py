@@ -9,6 +9,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from agents.trainer import train
+from agents.warm_start import warm_start
+from benchmarks.alignment_presets import PRESETS
+from benchmarks.evaluation import (
+    ad_distribution,
+    make_evaluation_set,
+    path_log_prob,
+    value_metrics,
+)
+from simulators.make import load_world
+from simulators.rewards import RewardMix
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = re.compile(r"_(?:s|ms|per_s)$")
 
@@ -88,9 +100,83 @@ def test_numbers_do_not_depend_on_workers_or_interruptions(finished: Path, tmp_p
     assert "hepo.train-seed1.safetensors" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert damaged.stat().st_size == 200
-    other = command(out, "--methods", "hepo", "--resume")
+    other = command(out, "--world", "weak", "--resume")
     assert other.returncode == 2
-    assert "methods" in other.stderr
+    assert "world" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_run_grows_by_rows_and_what_was_there_stays(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # One seed without tuning, then a market, ablations and an untuned method of one's own on top.
+    first = command(out, "--methods", "ppo", "hepo", "--seeds", "1")
+    assert first.returncode == 0, first.stderr
+    before = numbers(out)
+    grown = command(
+        out, "--resume", "--seeds", "2", "--methods", "examples.custom_method:ranks",
+        "--markets", "drift", "tight_budgets", "--ablate", "arr", "critic_replay", "pessimistic",
+        "--publish", str(tmp_path / "docs"),
+    )  # fmt: skip
+    assert grown.returncode == 0, grown.stderr
+    assert "of" in grown.stderr
+    after = numbers(out)
+    rows = set(after["method"])
+    assert {"ranks", "ranks@drift", "hepo+arr@drift", "hepo+critic_replay"} <= rows
+    assert {"ppo@tight_budgets", "vaft@drift", "logging@tight_budgets"} <= rows
+    kept = after.merge(before[before.columns[:-1]], on=list(before.columns[:-1]))
+    kept = kept.sort_values(list(before.columns[:-1])).reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before, check_exact=True)
+    # Its base rows are those of a run that had them from the start.
+    whole = numbers(finished)
+    mine = after[after["method"].isin(["ppo", "hepo"])].reset_index(drop=True)
+    same = whole[whole["method"].isin(["ppo", "hepo"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, same, check_exact=True)
+    page = (tmp_path / "docs" / "alignment.md").read_text()
+    for heading in ("## Markets", "## Ablations", "## Under which conditions HEPO is ahead"):
+        assert heading in page
+    nothing = command(out, "--resume")
+    assert nothing.returncode == 0, nothing.stderr
+    assert re.search(r"(\d+) of \1 tasks were finished before", nothing.stderr)
+
+
+@pytest.mark.slow
+def test_a_local_ray_cluster_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    done = command(out, "--launcher", "ray", "--methods", "grpo", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    mine, whole = numbers(out), numbers(finished)
+    same = whole[whole["method"].isin(mine["method"].unique()) & (whole["seed"] == 0)]
+    pd.testing.assert_frame_equal(mine, same.reset_index(drop=True), check_exact=True)
+
+
+@pytest.mark.slow
+def test_rl_does_not_quietly_hurt(finished: Path) -> None:
+    results = pd.read_parquet(finished / "results.parquet")
+    test = results[(results["split"] == "test") & (results["metric"] == "proxy_expected")]
+    mean = test.groupby("method")["value"].mean()
+    for method in ("hepo_terminal", "ppo"):
+        assert mean[method] > mean["vaft"], method
+
+
+@pytest.mark.slow
+def test_the_regression_test_would_see_a_harmful_objective() -> None:
+    world = load_world("tiny", seed=0)
+    stages = PRESETS["smoke"].warm_start
+    model = warm_start(world, stages, 0)
+    data = make_evaluation_set(world, RewardMix.from_specs([]), 40)
+
+    def expected() -> float:
+        log_prob = path_log_prob(model, world, data.request_id, data.eligible)
+        by_ad = ad_distribution(log_prob.exp(), data)
+        return value_metrics(data, "expected", distribution=by_ad)["proxy_expected"]
+
+    before = expected()
+    train(
+        model, world, "ppo", PRESETS["smoke"].training, 0,
+        reward=RewardMix.from_specs(["final_value=-1"]),
+    )  # fmt: skip
+    assert expected() < before
 
 
 REWARDS = """
@@ -147,6 +233,15 @@ def test_a_bad_reward_stops_the_run_in_one_line(name: str, message: str, tmp_pat
         (["--reward", "no_module:f"], "no_module"),
         (["--reward", "nothing"], "unknown reward 'nothing'"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--markets", "moon"], "--markets: unknown 'moon', choose from second_price"),
+        (["--ablate", "everything"], "--ablate: unknown 'everything', choose from no_process"),
+        (["--tune", "-1"], "--tune must be at least 0, got -1"),
+        (
+            ["--world", "journey-smoke", "--markets", "drift"],
+            "--markets: 'drift' needs a synthetic world, got 'journey-smoke'",
+        ),
+        (["--methods", "no_module:mine"], "can't import 'no_module' for --methods"),
+        (["--methods", "examples.custom_method:nothing"], "method 'nothing' is not registered"),
     ],
 )
 def test_mistakes_are_named_before_any_work(flags: list[str], message: str, tmp_path: Path) -> None:
