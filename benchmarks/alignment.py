@@ -22,6 +22,7 @@ from benchmarks.alignment_report import make_report
 from benchmarks.alignment_rows import BASE, Row, on_market, rows_of, seeds_on
 from benchmarks.alignment_setup import checkpoint, open_market, world_seed
 from benchmarks.alignment_tuning import tuned_file
+from benchmarks.plugins import import_methods
 from benchmarks.report import SuiteReport
 from benchmarks.suite import Settings
 from benchmarks.tasks import Task
@@ -200,5 +201,6 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
+    import_methods(settings.plugins)
     info = open_market(settings.world, BASE, settings.seeds[0]).info
     return make_report(results, settings, info)
