@@ -9,7 +9,6 @@ Dims: E requests, N ads, P paths, K list entries, L levels, V codes.
 from dataclasses import dataclass
 
 import torch
-from simulators.markets import truth_of
 from torch import Tensor
 
 from gpr_rl.decoding import beam_search
@@ -18,6 +17,7 @@ from gpr_rl.models import HHD
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
 from simulators.history import DAY_S
+from simulators.markets import truth_of
 from simulators.rewards import RewardMix
 from simulators.world import World
 
