@@ -48,17 +48,11 @@ def learning_curves(
             continue
         found = [bootstrap(values.to_numpy(), BOOTSTRAP_SEED) for _, values in points]
         x = np.array(list(points.groups), dtype=float) * steps_to_x
-        colour = COLOURS[number % len(COLOURS)]
-        style = "-" if number < len(COLOURS) else "--"
-        axes.plot(x, [f.value for f in found], style, color=colour, label=method, linewidth=1.8)
-        low, high = [f.low for f in found], [f.high for f in found]
-        axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+        value = np.array([(f.value, f.low, f.high) for f in found])
+        _banded_line(axes, number, method, x, *value.T)
     if baseline is not None:
         axes.axhline(baseline, color="#555555", linestyle=":", linewidth=1.2, label=baseline_label)
-    axes.set_xlabel(step_label)
-    axes.set_ylabel(label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _finish_lines(axes, step_label, label)
     return figure
 
 
@@ -94,16 +88,10 @@ def curves_over(
             continue
         points = wide[[metric, x_metric]].dropna().groupby("step")
         found = [bootstrap(part[metric].to_numpy(), BOOTSTRAP_SEED) for _, part in points]
-        x = [float(interquartile_mean(part[x_metric].to_numpy())) for _, part in points]
-        colour = COLOURS[number % len(COLOURS)]
-        style = "-" if number < len(COLOURS) else "--"
-        axes.plot(x, [f.value for f in found], style, color=colour, label=method, linewidth=1.8)
-        low, high = [f.low for f in found], [f.high for f in found]
-        axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        x = np.array([interquartile_mean(part[x_metric].to_numpy()) for _, part in points])
+        value = np.array([(f.value, f.low, f.high) for f in found])
+        _banded_line(axes, number, method, x, *value.T)
+    _finish_lines(axes, x_label, label)
     return figure
 
 
@@ -116,17 +104,35 @@ def profile_chart(profiles: Mapping[str, Profile], *, label: str) -> Figure:
     """
     figure, axes = plain_axes(0.5)
     for number, (method, profile) in enumerate(profiles.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        style = "-" if number < len(COLOURS) else "--"
-        axes.plot(profile.threshold, profile.share, style, color=colour, label=method)
-        axes.fill_between(
-            profile.threshold, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0
-        )
+        found = profile.threshold, profile.share, profile.low, profile.high
+        _banded_line(axes, number, method, *found)
     axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel(label)
-    axes.set_ylabel("share of runs above")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _finish_lines(axes, label, "share of runs above")
     return figure
+
+
+def _banded_line(
+    axes: Axes,
+    number: int,
+    name: str,
+    x: np.ndarray,
+    value: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> None:
+    """Draw the number-th line with its interval as a band; all arrays [N]."""
+    colour = COLOURS[number % len(COLOURS)]
+    style = "-" if number < len(COLOURS) else "--"
+    axes.plot(x, value, style, color=colour, label=name, linewidth=1.8)
+    axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+
+
+def _finish_lines(axes: Axes, x_label: str, label: str) -> None:
+    """Name the axes and the lines."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
 
 
 def interval_chart(

@@ -22,11 +22,21 @@ from benchmarks.report import (
 DPI = 130
 
 
-def write_markdown(folder: Path, name: str, report: SuiteReport) -> Path:
-    """Write `folder/NAME.md` and `folder/NAME/*.png`; return the page's path."""
+def write_markdown(
+    folder: Path, name: str, report: SuiteReport, command: str, made_with: Sequence[str]
+) -> Path:
+    """Write `folder/NAME.md` and `folder/NAME/*.png`; return the page's path.
+
+    Args:
+        folder: Made if it is not there.
+        name: Of the page and of its figures' folder.
+        report: What the page says.
+        command: What makes the run again.
+        made_with: Versions, machine and commit, a line each.
+    """
     figures = folder / name
     figures.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {report.title}", report.lead]
+    parts = [f"# {report.title}", report.lead, f"```\n{command}\n```"]
     words = reading(report.differences)
     if words:
         parts += ["## What the numbers say", _bullets(words)]
@@ -34,6 +44,7 @@ def write_markdown(folder: Path, name: str, report: SuiteReport) -> Path:
     for section in report.sections:
         parts.append(f"## {section.title}")
         parts += [_block(block, figures) for block in section.blocks]
+    parts += ["## Made with", _bullets(made_with)]
     path = folder / f"{name}.md"
     write_text(path, "\n\n".join(parts) + "\n")
     return path

@@ -24,6 +24,7 @@ from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.files import write_text
 from benchmarks.launchers import LAUNCHERS
 from benchmarks.markdown import write_markdown
+from benchmarks.provenance import command, made_with
 from benchmarks.report import print_tables, write_report
 from benchmarks.results import KEY, check_results, summarise, write_results
 from benchmarks.run_folder import (
@@ -32,6 +33,7 @@ from benchmarks.run_folder import (
     RESULTS,
     describe_machine,
     open_run_folder,
+    stored_config,
     stored_settings,
 )
 from benchmarks.runner import TaskFailed, run_tasks
@@ -105,7 +107,7 @@ class RunArgs:
     logger: Annotated[str | None, _flag("csv|tensorboard|wandb|mlflow|trackio", "none")] = None
     """Training measures also go to this logger of TorchRL."""
     publish: Annotated[Path | None, _flag("DIR", "none")] = None
-    """Also write the report as Markdown with its figures there."""
+    """Also write the report as Markdown there, its figures and every seed's values beside it."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show tracebacks."""
 
@@ -307,7 +309,11 @@ def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
     report = suite.finish(settings, results)
     path = write_report(out, report, settings.to_json(), describe_machine())
     if args.publish is not None:
-        print(f"published: {write_markdown(args.publish, suite.name, report)}", file=sys.stderr)
+        made = made_with(stored_config(out))
+        page = write_markdown(args.publish, suite.name, report, command(suite, settings), made)
+        measured = results[results["split"].isin(("test", "validation"))]
+        write_results(args.publish / suite.name / RESULTS, measured)
+        print(f"published: {page}", file=sys.stderr)
     is_terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout, force_terminal=is_terminal, width=None if is_terminal else PIPED_WIDTH

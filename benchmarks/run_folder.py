@@ -83,8 +83,7 @@ def stored_settings(out: Path) -> Mapping[str, object] | None:
     Raises:
         UserError: Its `config.json` can't be read.
     """
-    path = out / CONFIG
-    return _read_config(path)["settings"] if path.exists() else None
+    return stored_config(out)["settings"] if (out / CONFIG).exists() else None
 
 
 def open_run_folder(
@@ -142,8 +141,13 @@ def _changes(stored: Mapping[str, object], machine: Mapping[str, object]) -> lis
     ]
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return config.json, whose settings are a mapping."""
+def stored_config(out: Path) -> dict[str, Any]:
+    """Return a run's `config.json`, whose settings are a mapping.
+
+    Raises:
+        UserError: It can't be read.
+    """
+    path = out / CONFIG
     try:
         config = json.loads(path.read_text())
         _flat(config["settings"])
@@ -158,7 +162,7 @@ def _check_settings(
     path: Path, wanted: Mapping[str, object], extendable: Sequence[str]
 ) -> dict[str, Any]:
     """Return config.json, whose settings must be those wanted but for what may be added to."""
-    config = _read_config(path)
+    config = stored_config(path.parent)
     flat_stored, flat_wanted = _flat(config["settings"]), _flat(wanted)
     for name in dict.fromkeys([*flat_wanted, *flat_stored]):
         before, now = (json.dumps(side.get(name)) for side in (flat_stored, flat_wanted))

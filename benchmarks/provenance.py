@@ -1,0 +1,49 @@
+"""How a run is made again: one command, and what it was made with."""
+
+import shlex
+from collections.abc import Mapping
+
+from benchmarks.suite import Settings, Suite
+
+
+def command(suite: Suite, settings: Settings) -> str:
+    """Return the one command that makes a run, however it grew; what a preset says goes unsaid."""
+    preset = suite.presets[settings.preset]
+    words = ["python", "-m", "benchmarks.run", settings.suite, "--preset", settings.preset]
+    if len(settings.seeds) != preset.num_seeds:
+        words += ["--seeds", str(len(settings.seeds))]
+    if settings.seeds[0] != 0:
+        words += ["--first-seed", str(settings.seeds[0])]
+    own = [f"{settings.plugins[0]}:" if m not in suite.methods else "" for m in settings.methods]
+    lists = {
+        "methods": [module + m for module, m in zip(own, settings.methods, strict=True)],
+        "markets": list(settings.markets),
+        "ablations": list(settings.ablations),
+    }
+    flags = {"methods": "--methods", "markets": "--markets", "ablations": "--ablate"}
+    for name, chosen in lists.items():
+        usual = getattr(preset, name, suite.methods if name == "methods" else ())
+        if chosen != list(usual):
+            words += [flags[name], *chosen]
+    if settings.world != preset.world:
+        words += ["--world", settings.world]
+    for spec in settings.reward:
+        words += ["--reward", spec]
+    num_trials = getattr(getattr(settings.sizes, "tuning", None), "num_trials", None)
+    if num_trials != getattr(getattr(preset, "tuning", None), "num_trials", None):
+        words += ["--tune", str(num_trials)]
+    return shlex.join(words)
+
+
+def made_with(config: Mapping[str, object]) -> list[str]:
+    """Return the lines that say with what a run was made, from its `config.json`."""
+    lines = []
+    versions, platform = config.get("versions"), config.get("platform")
+    if isinstance(versions, Mapping):
+        lines.append(", ".join(f"{name} {v}" for name, v in versions.items() if v is not None))
+    if isinstance(platform, Mapping):
+        lines.append(f"{platform.get('machine')}, {platform.get('num_cpus')} cores")
+    if config.get("git_commit"):
+        changed = " with local changes" if config.get("git_changed") else ""
+        lines.append(f"commit {config['git_commit']}{changed}")
+    return lines

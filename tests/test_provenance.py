@@ -1,0 +1,58 @@
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from benchmarks.provenance import command, made_with
+from benchmarks.run import RunArgs, make_settings
+from benchmarks.suite import SUITES
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--preset", "paper", "--seeds", "5", "--markets", "--ablate", "kl_0"],
+        ["--preset", "paper", "--methods", "ppo", "hepo", "--tune", "0", "--markets", "drift"],
+        ["--preset", "smoke", "--first-seed", "7", "--world", "small", "--reward", "ecpm=0.5"],
+        ["--methods", "examples.custom_method:ranks", "grpo", "--tune", "3"],
+        ["rankers", "--preset", "quick", "--seeds", "4"],
+    ],
+)
+def test_the_command_makes_the_same_settings(flags: list[str], tmp_path: Path) -> None:
+    def read(words: list[str]):
+        args = tyro.cli(RunArgs, args=[*words, "--out", str(tmp_path / "run")])
+        return make_settings(args, SUITES)
+
+    suite, settings = read(flags)
+    words = shlex.split(command(suite, settings))
+    assert words[:3] == ["python", "-m", "benchmarks.run"]
+    assert read(words[3:])[1] == settings
+
+
+def test_a_run_that_grew_is_one_command(tmp_path: Path) -> None:
+    def read(words: list[str]):
+        args = tyro.cli(RunArgs, args=["--preset", "smoke", *words, "--out", str(tmp_path)])
+        return make_settings(args, SUITES)
+
+    suite, first = read(["--methods", "ppo", "--seeds", "1"])
+    _, second = read(["--methods", "hepo", "--seeds", "3", "--markets", "drift"])
+    grown = second.extended(
+        {k: list(v) for k, v in first.to_json().items() if isinstance(v, tuple)}
+    )
+    assert command(suite, grown) == (
+        "python -m benchmarks.run alignment --preset smoke --seeds 3 --methods ppo hepo "
+        "--markets drift"
+    )
+
+
+def test_what_a_run_was_made_with_is_said_without_places() -> None:
+    config = {
+        "versions": {"torch": "2.13.0", "faiss-cpu": None},
+        "platform": {"machine": "x86_64", "num_cpus": 2, "system": "Linux"},
+        "git_commit": "abc",
+        "git_changed": True,
+    }
+    assert made_with(config) == ["torch 2.13.0", "x86_64, 2 cores", "commit abc with local changes"]
+    assert made_with({"settings": {}}) == []
