@@ -104,7 +104,7 @@ def open_market(world: str, market: str, seed: int) -> World:
     return load_market(world, market, world_seed(world, seed), progress=silent)
 
 
-def make_market(*, world: str, market: str, seed: int) -> None:
+def make_market(*, world: str, seed: int, market: str = BASE) -> None:
     """Make the world of a market unless it is cached."""
     open_market(world, market, seed)
 

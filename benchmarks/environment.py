@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.alignment import world_seed
+from benchmarks.alignment_setup import world_seed
 from benchmarks.environment_memory import catalogue_figures, environment_memory, in_fresh_process
 from benchmarks.environment_pieces import piece_seconds
 from benchmarks.environment_play import (
@@ -228,7 +228,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     if settings.world in world_names():
         add(
             f"world, seed {seed_of_world}",
-            "benchmarks.alignment:make_named_world",
+            "benchmarks.alignment_setup:make_market",
             5.0,
             world=settings.world,
             seed=seed_of_world,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.alignment import world_seed
+from benchmarks.alignment_setup import world_seed
 from benchmarks.rankers_report import make_report
 from benchmarks.report import SuiteReport
 from benchmarks.results import COLUMNS
@@ -119,7 +119,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     tasks = [
         Task(
             name=f"world, seed {seed}",
-            function="benchmarks.alignment:make_named_world",
+            function="benchmarks.alignment_setup:make_market",
             kwargs={"world": settings.world, "seed": seed},
             output=out / "parts" / f"world-seed{seed}.parquet",
         )

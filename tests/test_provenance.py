@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import shlex
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import tyro
 
 from benchmarks.provenance import command, made_with
 from benchmarks.run import RunArgs, make_settings
-from benchmarks.suite import SUITES
+from benchmarks.suite import SUITES, load_suite
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,18 @@ def test_a_run_that_grew_is_one_command(tmp_path: Path) -> None:
         "python -m benchmarks.run alignment --preset smoke --seeds 3 --methods ppo hepo "
         "--markets drift"
     )
+
+
+@pytest.mark.parametrize("name", list(SUITES))
+def test_every_task_has_a_function_that_takes_its_arguments(name: str, tmp_path: Path) -> None:
+    suite = load_suite(name, SUITES)
+    for preset in suite.presets:
+        words = [name, "--preset", preset, "--out", str(tmp_path)]
+        _, settings = make_settings(tyro.cli(RunArgs, args=words), SUITES)
+        for task in suite.make_tasks(settings):
+            module, _, function = task.function.partition(":")
+            found = getattr(importlib.import_module(module), function)
+            inspect.signature(found).bind(**task.kwargs)
 
 
 def test_what_a_run_was_made_with_is_said_without_places() -> None:
