@@ -123,8 +123,13 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
     for rival in ("dpo", "ppo", "grpo"):
         if rival in methods:
             ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
-            words = "the expected value under the rankers"
-            found += adjust(compare(final, "proxy_share_expected", words, ours, rival))
+            for metric, words in (
+                ("proxy_share_expected", "the expected value under the rankers"),
+                ("truth_share_expected", "the expected value under the hidden truth"),
+                ("ndcg", "nDCG on the shared list (GPR Tab. 3)"),
+                ("opr", "OPR on the shared list (GPR Tab. 3)"),
+            ):
+                found += adjust(compare(final, metric, words, ours, rival))
     return found
 
 
