@@ -295,7 +295,8 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
 
 
 def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
-    names = [n for n in results["metric"].unique() if n.startswith("explained_variance/")]
+    own = results[results["method"].isin(trained)]
+    names = [n for n in own["metric"].unique() if n.startswith("explained_variance/")]
     blocks: list[Block] = [
         Paragraph(
             "`hepo` learns its coarse levels through the critic alone, so its result "
