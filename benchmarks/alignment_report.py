@@ -126,8 +126,8 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
             for metric, words in (
                 ("proxy_share_expected", "the expected value under the rankers"),
                 ("truth_share_expected", "the expected value under the hidden truth"),
-                ("ndcg", "nDCG on the shared list (GPR Tab. 3)"),
-                ("opr", "OPR on the shared list (GPR Tab. 3)"),
+                ("ndcg", "the nDCG on the shared list (GPR Tab. 3)"),
+                ("opr", "the OPR on the shared list (GPR Tab. 3)"),
             ):
                 found += adjust(compare(final, metric, words, ours, rival))
     return found

@@ -12,6 +12,7 @@ from benchmarks.alignment_presets import CONDITION_MARKETS, WARM_ROWS, Alignment
 from benchmarks.alignment_rows import BASE, Row, on_market, rows_of
 from benchmarks.alignment_tables import VIEWS, interval_of, market_table, paired
 from benchmarks.figures import interval_chart, profile_chart
+from benchmarks.reading import coverage_note
 from benchmarks.report import Block, Bullets, Cell, Figure, Paragraph, Section, Table
 from benchmarks.results import BOOTSTRAP_SEED, seed_table
 from benchmarks.stats import Interval, Profile, performance_profile
@@ -32,6 +33,7 @@ def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None
     markets = [BASE, *settings.markets]
     blocks: list[Block] = [
         Bullets([f"`{name}`: {MARKETS[name].summary}" for name in markets]),
+        _trust(settings, "The base market has all seeds, the others fewer."),
         *(market_table(results, methods, markets, view) for view in VIEWS),
     ]
     profiles = _profiles(results, settings)
@@ -46,6 +48,13 @@ def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None
     if gate is not None:
         blocks.append(gate)
     return Section("Markets", blocks)
+
+
+def _trust(settings: Settings, text: str) -> Paragraph:
+    """Return how far to trust intervals over the seeds of markets and ablations."""
+    assert isinstance(settings.sizes, AlignmentPreset)
+    num_seeds = min(len(settings.seeds), settings.sizes.num_other_seeds)
+    return Paragraph(f"{text} {coverage_note(num_seeds)}")
 
 
 def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
@@ -183,6 +192,7 @@ def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | No
         return None
     blocks: list[Block] = [
         Bullets([f"`{name}`: {ABLATIONS[name].summary}" for name in settings.ablations]),
+        _trust(settings, "Rows are compared over the seeds that both have."),
         Table(
             "Ablations: difference from the same method without the change",
             ["row", "rankers, itself", "rankers", "truth", "entropy (nats)", "seeds"],
