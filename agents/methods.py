@@ -50,7 +50,7 @@ class Method:
 MethodFactory = Callable[[TrainConfig, int], Method]
 
 
-SearchSpace = Mapping[str, tuple[float, ...]]
+SearchSpace = Mapping[str, tuple[int | float, ...]]
 """Fields of `TrainConfig` and the values that tuning may give them."""
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 DEFAULT_SPACE: SearchSpace = {
@@ -130,7 +130,7 @@ def _find(name: str) -> _Registered:
     return _METHODS[name]
 
 
-def _space(**own: tuple[float, ...]) -> SearchSpace:
+def _space(**own: tuple[int | float, ...]) -> SearchSpace:
     """Return four learning rates, three strengths of the pull to the warm start, three of `own`."""
     pull = {} if any(name.endswith("_beta") for name in own) else DEFAULT_SPACE
     return {

@@ -70,6 +70,7 @@ def test_process_rewards_ignore_what_illegal_codes_hold() -> None:
         ({"scale": torch.tensor([1.0, -1.0])}, "scale must not be negative"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_process_rewards_name_what_is_wrong(change: dict, message: str) -> None:
     arguments = {
         "popularity": torch.zeros(2, 3, 6),

@@ -148,6 +148,7 @@ def test_extreme_log_ratios_stay_finite() -> None:
     assert log_prob.grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_names_what_is_wrong() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="beta must be above 0"):
