@@ -1,7 +1,7 @@
 """Compare methods and write a report.
 
 Examples:
-  python -m benchmarks.run                              HEPO, PPO, DPO, GRPO; about ten minutes
+  python -m benchmarks.run                              HEPO and its rivals; about ten minutes
   python -m benchmarks.run --preset smoke               the same in under a minute, numbers rough
   python -m benchmarks.run --methods hepo ppo --seeds 5 --workers 4 --out runs/mine
   python -m benchmarks.run --reward ecpm --reward my_rewards:diversity=0.1
