@@ -33,7 +33,7 @@ def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None
     markets = [BASE, *settings.markets]
     blocks: list[Block] = [
         Bullets([f"`{name}`: {MARKETS[name].summary}" for name in markets]),
-        _trust(settings, "The base market has all seeds, the others fewer."),
+        _trust(settings, "Markets beside the base one may have fewer seeds than it."),
         *(market_table(results, methods, markets, view) for view in VIEWS),
     ]
     profiles = _profiles(results, settings)
