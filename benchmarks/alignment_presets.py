@@ -95,7 +95,14 @@ PRESETS = {
         num_validation_requests=24,
         validate_every=5,
     ),
-    "quick": AlignmentPreset(),
+    "quick": AlignmentPreset(
+        warm_start=WarmStartConfig(
+            mtp=StageConfig(num_steps=150),
+            vaft=StageConfig(num_steps=60, learning_rate=1e-3),
+        ),
+        training=TrainConfig(num_steps=50),
+        validate_every=10,
+    ),
     "paper": AlignmentPreset(
         num_seeds=10,
         methods=METHODS,

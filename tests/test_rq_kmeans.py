@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from gpr_rl.tokenizers import RQKMeans, quality, rq_kmeans
+from gpr_rl.tokenizers import RQKMeans, quality, search
 
 
 def clusters(num_rows: int = 400, width: int = 8, seed: int = 0) -> np.ndarray:
@@ -138,7 +138,7 @@ def test_an_empty_centroid_moves_to_the_row_that_fits_worst(
         def train(self, x: np.ndarray) -> None:
             self.centroids = np.zeros((self.k, self.d), dtype=np.float32)
 
-    monkeypatch.setattr(rq_kmeans.faiss, "Kmeans", Collapsed)
+    monkeypatch.setattr(search.faiss, "Kmeans", Collapsed)
     x = np.array([[0.0], [1.0], [5.0], [9.0]])
     tokenizer = RQKMeans(num_levels=1, num_codes=3).fit(x)
     # All at 0: the farthest rows are 9 and 5; then rows 0 and 1 share the centroid at 0.

@@ -7,9 +7,10 @@ import hashlib
 import json
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -20,23 +21,110 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from gpr_rl.tokenizers.files import load_matrix
+
 FORMAT_VERSION = 1
 _INFO_FILE = "tokenizer.json"
 
+Embeddings = ArrayLike | Tensor | Path
+"""A matrix [n, d] of any float type (or integers), or the path of a file with one."""
 
-def read_embeddings(x: ArrayLike | Tensor, width: int | None = None) -> Float[Tensor, "n d"]:
+
+class Tokenizer(ABC):
+    """Codes of an embedding, L of them, coarse to fine, and back.
+
+    Attributes:
+        num_levels: L.
+        num_codes: Codes per level, L integers.
+        seed: Root of everything random in `fit`.
+    """
+
+    def __init__(
+        self, num_levels: int, num_codes: SupportsIndex | Sequence[int], seed: int
+    ) -> None:
+        self.num_codes = read_num_codes(num_codes, num_levels)
+        self.num_levels = num_levels
+        self.seed = seed
+
+    @abstractmethod
+    def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
+        """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
+
+        Raises:
+            ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
+        """
+
+    @abstractmethod
+    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
+        """Return the float32 embeddings that codes [n, L] stand for.
+
+        Raises:
+            ValueError: Not fitted, codes of another shape, or one out of range.
+        """
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON takes them."""
+        common = {"num_levels": self.num_levels, "num_codes": list(self.num_codes)}
+        return {**common, "seed": self.seed}
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what `fit` found: plain JSON types and tensors."""
+
+    @abstractmethod
+    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Take what `_state` gave."""
+
+    def save(self, directory: str | Path) -> None:
+        """Write settings and what was fitted to `directory`, replacing what `save` left there.
+
+        Raises:
+            ValueError: Not fitted.
+        """
+        fitted, tensors = self._state()
+        info = {**self.config, "fitted": fitted}
+        save_tokenizer(directory, type(self).__name__, info, tensors)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Return the tokenizer that `save` wrote to `directory`.
+
+        Raises:
+            FileNotFoundError: No tokenizer there.
+            ValueError: Its files are damaged or another tokenizer's.
+        """
+        config, tensors = load_tokenizer(directory, cls.__name__)
+        try:
+            fitted = config.pop("fitted")
+            tokenizer = cls(**config)
+            tokenizer._restore(fitted, tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
+        return tokenizer
+
+    def _not_fitted(self) -> ValueError:
+        return ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
+
+
+def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n d"]:
     """Return `x` as a float32 tensor on its own device.
 
     Args:
-        x: Array or tensor [n, d] of any float type.
+        x: Array or tensor [n, d] of any float type, or the path of a `.npy`, `.safetensors` or
+            `.parquet` file that holds one (`files.load_matrix`).
         width: The d that it must have; None: any.
 
     Raises:
         ValueError: Not two-dimensional, another width, or a row with NaN or infinity (also one
             that float32 can't hold).
     """
+    if isinstance(x, str | Path):
+        x = load_matrix(x)
     if not isinstance(x, Tensor):
-        x = torch.from_numpy(np.array(x, dtype=np.float64, copy=True))
+        array = np.asarray(x)
+        kept = array.dtype in (np.float16, np.float32)
+        x = torch.from_numpy(np.array(array, dtype=array.dtype if kept else np.float64, copy=True))
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"embeddings must be [n, d] with d >= 1, got {list(x.shape)}")
     if width is not None and x.shape[1] != width:
@@ -124,18 +212,9 @@ def load_tokenizer(directory: str | Path, kind: str) -> tuple[dict[str, Any], di
         FileNotFoundError: No tokenizer there.
         ValueError: A file is damaged or belongs to another kind of tokenizer; it is left alone.
     """
-    info_file = Path(directory) / _INFO_FILE
-    if not info_file.is_file():
-        raise FileNotFoundError(f"no tokenizer in {directory}: {_INFO_FILE} is missing")
-    try:
-        info = json.loads(info_file.read_bytes())
-        found, version = info["kind"], info["format"]
-        config, tensor_file = dict(info["config"]), Path(directory) / info["tensors"]
-        digest = info["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{info_file} is damaged or not a tokenizer's: {error!r}") from error
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{info_file} has format {version}, this version reads {FORMAT_VERSION}")
+    info, info_file = _read_info(directory), Path(directory) / _INFO_FILE
+    config, tensor_file = dict(info["config"]), Path(directory) / info["tensors"]
+    found, digest = info["kind"], info["sha256"]
     if found != kind:
         raise ValueError(f"{info_file} holds a {found}, not a {kind}")
     try:
@@ -148,6 +227,34 @@ def load_tokenizer(directory: str | Path, kind: str) -> tuple[dict[str, Any], di
         return config, load_tensors(data)
     except SafetensorError as error:
         raise ValueError(f"{tensor_file} is not a safetensors file: {error}") from error
+
+
+def stored_kind(directory: str | Path) -> str:
+    """Return the class name of the tokenizer in `directory`.
+
+    Raises:
+        FileNotFoundError: No tokenizer there.
+        ValueError: Its JSON is damaged.
+    """
+    return _read_info(directory)["kind"]
+
+
+def _read_info(directory: str | Path) -> dict[str, Any]:
+    path = Path(directory) / _INFO_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no tokenizer in {directory}: {_INFO_FILE} is missing")
+    try:
+        info = dict(json.loads(path.read_bytes()))
+        version = info["format"]
+        dict(info["config"])
+        for name in ("kind", "tensors", "sha256"):
+            if not isinstance(info[name], str):
+                raise TypeError(f"{name} is no text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not a tokenizer's: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
+    return info
 
 
 def _write(path: Path, data: bytes) -> None:

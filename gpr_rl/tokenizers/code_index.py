@@ -1,0 +1,96 @@
+"""From semantic IDs to items and back.
+
+Dims: n items, L levels.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+class CodeIndex:
+    """Which items have a path, and which path an item has; several items may share one."""
+
+    def __init__(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> None:
+        """Index items.
+
+        Args:
+            codes: int64 [n, L].
+            item_id: n integers, each once; None: 0..n-1.
+
+        Raises:
+            ValueError: As for `add`.
+        """
+        self._num_levels = codes.shape[1]
+        self._path: dict[int, tuple[int, ...]] = {}
+        self._items: dict[tuple[int, ...], list[int]] = {}
+        self.add(codes, item_id)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._path)
+
+    def add(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> list[int]:
+        """Add items and return their ids.
+
+        Args:
+            codes: int64 [n, L].
+            item_id: n integers that are not in use; None: the next ones after the highest.
+
+        Raises:
+            ValueError: Another number of levels or of ids, or an id that is in use. Nothing is
+                added then.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self._num_levels:
+            raise ValueError(f"codes must be [n, {self._num_levels}], got {list(codes.shape)}")
+        start = max(self._path, default=-1) + 1
+        ids = list(range(start, start + len(codes))) if item_id is None else list(map(int, item_id))
+        if len(ids) != len(codes):
+            raise ValueError(f"item_id must have {len(codes)} entries, got {len(ids)}")
+        taken = self._path.keys() & ids
+        if taken or len(set(ids)) != len(ids):
+            again = min(taken) if taken else min(i for i in ids if ids.count(i) > 1)
+            raise ValueError(f"item {again} would be in the index twice")
+        for item, path in zip(ids, map(tuple, codes.tolist()), strict=True):
+            self._path[item] = path
+            self._items.setdefault(path, []).append(item)
+        return ids
+
+    def items(self, path: Sequence[int]) -> list[int]:
+        """Return the items of a path or of a prefix, in order of the ids; empty if there are none.
+
+        Args:
+            path: 1 to L codes.
+        """
+        wanted = tuple(int(code) for code in path)
+        if len(wanted) == self._num_levels:
+            return sorted(self._items.get(wanted, []))
+        size = len(wanted)
+        return sorted(i for p, items in self._items.items() if p[:size] == wanted for i in items)
+
+    def codes(self, item_id: Iterable[int]) -> Int[Tensor, "n L"]:
+        """Return the paths int64 [n, L] of items.
+
+        Raises:
+            ValueError: An id that is not in the index.
+        """
+        ids = list(map(int, item_id))
+        unknown = [item for item in ids if item not in self._path]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} items are not in the index, the first is {unknown[0]}"
+            )
+        rows = [self._path[item] for item in ids]
+        return torch.tensor(rows, dtype=torch.int64).view(len(ids), self._num_levels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `from_tensors` takes."""
+        ids = sorted(self._path)
+        return {"item_id": torch.tensor(ids, dtype=torch.int64), "codes": self.codes(ids)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "CodeIndex":
+        """Return the index that `tensors` wrote."""
+        return cls(tensors["codes"], tensors["item_id"].tolist())

@@ -1,0 +1,171 @@
+"""Semantic IDs by a residual-quantised autoencoder (RQ-VAE, GPR Tab. 1).
+
+Dims: n rows, d embedding width, L levels, V codes of a level.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from gpr_rl.tokenizers.autoencoder import (
+    ResidualAutoencoder,
+    mlp,
+    power_of_two,
+    train_autoencoder,
+)
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
+from gpr_rl.tokenizers.residual import sum_centroids
+from gpr_rl.tokenizers.search import one_thread
+
+
+class RQVAE(Tokenizer):
+    """An autoencoder whose latent is coded level by level, with codebooks that start at random.
+
+    Attributes:
+        losses: Mean training loss per epoch, in units of `ResidualAutoencoder.scale`.
+        num_unused: Codes per level that no row of the fit has.
+    """
+
+    _SETTINGS: tuple[str, ...] = (
+        "hidden_dim", "latent_dim", "num_epochs", "batch_size", "learning_rate", "commitment"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        num_levels: int = 3,
+        num_codes: int | Sequence[int] = 256,
+        seed: int = 0,
+        *,
+        hidden_dim: int = 128,
+        latent_dim: int = 32,
+        num_epochs: int = 100,
+        batch_size: int = 1_024,
+        learning_rate: float = 1e-3,
+        commitment: float = 0.25,
+    ) -> None:
+        """Configure; `fit` does the work.
+
+        Args:
+            num_levels: L.
+            num_codes: V, one for all levels or one per level.
+            seed: Of the start and the order of the rows.
+            hidden_dim: Width of the one hidden layer of encoder and decoder.
+            latent_dim: Width of the latent and the codebooks.
+            num_epochs: Passes over the rows.
+            batch_size: Rows per step.
+            learning_rate: Adam's.
+            commitment: beta, 0.25 as in METHODS 2; the paper gives none.
+
+        Raises:
+            ValueError: A number out of range.
+        """
+        super().__init__(num_levels, num_codes, seed)
+        self.hidden_dim, self.latent_dim = hidden_dim, latent_dim
+        self.num_epochs, self.batch_size = num_epochs, batch_size
+        self.learning_rate, self.commitment = learning_rate, commitment
+        for name in ("hidden_dim", "latent_dim", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_epochs", "commitment"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        self.losses: list[float] = []
+        self.num_unused: list[int] = []
+        self._model: ResidualAutoencoder | None = None
+        self._width = 0
+
+    def fit(self, x: Embeddings) -> Self:
+        """Train encoder, codebooks and decoder, and return self.
+
+        Runs on one thread: the same rows and seed give the same bits.
+
+        Args:
+            x: Float array or tensor [n, d], n >= 1.
+
+        Raises:
+            ValueError: Too few rows, a row with NaN or infinity, or a loss that diverges.
+        """
+        x = read_embeddings(x)
+        scale = power_of_two(x)
+        with one_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = self._start(x / scale, scale).to(x.device)
+            self.losses = train_autoencoder(
+                model,
+                x / scale,
+                num_epochs=self.num_epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                commitment=self.commitment,
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+        self._width, self._model = x.shape[1], model.requires_grad_(False)
+        self.num_unused = [
+            size - len(column.unique())
+            for size, column in zip(self.num_codes, self.encode(x).T, strict=True)
+        ]
+        return self
+
+    def _start(self, x: Tensor, scale: Tensor) -> ResidualAutoencoder:
+        """Return the model before training: random codebooks with the spread of the latents."""
+        if len(x) == 0:
+            raise ValueError("an autoencoder needs at least one row, got none")
+        encoder, decoder = self._networks(x.shape[1])
+        with torch.no_grad():
+            latent = encoder.to(x.device)(x).cpu()
+        spread = latent.std(0, correction=0)
+        books = [torch.randn(size, len(spread)) * spread for size in self.num_codes]
+        return ResidualAutoencoder(encoder, decoder, books, scale)
+
+    def _networks(self, width: int) -> tuple[nn.Module, nn.Module]:
+        """Return encoder and decoder, drawn from torch's generator."""
+        encoder = mlp(width, self.hidden_dim, self.latent_dim)
+        return encoder, mlp(self.latent_dim, self.hidden_dim, width)
+
+    def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
+        """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
+
+        Raises:
+            ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
+        """
+        model = self._fitted()
+        return model.encode(read_embeddings(x, width=self._width))
+
+    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
+        """Return the float32 embeddings that codes [n, L] stand for.
+
+        Raises:
+            ValueError: Not fitted, codes of another shape, or one out of range.
+        """
+        model = self._fitted()
+        codes = read_codes(codes, self.num_codes)
+        return model.decode(sum_centroids(codes, list(model.codebooks)))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON takes them."""
+        return super().config | {name: getattr(self, name) for name in self._SETTINGS}
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        tensors = self._fitted().state_dict()
+        fitted = {"width": self._width, "losses": self.losses, "num_unused": self.num_unused}
+        return fitted, tensors
+
+    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.losses, self.num_unused = fitted["losses"], fitted["num_unused"]
+        self._width = fitted["width"]
+        books = [tensors[f"codebooks.{level}"] for level in range(self.num_levels)]
+        model = ResidualAutoencoder(*self._networks(self._width), books, tensors["scale"])
+        model.load_state_dict(tensors)
+        self._model = model.requires_grad_(False)
+
+    def _fitted(self) -> ResidualAutoencoder:
+        if self._model is None:
+            raise self._not_fitted()
+        return self._model
