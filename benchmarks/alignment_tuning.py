@@ -28,9 +28,9 @@ from benchmarks.plugins import import_methods
 from benchmarks.results import read_results
 from benchmarks.suite import Settings
 from benchmarks.tasks import log_progress
+from benchmarks.trials import draw_trials
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import load_policy, save_policy
-from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix
 
 SCORE = "proxy_share_expected"
@@ -39,23 +39,8 @@ is never looked at."""
 
 
 def trial_settings(method: str, num_trials: int) -> list[dict[str, float]]:
-    """Return what every trial of a method sets: its defaults first, then draws from its space.
-
-    The draws are without replacement and have the same numbers for every method.
-    """
-    space = search_space(method)
-    size = 1
-    for values in space.values():
-        size *= len(values)
-    order = uniform(0, Purpose.TUNING, torch.arange(size)).argsort(stable=True).tolist()
-    trials: list[dict[str, float]] = [{}]
-    for number in order[: num_trials - 1]:
-        setting = {}
-        for name, values in space.items():
-            number, place = divmod(number, len(values))
-            setting[name] = values[place]
-        trials.append(setting)
-    return trials
+    """Return what every trial of a method sets: its defaults first, then draws from its space."""
+    return draw_trials(search_space(method), num_trials)
 
 
 def prepare_tuning(

@@ -95,6 +95,8 @@ class RunArgs:
     ] = ()
     """A registered reward or `package.module:function`, weighted by `=0.5`. Repeat the flag for a
     weighted sum; weight 0 only logs."""
+    embeddings: Annotated[Path | None, _flag("FILE", "none")] = None
+    """Suite tokenizers: a matrix of your own (.npy, .safetensors, .parquet) beside the others."""
     out: Annotated[Path | None, _flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -160,6 +162,7 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         else tuple(range(args.first_seed, args.first_seed + num_seeds)),
         world=world,
         reward=_check_rewards(args.reward),
+        embeddings=_check_embeddings(args.embeddings, suite),
         sizes=_tuned(preset, args.tune, suite),
         out=out,
         resume=args.resume,
@@ -283,6 +286,20 @@ def _check_rewards(specs: tuple[str, ...]) -> tuple[str, ...]:
 
         RewardMix.from_specs(list(specs))
     return specs
+
+
+def _check_embeddings(path: Path | None, suite: Suite) -> Path | None:
+    if path is None:
+        return None
+    if not suite.takes_embeddings:
+        raise UserError(f"suite {suite.name!r} has no --embeddings")
+    from gpr_rl.tokenizers.files import load_matrix
+
+    try:
+        load_matrix(path)
+    except ValueError as error:
+        raise UserError(f"--embeddings {error}") from error
+    return path.absolute()
 
 
 def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:

@@ -49,6 +49,8 @@ class Settings:
     """Beside the base market; suites without markets have none."""
     ablations: tuple[str, ...] = ()
     """Rows with one change each; suites without ablations have none."""
+    embeddings: Path | None = None
+    """A file of the user's, for suites about embeddings."""
     plugins: tuple[str, ...] = ()
     """Modules that register methods of the user's; every task that trains imports them."""
     out: Path
@@ -58,7 +60,7 @@ class Settings:
 
     def to_json(self) -> dict[str, object]:
         """Return what `--resume` compares: all but where the run goes and how it is executed."""
-        names = ("suite", "preset", *EXTENDABLE, "world", "reward", "sizes")
+        names = ("suite", "preset", *EXTENDABLE, "world", "reward", "sizes", "embeddings")
         return {name: getattr(self, name) for name in names}
 
     def extended(self, stored: Mapping[str, object]) -> "Settings":
@@ -96,6 +98,8 @@ class Suite:
     """What `--ablate` may name; without any the suite has no such flag."""
     synthetic_only: tuple[str, ...] = ()
     """Markets and ablations that only synthetic worlds have."""
+    takes_embeddings: bool = False
+    """Whether the suite has `--embeddings`."""
     is_extendable: bool = False
     """Whether `--resume` may add methods, seeds, markets and ablations to a run."""
 
@@ -105,10 +109,11 @@ SUITES: dict[str, str | Suite] = {
     "environment": "benchmarks.environment",
     "off_policy": "benchmarks.off_policy",
     "rankers": "benchmarks.rankers",
+    "tokenizers": "benchmarks.tokenizers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
-`ABLATIONS`, `SYNTHETIC_ONLY` and `IS_EXTENDABLE`, and its docstring's first line is the summary; it
-is imported when its suite is asked for."""
+`ABLATIONS`, `SYNTHETIC_ONLY`, `TAKES_EMBEDDINGS` and `IS_EXTENDABLE`; the first line of its
+docstring is the summary. It is imported when its suite is asked for."""
 
 
 def suite_summary(suite: str | Suite) -> str:
@@ -150,5 +155,6 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
         markets=tuple(getattr(module, "MARKETS", ())),
         ablations=tuple(getattr(module, "ABLATIONS", ())),
         synthetic_only=tuple(getattr(module, "SYNTHETIC_ONLY", ())),
+        takes_embeddings=getattr(module, "TAKES_EMBEDDINGS", False),
         is_extendable=getattr(module, "IS_EXTENDABLE", False),
     )

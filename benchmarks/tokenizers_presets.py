@@ -1,0 +1,52 @@
+"""Rows and sizes of the tokenizers suite."""
+
+from dataclasses import dataclass
+
+from gpr_rl.tokenizers.kinds import TOKENIZERS
+
+SUITE = "tokenizers"
+METHODS = tuple(TOKENIZERS)
+MACHINE = "machine"
+TUNING_SEEDS = (1_000, 1_001)
+"""No test uses them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizersPreset:
+    """Sizes of one preset."""
+
+    world: str = "small"
+    """Default world, for the items of `world`."""
+    num_seeds: int = 5
+    num_trials: int = 4
+    """Settings tried per tokenizer and catalogue; 0: defaults."""
+    max_items: int = 10_000
+    """Of `journey` and `file`, drawn anew for each seed."""
+    text_dim: int = 64
+    """Width of text embeddings (TF-IDF, truncated SVD)."""
+    speed_items: int = 100_000
+    """Rows of the timed fit, 64 wide, with 3 x 256 codes."""
+    stream_items: int = 1_000_000
+    """Rows of the Parquet file that is encoded in pieces."""
+
+
+PRESETS = {
+    "smoke": TokenizersPreset(
+        world="tiny",
+        num_seeds=2,
+        num_trials=0,
+        max_items=1_500,
+        text_dim=16,
+        speed_items=10_000,
+        stream_items=50_000,
+    ),
+    "quick": TokenizersPreset(),
+    "paper": TokenizersPreset(
+        num_seeds=10, num_trials=8, max_items=100_000, stream_items=10_000_000
+    ),
+}
+
+
+def row_name(method: str, catalogue: str) -> str:
+    """Return the name of a row, e.g. `rq_vae@journey`."""
+    return f"{method}@{catalogue}"
