@@ -139,7 +139,7 @@ def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
         f"{sizes.num_test_requests} requests of held-out days per seed. World `{info.name}` "
-        f"({info.source}). Simulated: {', '.join(info.simulated)}. "
+        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
     )
     text += (
         "Every value is given under the frozen rankers (what was optimised) and under the world's "

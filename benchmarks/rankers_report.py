@@ -205,7 +205,8 @@ def make_report(
     return SuiteReport(
         title="The frozen rankers",
         lead=f"{', '.join(methods)} as reward simulator; {len(seeds)} seeds. World `{info.name}` "
-        f"({info.source}, {truth}). " + " ".join(info.notes),
+        f"({info.source}, {truth}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        + " ".join(info.notes),
         sections=[*sections, Section("How they were graded", [Bullets(facts)])],
         tables=[overall_table(results, methods), *([regime] if regime else [])],
         differences=_differences(results, methods),

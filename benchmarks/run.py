@@ -82,7 +82,8 @@ class RunArgs:
     """Methods to train, e.g. `--methods hepo ppo dpo grpo`. An unknown name lists them. One of your
     own is `package.module:name`, from a module that registers it."""
     world: Annotated[str | None, _flag("NAME|DIR")] = None
-    """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make`."""
+    """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make` or,
+    of a public log, by `python -m simulators.import_log`."""
     markets: Annotated[tuple[str, ...] | None, _flag("NAME ...")] = None
     """Markets to compare on beside the base one. An unknown name lists them."""
     ablate: Annotated[tuple[str, ...] | None, _flag("NAME ...")] = None

@@ -14,10 +14,10 @@ from benchmarks.suite import Settings
 from benchmarks.tasks import Task
 from benchmarks.tokenizers_catalogues import CATALOGUES, FILE, JOURNEY
 from benchmarks.tokenizers_presets import (
+    FIRST_TUNING_SEED,
     MACHINE,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
-    TUNING_SEEDS,
     TokenizersPreset,
     row_name,
 )
@@ -96,9 +96,10 @@ def _tasks_of(
     before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
     tasks: list[Task] = []
     parts: list[list[Path]] = []
+    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + sizes.num_tuning_seeds)
     for trial in range(sizes.num_trials):
-        parts.append([_part(settings, f"{row}-trial{trial}-seed{s}") for s in TUNING_SEEDS])
-        for seed, output in zip(TUNING_SEEDS, parts[-1], strict=True):
+        parts.append([_part(settings, f"{row}-trial{trial}-seed{seed}") for seed in seeds])
+        for seed, output in zip(seeds, parts[-1], strict=True):
             tasks.append(
                 Task(
                     name=f"tuning {row}, trial {trial}, seed {seed}",

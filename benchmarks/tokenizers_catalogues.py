@@ -21,6 +21,7 @@ from gpr_rl.tokenizers.keys import Keys
 from simulators.catalog import make_catalog
 from simulators.config import named_config
 from simulators.import_items import embed_text
+from simulators.item_codes import business_keys
 from simulators.make import load_world
 
 WORLD, JOURNEY, FILE = "world", "journey", "file"
@@ -88,16 +89,7 @@ def _of_world(world: str, seed: int) -> Catalogue:
         stream = np.random.SeedSequence(seed).spawn(1)[0]
         catalog = make_catalog(config, np.random.default_rng(stream))
         x = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
-        return Catalogue(x, _world_keys(catalog.ads, catalog.organic), config.num_codes)
+        return Catalogue(x, business_keys(catalog.ads, catalog.organic), config.num_codes)
     made = load_world(world, seed=world_seed(world, seed))
     x = made.item_embedding.numpy()
-    return Catalogue(x, _world_keys(made.ads, made.organic), made.info.num_codes)
-
-
-def _world_keys(ads: pd.DataFrame, organic: pd.DataFrame) -> Keys:
-    """Return account, conversion type and item of ads, then of organic items."""
-    return {
-        "advertiser": [*ads["advertiser"].tolist(), *organic["creator"].tolist()],
-        "conversion_type": [*ads["bid_type"].tolist(), *["organic"] * len(organic)],
-        "ad": [*(f"ad {i}" for i in ads["ad_id"]), *(f"item {i}" for i in organic["item_id"])],
-    }
+    return Catalogue(x, business_keys(made.ads, made.organic), made.info.num_codes)

@@ -29,24 +29,20 @@ error. It is the first column of the paper's table."""
 UASID_SHAPES = ((4, 1, -4), (1, 1, 1), (-2, -4, 8), (-4, -4, 16), (-2, -8, 16))
 """Codes per level over V, a negative number dividing: all have V^3 paths. The first shrinks with
 depth as GR4AD's does, the last ones leave more to the hash."""
+_TRAINING: Mapping[str, tuple[Any, ...]] = {
+    "learning_rate": (3e-4, 1e-3, 3e-3),
+    "batch_size": (64, 128, 256),
+    "hidden_dim": (128, 256),
+    "commitment": (0.1, 0.25, 1.0),
+    "num_epochs": (50, 100),
+}
 SPACES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "rq_kmeans": {
         "num_iterations": (10, 25, 50, 100),
         "max_rows_per_code": (64, 256, 1_024),
     },
-    "rq_vae": {
-        "learning_rate": (3e-4, 1e-3, 3e-3),
-        "latent_dim": (16, 32, 64),
-        "hidden_dim": (64, 128, 256),
-        "commitment": (0.1, 0.25, 1.0),
-        "num_epochs": (50, 100, 200),
-    },
-    "rq_kmeans_plus": {
-        "learning_rate": (1e-5, 1e-4, 1e-3),
-        "hidden_dim": (64, 128, 256),
-        "commitment": (0.1, 0.25, 1.0),
-        "num_epochs": (50, 100, 200),
-    },
+    "rq_vae": {**_TRAINING, "latent_dim": (16, 32, 64)},
+    "rq_kmeans_plus": _TRAINING,
     "ua_sid": {"shape": UASID_SHAPES, "num_iterations": (10, 25, 50)},
 }
 

@@ -47,6 +47,8 @@ class Purpose(IntEnum):
     RANKER_ENSEMBLE = 27
     TUNING = 28
     CRITIC_REPLAY = 29
+    IMPORTED_USER = 30
+    IMPORTED_AD = 31
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

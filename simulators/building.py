@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpr_rl.tokenizers import RQKMeans
 from simulators.evaluator import TruthEvaluator
 from simulators.frozen_rankers import FrozenRankers
+from simulators.item_codes import make_ids
 from simulators.ranker_cards import overall_card
 from simulators.ranker_scores import (
     attach_scored,
@@ -53,6 +54,9 @@ def build_world(
     extra: dict[str, Tensor],
     progress: Progress,
     training: RankerTraining | None = None,
+    side_files: Mapping[str, Path] = MappingProxyType({}),
+    tokenizer: str = "rq_kmeans",
+    resolve: str = "highest_value",
 ) -> World:
     """Fit the tokenizer and the rankers, write everything, and return the world.
 
@@ -71,6 +75,9 @@ def build_world(
         extra: Further tensors of `World` (for instance `availability`).
         progress: Called with one line per stage.
         training: How the rankers are fitted.
+        side_files: Further files by the name that they get; they are moved.
+        tokenizer: Of the semantic IDs, one of `gpr_rl.tokenizers.kinds.TOKENIZERS`.
+        resolve: What a shared path stands for, see `gpr_rl.tokenizers.resolve_collisions`.
     """
     directory = Path(directory)
     if directory.exists():
@@ -88,13 +95,21 @@ def build_world(
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         progress(f"semantic IDs of {len(item_embedding):,} items")
-        tokenizer = RQKMeans(info.num_levels, info.num_codes, seed=info.seed).fit(item_embedding)
-        tensors = {
-            "item_embedding": torch.from_numpy(item_embedding),
-            "item_codes": torch.as_tensor(tokenizer.encode(item_embedding)),
-            **extra,
-        }
-        tokenizer.save(temporary / "tokenizer")
+        fitted, codes = make_ids(
+            item_embedding,
+            ads,
+            organic,
+            tokenizer=tokenizer,
+            resolve=resolve,
+            num_levels=info.num_levels,
+            num_codes=info.num_codes,
+            seed=info.seed,
+        )
+        most = max(info.num_codes, int(codes.max()) + 1)  # levels differ, and a suffix counts on
+        info = replace(info, num_levels=codes.shape[1], num_codes=most)
+        embedding = torch.from_numpy(item_embedding)
+        tensors = {"item_embedding": embedding, "item_codes": codes, **extra}
+        fitted.save(temporary / "tokenizer")
         for name, frame in (
             ("users", users),
             ("ads", ads),
@@ -120,6 +135,8 @@ def build_world(
         save_file({k: v.contiguous() for k, v in scores.items()}, temporary / "scores.safetensors")
         (temporary / "ranker_card.json").write_text(json.dumps(card, indent=2))
         (temporary / "world.json").write_text(json.dumps(asdict(info), indent=2))
+        for name, path in side_files.items():
+            shutil.move(path, temporary / name)
         _open_to_readers(temporary)
         temporary.rename(directory)
     except BaseException:
@@ -167,7 +184,8 @@ def train_rankers(
     )
     rankers.eval()
     logit = rows.all_logits(rankers)
-    frozen = FrozenRankers(rankers, calibrate(world, logit, training), info.has_clicks)
+    calibration = calibrate(world, logit, training)
+    frozen = FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
     scores = logged_scores(world, frozen, frozen.calibration(logit))
     return frozen, scores, dict(overall_card(world, scores))
 

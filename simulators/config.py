@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, replace
 
+from simulators.item_codes import check_ids
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
@@ -67,6 +69,11 @@ class WorldConfig:
     """Share of the catalogue that the production system's retrieval passes on to its ranking."""
     market_cpm: float = 75.0
     """Mean market price in eCPM units; 60-95 in public logs."""
+    tokenizer: str = "rq_kmeans"
+    """Of the semantic IDs: rq_kmeans, rq_vae, rq_kmeans_plus or ua_sid."""
+    resolve: str = "highest_value"
+    """What a path stands for that several ads share: the eligible one with the highest value, or
+    with `suffix` a level more tells them apart."""
     rankers: str = "strong"
     """`strong`: counts, history attention and embeddings; `weak`: embeddings only, which is the
     regime in which a policy learns to exploit the rankers."""
@@ -75,6 +82,7 @@ class WorldConfig:
         """Check ranges."""
         if self.rankers not in ("strong", "weak"):
             raise ValueError(f"rankers must be 'strong' or 'weak', got {self.rankers!r}")
+        check_ids(self.tokenizer, self.resolve, self.num_levels, self.num_codes)
         shares = ("targeting_share", "context_targeting_share", "drift")
         for name in ("coarse_share", "exploration", *shares):
             if not 0.0 <= getattr(self, name) <= 1.0:

@@ -33,13 +33,16 @@ class CountIndex:
             )
         key = cell * self._span + time
         order = np.argsort(key, kind="stable")
-        self._key, cell = key[order], cell[order]
+        self._key, kind = key[order], kind[order]
+        del key, order  # with millions of events each array counts
+        cell = self._key // self._span
         opens = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]][: len(cell)])
         size = np.diff(np.r_[opens, len(cell)])
         dtype = np.min_scalar_type(int(size.max(initial=0)))
         self._count = np.empty((len(cell), num_kinds), dtype=dtype)
+        del cell
         for column in range(num_kinds):
-            running = np.cumsum(kind[order] == column)
+            running = np.cumsum(kind == column)
             before = np.r_[0, running][opens]
             self._count[:, column] = running - np.repeat(before, size)
 

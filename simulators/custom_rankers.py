@@ -179,6 +179,7 @@ class FrozenModel:
         model: Fitted; only `features` and `predict` are called.
         group: int64 [N + M, 3], groups that the counts are taken of.
         has_clicks: Whether the world has clicks; without them pCTR is 1.
+        has_conversions: Whether it has conversions; without them pCVR is 0.
         calibration: Monotone maps; None leaves the model's own probabilities.
     """
 
@@ -187,10 +188,12 @@ class FrozenModel:
         model: RankerModel,
         group: Int[Tensor, "items 3"],
         has_clicks: bool,
+        has_conversions: bool = True,
         calibration: Calibration | None = None,
     ) -> None:
         self.model, self.group = model, group
-        self.has_clicks, self.calibration = has_clicks, calibration
+        self.has_clicks, self.has_conversions = has_clicks, has_conversions
+        self.calibration = calibration
 
     def __deepcopy__(self, memo: dict) -> "FrozenModel":
         """Return itself: frozen rankers are read-only."""
@@ -216,7 +219,8 @@ class FrozenModel:
         logit = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.float64)
         probability = torch.sigmoid(logit) if self.calibration is None else self.calibration(logit)
         pctr, pcvr = probability.float().view(b, k, 2).unbind(-1)
-        return (pctr.contiguous() if self.has_clicks else torch.ones_like(pcvr)), pcvr.contiguous()
+        pctr = pctr.contiguous() if self.has_clicks else torch.ones_like(pctr)
+        return pctr, (pcvr.contiguous() if self.has_conversions else torch.zeros_like(pcvr))
 
     def table(self, inputs: RankerInput, counts: Tensor, ad_id: Tensor) -> NDArray:
         """Return the model's features [B * K, D], checked."""
@@ -283,7 +287,7 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
     first, fitted = first_row(world, training), num_fitted_rows(world, training)
     ids = torch.arange(first, world.num_requests)
     rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
-    frozen = FrozenModel(model, world.group, world.info.has_clicks)
+    frozen = FrozenModel(model, world.group, world.info.has_clicks, world.info.has_conversions)
 
     def table(part: Tensor) -> NDArray:
         return frozen.table(rows.inputs[part], rows.counts[part], rows.ad_id[part])

@@ -142,7 +142,8 @@ def _train_member(
     )
     rankers.eval()
     calibration = calibrate(world, rows.all_logits(rankers), training)
-    return FrozenRankers(rankers, calibration, world.info.has_clicks)
+    info = world.info
+    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
 
 
 def _resample(num_users: int, member: int, seed: int) -> Tensor:

@@ -45,11 +45,17 @@ def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.floa
 class FrozenRankers(nn.Module):
     """Calibrated rankers with every ad-only part precomputed; no gradient, no training mode."""
 
-    def __init__(self, rankers: Rankers, calibration: Calibration, has_clicks: bool) -> None:
+    def __init__(
+        self,
+        rankers: Rankers,
+        calibration: Calibration,
+        has_clicks: bool,
+        has_conversions: bool = True,
+    ) -> None:
         super().__init__()
         self.rankers = rankers.eval().requires_grad_(False)
         self.calibration = calibration
-        self.has_clicks = has_clicks
+        self.has_clicks, self.has_conversions = has_clicks, has_conversions
         self.tables = rankers.tables()
 
     @cached_property
@@ -59,7 +65,9 @@ class FrozenRankers(nn.Module):
     def forward(
         self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return pCTR and pCVR, float32 [B, K] each; pCTR is 1 in a world without clicks.
+        """Return pCTR and pCVR, float32 [B, K] each.
+
+        pCTR is 1 in a world without clicks, pCVR 0 in one without conversions.
 
         Args:
             inputs: Batch [B].
@@ -78,4 +86,5 @@ class FrozenRankers(nn.Module):
                 own = past.of(self.rankers.group, ad_id)
                 probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
         pctr, pcvr = probability.unbind(-1)
-        return (pctr if self.has_clicks else torch.ones_like(pcvr)), pcvr
+        pctr = pctr if self.has_clicks else torch.ones_like(pctr)
+        return pctr, (pcvr if self.has_conversions else torch.zeros_like(pcvr))

@@ -104,7 +104,7 @@ class History:
     def _group_index(self) -> CountIndex:
         columns, num = self.events.columns, self.group.shape[1]
         cell = self.events.user[:, None] * self.num_groups + self.group[columns["item"]]
-        kind = columns["action"] - Action.VIEW
+        kind = (columns["action"] - Action.VIEW).astype(np.int8)
         time = np.repeat(columns["timestamp"], num)
         return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
 

@@ -122,6 +122,8 @@ def make_world(
         hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
         extra={},
         progress=progress,
+        tokenizer=config.tokenizer,
+        resolve=config.resolve,
     )
 
 
@@ -225,6 +227,14 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
+def print_cards(world: World) -> None:
+    """Print the grades of a world's rankers."""
+    for task in ("pctr", "pcvr"):
+        if task in world.ranker_card:
+            grades = world.ranker_card[task]
+            print(f"{task}: " + "  ".join(f"{k} {v:.4g}" for k, v in grades.items()))
+
+
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
     args = tyro.cli(MakeArgs, description=__doc__)
@@ -249,10 +259,8 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print_cards(world)
     card = world.ranker_card
-    for task in ("pctr", "pcvr"):
-        if task in card:
-            print(f"{task}: " + "  ".join(f"{k} {v:.4g}" for k, v in card[task].items()))
     if "regime" in card:
         regime = card["regime"]
         print(

@@ -93,6 +93,7 @@ class HeldOut:
     clicked: Bool[Tensor, " H"]
     converted: Bool[Tensor, " H"]
     has_clicks: bool
+    has_conversions: bool
 
     @classmethod
     def of(cls, world: World) -> "HeldOut":
@@ -100,13 +101,21 @@ class HeldOut:
         day = torch.from_numpy(world.request_time // DAY_S)
         rows = torch.nonzero(day >= world.info.num_log_days)[:, 0]
         action = world.request_action[rows]
-        return cls(rows, action >= Action.CLICK, action == Action.CONVERSION, world.info.has_clicks)
+        return cls(
+            rows,
+            action >= Action.CLICK,
+            action == Action.CONVERSION,
+            world.info.has_clicks,
+            world.info.has_conversions,
+        )
 
     def tasks(self) -> dict[str, tuple[Bool[Tensor, " H"], Bool[Tensor, " H"]]]:
         """Return per task its trials and labels: a conversion is tried by a click, where known."""
         every = torch.ones_like(self.clicked)
         if not self.has_clicks:
             return {"pcvr": (every, self.converted)}
+        if not self.has_conversions:
+            return {"pctr": (every, self.clicked)}
         return {"pctr": (every, self.clicked), "pcvr": (self.clicked, self.converted)}
 
 

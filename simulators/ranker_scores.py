@@ -19,8 +19,9 @@ _CHUNK = 2_048
 
 
 def first_row(world: World, training: RankerTraining) -> int:
-    """Return the first logged row whose ranker inputs are kept at hand."""
-    return max(0, world.num_requests - 2 * training.max_rows)
+    """Return the first logged row whose ranker inputs are kept at hand; the fitted ones are."""
+    at_hand = max(0, world.num_requests - 2 * training.max_rows)
+    return min(at_hand, max(0, num_fitted_rows(world, training) - training.max_rows))
 
 
 def num_fitted_rows(world: World, training: RankerTraining) -> int:
@@ -76,6 +77,8 @@ def logged_scores(
     pctr, pcvr = (x.contiguous() for x in torch.cat([*parts, known.float()]).unbind(-1))
     if not world.info.has_clicks:
         pctr = torch.ones_like(pctr)
+    if not world.info.has_conversions:
+        pcvr = torch.zeros_like(pcvr)
     logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
     outcome = world.make_outcome_logged(pctr, pcvr, torch.zeros(2))
     alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])

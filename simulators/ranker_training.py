@@ -4,6 +4,7 @@ Dims: R logged requests, B batch, F count features.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -48,13 +49,16 @@ class LoggedRows:
         ad_id: Tensor,
     ) -> "LoggedRows":
         """Build all rows, chunk by chunk, keeping only the counts of the ad that was shown."""
-        inputs, counts = [], []
+        num_rows, start = len(request_id), 0
         for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):
             row, past = features(ids)
-            inputs.append(row)
-            counts.append(past.of(group, ads[:, None]))
-        joined: RankerInput = torch.cat(inputs)  # type: ignore[arg-type, assignment]
-        return cls(joined, torch.cat(counts), ad_id[:, None])
+            count = past.of(group, ads[:, None])
+            if start == 0:  # filled in place: a list of chunks would need the memory twice
+                inputs = cast(RankerInput, row[:1].expand(num_rows).clone())
+                counts = count.new_empty(num_rows, *count.shape[1:])
+            stop = start + len(ids)
+            inputs[start:stop], counts[start:stop], start = row, count, stop
+        return cls(inputs, counts, ad_id[:, None])
 
     def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:
         """Return raw logits [B, 2] of the rows `rows` (int64 [B])."""

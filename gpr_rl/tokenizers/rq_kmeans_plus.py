@@ -29,8 +29,8 @@ class RQKMeansPlus(RQVAE):
         *,
         hidden_dim: int = 128,
         num_epochs: int = 100,
-        batch_size: int = 1_024,
-        learning_rate: float = 1e-4,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
         commitment: float = 0.25,
     ) -> None:
         """Configure; `fit` does the work. See `RQVAE`; the latent is as wide as the embedding."""

@@ -43,7 +43,7 @@ class RQVAE(Tokenizer):
         hidden_dim: int = 128,
         latent_dim: int = 32,
         num_epochs: int = 100,
-        batch_size: int = 1_024,
+        batch_size: int = 128,
         learning_rate: float = 1e-3,
         commitment: float = 0.25,
     ) -> None:

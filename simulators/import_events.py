@@ -1,0 +1,218 @@
+"""From the rows of a log to exposures: what was shown to whom, and what became of it.
+
+A log with impressions: each is a request. A click or conversion of its user and item within the
+attribution window raises its action and is no event of its own; one without an impression is a
+request by itself. As such an outcome comes later than the impression, an exposure has a second time
+`seen`: from it on (not before) the exposure is part of the user's history.
+
+A log of successes alone: a visit is a user at a time (and place). What could be shown there is
+known from the log's offers, or taken to be the ads that were alive that day. Each success is kept,
+and each other ad that could be shown with one constant probability q, independently of all else. A
+constant number per visit would be wrong: after the last exposure without a success every further
+one would be known to succeed. Each exposure of a visit gets a second of its own, in random order
+from the visit's time on, and the visit's organic events follow: so a request sees all earlier
+visits and, of its own, only earlier exposures.
+
+Random numbers are drawn in order of time: later rows of a log never change what came before.
+
+Dims: n rows, V visits, E exposures, G places or days, N ads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpr_rl.data.streams import IntArray
+from gpr_rl.schema import Action
+
+_DRAWS = 1 << 16
+_FAR = 1 << 40
+
+
+def in_order(rows: pd.DataFrame, *names: str) -> IntArray:
+    """Return the order of rows by these columns, the first one above all."""
+    return np.lexsort([rows[name].to_numpy() for name in reversed(names)])
+
+
+def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
+    """Return one row per exposure, with its final action and the column `seen`.
+
+    Args:
+        rows: user_id, item, timestamp and action (impressions, clicks, conversions), any order.
+        window_s: How much later an outcome may be, in seconds, inclusive.
+
+    Returns:
+        The rows that open an exposure, in order of time, user and item: impressions, clicks
+        without an impression, and conversions without either.
+    """
+    rows = rows.iloc[in_order(rows, "user_id", "item", "timestamp", "action")]
+    item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy()
+    pair = rows["user_id"].to_numpy(dtype=np.int64) * (int(item.max(initial=0)) + 1) + item
+    action = rows["action"].to_numpy()
+    final, seen = action.copy(), time.copy()
+    opens = action == Action.IMPRESSION
+    for outcome in (Action.CLICK, Action.CONVERSION):
+        at = np.flatnonzero(action == outcome)
+        opener = np.maximum.accumulate(np.where(opens, np.arange(len(rows)), -1))[at]
+        found = (opener >= 0) & (pair[opener] == pair[at]) & (time[at] - time[opener] <= window_s)
+        opened, first = np.unique(opener[found][::-1], return_index=True)
+        final[opened] = outcome
+        seen[opened] = np.maximum(seen[opened], time[at[found][first]])
+        opens[at[~found]] = True
+    rows = rows.assign(action=final, seen=seen).loc[opens]
+    return rows.iloc[in_order(rows, "timestamp", "user_id", "item")]
+
+
+@dataclass(frozen=True)
+class Legal:
+    """Which ads could be shown in each of G places, or on each of G days."""
+
+    start: IntArray  # where each row's ads begin, [G + 1]
+    ad_id: IntArray
+
+    @classmethod
+    def of(cls, table: NDArray[np.bool_]) -> "Legal":
+        """Read a table, bool [G, N]."""
+        return cls(np.r_[0, np.cumsum(table.sum(1))], np.nonzero(table)[1])
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Users at times (and places), in order of time."""
+
+    frame: pd.DataFrame
+    """user_id, timestamp, place and scene, [V]."""
+    row: IntArray
+    """The visit of each of the n rows, -1 where it is part of none."""
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "Visits":
+        """Find the visits of the rows with a success.
+
+        Args:
+            rows: user_id, timestamp, place, scene and action.
+        """
+        success = rows["action"].to_numpy() >= Action.CLICK
+        names = ["timestamp", "user_id", "place"]
+        keys = [rows[name].to_numpy()[success] for name in names]
+        order = np.lexsort(keys[::-1])
+        ordered = [key[order] for key in keys]
+        new = np.zeros(len(order), dtype=bool)
+        for key in ordered:
+            new |= np.r_[True, key[1:] != key[:-1]][: len(order)]
+        row = np.full(len(rows), -1, dtype=np.int64)
+        row[np.flatnonzero(success)[order]] = np.cumsum(new) - 1
+        first = rows.iloc[np.flatnonzero(success)[order][new]]
+        return cls(first[[*names, "scene"]].reset_index(drop=True), row)
+
+
+def unbought_share(
+    legal: Legal, legal_row: IntArray, num_successes: int, unbought_per_visit: float
+) -> float:
+    """Return q, with which the mean number of kept exposures without success is as asked for.
+
+    Args:
+        legal: What could be shown.
+        legal_row: Its row for each visit of the log days.
+        num_successes: In these visits.
+        unbought_per_visit: The mean. Where fewer could be shown, q is 1.
+    """
+    size = np.diff(legal.start)[legal_row].sum() - num_successes
+    wanted = unbought_per_visit * len(legal_row)
+    return float(wanted / size) if wanted < size else 1.0
+
+
+def sample_unbought(
+    legal: Legal,
+    legal_row: IntArray,
+    success_visit: IntArray,
+    success_ad: IntArray,
+    share: float,
+    rng: np.random.Generator,
+) -> tuple[IntArray, IntArray]:
+    """Return visit and ad of the kept exposures without success.
+
+    Args:
+        legal: What could be shown.
+        legal_row: Its row for each visit, [V].
+        success_visit: Visit of each success.
+        success_ad: Its ad.
+        share: q, in (0, 1].
+        rng: The gaps between kept cells of the (visit, ad) table are geometric, so its other cells
+            need no draw.
+    """
+    stop = np.cumsum(np.diff(legal.start)[legal_row])
+    num_cells = int(stop[-1]) if len(stop) else 0
+    parts, at = [], -1
+    while at < num_cells:
+        parts.append(at + np.cumsum(rng.geometric(share, _DRAWS)))
+        at = int(parts[-1][-1])
+    cell = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    cell = cell[cell < num_cells]
+    visit = np.searchsorted(stop, cell, side="right")
+    before = np.r_[0, stop][visit]
+    ad_id = legal.ad_id[legal.start[legal_row[visit]] + cell - before]
+    num_ads = int(max(legal.ad_id.max(initial=0), success_ad.max(initial=0))) + 1
+    kept = ~np.isin(visit * num_ads + ad_id, success_visit * num_ads + success_ad)
+    return visit[kept], ad_id[kept]
+
+
+def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Return the events of visits with user, place, scene and a second of their own.
+
+    Args:
+        visits: V visits.
+        events: visit, item_id, kind (1 exposure, 0 organic), action and delay (seconds from the
+            visit to the outcome).
+        rng: Orders the exposures of each visit, and then its organic events.
+    """
+    events = events.iloc[in_order(events, "visit", "kind", "item_id")]
+    visit, kind = events["visit"].to_numpy(), events["kind"].to_numpy()
+    events = events.iloc[np.lexsort((rng.random(len(events)), -kind, visit))]
+    frame = visits.frame
+    user, time = (frame[name].to_numpy(dtype=np.int64) for name in ("user_id", "timestamp"))
+    length = np.bincount(visit, minlength=len(frame))
+    place_in_visit = np.arange(len(events)) - np.repeat(np.cumsum(length) - length, length)
+    # no visit of a user begins before the last one has ended: events must not share a second
+    order = np.lexsort((time, user))
+    before = np.cumsum(length[order]) - length[order]
+    apart = time[order] - before + user[order] * _FAR
+    start = np.empty_like(time)
+    start[order] = np.maximum.accumulate(apart) + before - user[order] * _FAR
+    second = start[visit] + place_in_visit
+    return events.drop(columns=["visit", "delay"]).assign(
+        user_id=user[visit],
+        timestamp=second,
+        seen=second + events["delay"].to_numpy(),
+        place=frame["place"].to_numpy()[visit],
+        scene=frame["scene"].to_numpy()[visit],
+    )
+
+
+def event_table(events: pd.DataFrame) -> pd.DataFrame:
+    """Return the event table of `World`.
+
+    Args:
+        events: user_id, timestamp, seen, kind, item_id, action, scene, and availability where the
+            log knows what could be shown; any order.
+
+    Returns:
+        Rows in order of time. `seen` stays where an outcome comes after its exposure.
+    """
+    order = in_order(events, "timestamp", "user_id", "kind", "item_id")
+    names = ["user_id", "timestamp", "kind", "item_id", "action", "scene"]
+    names += [name for name in ("availability",) if name in events]
+    if (events["seen"].to_numpy() > events["timestamp"].to_numpy()).any():
+        names.append("seen")
+    table = pd.DataFrame(
+        {name: events[name].to_numpy()[order].astype(np.int64, copy=False) for name in names}
+    )
+    is_ad = (table["kind"] == 1).to_numpy()
+    table["scene"] *= is_ad
+    return table.assign(
+        position=0,
+        propensity=np.nan,  # not known
+        request_id=np.where(is_ad, np.cumsum(is_ad) - 1, -1),
+    )

@@ -1,0 +1,307 @@
+"""Make a world from a public log: `python -m simulators.import_log SOURCE --format F --out WORLD`.
+
+Every format goes the same way. Its reader (`gpr_rl.data.formats`) yields rows, which are checked
+(`gpr_rl.data.checks`), turned into requests (`simulators.import_requests`) and written as a world.
+What the log does not say is simulated and named in `world.json`: reports show it. Everything that
+is fitted (choice of items, embeddings, bids, rankers, calibration) knows the log days only, with
+the outcomes of their exposures within the attribution window. One thing looks ahead: an ad's last
+day is the last one on which it occurs, as in a campaign calendar.
+
+Dims: N ads, M organic items.
+"""
+
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+
+import gpr_rl.data.formats  # noqa: F401  (registers the formats)
+from gpr_rl.data.log import LogFormatError, LogSource, open_log
+from gpr_rl.data.streams import IntArray
+from gpr_rl.schema import Action
+from simulators.building import Progress, build_world
+from simulators.history import DAY_S
+from simulators.import_ads import make_ads
+from simulators.import_config import ImportConfig
+from simulators.import_days import split_days
+from simulators.import_items import Chosen, embed_items, group_columns
+from simulators.import_labels import make_users
+from simulators.import_requests import Requests, make_requests
+from simulators.import_rows import Log, read_log
+from simulators.make import print_cards, to_stderr
+from simulators.ranker_training import RankerTraining
+from simulators.rankers import RankerConfig
+from simulators.world import World
+from simulators.world_info import WorldInfo
+
+NUM_HOURS = 24
+_STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH = 200, 64, 2_048
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a world is made of."""
+
+    info: WorldInfo
+    users: pd.DataFrame
+    ads: pd.DataFrame
+    organic: pd.DataFrame
+    events: pd.DataFrame
+    embedding: NDArray[np.float32]
+    extra: dict[str, Tensor]
+    num_calibration_days: int
+
+
+def import_log(
+    source: LogSource,
+    config: ImportConfig,
+    directory: str | Path,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    name: str | None = None,
+) -> World:
+    """Make a world in `directory`, which must not exist yet.
+
+    Bad and duplicate rows are listed in its `rejected.parquet`. If the log is refused for too many
+    bad ones, there is no world, and the list is `DIRECTORY-rejected.parquet`.
+
+    Args:
+        source: The log.
+        config: What is kept, how it is split, and what is simulated.
+        directory: Where the world goes.
+        progress: Called with one line per stage.
+        seed: Root of every draw.
+        name: Of the world; its directory's by default.
+
+    Raises:
+        ValueError: A log that can't become a world; the message says why.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        raise ValueError(f"{directory} exists already; a world is never overwritten")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    rejected = directory.with_name(f"{directory.name}-rejected.parquet")
+    try:
+        parts = _make_parts(source, config, seed, rejected, name or directory.name, progress)
+        return build_world(
+            directory,
+            parts.info,
+            users=parts.users,
+            ads=parts.ads,
+            organic=parts.organic,
+            events=parts.events,
+            item_embedding=parts.embedding,
+            hidden={},
+            extra=parts.extra,
+            side_files={"rejected.parquet": rejected},
+            progress=progress,
+            training=_training(parts, config),
+            tokenizer=config.tokenizer,
+            resolve=config.resolve,
+        )
+    except LogFormatError:
+        raise
+    except BaseException:
+        rejected.unlink(missing_ok=True)
+        raise
+
+
+def _training(parts: _Parts, config: ImportConfig) -> RankerTraining:
+    """Return how the rankers are fitted: a small log has small batches, for as many steps."""
+    days = parts.info.num_log_days - parts.num_calibration_days
+    fitted = (parts.events["kind"] == 1) & (parts.events["timestamp"] < days * DAY_S)
+    num_rows = min(int(fitted.sum()), config.num_ranker_rows)
+    return RankerTraining(
+        num_calibration_days=parts.num_calibration_days,
+        max_rows=config.num_ranker_rows,
+        batch_size=int(np.clip(num_rows // _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH)),
+    )
+
+
+def _make_parts(
+    source: LogSource,
+    config: ImportConfig,
+    seed: int,
+    rejected: Path,
+    name: str,
+    progress: Progress,
+) -> _Parts:
+    rng = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
+    progress(f"reading {source.title}")
+    items = source.items()
+    log = read_log(
+        source, pd.Index(items.frame["item_id"]), rejected, config, seed=seed, progress=progress
+    )
+    progress(_read(log))
+    days = split_days(np.bincount(log.day, minlength=log.num_days), config)
+    progress(f"requests of {len(log.source_user):,} users over {days.num_days:,} days")
+    requests = make_requests(source, items.frame, log, days, config, seed, rng[0])
+    ads = make_ads(items.frame, log, days, requests, config, rng[1])
+    chosen = requests.chosen
+    progress(f"embeddings of {len(chosen.ad):,} ads and {len(chosen.organic):,} organic items")
+    embedding = embed_items(items, chosen, log.rows[log.day < days.num_log_days], config)
+    groups = group_columns(items.frame.iloc[chosen.both], config)
+    users = make_users(source.users(), log, days, config.num_labels)
+    context = (requests.num_scenes, 1, NUM_HOURS, users.num_devices)
+    ranker_config = RankerConfig(
+        user_cardinalities=users.cardinalities,
+        context_cardinalities=context,
+        num_items=len(embedding),
+        embedding_dim=embedding.shape[1],
+        num_groups=sum(int(group.max()) + 1 for group in groups.values()),
+        use_repeats=requests.repeat_share >= config.repeat_share,
+    )
+    info = WorldInfo(
+        name=name,
+        seed=seed,
+        source=source.title,
+        config=asdict(config) | _figures(log, requests),
+        num_codes=config.num_codes,
+        num_levels=config.num_levels,
+        num_log_days=days.num_log_days,
+        num_train_days=days.num_train_days,
+        num_validation_days=days.num_validation_days,
+        num_days=days.num_days,
+        has_clicks=Action.CLICK in log.actions,
+        has_conversions=Action.CONVERSION in log.actions,
+        has_truth=False,
+        context_cardinalities=context,
+        user_cardinalities=users.cardinalities,
+        user_columns=users.columns,
+        ranker_config=asdict(ranker_config),
+        simulated=(*source.simulated, *requests.simulated, *ads.simulated),
+        notes=(*source.notes, *_notes(log, requests)),
+        impression_share=config.impression_share,
+    )
+    availability = requests.availability
+    return _Parts(
+        info=info,
+        users=users.frame,
+        ads=ads.frame.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
+        organic=_organic(items.frame, chosen, groups),
+        events=requests.events,
+        embedding=embedding,
+        extra={} if availability is None else {"availability": torch.from_numpy(availability)},
+        num_calibration_days=days.num_calibration_days,
+    )
+
+
+def _organic(items: pd.DataFrame, chosen: Chosen, groups: dict[str, IntArray]) -> pd.DataFrame:
+    of_organic = {name: group[len(chosen.ad) :] for name, group in groups.items()}
+    return pd.DataFrame(
+        {
+            "item_id": np.arange(len(chosen.organic)),
+            "product_id": items["item_id"].iloc[chosen.organic].to_numpy(),
+            "vertical": of_organic["vertical"],
+            "category": of_organic["category"],
+            "creator": of_organic["advertiser"],
+        }
+    )
+
+
+def _read(log: Log) -> str:
+    """Return what became of the rows, as one line."""
+    counts = log.counts
+    return (
+        f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
+        f"duplicate ones left out, {len(log.rows):,} of {len(log.source_user):,} users kept"
+    )
+
+
+def _figures(log: Log, requests: Requests) -> dict[str, object]:
+    """Return what the import found, for `world.json`."""
+    counts = log.counts
+    figures: dict[str, object] = {
+        "num_rows": counts.num_rows,
+        "num_rejected": counts.num_bad,
+        "num_duplicates": counts.num_duplicates,
+        "rejected": counts.bad,
+        "num_log_users": log.num_users,
+        "first_day": str(np.datetime64(log.first_day, "D")),
+        "repeat_share_found": requests.repeat_share,
+    }
+    share = requests.unbought_share
+    if share is not None:
+        taken = requests.success_rate
+        figures |= {
+            "unbought_share": share,
+            "logit_correction": math.log(share),
+            "unsampled_rate": taken / (taken + (1 - taken) / share),
+        }
+    return figures
+
+
+def _notes(log: Log, requests: Requests) -> tuple[str, ...]:
+    """Return what a reader of results must know."""
+    notes = []
+    if len(log.source_user) < log.num_users:
+        notes.append(f"A sample of {len(log.source_user):,} of the log's {log.num_users:,} users.")
+    if requests.unbought_share is not None:
+        notes += [
+            "The log has no impressions: what could be shown in a visit and was not taken is a "
+            f"sample, {requests.unbought_share:.2%} of it. {requests.success_rate:.0%} of the "
+            "exposures here succeed. Values compare policies; they are no revenue.",
+            "Exposures of one visit are put in a random order, and earlier ones are part of the "
+            "history of later ones with their outcome.",
+        ]
+    if "ad split" in requests.simulated:
+        notes.append(
+            "Which items are ads was drawn; what users took of the other items are organic views."
+        )
+    return tuple(notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArgs:
+    """Make a world from a public log and write it to a directory."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder (or file) of the data set."""
+    format: str = "generic"
+    """Its format, a name that a reader in gpr_rl/data/formats has."""
+    out: Path
+    """Directory to make; must not exist yet."""
+    seed: int = 0
+    """Root of every random stream."""
+    options: Annotated[ImportConfig, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=ImportConfig
+    )
+
+
+def main() -> int:
+    """Run the command line; 2 on a user's mistake."""
+    started = time.monotonic()
+    try:
+        args = tyro.cli(ImportArgs, description=(__doc__ or "").partition("Dims:")[0])
+        if args.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {args.seed}")
+        if args.out.exists():
+            raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
+        source = open_log(args.source, args.format)
+        world = import_log(source, args.options, args.out, to_stderr, seed=args.seed)
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print_cards(world)
+    info = world.info
+    print(
+        f"{info.config['num_rejected']:,} rejected and {info.config['num_duplicates']:,} duplicate "
+        f"rows, listed in {args.out / 'rejected.parquet'}"
+    )
+    print(f"simulated: {', '.join(info.simulated) or 'nothing'}")
+    print(f"{args.out}: {world.num_requests:,} requests in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
