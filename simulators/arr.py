@@ -26,6 +26,7 @@ from simulators.features import FeatureBuilder
 from simulators.history import DAY_S
 from simulators.logs import HOUR_SHARE, SCENE_SHARE
 from simulators.outcome import Outcome
+from simulators.traffic import has_synthetic_places
 from simulators.world import World
 
 HOUR_S = 3_600
@@ -83,6 +84,7 @@ class RehearsalWorld:
 
     Raises:
         ValueError: A world whose logs say what could be shown: it can't tell of other moments.
+            Likewise any other world of a log: the shares of its scenes are not known.
     """
 
     def __init__(self, world: World, seed: int, *, num_days: int = 2) -> None:
@@ -90,6 +92,11 @@ class RehearsalWorld:
             raise ValueError(
                 f"world {world.info.name!r} only knows which ads were available to its logged "
                 "requests; rehearsed ones need targeting"
+            )
+        if not has_synthetic_places(world):
+            raise ValueError(
+                f"world {world.info.name!r} comes from a log: rehearsed requests need the scenes "
+                "and positions of a synthetic world"
             )
         self._world = world
         self._num_logged = world.num_requests

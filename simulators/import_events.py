@@ -57,7 +57,7 @@ def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
         at = np.flatnonzero(action == outcome)
         opener = np.maximum.accumulate(np.where(opens, np.arange(len(rows)), -1))[at]
         found = (opener >= 0) & (pair[opener] == pair[at]) & (time[at] - time[opener] <= window_s)
-        opened, first = np.unique(opener[found][::-1], return_index=True)
+        opened, first = np.unique(opener[found], return_index=True)
         final[opened] = outcome
         seen[opened] = np.maximum(seen[opened], time[at[found][first]])
         opens[at[~found]] = True

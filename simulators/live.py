@@ -206,6 +206,7 @@ class LiveHistory:
         known = index < torch.from_numpy(stop)[:, None]
         index = torch.where(known, index, 0)
         item = self._organic_item[index] + self.world.num_ads
+        item = item.clamp_max(len(self.world.item_codes) - 1)  # padding, in a world of ads alone
         when = self._organic_time[index]
         key = torch.where(known, (when - midnight[:, None]) << _ORDER_BITS, -1)
         context = when.new_zeros(*when.shape, self.world.request_context.shape[1])

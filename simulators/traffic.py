@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
-from simulators.behavior import NUM_POSITIONS
+from simulators.behavior import NUM_POSITIONS, NUM_SCENES
 from simulators.eligibility import Availability
 from simulators.history import DAY_S
 from simulators.logs import HOUR_SHARE, SCENE_SHARE
@@ -97,10 +97,17 @@ class LoggedTraffic:
         return self._user[template], self._hour[template], scene, position, template
 
 
+def has_synthetic_places(world: World) -> bool:
+    """Return whether scenes and positions are those of `simulators.logs`, with known shares."""
+    return tuple(world.info.context_cardinalities[:2]) == (NUM_SCENES, NUM_POSITIONS)
+
+
 def traffic_of(world: World) -> Source:
     """Return how requests arrive in a world: by activity if synthetic, else as logged."""
-    logged = isinstance(world.legality, Availability) or "activity" not in world.users
-    return LoggedTraffic(world) if logged else ActivityTraffic(world)
+    by_activity = "activity" in world.users and has_synthetic_places(world)
+    if by_activity and not isinstance(world.legality, Availability):
+        return ActivityTraffic(world)
+    return LoggedTraffic(world)
 
 
 def draw_arrivals(

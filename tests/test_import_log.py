@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,10 @@ import torch
 
 from gpr_rl.data.log import LogFormatError, open_log
 from gpr_rl.schema import Action
+from simulators.arr import RehearsalWorld
 from simulators.import_config import ImportConfig
 from simulators.import_log import import_log, main
+from simulators.traffic import LoggedTraffic, traffic_of
 from simulators.world import World
 from simulators.world_files import read_world
 from tests.logs_in_memory import DAY_S, SMALL, START, make, random_log, rows
@@ -408,3 +411,24 @@ def test_a_shop_of_purchases(tmp_path: Path) -> None:
     assert all(pair in bought for pair in zip(user[conversion], product[conversion], strict=True))
     assert world.ranker_card["pcvr"]["auc"] > 0.7
     assert world.info.config["first_day"] == "2010-12-01"
+
+
+@pytest.fixture(scope="module")
+def ads_alone(tmp_path_factory: pytest.TempPathFactory) -> World:
+    log = random_log(shown=True)
+    log = replace(log, frame=log.frame[log.frame["action"] != "view"])
+    return make(log, tmp_path_factory.mktemp("alone") / "world")
+
+
+@pytest.mark.parametrize("kind", ["shown", "taken", "ads_alone"])
+def test_days_are_played_as_logged(kind: str, request: pytest.FixtureRequest) -> None:
+    world = request.getfixturevalue(kind)
+    assert isinstance(traffic_of(world), LoggedTraffic)
+    env = gymnasium.make("envs:gpr_rl/AdDay-v0", world=world, num_requests=20)
+    _, info = env.reset(seed=0)
+    over = False
+    while not over:
+        action = int(np.flatnonzero(info["action_mask"])[0])
+        _, _, _, over, info = env.step(action)
+    with pytest.raises(ValueError, match="comes from a log"):
+        RehearsalWorld(world, 0)

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of README and docs runs as it stands."""
 
 import re
 import sys
@@ -34,3 +34,13 @@ def test_training_and_decoding_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(compile(BLOCKS[2], "README.md", "exec"), names)
     exec(compile(BLOCKS[3], "README.md", "exec"), names)
     assert (names["ads"].ad_id >= 0).any()
+
+
+def test_the_examples_of_semantic_ids_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "semantic_ids.md"
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), {})
+    assert "500" in capsys.readouterr().out

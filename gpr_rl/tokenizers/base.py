@@ -130,11 +130,16 @@ def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n
     if width is not None and x.shape[1] != width:
         raise ValueError(f"embeddings must have the {width} columns of fit, got {x.shape[1]}")
     x = x.detach().to(torch.float32)
+    if not x.sum().isfinite():  # one pass; only then row by row, as large numbers may overflow
+        _check_finite(x)
+    return x
+
+
+def _check_finite(x: Tensor) -> None:
     bad = (~x.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise ValueError(f"{len(bad)} of {len(x)} rows hold NaN or infinity: rows {shown}")
-    return x
 
 
 def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tensor, "n L"]:

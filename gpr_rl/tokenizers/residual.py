@@ -44,11 +44,12 @@ def encode_residual(
     codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
     with full_precision():
         for start in range(0, len(x), BLOCK):  # all levels of a block while it is in the cache
-            residual = x[start : start + BLOCK]
+            residual = x[start : start + BLOCK].clone()
             for level, codebook in enumerate(codebooks):
                 code = searches[level](residual)
                 codes[start : start + BLOCK, level] = code
-                residual = residual - codebook.index_select(0, code)
+                if level + 1 < len(codebooks):
+                    residual -= codebook.index_select(0, code)
     return codes
 
 

@@ -44,17 +44,20 @@ class Nearest:
             self._constant = self._constant + offset
             self._extra = self._bound * offset.abs().max()
         self._table = (-2 * shifted).T.contiguous()
+        # used again for every block: fresh memory of this size costs more than what is put there
+        self._moved = centroids.new_empty(BLOCK, centroids.shape[1])
+        self._score = centroids.new_empty(BLOCK, len(centroids))
 
     def __call__(self, rows: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
-        """Return int64 [n] for one block of rows float32 [n, d]."""
-        moved = rows - self._middle
-        score = torch.addmm(self._constant, moved, self._table)
+        """Return int64 [n] for one block of at most `BLOCK` rows float32 [n, d]."""
+        moved = torch.sub(rows, self._middle, out=self._moved[: len(rows)])
+        score = torch.addmm(self._constant, moved, self._table, out=self._score[: len(rows)])
         first = _argmin(score)[:, None]
         best = score.gather(1, first)[:, 0]
         second = score.scatter_(1, first, torch.inf).amin(1)
         code = first[:, 0]
         size = torch.linalg.vector_norm(moved, dim=1) + self._length
-        close = second - best <= self._bound * size.square() + self._extra
+        close = second - best <= self._bound * size.square_() + self._extra
         if close.any():
             code[close] = _exact(rows[close], self._centroids, self._offset)
         return code
