@@ -101,7 +101,8 @@ PRESETS = {
             vaft=StageConfig(num_steps=60, learning_rate=1e-3),
         ),
         training=TrainConfig(num_steps=50),
-        validate_every=10,
+        num_test_requests=200,
+        validate_every=25,
     ),
     "paper": AlignmentPreset(
         num_seeds=10,

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from gpr_rl.data.sequences import SequenceBuilder
 from gpr_rl.schema import NUM_TIME_GAPS, Action, TokenType
+from simulators.make import load_world
 
 NUM_USERS, NUM_ADS, NUM_ORGANIC, LEVELS, MAX_TOKENS = 4, 5, 3, 2, 8
 rng = np.random.default_rng(0)
@@ -88,3 +90,15 @@ def test_tokens_equal_a_plain_loop(size: int) -> None:
         assert tokens.time_gap[b].tolist() == gap + [0] * padding
         assert tokens.user[b].tolist() == USERS[user[b]].tolist()
     assert size == 0 or len(heads) > 5  # full and cut windows, and users without a past
+
+
+def test_items_stand_where_their_tokens_are() -> None:
+    world = load_world("tiny")
+    ids = world.request_ids("test")[:40]
+    user, time = world.request_user[ids], world.request_time[ids]
+    tokens, _ = world.sequences.tokens(user, time, world.request_context[ids])
+    item = torch.from_numpy(world.sequences.items(user, time))
+    is_item = (tokens.kind == TokenType.ITEM) | (tokens.kind == TokenType.ORGANIC)
+    assert torch.equal(item >= 0, is_item)
+    assert torch.equal(world.item_codes[item[is_item]], tokens.codes[is_item])
+    assert ((item >= world.num_ads) == (tokens.kind == TokenType.ORGANIC)).all()

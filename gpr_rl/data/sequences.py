@@ -88,6 +88,7 @@ class SequenceBuilder:
             "time_gap": _padded(time_gap_bucket(torch.from_numpy(gap)).numpy()),
             "context": _padded(np.where(is_environment[:, None], asked, 0)),
         }
+        self._item = np.r_[np.where(is_environment, -1, columns["item"]), -1]
         self._ad_token = np.flatnonzero(is_environment)  # where each kept request's E token is
         self._ad_request = columns["request_id"][is_environment]
         self._ad_user = np.searchsorted(self._stream.start, self._ad_token, side="right") - 1
@@ -106,14 +107,8 @@ class SequenceBuilder:
         Returns:
             Tokens with every token in the prompt block, and the stream row of position 1, [B].
         """
-        start, stop = self._stream.before(user_id, timestamp)
-        first = np.maximum(start, stop - (self.max_tokens - 2))
-        kinds = self._tokens["kind"]  # the row beyond the last token is padding
-        first = first + ((first < stop) & (kinds[first] == TokenType.ITEM))  # headless
+        first, stop, rows = self._rows(user_id, timestamp)
         length = stop - first
-        column = np.arange(self.max_tokens)
-        past = (column >= 1) & (column <= length[:, None])
-        rows = np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
         taken = {
             name: np.take(values, rows, axis=0).astype(np.int64)
             for name, values in self._tokens.items()
@@ -135,6 +130,29 @@ class SequenceBuilder:
             batch_size=[len(user_id)],
         )
         return tokens, first
+
+    def items(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
+        """Return the item of every token of `tokens`, int64 [B, T]: ads, then organic items.
+
+        -1 where the token is no item. For models that know items by number, not by codes.
+        """
+        _, _, rows = self._rows(user_id, timestamp)
+        return np.take(self._item, rows)
+
+    def _rows(
+        self, user_id: IntArray, timestamp: IntArray
+    ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
+        """Return the stream rows [first, stop) that a request sees, and those by position [B, T].
+
+        Where nothing is seen, the row is the one beyond the last, which is padding.
+        """
+        start, stop = self._stream.before(user_id, timestamp)
+        first = np.maximum(start, stop - (self.max_tokens - 2))
+        kinds = self._tokens["kind"]
+        first = first + ((first < stop) & (kinds[first] == TokenType.ITEM))  # headless
+        column = np.arange(self.max_tokens)
+        past = (column >= 1) & (column <= (stop - first)[:, None])
+        return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
 
     def last_time(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
         """Return the time of each user's last token strictly before a time, int64 [B]; 0: none."""

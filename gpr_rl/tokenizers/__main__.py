@@ -56,7 +56,7 @@ class Fit:
     """ua_sid: `.parquet` or `.csv` table of business keys, a row per item; its columns are hashed
     in the order of their names."""
     names: Path | None = None
-    """What the items are called in the report: a text file with a line per item, or the first
+    """What the items are called in the report: a text file with a line per item, or the first text
     column of a `.parquet` or `.csv` table."""
     set: tuple[str, ...] = ()
     """Further arguments of the method, each `name=value`, for instance `num_epochs=50`."""
@@ -230,7 +230,9 @@ def _read_keys(path: Path) -> dict[str, list]:
 
 def _read_names(path: Path) -> list[str]:
     if path.suffix in (".parquet", ".csv"):
-        return _read_table(path).iloc[:, 0].astype(str).tolist()
+        table = _read_table(path)
+        text = [name for name in table if table[name].dtype in ("str", "object")]
+        return table[text[0] if text else table.columns[0]].astype(str).tolist()
     return path.read_text(encoding="utf-8").splitlines()
 
 
