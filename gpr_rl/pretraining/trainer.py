@@ -1,18 +1,24 @@
-"""The one loop of all supervised stages: clipped Adam, warm-up, cosine decay.
+"""The one loop of all supervised stages: clipped AdamW, warm-up, cosine decay, early stopping.
 
 A stage brings a function that returns the loss of a step; the loop knows nothing of the model.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from gpr_rl.pretraining.stage_state import StageState
+
 LossOfStep = Callable[[int], tuple[Tensor, dict[str, float]]]
 """Step number to loss (scalar with a graph) and what to log of it."""
 OnStep = Callable[[int, dict[str, float]], None]
+Validate = Callable[[], float]
+"""Score of the model as it is, for instance HitR on validation requests; higher is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +35,17 @@ class StageConfig:
     """Decoupled weight decay (AdamW)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    validate_every: int = 50
+    """Steps between validations (and checkpoints), for stages that have them."""
+    patience: int = 3
+    """Validations in a row without a better score, after which the stage stops."""
+    bf16: bool = False
+    """Run the loss in bfloat16 where the hardware has it (`has_bf16`); elsewhere in float32."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 0:
-            raise ValueError(f"num_steps must be at least 0, got {self.num_steps}")
+        for name, least in (("num_steps", 0), ("validate_every", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -42,37 +55,68 @@ class StageConfig:
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended."""
+
+    num_steps: int
+    """Steps taken, those before an interruption included."""
+    best_step: int
+    """Steps taken when the best validation came; the model has its weights. `num_steps` without
+    validation."""
+    best_score: float
+    """NaN without validation."""
+
+
 def train_stage(
     groups: Sequence[Iterable[nn.Parameter]],
     loss_of_step: LossOfStep,
     config: StageConfig,
     on_step: OnStep | None = None,
     name: str = "stage",
-) -> None:
+    *,
+    model: nn.Module | None = None,
+    validate: Validate | None = None,
+    checkpoint: Path | None = None,
+) -> StageResult:
     """Run one supervised stage.
 
     Args:
         groups: What is trained, in groups whose gradients are clipped each by its own norm, so
             that a loud critic can't quieten the policy; nothing else moves.
-        loss_of_step: Called with 0..num_steps-1 in order.
+        loss_of_step: Called with 0..num_steps-1 in order; what it draws must depend on the step
+            alone, or a resumed stage differs.
         config: Steps and rates.
         on_step: Called after every step with its number and the logged values.
         name: Of the stage, for messages.
+        model: Whose weights are kept; needed for the next two.
+        validate: Scored every `validate_every` steps and at the end; the weights of the best score
+            are restored, ties to the earlier ones.
+        checkpoint: File that is written as often. A stage that finds it goes on from there, to the
+            same bits.
 
     Raises:
-        FloatingPointError: A loss is not finite; names stage and step.
+        FloatingPointError: A loss is not finite; names stage and step. The checkpoint stays.
+        CheckpointError: The checkpoint is damaged.
+        ValueError: It is of a stage with other settings, or `model` is missing.
     """
     parts = [list(group) for group in groups]
+    parameters = [parameter for part in parts for parameter in part]
     optimizer = torch.optim.AdamW(
-        [parameter for part in parts for parameter in part],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    for step in range(config.num_steps):
+    if model is None and (validate is not None or checkpoint is not None):
+        raise ValueError(f"{name}: validate and checkpoint need the model")
+    settings = {"name": name, **asdict(config)}
+    state = StageState(model, optimizer, validates=validate is not None)
+    if checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint, settings)
+    while state.step < config.num_steps and state.failures < config.patience:
+        step = state.step
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        loss, logged = loss_of_step(step)
+        with _precision(config.bf16, parameters):
+            loss, logged = loss_of_step(step)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"{name}: loss is {loss.item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)
@@ -81,3 +125,28 @@ def train_stage(
         optimizer.step()
         if on_step is not None:
             on_step(step, {"loss": float(loss.detach()), "grad_norm": float(norms[0]), **logged})
+        state.step += 1
+        if state.step % config.validate_every == 0 or state.step == config.num_steps:
+            if validate is not None:
+                state.judge(validate())
+            if checkpoint is not None:
+                state.save(checkpoint, settings)
+    state.restore_best()
+    best_step = state.best_step if validate is not None else state.step
+    return StageResult(state.step, best_step, state.best_score)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def _precision(bf16: bool, parameters: list[nn.Parameter]) -> AbstractContextManager:
+    device = parameters[0].device if parameters else torch.device("cpu")
+    if bf16 and has_bf16(device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,88 @@
+"""What a supervised stage remembers: step, weights, optimizer, and the best weights so far."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gpr_rl.checkpoint import (
+    flatten_optimizer_state,
+    load_checkpoint,
+    restore_optimizer_state,
+    save_checkpoint,
+)
+
+
+class StageState:
+    """The mutable part of a stage.
+
+    Attributes:
+        step: Steps done.
+        failures: Validations in a row that were no better than the best.
+        best_step: Steps done at the best validation.
+        best_score: Its score; NaN before the first.
+    """
+
+    def __init__(
+        self, model: nn.Module | None, optimizer: torch.optim.Optimizer, *, validates: bool
+    ) -> None:
+        self._model, self._optimizer, self._validates = model, optimizer, validates
+        self.step = self.failures = self.best_step = 0
+        self.best_score = math.nan
+        self._best: dict[str, Tensor] = {}
+
+    def judge(self, score: float) -> None:
+        """Take the score of the weights as they are, and keep them if it is the best."""
+        assert self._model is not None
+        if math.isnan(self.best_score) or score > self.best_score:
+            self.best_score, self.best_step, self.failures = score, self.step, 0
+            self._best = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+        else:
+            self.failures += 1
+
+    def restore_best(self) -> None:
+        """Give the model its best weights, where there was a validation."""
+        if self._best:
+            assert self._model is not None
+            self._model.load_state_dict(self._best)
+
+    def save(self, path: Path, settings: dict) -> None:
+        """Write everything to one file; the one before stays until the new one is whole."""
+        assert self._model is not None
+        optimizer, optimizer_meta = flatten_optimizer_state(self._optimizer)
+        parts = {"model": self._model.state_dict(), "optimizer": optimizer, "best": self._best}
+        tensors = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.items()}
+        meta = {
+            "settings": settings,
+            "step": self.step,
+            "failures": self.failures,
+            "best_step": self.best_step,
+            "best_score": None if math.isnan(self.best_score) else self.best_score,
+            "optimizer": optimizer_meta,
+        }
+        save_checkpoint(path, tensors, meta)
+
+    def load(self, path: Path, settings: dict) -> None:
+        """Go back to a stored state.
+
+        Raises:
+            CheckpointError: The file is damaged.
+            ValueError: It is of a stage with other settings; the first one is named.
+        """
+        assert self._model is not None
+        tensors, meta = load_checkpoint(path)
+        for name, value in settings.items():
+            stored = meta.get("settings", {}).get(name)
+            if stored != value:
+                raise ValueError(f"{path} was made with {name}={stored!r}, this run has {value!r}")
+        self._model.load_state_dict(_below("model.", tensors))
+        restore_optimizer_state(self._optimizer, _below("optimizer.", tensors), meta["optimizer"])
+        self._best = _below("best.", tensors)
+        self.step, self.failures = meta["step"], meta["failures"]
+        self.best_step = meta["best_step"]
+        self.best_score = math.nan if meta["best_score"] is None else meta["best_score"]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,132 @@
+"""The loop of supervised stages: early stopping, checkpoints, resume, precision."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpr_rl.checkpoint import CheckpointError
+from gpr_rl.pretraining.trainer import StageConfig, has_bf16, train_stage
+
+CONFIG = StageConfig(num_steps=12, learning_rate=0.1, warmup_steps=2, validate_every=3)
+
+
+def model(seed: int = 0) -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Linear(3, 1)
+
+
+def loss_of(net: nn.Linear):  # type: ignore[no-untyped-def]
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        return (net(x) - x.sum(1, keepdim=True)).square().mean(), {"step": float(step)}
+
+    return loss
+
+
+def test_stops_after_patience_and_keeps_the_best_weights() -> None:
+    net, scores = model(), iter([0.3, 0.7, 0.7, 0.2])
+    seen: list[Tensor] = []
+
+    def validate() -> float:
+        seen.append(net.weight.detach().clone())
+        return next(scores)
+
+    config = StageConfig(num_steps=30, validate_every=3, patience=2, warmup_steps=1)
+    result = train_stage([net.parameters()], loss_of(net), config, model=net, validate=validate)
+    # the third score only equals the best, the fourth is worse: two failures
+    assert (result.num_steps, result.best_step, result.best_score) == (12, 6, 0.7)
+    assert torch.equal(net.weight, seen[1])
+
+
+def test_without_validation_the_last_weights_stay() -> None:
+    net = model()
+    result = train_stage([net.parameters()], loss_of(net), CONFIG)
+    assert (result.num_steps, result.best_step) == (12, 12)
+    assert result.best_score != result.best_score
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 11])
+def test_an_interrupted_stage_ends_with_the_same_bits(stop: int, tmp_path: Path) -> None:
+    whole = model()
+    scores = {3: 0.1, 6: 0.5, 9: 0.4, 12: 0.3}
+
+    def scorer(net: nn.Linear, steps: list[int]):  # type: ignore[no-untyped-def]
+        return lambda: scores[steps[-1] + 1]
+
+    def run(net: nn.Linear, path: Path | None, last: int | None):  # type: ignore[no-untyped-def]
+        steps: list[int] = []
+
+        def on_step(step: int, logged: dict[str, float]) -> None:
+            steps.append(step)
+            if step == last:
+                raise KeyboardInterrupt
+
+        return train_stage(
+            [net.parameters()],
+            loss_of(net),
+            CONFIG,
+            on_step,
+            model=net,
+            validate=scorer(net, steps),
+            checkpoint=path,
+        ), steps
+
+    expected, _ = run(whole, None, None)
+    path = tmp_path / "stage.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(model(), path, stop)
+    again = model(seed=9)  # the checkpoint knows the weights
+    if not path.exists():
+        again = model()
+    result, steps = run(again, path, None)
+    assert steps[0] == stop // 3 * 3
+    assert result == expected
+    assert all(map(torch.equal, again.parameters(), whole.parameters()))
+
+
+def test_a_checkpoint_of_another_stage_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    net, path = model(), tmp_path / "stage.safetensors"
+    train_stage([net.parameters()], loss_of(net), CONFIG, model=net, checkpoint=path)
+    other = StageConfig(num_steps=12, learning_rate=0.2, warmup_steps=2, validate_every=3)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.1, this run has 0\.2"):
+        train_stage([net.parameters()], loss_of(net), other, model=net, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"stage\.safetensors"):
+        train_stage([net.parameters()], loss_of(net), CONFIG, model=net, checkpoint=path)
+    with pytest.raises(ValueError, match="stage: validate and checkpoint need the model"):
+        train_stage([net.parameters()], loss_of(net), CONFIG, checkpoint=path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
+    net = model()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        return net.weight.sum() * (float("nan") if step == 4 else 1.0), {}
+
+    with pytest.raises(FloatingPointError, match="warm: loss is nan at step 4"):
+        train_stage([net.parameters()], loss, CONFIG, name="warm")
+
+
+def test_bf16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, kinds = model(), []
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        out = net(torch.ones(2, 3))
+        kinds.append(out.dtype)
+        return out.float().square().mean(), {}
+
+    config = StageConfig(num_steps=1, warmup_steps=1, bf16=True)
+    for has in (True, False):
+        monkeypatch.setattr("gpr_rl.pretraining.trainer.has_bf16", lambda device, has=has: has)
+        train_stage([net.parameters()], loss, config)
+    assert kinds == [torch.bfloat16, torch.float32]
+    assert isinstance(has_bf16(torch.device("cpu")), bool)
+
+
+@pytest.mark.parametrize("name", ["num_steps", "validate_every", "patience"])
+def test_refuses_sizes_out_of_range(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got -1"):
+        StageConfig(**{name: -1})
