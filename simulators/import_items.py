@@ -114,7 +114,7 @@ def _takers(distinct: IntArray, logged: pd.DataFrame) -> csr_matrix:
     return matrix
 
 
-def _reduced(matrix: csr_matrix, width: int) -> NDArray[np.float64]:
+def _reduced(matrix: csr_matrix, width: int) -> NDArray[np.floating]:
     """Return a truncated SVD of the normalised rows; a small matrix has fewer columns."""
     width = min(width, *(size - 1 for size in matrix.shape))
     if width < 1:

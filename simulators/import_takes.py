@@ -77,7 +77,7 @@ def choose_takes(
     is_view = (log.rows["action"] == Action.VIEW).to_numpy()
     views, shown = log.rows[is_view], Action.IMPRESSION in log.actions
     # a reader whose rows are exposures with their outcome has attributed them already
-    attributed = getattr(source, "one_row_per_exposure", False)
+    attributed = source.one_row_per_exposure
     exposures = attribute(log.rows[~is_view], 0 if attributed else config.attribution_window_s)
     item = exposures["item"].to_numpy()
     logged = exposures["timestamp"].to_numpy() < days.num_log_days * DAY_S

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpr_rl.data.sequences import Windows
+from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Targets, Tokens
 from simulators.history import DAY_S
@@ -32,14 +34,32 @@ class WindowBatches:
 
     def __call__(self, step: int) -> tuple[Tokens, Targets]:
         """Return the windows of training step `step` with their targets."""
+        windows = self._windows(step)
+        return windows.tokens, self._targets(windows.position, windows.request_id, windows.valid)
+
+    def next_ads(self, step: int) -> NextAdBatch:
+        """Return the same windows for models that know ads by number; head 1's targets."""
+        windows = self._windows(step)
+        valid = windows.valid[..., 0]
+        request = windows.request_id[..., 0].clamp_min(0)
+        ad_id = self.world.request_ad[request]
+        return NextAdBatch(
+            tokens=windows.tokens,
+            item=windows.item,
+            position=windows.position,
+            ad_id=ad_id,
+            codes=self.world.codes[ad_id],
+            valid=valid,
+        )
+
+    def _windows(self, step: int) -> Windows:
         sequences = self.world.sequences
         end = self.world.info.num_log_days * DAY_S
         pool = sequences.window_pool(0, end)
         row = torch.arange(self.num_windows)
         draw = uniform(self.seed, Purpose.WINDOW, torch.tensor(step), row)
         kept = pool[(draw * len(pool)).long().numpy()]
-        windows = sequences.windows(kept, self.num_positions, self.num_heads, end)
-        return windows.tokens, self._targets(windows.position, windows.request_id, windows.valid)
+        return sequences.windows(kept, self.num_positions, self.num_heads, end)
 
     def _targets(self, position: Tensor, request_id: Tensor, valid: Tensor) -> Targets:
         world = self.world

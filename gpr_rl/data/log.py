@@ -9,7 +9,7 @@ Dims: n rows, d embedding width.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,7 @@ class ItemTable:
                 raise LogFormatError(f"items: bid_type must be one of {BID_TYPES}, got {word!r}")
 
 
+@runtime_checkable
 class LogSource(Protocol):
     """One data set of a user, opened and with its columns checked."""
 
@@ -92,6 +93,9 @@ class LogSource(Protocol):
     """What a reader of results must know, in sentences."""
     simulated: tuple[str, ...]
     """What the reader itself made up for lack of data."""
+    one_row_per_exposure: bool
+    """Whether an outcome stands in the row of its impression, as in logs of served ads; else rows
+    are events, and outcomes are attributed to earlier impressions."""
 
     def rows(self) -> Iterator[Rows]:
         """Yield the interactions in pieces of bounded size, in the order of the files."""

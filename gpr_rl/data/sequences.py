@@ -28,6 +28,7 @@ class Windows:
     """B training windows: tokens, and which requests are supervised where."""
 
     tokens: Tokens
+    item: torch.Tensor  # int64 [B, T], see `SequenceBuilder.items`
     position: torch.Tensor  # int64 [B, P], index of the E token
     request_id: torch.Tensor  # int64 [B, P, N], the request that head n predicts; -1 if none
     valid: torch.Tensor  # bool [B, P, N]
@@ -203,7 +204,8 @@ class SequenceBuilder:
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
         tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
         request_id = np.where(valid, self._ad_request[heads], -1)
-        return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
+        item = self.items(user, self._ad_time[kept])
+        return Windows(tokens, *(torch.from_numpy(x) for x in (item, position, request_id, valid)))
 
 
 def _padded(values: NDArray) -> NDArray[np.int32]:

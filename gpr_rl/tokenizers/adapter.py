@@ -3,8 +3,6 @@
 Dims: n rows, d embedding width, P pairs.
 """
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -32,7 +30,7 @@ class Adapter(nn.Module):
         self.register_buffer("scale", scale)
 
     @classmethod
-    def from_state(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_state(cls, tensors: dict[str, Tensor]) -> "Adapter":
         """Return the adapter with saved weights."""
         adapter = cls(tensors["network.mlp.0.weight"].shape[1], tensors["scale"])
         adapter.load_state_dict(tensors)

@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ _INFO_FILE = "tokenizer.json"
 
 Embeddings = ArrayLike | Tensor | Path
 """A matrix [n, d] of any float type (or integers), or the path of a file with one."""
+
+
+Kind = TypeVar("Kind", bound="Tokenizer")
 
 
 class Tokenizer(ABC):
@@ -87,7 +90,7 @@ class Tokenizer(ABC):
         save_tokenizer(directory, type(self).__name__, info, tensors)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls: type[Kind], directory: str | Path) -> Kind:
         """Return the tokenizer that `save` wrote to `directory`.
 
         Raises:

@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class RQKMeans(Tokenizer):
         self.num_reseeded: list[int] = []
         self.num_unused: list[int] = []
 
-    def fit(self, x: Embeddings) -> Self:
+    def fit(self, x: Embeddings) -> "RQKMeans":
         """Learn the codebooks and return self.
 
         Args:

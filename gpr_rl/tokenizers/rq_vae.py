@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -80,7 +80,7 @@ class RQVAE(Tokenizer):
         self._model: ResidualAutoencoder | None = None
         self._width = 0
 
-    def fit(self, x: Embeddings) -> Self:
+    def fit(self, x: Embeddings) -> "RQVAE":
         """Train encoder, codebooks and decoder, and return self.
 
         Runs on one thread: the same rows and seed give the same bits.

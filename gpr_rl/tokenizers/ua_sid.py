@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level, P pairs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -84,7 +84,7 @@ class UASID(Tokenizer):
         keys: Keys | None = None,
         pairs: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
         item_id: Iterable[int] | None = None,
-    ) -> Self:
+    ) -> "UASID":
         """Learn adapter and codebooks, put the rows into the index, and return self.
 
         Args:

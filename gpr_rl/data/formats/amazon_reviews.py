@@ -32,6 +32,7 @@ class AmazonReviews:
         "A price is the one listed when the data was gathered.",
     )
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         metas = sorted([*source.glob("meta_*.jsonl"), *source.glob("meta_*.jsonl.gz")])

@@ -76,6 +76,7 @@ class GenericLog:
 
     notes: tuple[str, ...] = ()
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         self._folder = source

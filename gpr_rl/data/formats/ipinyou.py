@@ -45,6 +45,7 @@ class IPinYou:
         "Region and device of a user are those of the user's first row.",
     )
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
         paths = sorted(source.rglob("*.log.txt"))

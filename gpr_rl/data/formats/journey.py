@@ -72,6 +72,7 @@ class CompleteJourney:
         "Only households with known demographics are read.",
     )
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         folder = _package_folder() if source == Path("package") else source

@@ -55,6 +55,7 @@ class KuaiRand:
         "Organic videos count where they were clicked.",
     )
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
         folder = source / "data" if (source / "data").is_dir() else source

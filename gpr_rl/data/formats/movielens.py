@@ -41,6 +41,7 @@ class MovieLens:
         "for organic views.",
     )
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         self._users: Table | None = None

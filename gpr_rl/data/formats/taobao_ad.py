@@ -72,6 +72,7 @@ class TaobaoAd:
 
     title = "Taobao display ads"
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
         self._sample = Table(source / "raw_sample.csv")

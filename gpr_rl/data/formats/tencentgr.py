@@ -38,6 +38,7 @@ class TencentGR:
 
     title = "TencentGR"
     simulated: tuple[str, ...] = ()
+    one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
         self._seq = source / "seq"
