@@ -4,7 +4,7 @@ Dims: B requests, K list entries.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -74,3 +74,31 @@ def _prepare(score: Tensor, gain: Tensor, valid: Tensor | None) -> tuple[Tensor,
     if (gain < 0).any():
         raise ValueError(f"gain must be at least 0, got {gain.min().item()}")
     return gain, score
+
+
+def hit_rate(ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Return 1 where the target is in the list, else 0: HitR@K of lists of length K."""
+    return (ranked == target[:, None]).any(1).float()
+
+
+def recall_ndcg(
+    ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"], cutoff: int
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return Recall@cutoff and NDCG@cutoff with one relevant entry per list.
+
+    The relevant entry at rank r (from 1) gives NDCG 1 / log2(r + 1), and 0 beyond the cutoff.
+
+    Args:
+        ranked: Best first, each entry at most once; fillers must differ from every target.
+        target: The relevant entry.
+        cutoff: At least 1.
+
+    Raises:
+        ValueError: The cutoff is below 1.
+    """
+    if cutoff < 1:
+        raise ValueError(f"cutoff must be at least 1, got {cutoff}")
+    hit = ranked[:, :cutoff] == target[:, None]
+    rank = torch.arange(hit.shape[1], device=ranked.device) + 1
+    gain = 1.0 / torch.log2(rank + 1.0)
+    return hit.any(1).float(), (hit * gain).sum(1)

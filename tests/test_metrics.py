@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score
 
-from gpr_rl.metrics import ndcg, ordered_pair_ratio
+from gpr_rl.metrics import hit_rate, ndcg, ordered_pair_ratio, recall_ndcg
 
 
 def test_ndcg_equals_scikit_learn() -> None:
@@ -61,3 +61,30 @@ def test_bad_input_is_named() -> None:
         ndcg(torch.ones(2, 3), torch.ones(2, 4))
     with pytest.raises(ValueError, match="gain must be at least 0, got -1"):
         ndcg(torch.ones(1, 2), torch.tensor([[1.0, -1.0]]))
+
+
+def test_hit_rate_recall_and_ndcg_of_one_relevant_entry() -> None:
+    ranked = torch.tensor([[5, 3, 9, 1], [2, 8, -1, -1], [7, 6, 4, 0]])
+    target = torch.tensor([9, 5, 7])
+    assert hit_rate(ranked, target).tolist() == [1.0, 0.0, 1.0]
+    recall, ndcg_at = recall_ndcg(ranked, target, 2)
+    assert recall.tolist() == [0.0, 0.0, 1.0]
+    assert ndcg_at.tolist() == [0.0, 0.0, 1.0]
+    # rank 3 gives 1 / log2(4)
+    assert recall_ndcg(ranked, target, 3)[1].tolist() == [0.5, 0.0, 1.0]
+    assert recall_ndcg(ranked, target, 99)[0].tolist() == [1.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="cutoff must be at least 1, got 0"):
+        recall_ndcg(ranked, target, 0)
+
+
+def test_ndcg_of_one_relevant_entry_is_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ranked = torch.stack([torch.randperm(20, generator=generator) for _ in range(30)])
+    target = torch.randint(0, 20, (30,), generator=generator)
+    score = torch.empty(30, 20).scatter_(1, ranked, -torch.arange(20.0).expand(30, -1))
+    relevant = torch.nn.functional.one_hot(target, 20)
+    expected = [
+        ndcg_score(r[None], s[None], k=10)
+        for r, s in zip(relevant.numpy(), score.numpy(), strict=True)
+    ]
+    assert recall_ndcg(ranked, target, 10)[1].tolist() == pytest.approx(expected, abs=1e-6)
