@@ -4,6 +4,7 @@ Dims: n rows, d embedding width.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,14 @@ def iterate_matrix(
     Raises:
         ValueError: No embedding columns, a null, or lists of different lengths.
     """
-    source = pq.ParquetFile(path)
+    source = pq.ParquetFile(path, pre_buffer=False)
     names = embedding_columns(source.schema_arrow, str(path), column)
     first = 0
     width = None
-    for batch in source.iter_batches(batch_rows, columns=names):
+    # one row group after the other: a reader of all of them keeps the whole file in memory
+    groups = range(source.num_row_groups)
+    batches = (source.iter_batches(batch_rows, row_groups=[g], columns=names) for g in groups)
+    for batch in chain.from_iterable(batches):
         part = _matrix_of(batch, names, f"{path}, rows from {first}")
         if width not in (None, part.shape[1]):
             raise ValueError(
