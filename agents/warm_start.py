@@ -17,6 +17,7 @@ from agents.rollout import RolloutConfig, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.decoder import Context
+from gpr_rl.pretraining.auxiliary import AuxiliaryConfig, auxiliary_parts, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss, validate_targets
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from gpr_rl.pretraining.vaft import (
@@ -27,7 +28,7 @@ from gpr_rl.pretraining.vaft import (
     weight_by_action,
 )
 from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
-from gpr_rl.random import Purpose, uniform
+from gpr_rl.random import Purpose, random_bits, uniform
 from gpr_rl.schema import Targets
 from simulators.history import DAY_S
 from simulators.rewards import RewardMix
@@ -59,6 +60,8 @@ class WarmStartConfig:
     """Weights of VSL, which `train_vsl` runs in the place of VAFT for as many steps."""
     num_ecpm_buckets: int = 16
     """Q of the eCPM token, in models made for VSL. Not given in the source."""
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    """Weights of what parts of the model learn beside the stages' losses, in MTP, VAFT and VSL."""
     num_windows: int = 64
     """Windows per supervised step."""
     num_positions: int = 6
@@ -96,8 +99,11 @@ def train_mtp(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         tokens, targets = batches(step)
-        logits = model.mtp_logits(tokens, targets)
-        return mtp_loss(logits, targets, model.head_logits, config.entropy_weight), {}
+        context = model.window(tokens, targets.position)
+        logits = model.window_logits(context, targets.codes)
+        policy = mtp_loss(logits, targets, model.head_logits, config.entropy_weight)
+        beside, parts = _beside(model, context, targets, config, seed, step)
+        return policy + beside, parts
 
     train_stage([model.policy_parameters()], loss, config.mtp, _named(on_stage, "mtp"), name="mtp")
 
@@ -116,7 +122,8 @@ def train_vaft(
         critic = _logged_critic_loss(model, world, context, targets)
         weights = weight_by_action(vaft_weight(targets), targets)
         logged = {f"weight/{action}": float(weight) for action, weight in weights.items()}
-        return policy + critic, {"critic": float(critic.detach()), **logged}
+        beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
+        return policy + critic + beside, {"critic": float(critic.detach()), **logged, **own}
 
     groups = [model.policy_parameters(), model.hte_parameters()]
     train_stage(groups, loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
@@ -150,10 +157,29 @@ def train_vsl(
             config.entropy_weight,
         )
         critic = _logged_critic_loss(model, world, context, targets)
-        return policy + critic, {name: float(part.detach()) for name, part in parts.items()}
+        beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
+        of_policy = {name: float(part.detach()) for name, part in parts.items()}
+        return policy + critic + beside, of_policy | own
 
     groups = [model.policy_parameters(), model.hte_parameters()]
     train_stage(groups, loss, config.vaft, _named(on_stage, "vsl"), name="vsl")
+
+
+def _beside(
+    model: HHD,
+    context: Context,
+    targets: Targets,
+    config: WarmStartConfig,
+    seed: int,
+    step: int,
+) -> tuple[Tensor | float, dict[str, float]]:
+    """Return the loss of the model's own parts, 0 if it has none, and what to log of it."""
+    bits = random_bits(seed, Purpose.REFINING_NOISE, torch.tensor(step))
+    generator = torch.Generator().manual_seed(int(bits))
+    parts = auxiliary_parts(model, context, targets, generator)
+    logged = {f"auxiliary/{name}": float(part.detach()) for name, part in parts.items()}
+    shares = {f"auxiliary/{name}": float(part) for name, part in depth_shares(context).items()}
+    return config.auxiliary.total(parts), logged | shares
 
 
 def _logged_critic_loss(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:

@@ -106,6 +106,7 @@ class Suite:
 
 SUITES: dict[str, str | Suite] = {
     "alignment": "benchmarks.alignment",
+    "architecture": "benchmarks.architecture",
     "environment": "benchmarks.environment",
     "off_policy": "benchmarks.off_policy",
     "rankers": "benchmarks.rankers",

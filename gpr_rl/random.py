@@ -49,6 +49,7 @@ class Purpose(IntEnum):
     CRITIC_REPLAY = 29
     IMPORTED_USER = 30
     IMPORTED_AD = 31
+    REFINING_NOISE = 32
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -52,6 +52,12 @@ class WindowBatches:
             valid=valid,
         )
 
+    def first_requests(self, step: int) -> Tensor:
+        """Return the first supervised request of each window, int64 [B]."""
+        windows = self._windows(step)
+        request, valid = windows.request_id[..., 0], windows.valid[..., 0]
+        return request.gather(1, valid.to(torch.int8).argmax(1, keepdim=True))[:, 0]
+
     def _windows(self, step: int) -> Windows:
         sequences = self.world.sequences
         end = self.world.info.num_log_days * DAY_S

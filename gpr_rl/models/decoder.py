@@ -8,7 +8,7 @@ Dims: B sequences, S states per sequence (1 when a request is served), T tokens 
 K candidates per state, n codes per candidate, m shared tokens, W beams, D width, H heads, N layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -27,12 +27,20 @@ class DecoderState(NamedTuple):
     shared: Tensor  # [B, S, N, 2, H, m, D/H], keys and values of the shared tokens per layer
     start: Tensor  # [B, S, D], output at the start token
     visible: Tensor  # bool [B, S, T], which h a state may see
+    trunk: Tensor | None = None  # [B, S, L, D], what LazyAR knows of each level before any code
+    thought: Tensor | None = None  # [B, S, D], sum of thinking outputs, where a token is refined
+
+
+Refine = Callable[[Float[Tensor, "B S D"]], Float[Tensor, "B S D"]]
+"""Summed outputs of a state's thinking tokens to the refining token."""
 
 
 class Context(TensorClass):
     """What is known of B requests before the first code, batch [B]; all candidates share it.
 
-    The last four fields are the PTD's `DecoderState`.
+    The fields from `memory` to `thought` are the PTD's `DecoderState`. Where the model has external
+    knowledge, it stands in front of h as one more slot that every state sees; T counts it, and
+    positions are shifted by it.
     """
 
     h: Tensor  # [B, T, D] intent embeddings, zero at padding
@@ -42,10 +50,15 @@ class Context(TensorClass):
     shared: Tensor
     start: Tensor
     visible: Tensor
+    trunk: Tensor | None = None
+    thought: Tensor | None = None
+    router_logits: Tensor | None = None  # [B, T, R], of the recursions, without knowledge's slot
 
     def state(self) -> DecoderState:
         """Return the PTD's part."""
-        return DecoderState(self.memory, self.shared, self.start, self.visible)
+        return DecoderState(
+            self.memory, self.shared, self.start, self.visible, self.trunk, self.thought
+        )
 
 
 class DecoderBlock(nn.Module):
@@ -117,26 +130,49 @@ class CodeDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def begin(self, h: Float[Tensor, "B T D"], position: Int[Tensor, "B S"]) -> DecoderState:
-        """Return what all candidates share, for the states at `position` of each sequence."""
-        (batch, num_tokens, dim), num_states = h.shape, position.shape[1]
-        index = torch.arange(num_tokens, device=h.device)
+    def begin(
+        self, h: Float[Tensor, "B T D"], position: Int[Tensor, "B S"], refine: Refine | None = None
+    ) -> DecoderState:
+        """Return what all candidates share, for the states at `position` of each sequence.
+
+        Args:
+            h: Intent embeddings.
+            position: Where the states stand; each sees h up to there.
+            refine: Makes one more shared token, before the start token, from the sum of the
+                outputs of those before it.
+        """
+        index = torch.arange(h.shape[1], device=h.device)
         visible = index <= position[..., None]
-        parts = self.memory(h).unflatten(-1, (len(self.blocks), 2, self.num_heads, -1))
+        parts = self.memory(h).unflatten(-1, (-1, 2, self.num_heads, h.shape[2] // self.num_heads))
         memory = parts.permute(0, 2, 3, 4, 1, 5).contiguous()
-        own = h.gather(1, position[..., None].expand(-1, -1, dim))
-        x = (self.state(own)[:, :, None] + self.shared).flatten(1, 2)  # [B, S * m, D]
-        mask = _cross_mask(visible, len(self.shared))
-        shared = []
-        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.blocks)):
-            qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B * S, H, m, D/H]
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            attended = attended.transpose(1, 2).reshape(x.shape)
-            x = block.finish(x, attended, memory[:, layer], mask)
-            shared.append(torch.stack([key, value], dim=1).unflatten(0, (batch, -1)))
-        start = x.unflatten(1, (num_states, -1))[:, :, -1]
-        return DecoderState(memory, torch.stack(shared, dim=2), self.norm(start), visible)
+        own = self.state(h.gather(1, position[..., None].expand(-1, -1, h.shape[2])))
+        x = own[:, :, None] + self.shared  # [B, S, m, D]
+        return self._begin(x, own, memory, visible, refine)
+
+    def _begin(
+        self, x: Tensor, own: Tensor, memory: Tensor, visible: Tensor, refine: Refine | None
+    ) -> DecoderState:
+        """Return `begin` of shared tokens `x` whose states are `own` [B, S, D]."""
+        return self._share(self.blocks, x, memory, visible, refine)
+
+    def _share(
+        self,
+        blocks: nn.ModuleList,
+        x: Float[Tensor, "B S m D"],
+        memory: Float[Tensor, "B N 2 H T d"],
+        visible: Tensor,
+        refine: Refine | None,
+    ) -> DecoderState:
+        """Run shared tokens, the last of which is the start token, through N blocks."""
+        if refine is None:
+            x, shared = _run_shared(blocks, x, None, memory, visible)
+            return DecoderState(memory, shared, self.norm(x[:, :, -1]), visible)
+        thinking, shared = _run_shared(blocks, x[:, :, :-1], None, memory, visible)
+        thought = self.norm(thinking).sum(2)
+        x = torch.stack([refine(thought), x[:, :, -1]], dim=2)
+        x, shared = _run_shared(blocks, x, shared, memory, visible)
+        start = self.norm(x[:, :, -1])
+        return DecoderState(memory, shared, start, visible, thought=thought)
 
     def embed(self, codes: Int[Tensor, "*batch n"], first_level: int = 0) -> Tensor:
         """Return embeddings of codes at levels first_level, first_level + 1, ... (0-based)."""
@@ -164,8 +200,8 @@ class CodeDecoder(nn.Module):
             codes: Codes at 0-based levels `level`, `level` + 1, ...
             level: p, how many codes came before.
         """
-        x = self.embed(codes, level).flatten(1, 3)  # [B, S * K * n, D]
-        mask = _cross_mask(state.visible, codes.shape[2] * codes.shape[3])
+        x = self._inputs(state, codes, level).flatten(1, 3)  # [B, S * K * n, D]
+        mask = cross_mask(state.visible, codes.shape[2] * codes.shape[3])
         kept = []
         for layer, block in enumerate(cast(Sequence[DecoderBlock], self.blocks)):
             qkv = block.project(x).unflatten(1, codes.shape[1:])  # [B, S, K, n, 3, H, D/H]
@@ -177,8 +213,46 @@ class CodeDecoder(nn.Module):
             x = block.finish(x, attended.reshape(x.shape), state.memory[:, layer], mask)
         return self.norm(x).view(*codes.shape, -1), torch.stack(kept, dim=3)
 
+    def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
+        """Return what enters the blocks at each code [B, S, K, n, D]."""
+        return self.embed(codes, level)
 
-def _cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
+
+def _run_shared(
+    blocks: nn.ModuleList, x: Tensor, past: Tensor | None, memory: Tensor, visible: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the outputs of shared tokens, and keys and values of all of them so far.
+
+    Args:
+        blocks: N of them.
+        x: [B, S, m, D], attending causally among themselves and to those before.
+        past: [B, S, N, 2, H, p, D/H] of shared tokens before; None: there are none.
+        memory: [B, N, 2, H, T, D/H].
+        visible: bool [B, S, T].
+    """
+    batch, num_states, num_new, _ = x.shape
+    mask = cross_mask(visible, num_new)
+    x, shared = x.flatten(1, 2), []
+    for layer, block in enumerate(cast(Sequence[DecoderBlock], blocks)):
+        qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B * S, H, m, D/H]
+        if past is None:
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            before_key, before_value = past[:, :, layer].flatten(0, 1).unbind(1)
+            key, value = (
+                torch.cat(pair, dim=2) for pair in ((before_key, key), (before_value, value))
+            )
+            ones = torch.ones(num_new, key.shape[2], dtype=torch.bool, device=x.device)
+            seen = ones.tril(key.shape[2] - num_new)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        attended = attended.transpose(1, 2).reshape(x.shape)
+        x = block.finish(x, attended, memory[:, layer], mask)
+        shared.append(torch.stack([key, value], dim=1).unflatten(0, (batch, -1)))
+    return x.unflatten(1, (num_states, -1)), torch.stack(shared, dim=2)
+
+
+def cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
     """Return bool [B, 1, 1, T] for one state per sequence, else [B, 1, S * queries, T]."""
     if visible.shape[1] == 1:
         return visible[:, None]

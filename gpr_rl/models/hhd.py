@@ -15,7 +15,9 @@ from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
 from gpr_rl.models.hsd import HSD
 from gpr_rl.models.hte import HTE
+from gpr_rl.models.knowledge import KnowledgeSlot
 from gpr_rl.models.ptd import PTD
+from gpr_rl.models.refiner import Refiner
 from gpr_rl.schema import InputSpec, Request, Targets, Tokens, TokenType
 
 
@@ -54,8 +56,14 @@ class HHD(nn.Module):
         self.hte = HTE(config, spec)
         self.head_logits = nn.Parameter(torch.zeros(config.num_mtp_heads))
         self.ecpm_head: EcpmHead | None = None
-        if config.num_ecpm_buckets:  # last, so that all else starts as it does without
+        self.refiner: Refiner | None = None
+        self.knowledge_slot: KnowledgeSlot | None = None
+        if config.num_ecpm_buckets:  # these come last, so that all else starts as without them
             self.ecpm_head = EcpmHead(config.dim, spec.num_codes, config.num_ecpm_buckets)
+        if config.num_refining_steps:
+            self.refiner = Refiner(config)
+        if config.knowledge_dim:
+            self.knowledge_slot = KnowledgeSlot(config.knowledge_dim, config.dim)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of HSD, PTD and head weights."""
@@ -66,31 +74,59 @@ class HHD(nn.Module):
         """Return the parameters of the HTE; with `policy_parameters` they are all there are."""
         return list(self.hte.parameters())
 
-    def encode(self, request: Request) -> Context:
+    def encode(self, request: Request, knowledge: Float[Tensor, "B k"] | None = None) -> Context:
         """Run the HSD and the thinking tokens once per request; the state is the last token."""
         tokens = request.tokens
         last = (tokens.kind != TokenType.PAD).sum(1, keepdim=True) - 1
-        return self.window(tokens, last)
+        return self.window(tokens, last, knowledge)
 
-    def window(self, tokens: Tokens, position: Int[Tensor, "B S"]) -> Context:
-        """Run the HSD once per window and the thinking tokens at S positions of it."""
-        h = self.hsd(tokens)
-        state = self.ptd.decoder.begin(h, position)
+    def window(
+        self,
+        tokens: Tokens,
+        position: Int[Tensor, "B S"],
+        knowledge: Float[Tensor, "B k"] | None = None,
+    ) -> Context:
+        """Run the HSD once per window and the thinking tokens at S positions of it.
+
+        Args:
+            tokens: The windows.
+            position: Where the states stand.
+            knowledge: What is known of each user from elsewhere (`gpr_rl.models.knowledge`), as of
+                no later than the window's first state; None: nothing of anyone.
+
+        Raises:
+            ValueError: Knowledge for a model without `knowledge_dim`, or of another width.
+        """
+        h, router_logits = self.hsd.understand(tokens)
+        key_mask = tokens.kind != TokenType.PAD
+        if self.knowledge_slot is not None:
+            slot = self.knowledge_slot(h, knowledge)
+            h, position = torch.cat([slot, h], dim=1), position + 1
+            key_mask = torch.cat([key_mask.new_ones(len(h), 1), key_mask], dim=1)
+        elif knowledge is not None:
+            raise ValueError("the model takes no knowledge: knowledge_dim is 0")
+        state = self.ptd.decoder.begin(h, position, self.refiner)
         return Context(
             h=h,
-            key_mask=tokens.kind != TokenType.PAD,
+            key_mask=key_mask,
             position=position,
             **state._asdict(),
+            router_logits=router_logits,
             batch_size=h.shape[:1],
         )
 
-    def mtp_logits(self, tokens: Tokens, targets: Targets) -> Float[Tensor, "B P N L V"]:
+    def mtp_logits(
+        self,
+        tokens: Tokens,
+        targets: Targets,
+        knowledge: Float[Tensor, "B k"] | None = None,
+    ) -> Float[Tensor, "B P N L V"]:
         """Return all heads' logits along their targets at P positions per window (GPR 3.1).
 
         The state at position p sees h up to p only. Positions must lie at or after the end of the
         prompt block (`gpr_rl.pretraining.mtp.validate_targets`).
         """
-        return self.window_logits(self.window(tokens, targets.position), targets.codes)
+        return self.window_logits(self.window(tokens, targets.position, knowledge), targets.codes)
 
     def window_logits(
         self, context: Context, codes: Int[Tensor, "B P N L"]

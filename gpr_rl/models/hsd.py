@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gpr_rl.models.attention import Biases, Pairs, attend
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
-from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, distance_bucket, hybrid_mask
+from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, NUM_TIME_BUCKETS, token_time
+from gpr_rl.models.mor import RecursionRouter, recurse, split_blocks
 from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 
 
@@ -75,50 +77,47 @@ class HSDBlock(nn.Module):
     def __init__(self, config: HHDConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.num_heads = config.num_heads
+        self.num_heads, self.rotary = config.num_heads, config.attention_bias == "rotary"
         norm_groups = NUM_TYPES if config.token_aware_norm else 1
         ffn_groups = NUM_TYPES if config.token_aware_ffn else 1
         self.attention_norm = GroupedLayerNorm(dim, norm_groups)
         self.uvqk = nn.Linear(dim, 4 * dim)
-        self.distance_bias = nn.Parameter(torch.zeros(NUM_DISTANCE_BUCKETS, config.num_heads))
+        self.distance_bias = self.time_bias = None
+        if config.attention_bias == "distance":
+            self.distance_bias = nn.Parameter(torch.zeros(NUM_DISTANCE_BUCKETS, config.num_heads))
+        if config.relative_time:
+            self.time_bias = nn.Parameter(torch.zeros(NUM_TIME_BUCKETS, config.num_heads))
         self.output_norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
         self.ffn_norm = GroupedLayerNorm(dim, norm_groups)
         self.ffn = GroupedFFN(dim, config.ffn_multiple * dim, ffn_groups)
 
     def forward(
-        self, x: Float[Tensor, "M D"], layout: TokenLayout, mask: Tensor, bucket: Tensor
+        self, x: Float[Tensor, "M D"], layout: TokenLayout, pairs: Pairs
     ) -> Float[Tensor, "M D"]:
         """Transform packed tokens.
 
         Args:
             x: Packed token states.
             layout: Where they sit.
-            mask: [B, 1, T, T], 0 where attention is allowed, a very negative number elsewhere.
-            bucket: int64 [T, T], `distance_bucket`.
+            pairs: Who may attend to whom among them.
         """
         dim = x.shape[-1]
         gated = F.silu(self.uvqk(self.attention_norm(x, layout.sizes)))
         gate, vqk = gated.split([dim, 3 * dim], dim=-1)
-        attended = layout.pack(self._attend(layout.unpack_masked(vqk), mask, bucket))
+        padded = layout.unpack_masked(vqk)
+        biases = Biases(self.distance_bias, self.time_bias)
+        attended = layout.pack(attend(padded, self.num_heads, pairs, biases, rotary=self.rotary))
         x = x + self.output(self.output_norm(attended) * gate)
         return x + self.ffn(self.ffn_norm(x, layout.sizes), layout.sizes)
 
-    def _attend(self, vqk: Tensor, mask: Tensor, bucket: Tensor) -> Tensor:
-        """Return softmax attention [B, T, D] of the padded [V, Q, K] [B, T, 3 D].
-
-        Plain matrix products: the bias is learned, and for a mask that needs a gradient torch's
-        fused kernel falls back to the same products with more copies.
-        """
-        value, query, key = vqk.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        score = (query * query.shape[-1] ** -0.5) @ key.mT  # [B, H, T, T]
-        bias = F.embedding(bucket, self.distance_bias).permute(2, 0, 1)
-        attention = score.add_(bias).add_(mask).softmax(-1)
-        return (attention @ value).transpose(1, 2).flatten(2)
-
 
 class HSD(nn.Module):
-    """The sequence model: embeds a token sequence and returns intent embeddings h."""
+    """The sequence model: embeds a token sequence and returns intent embeddings h.
+
+    With `num_recursions` the blocks between the first and the last are applied as often as each
+    token's router says (`gpr_rl.models.mor`), instead of once.
+    """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
         super().__init__()
@@ -126,21 +125,46 @@ class HSD(nn.Module):
         self.embedding = TokenEmbedding(config.dim, spec)
         self.blocks = nn.ModuleList(HSDBlock(config) for _ in range(config.num_hsd_layers))
         self.norm = nn.LayerNorm(config.dim)
+        self.router: RecursionRouter | None = None
+        if config.num_recursions:
+            self.router = RecursionRouter(config.dim, config.num_recursions)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
         """Return h, zero at padding. h[:, i] depends on what token i may see and nothing else."""
+        return self.understand(tokens)[0]
+
+    def understand(
+        self, tokens: Tokens
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T R"] | None]:
+        """Return h, and the router's logits of every token where there is a router."""
         layout = TokenLayout.of(tokens.kind)
-        return self.transform(self.embedding(tokens, layout), tokens, layout)
+        return self._blocks(self.embedding(tokens, layout), tokens, layout)
 
     def transform(
         self, x: Float[Tensor, "M D"], tokens: Tokens, layout: TokenLayout
     ) -> Float[Tensor, "B T D"]:
         """Return h of tokens whose packed embeddings are `x`."""
-        visible = hybrid_mask(
-            tokens.kind, tokens.prompt_length, hybrid=self.config.hybrid_attention
-        )[:, None]
-        mask = x.new_zeros(visible.shape).masked_fill(~visible, torch.finfo(x.dtype).min)
-        bucket = distance_bucket(tokens.kind.shape[1], x.device)
-        for block in self.blocks:
-            x = block(x, layout, mask, bucket)
-        return layout.unpack(self.norm(x))
+        return self._blocks(x, tokens, layout)[0]
+
+    def _blocks(
+        self, x: Tensor, tokens: Tokens, layout: TokenLayout
+    ) -> tuple[Tensor, Tensor | None]:
+        pairs = Pairs(
+            kind=tokens.kind,
+            prompt_length=tokens.prompt_length,
+            dtype=x.dtype,
+            hybrid=self.config.hybrid_attention,
+            chunk=self.config.attention_chunk,
+            time=token_time(tokens.time_gap) if self.config.relative_time else None,
+        )
+        blocks, routing = list(self.blocks), None
+        if self.router is not None:
+            first, shared, last = split_blocks(len(blocks))
+            for block in blocks[first]:
+                x = block(x, layout, pairs)
+            logits = self.router(x)
+            x = recurse(x, logits, blocks[shared], layout, pairs)
+            blocks, routing = blocks[last], layout.unpack(logits)
+        for block in blocks:
+            x = block(x, layout, pairs)
+        return layout.unpack(self.norm(x)), routing

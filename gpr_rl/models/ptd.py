@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
+from gpr_rl.models.lazy_ar import LazyDecoder
 from gpr_rl.schema import InputSpec
 
 
@@ -23,7 +24,8 @@ class PTD(nn.Module):
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
         super().__init__()
         dim, levels = config.dim, spec.num_levels
-        self.decoder = CodeDecoder(
+        kind = LazyDecoder if config.decoder == "lazy_ar" else CodeDecoder
+        self.decoder = kind(
             config,
             num_layers=config.num_ptd_layers,
             num_shared=config.num_thinking_tokens + 1,
@@ -56,6 +58,18 @@ class PTD(nn.Module):
         hidden = torch.cat([start, hidden], dim=3).flatten(0, 1)
         by_head = hidden.permute(1, 2, 0, 3).flatten(0, 1) @ weight.flatten(0, 1).mT
         return by_head.view(heads, levels, batch, states, -1).permute(2, 3, 0, 1, 4)
+
+    def trunk_logits(self, state: DecoderState) -> Float[Tensor, "B S L V"]:
+        """Return head 1's logits of every level before any code is known: LazyAR's trunk alone.
+
+        Raises:
+            ValueError: The decoder has no trunk.
+        """
+        if state.trunk is None or not isinstance(self.decoder, LazyDecoder):
+            raise ValueError("the decoder has no trunk: decoder is plain or num_lazy_layers is 0")
+        weight = self.output @ self.head[0]  # [L, V, D]
+        hidden = self.decoder.trunk_norm(state.trunk)
+        return torch.einsum("bsld,lvd->bslv", hidden, weight)
 
     def next_logits(self, hidden: Float[Tensor, "*rows D"], level: int) -> Tensor:
         """Return head 1's logits [..., V] at 0-based `level` from the output before it."""

@@ -1,0 +1,240 @@
+"""The models of the architecture study behind one interface.
+
+Dims: B requests, T tokens, N ads, M organic items, K list entries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.architecture_presets import (
+    BASE,
+    DEEP,
+    FULL,
+    GUIDED,
+    LAZY,
+    PARTS,
+    ArchitecturePreset,
+    row_config,
+)
+from gpr_rl.decoding import beam_search
+from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.models.decoder import Context
+from gpr_rl.models.knowledge import Click, HistoryThoughts, embed_thoughts
+from gpr_rl.models.text_embedding import TfidfEmbedder
+from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
+from gpr_rl.pretraining.mtp import mtp_loss
+from gpr_rl.pretraining.vaft import hte_loss
+from gpr_rl.schema import Action, Request, Targets
+from simulators.history import DAY_S
+from simulators.supervision import WindowBatches
+from simulators.world import World
+
+_ENTROPY_WEIGHT = 0.01
+Rank = Callable[[Tensor], Tensor]
+"""Request ids int64 [B] to ads int64 [B, K] of the whole catalogue, -1 where there are fewer."""
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A model with what training and evaluation ask of it."""
+
+    module: nn.Module
+    loss: Callable[[int], Tensor]
+    """Step to loss."""
+    rank: Rank
+    statistics: Callable[[], dict[str, float]]
+    """What shows whether a part has collapsed."""
+
+    @property
+    def num_parameters(self) -> int:
+        """All trained numbers."""
+        return sum(p.numel() for p in self.module.parameters())
+
+
+def build(row: str, world: World, sizes: ArchitecturePreset, seed: int) -> Studied:
+    """Return a row's model, untrained; its weights depend on the seed alone."""
+    heads = row_heads(row, sizes)
+    batches = WindowBatches(world, seed, sizes.num_windows, sizes.num_positions, heads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if row in (BASE, *PARTS, FULL, DEEP, LAZY) or row.startswith("control_"):
+            return _hhd(row, world, sizes, batches)
+        return _rival(row, world, sizes, batches)
+
+
+def row_heads(row: str, sizes: ArchitecturePreset) -> int:
+    """Return how many next ads a row learns at each position."""
+    known = row in (BASE, *PARTS, FULL)
+    return row_config(row, sizes.model).num_mtp_heads if known else 1
+
+
+def _rival(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatches) -> Studied:
+    module = _make_rival(row, world, sizes.model)
+
+    def rank(request_id: Tensor) -> Tensor:
+        ids = request_id.numpy()
+        item = world.sequences.items(world.request_user[ids], world.request_time[ids])
+        tokens = world.request(request_id).tokens
+        return module.rank(tokens, torch.from_numpy(item), sizes.list_size)
+
+    return Studied(module, lambda step: module.loss(batches.next_ads(step)), rank, dict)
+
+
+def _make_rival(row: str, world: World, model: HHDConfig) -> Any:
+    from gpr_rl.models import rivals
+
+    layers, num_items = model.num_hsd_layers, len(world.item_codes)
+    shape: dict[str, Any] = {"dim": model.dim, "num_heads": model.num_heads}
+    if row == "popularity":
+        logged = torch.from_numpy(world.request_time < world.info.num_log_days * DAY_S)
+        return rivals.Popularity(world.request_ad[logged].bincount(minlength=world.num_ads))
+    if row == "sasrec":
+        sasrec = rivals.SASRecConfig(**shape, num_layers=layers)
+        return rivals.SASRec(sasrec, world.spec, world.num_ads, num_items)
+    if row == "hstu":
+        hstu = rivals.HSTUConfig(**shape, num_layers=layers)
+        return rivals.HSTU(hstu, world.spec, world.num_ads)
+    if row == "onerec":
+        return rivals.OneRec(rivals.OneRecConfig(**shape), world.spec, world.trie)
+    assert row == "tiger", row
+    return rivals.TIGER(rivals.TIGERConfig(**shape), world.spec, world.trie)
+
+
+def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatches) -> Studied:
+    control = row.removeprefix("control_")
+    config = (
+        matched_config(control, world, sizes) if control != row else row_config(row, sizes.model)
+    )
+    model = HHD(config, world.spec)
+    model.hte.reward_scale.fill_(world.reward_scale)
+    guided = row in GUIDED
+    known = _Knowledge(world, config.knowledge_dim) if config.knowledge_dim else None
+
+    def window(step: int) -> tuple[Context, Targets]:
+        tokens, targets = batches(step)
+        knowledge = None if known is None else known.of_windows(batches, step)
+        return model.window(tokens, targets.position, knowledge), targets
+
+    def loss(step: int) -> Tensor:
+        context, targets = window(step)
+        logits = model.window_logits(context, targets.codes)
+        total = mtp_loss(logits, targets, model.head_logits, _ENTROPY_WEIGHT)
+        noise = torch.Generator().manual_seed(batches.seed * 1_000_003 + step)
+        total = total + auxiliary_loss(model, context, targets, generator=noise)
+        return total + _judged(model, world, context, targets) if guided else total
+
+    def rank(request_id: Tensor) -> Tensor:
+        policy = model if known is None else _Informed(model, known.of_requests(request_id))
+        return beam_search(
+            policy,
+            world.request(request_id),
+            world.trie,
+            sizes.list_size,
+            value_weight=sizes.value_weight if guided else 0.0,
+            renormalize=True,
+        ).ad_id
+
+    @torch.no_grad()
+    def statistics() -> dict[str, float]:
+        context, _ = window(0)
+        found = {name: float(share) for name, share in depth_shares(context).items()}
+        weights = model.head_logits.softmax(0).tolist()
+        if len(weights) > 1:
+            found |= {f"head_{number}": weight for number, weight in enumerate(weights, 1)}
+        if context.thought is not None and model.refiner is not None:
+            refined = model.refiner(context.thought).flatten(0, 1)
+            found["refined_std"] = float(refined.std(0).mean())
+        return found
+
+    return Studied(model, loss, rank, statistics)
+
+
+def _judged(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
+    """Return the evaluator's loss on logged values; its gradient stops at h."""
+    first = slice(0, 1)
+    return hte_loss(
+        model.hte(context, targets.codes[:, :, first]),
+        targets.final_value[..., first] / world.reward_scale,
+        targets.pctr[..., first],
+        targets.pcvr[..., first],
+        targets.valid[..., first],
+    )
+
+
+class _Informed:
+    """The model with what is known of the requests at hand, for the beam."""
+
+    def __init__(self, model: HHD, knowledge: Tensor) -> None:
+        self._model, self._knowledge = model, knowledge
+        self.begin, self.extend, self.step = model.begin, model.extend, model.step
+        self.final_value = model.final_value
+
+    def encode(self, request: Request) -> Context:
+        """Return the context of the requests."""
+        return self._model.encode(request, self._knowledge)
+
+
+class _Knowledge:
+    """The template's texts, as vectors fitted on the logged days."""
+
+    def __init__(self, world: World, width: int) -> None:
+        events = world.events
+        taken = events[events["action"] >= int(Action.CLICK)]
+        frames = (world.ads, world.organic)
+        category = [frame["category"].to_numpy() for frame in frames]
+        maker = [world.ads["advertiser"].to_numpy(), world.organic["creator"].to_numpy()]
+        clicks = [
+            Click(
+                user, time, f"category_{category[1 - kind][item]}", f"maker_{maker[1 - kind][item]}"
+            )
+            for user, time, kind, item in zip(
+                taken["user_id"].tolist(),
+                taken["timestamp"].tolist(),
+                taken["kind"].tolist(),
+                taken["item_id"].tolist(),
+                strict=True,
+            )
+        ]
+        self._provider = HistoryThoughts(clicks)
+        self._world = world
+        users = torch.arange(len(world.users))
+        end = torch.full_like(users, world.info.num_log_days * DAY_S)
+        self._embed = TfidfEmbedder.fit(self._provider.thoughts(users, end), width)
+
+    def of_requests(self, request_id: Tensor) -> Tensor:
+        """Return float32 [B, k] of requests."""
+        ids = request_id.numpy()
+        user, time = self._world.request_user[ids], self._world.request_time[ids]
+        return embed_thoughts(
+            self._provider, self._embed, torch.from_numpy(user), torch.from_numpy(time)
+        )
+
+    def of_windows(self, batches: WindowBatches, step: int) -> Tensor:
+        """Return float32 [B, k] as of each window's first supervised request."""
+        return self.of_requests(batches.first_requests(step))
+
+
+def non_embedding_parameters(module: nn.Module) -> int:
+    """Return the trained numbers outside of tables that grow with codes, items or attributes."""
+    tables = ("embedding.table", "codes", "output", "item.weight", "ads", "shared.weight")
+    return sum(
+        p.numel()
+        for name, p in module.named_parameters()
+        if not name.endswith(tables) and not name.startswith("hte.")
+    )
+
+
+def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConfig:
+    """Return the base with feed-forward networks so wide that it has a row's parameters."""
+    wanted = non_embedding_parameters(HHD(row_config(row, sizes.model), world.spec))
+    base = row_config(BASE, sizes.model)
+    candidates = [replace(base, ffn_multiple=n) for n in range(base.ffn_multiple, 41)]
+
+    def away(config: HHDConfig) -> int:
+        return abs(non_embedding_parameters(HHD(config, world.spec)) - wanted)
+
+    return min(candidates, key=away)

@@ -1,0 +1,199 @@
+"""What the architecture suite says: Tab. 2, what each row costs, and whether parts collapsed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.architecture_presets import (
+    BASE,
+    CONTROLS,
+    DEEP,
+    FULL,
+    LAZY,
+    PARTS,
+    RIVALS,
+    ArchitecturePreset,
+)
+from benchmarks.reading import Difference, adjust, compare
+from benchmarks.report import Block, Bullets, Cell, Section, SuiteReport, Table
+from benchmarks.results import BOOTSTRAP_SEED
+from benchmarks.stats import bootstrap
+from benchmarks.suite import Settings
+from simulators.world_info import WorldInfo
+
+PAPER = {
+    "hstu": 18.98,
+    "onerec": 19.85,
+    "hybrid_attention": 20.56,
+    "token_aware_ffn": 21.98,
+    "token_aware_norm": 20.76,
+    "recursions": 20.09,
+    "knowledge": 20.13,
+    "thinking": 21.75,
+    "refining": 19.61,
+    "hte": 19.91,
+    "mtp": 22.38,
+    FULL: 27.32,
+}
+"""HitR@100 in per cent of GPR Tab. 2, on private data."""
+
+
+def _cell(results: pd.DataFrame, row: str, metric: str) -> Cell:
+    mask = (results["method"] == row) & (results["metric"] == metric)
+    values = results.loc[mask, "value"].to_numpy()
+    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
+
+
+def _mean(results: pd.DataFrame, row: str, metric: str) -> float | None:
+    mask = (results["method"] == row) & (results["metric"] == metric)
+    values = results.loc[mask, "value"]
+    return float(values.mean()) if len(values) else None
+
+
+def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Table:
+    """Return Tab. 2."""
+    metrics = {
+        f"HitR@{list_size}": f"hitr_{list_size}",
+        "Recall@10": "recall_10",
+        "NDCG@10": "ndcg_10",
+    }
+    cells: list[list[Cell]] = [
+        [row, *(_cell(results, row, metric) for metric in metrics.values())] for row in rows
+    ]
+    requests = _mean(results, rows[0], "num_requests") or 0.0
+    return Table(
+        "Ranking the whole catalogue",
+        ["row", *metrics],
+        cells,
+        f"{requests:,.0f} held-out requests per seed whose ad was clicked; the ad is to be found "
+        "among all ads, whether the user may see them or not.",
+    )
+
+
+def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
+    """Return what training and ranking took."""
+    names = {
+        "parameters": "num_parameters",
+        "without tables": "num_inner_parameters",
+        "training GFLOP": "training_gflop",
+        "training s": "train_s",
+        "examples / s": "examples_per_s",
+        "ranked requests / s": "ranked_per_s",
+        "steps": "num_steps",
+        "best step": "best_step",
+        "loss at the start": "first_loss",
+        "at the end": "last_loss",
+    }
+    cells: list[list[Cell]] = [
+        [row, *(_mean(results, row, metric) for metric in names.values())] for row in rows
+    ]
+    return Table(
+        "What each row costs (means over seeds, one thread)",
+        ["row", *names],
+        cells,
+        "Tables are embeddings of codes, items and attributes, and output matrices. FLOP are "
+        "three times the forward pass's, as torch counts them. Losses of different rows are not "
+        "of one kind.",
+    )
+
+
+def statistics_table(results: pd.DataFrame) -> Table | None:
+    """Return the shares that show whether router, heads or refiner collapsed; None without any."""
+    found = results[results["metric"].str.startswith("statistic/")]
+    if found.empty:
+        return None
+    means = found.groupby(["method", "metric"], sort=False)["value"].mean()
+    rows: list[list[Cell]] = [
+        [row, str(metric).removeprefix("statistic/"), float(value)]
+        for (row, metric), value in means.items()
+    ]
+    return Table(
+        "Have parts collapsed?",
+        ["row", "statistic", "mean"],
+        rows,
+        "depth_r: share of tokens that stop after r recursions; head_n: weight of the n-th head; "
+        "refined_std: spread of the refining token over states, 0 if it says the same of all.",
+    )
+
+
+def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) -> list[Difference]:
+    """Return the declared comparisons: parts against the base, controls, rivals against full."""
+    words = "HitR"
+    found: list[Difference] = []
+    parts = [row for row in (*PARTS, FULL) if row in rows and row != "refining"]
+    found += compare(results, metric, words, parts, BASE)
+    if "refining" in rows:
+        found += compare(results, metric, words, ["refining"], "thinking")
+    for row in CONTROLS:
+        if row in rows:
+            found += compare(results, metric, words, [row], f"control_{row}")
+    for rival in RIVALS:
+        if rival in rows:
+            found += compare(results, metric, words, [FULL], rival)
+    if LAZY in rows:
+        found += compare(results, metric, words, [LAZY], DEEP)
+    return adjust(found)
+
+
+def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
+    """Return every row's trials; None without tuning."""
+    rows: list[list[Cell]] = []
+    for row, path in tuned.items():
+        if path is None:
+            continue
+        log = json.loads(path.read_text())
+        trials = ", ".join(f"{t['learning_rate']:g}: {t['validation']:.3f}" for t in log["trials"])
+        rows.append([row, f"{log['learning_rate']:g}", trials])
+    if not rows:
+        return None
+    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows)
+
+
+def make_report(
+    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+) -> SuiteReport:
+    """Return the report."""
+    sizes = settings.sizes
+    assert isinstance(sizes, ArchitecturePreset)
+    rows = list(settings.methods)
+    metric = f"hitr_{sizes.list_size}"
+    differences = part_differences(results, rows, metric)
+    blocks: list[Block] = [cost_table(results, rows)]
+    statistics = statistics_table(results)
+    blocks += [statistics] if statistics is not None else []
+    sections = [Section("Costs and collapse", blocks)]
+    choices = tuning_table(tuned)
+    if choices is not None:
+        sections.append(Section("Tuning", [choices]))
+    paper: list[list[Cell]] = [[row, PAPER[row]] for row in rows if row in PAPER]
+    facts = [
+        "Every row has the same windows in the same order, and as many steps; training stops "
+        f"after {sizes.training.patience} validations without a better HitR, and the best weights "
+        "are tested.",
+        "`base` is the HSTU-like block of Eq. 1 with causal softmax attention and a plain code "
+        "decoder; a part's row adds one thing to it, `full` all. `hstu` is the published model "
+        "with its own attention and a softmax over ads.",
+        "`control_X` is the base with feed-forward networks so wide that it has as many parameters "
+        "as X outside of tables.",
+        "`lazy_ar` has three decoder layers of which two don't read the codes, `deep` three that "
+        "do.",
+    ]
+    sections.append(
+        Section(
+            "How to read it",
+            [
+                Bullets(facts),
+                Table("GPR Tab. 2, HitR@100 in %, private data", ["row", "HitR@100"], paper),
+            ],
+        )
+    )
+    return SuiteReport(
+        title="Architectures (GPR Tab. 2)",
+        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. World `{info.name}` ({info.source}). "
+        f"Simulated: {', '.join(info.simulated) or 'nothing'}. " + " ".join(info.notes),
+        sections=sections,
+        tables=[main_table(results, rows, sizes.list_size)],
+        differences=differences,
+    )

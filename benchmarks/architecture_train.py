@@ -1,0 +1,161 @@
+"""Trains one row of the architecture study on one seed and ranks the whole catalogue with it.
+
+Dims: E requests, K list entries.
+"""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.alignment_setup import world_seed
+from benchmarks.architecture_models import Rank, Studied, build, non_embedding_parameters
+from benchmarks.architecture_presets import NO_TRAINING, SUITE, ArchitecturePreset
+from benchmarks.files import write_json
+from benchmarks.results import COLUMNS
+from benchmarks.tasks import log_progress
+from gpr_rl.metrics import hit_rate, recall_ndcg
+from gpr_rl.pretraining.trainer import StageConfig, train_stage
+from gpr_rl.schema import Action
+from simulators.make import load_world, silent
+from simulators.world import World
+
+CUTOFF = 10
+_BATCH = 32
+
+
+def held_out(world: World, split: str, count: int) -> Tensor:
+    """Return up to `count` requests of a split whose ad was clicked or converted on, spread evenly.
+
+    What a user only was shown says more of the system that chose it than of the user.
+    """
+    ids = world.request_ids(split)
+    taken = ids[world.request_action[ids] >= int(Action.CLICK)]
+    if len(taken) <= count:
+        return taken
+    return taken[torch.linspace(0, len(taken) - 1, count).long()]
+
+
+def evaluate(rank: Rank, world: World, request_id: Tensor, list_size: int) -> dict[str, float]:
+    """Return HitR at the list's length, Recall@10 and NDCG@10 over the whole catalogue."""
+    with torch.no_grad():
+        ranked = torch.cat([rank(part) for part in request_id.split(_BATCH)])
+    target = world.request_ad[request_id]
+    recall, ndcg = recall_ndcg(ranked, target, CUTOFF)
+    return {
+        f"hitr_{list_size}": float(hit_rate(ranked, target).mean()),
+        f"recall_{CUTOFF}": float(recall.mean()),
+        f"ndcg_{CUTOFF}": float(ndcg.mean()),
+    }
+
+
+def training_flops(studied: Studied) -> float:
+    """Return the floating-point operations of one training step: three times the forward pass."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        studied.loss(0)
+    return 3.0 * counter.get_total_flops()
+
+
+def train(
+    studied: Studied, world: World, config: StageConfig, sizes: ArchitecturePreset, name: str
+) -> dict[str, float]:
+    """Train in place, keep the weights of the best validation, and return what it took."""
+    validation = held_out(world, "validation", sizes.num_validation_requests)
+    module = studied.module
+
+    def validate() -> float:
+        module.eval()
+        score = evaluate(studied.rank, world, validation, sizes.list_size)
+        module.train()
+        return score[f"hitr_{sizes.list_size}"]
+
+    losses: list[float] = []
+    seconds = 0.0
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        return studied.loss(step), {}
+
+    def on_step(step: int, logged: dict[str, float]) -> None:
+        losses.append(logged["loss"])
+        if (step + 1) % 20 == 0:
+            log_progress(step + 1, config.num_steps, **logged)
+
+    validating = 0.0
+
+    def timed() -> float:
+        nonlocal validating
+        began = time.perf_counter()
+        score = validate()
+        validating += time.perf_counter() - began
+        return score
+
+    module.train()
+    started = time.perf_counter()
+    parameters: list[nn.Parameter] = list(module.parameters())
+    result = train_stage([parameters], loss, config, on_step, name, model=module, validate=timed)
+    seconds = time.perf_counter() - started - validating
+    module.eval()
+    return {
+        "validation": result.best_score,
+        "num_steps": float(result.num_steps),
+        "best_step": float(result.best_step),
+        "first_loss": losses[0],
+        "last_loss": sum(losses[-10:]) / len(losses[-10:]),
+        "train_s": seconds,
+        "examples_per_s": result.num_steps * sizes.num_windows * sizes.num_positions / seconds,
+    }
+
+
+def run_trial(*, world: str, row: str, sizes: ArchitecturePreset, output: Path) -> None:
+    """Try every learning rate on the tuning seed and write the best one's."""
+    loaded = load_world(world, seed=world_seed(world, sizes.tuning_seed), progress=silent)
+    scores = {}
+    for rate in sizes.learning_rates:
+        config = replace(
+            sizes.training,
+            num_steps=sizes.tuning_steps,
+            validate_every=sizes.tuning_steps,
+            learning_rate=rate,
+        )
+        try:
+            studied = build(row, loaded, sizes, sizes.tuning_seed)
+            scores[rate] = train(studied, loaded, config, sizes, row)["validation"]
+        except FloatingPointError:
+            scores[rate] = -1.0
+    best = max(scores, key=lambda rate: scores[rate])
+    output.parent.mkdir(exist_ok=True)
+    trials = [{"learning_rate": rate, "validation": score} for rate, score in scores.items()]
+    write_json(output, {"row": row, "learning_rate": best, "trials": trials})
+
+
+def run_row(
+    *, world: str, row: str, seed: int, tuned: Path | None, sizes: ArchitecturePreset
+) -> pd.DataFrame:
+    """Train and grade one row on one seed."""
+    loaded = load_world(world, seed=world_seed(world, seed), progress=silent)
+    studied = build(row, loaded, sizes, seed)
+    metrics = {
+        "num_parameters": float(studied.num_parameters),
+        "num_inner_parameters": float(non_embedding_parameters(studied.module)),
+    }
+    if row not in NO_TRAINING:
+        config = sizes.training
+        if tuned is not None:
+            config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
+        flops = training_flops(studied)
+        metrics |= train(studied, loaded, config, sizes, row)
+        metrics["training_gflop"] = flops * metrics["num_steps"] / 1e9
+        metrics["learning_rate"] = config.learning_rate
+    test = held_out(loaded, "test", sizes.num_test_requests)
+    started = time.perf_counter()
+    metrics |= evaluate(studied.rank, loaded, test, sizes.list_size)
+    metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
+    metrics["num_requests"] = float(len(test))
+    metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
+    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
+    return frame.assign(suite=SUITE, method=row, seed=seed, step=0, split="test")[COLUMNS]

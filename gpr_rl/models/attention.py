@@ -1,0 +1,234 @@
+"""Attention of the HSD under the hybrid mask: by one score matrix, in chunks, or by a fused kernel.
+
+Dims: B sequences, T tokens, Q queries of a chunk, D width, H heads.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from gpr_rl.models.masks import bucket_of_distance, hybrid_mask, time_bucket
+
+_ALL = slice(None)
+_ROTARY_BASE = 10_000.0
+_PROMPT_ROWS = 128  # rows of the prompt block that one masked call of the fused kernel takes
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Who may attend to whom among the tokens of B sequences, and how far apart they are."""
+
+    kind: Tensor
+    """int64 [B, T], a TokenType."""
+    prompt_length: Tensor
+    """int64 [B]."""
+    dtype: torch.dtype
+    """Of the scores."""
+    hybrid: bool = True
+    """Two-way attention inside the prompt block."""
+    chunk: int = 0
+    """Queries that meet their keys at a time when a bias is learned; 0: all of them."""
+    position: Tensor | None = None
+    """int64 [B, T], index of each token in its whole sequence; None where no token was left out."""
+    time: Tensor | None = None
+    """int64 [B, T], seconds; None where no bias needs it."""
+
+    def longest_prompt(self) -> int:
+        """Return how many leading tokens may see a later one, in any sequence."""
+        longest = int(F.pad(self.prompt_length, (0, 1)).max()) if self.hybrid else 0
+        return min(longest, self.kind.shape[1])
+
+    def visible(self, queries: slice, keys: slice) -> Bool[Tensor, "B 1 Q K"]:
+        """Return True where these queries may see these keys."""
+        return hybrid_mask(
+            self.kind, self.prompt_length, hybrid=self.hybrid, queries=queries, keys=keys
+        )[:, None]
+
+    def mask(self, queries: slice, keys: slice) -> Float[Tensor, "B 1 Q K"]:
+        """Return what is added to the scores: 0 where visible, else a very negative number."""
+        visible = self.visible(queries, keys)
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(self.dtype).min)
+
+    def distance(self, queries: slice, keys: slice) -> Int[Tensor, "*b Q K"]:
+        """Return the buckets of how many tokens lie between, without B where all are alike."""
+        if self.position is None:
+            at = torch.arange(self.kind.shape[1], device=self.kind.device)
+            return bucket_of_distance(at[queries, None] - at[None, keys])
+        at, reach = self.position, int(self.position.max())
+        distance = torch.arange(-reach, reach + 1, device=at.device)
+        lookup = bucket_of_distance(distance)  # far fewer distances than pairs
+        return lookup[at[:, queries, None] - at[:, None, keys] + reach]
+
+    def elapsed(self, queries: slice, keys: slice) -> Int[Tensor, "B Q K"]:
+        """Return the buckets of how much time lies between."""
+        assert self.time is not None
+        return time_bucket(self.time[:, queries, None] - self.time[:, None, keys])
+
+    @cached_property
+    def whole_mask(self) -> Tensor:
+        """Return `mask` of all pairs; all blocks share it, as they do the next two."""
+        return self.mask(_ALL, _ALL)
+
+    @cached_property
+    def whole_distance(self) -> Tensor:
+        """Return `distance` of all pairs."""
+        return self.distance(_ALL, _ALL)
+
+    @cached_property
+    def whole_elapsed(self) -> Tensor:
+        """Return `elapsed` of all pairs."""
+        return self.elapsed(_ALL, _ALL)
+
+
+class Biases(NamedTuple):
+    """The learned parts of the scores: a table [buckets, H] per kind of distance, if any."""
+
+    distance: Tensor | None = None
+    time: Tensor | None = None
+
+
+def attend(
+    vqk: Float[Tensor, "B T W"], num_heads: int, pairs: Pairs, biases: Biases, *, rotary: bool
+) -> Float[Tensor, "B T D"]:
+    """Return softmax attention, GPR Eq. 1 without the gate.
+
+    Without a learned bias the fused kernel does it, in memory linear in T. With one, torch's fused
+    kernel falls back to the plain products with more copies (the bias needs a gradient): either
+    all scores at once, or chunk by chunk with the scores computed again on the way back, so that
+    no tensor over all pairs is held.
+
+    Args:
+        vqk: Values, queries and keys side by side, W = 3 D; anything at padding.
+        num_heads: H.
+        pairs: Who sees whom.
+        biases: What is added to the scores.
+        rotary: Turn queries and keys by their positions (Su et al. 2021).
+    """
+    value, query, key = vqk.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    if rotary:
+        turn = _turn(pairs, query.shape[-1], query.dtype)
+        query, key = _rotate(query, *turn), _rotate(key, *turn)
+    if biases.distance is None and biases.time is None:
+        found = _fused(query, key, value, pairs)
+    elif pairs.chunk == 0 or vqk.shape[1] <= pairs.chunk:
+        distance = None if biases.distance is None else pairs.whole_distance
+        elapsed = None if biases.time is None else pairs.whole_elapsed
+        found = _plain(query, key, value, biases, pairs.whole_mask, distance, elapsed)
+    else:
+        found = _chunked(query, key, value, pairs, biases)
+    return found.transpose(1, 2).flatten(2)
+
+
+def _plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    biases: Biases,
+    mask: Tensor,
+    distance: Tensor | None,
+    elapsed: Tensor | None,
+) -> Tensor:
+    """Return attention of queries [B, H, Q, D/H] by plain matrix products."""
+    score = (query * query.shape[-1] ** -0.5) @ key.mT  # [B, H, Q, K]
+    for bucket, table in ((distance, biases.distance), (elapsed, biases.time)):
+        if table is not None:
+            assert bucket is not None
+            score = score.add_(F.embedding(bucket, table).movedim(-1, -3))
+    return score.add_(mask).softmax(-1) @ value
+
+
+def _chunked(query: Tensor, key: Tensor, value: Tensor, pairs: Pairs, biases: Biases) -> Tensor:
+    """Return attention of all queries; the scores of one chunk at a time exist."""
+
+    def chunk(query: Tensor, key: Tensor, value: Tensor, queries: slice, keys: slice) -> Tensor:
+        distance = None if biases.distance is None else pairs.distance(queries, keys)
+        elapsed = None if biases.time is None else pairs.elapsed(queries, keys)
+        return _plain(query, key, value, biases, pairs.mask(queries, keys), distance, elapsed)
+
+    found, furthest = [], pairs.longest_prompt()
+    for start in range(0, query.shape[2], pairs.chunk):
+        queries = slice(start, start + pairs.chunk)
+        keys = slice(0, max(queries.stop, furthest) if start < furthest else queries.stop)
+        parts = query[:, :, queries], key[:, :, keys], value[:, :, keys]
+        found.append(
+            checkpoint(chunk, *parts, queries, keys, use_reentrant=False, preserve_rng_state=False)
+        )
+    return torch.cat(found, dim=2)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, pairs: Pairs) -> Tensor:
+    """Return attention without biases: causal for all rows, masked for those of the prompt."""
+    found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    prompt = pairs.longest_prompt()
+    if prompt < 2:
+        return found
+    key, value = key[:, :, :prompt], value[:, :, :prompt]
+    parts = []
+    for start in range(0, prompt, _PROMPT_ROWS):
+        queries = slice(start, min(start + _PROMPT_ROWS, prompt))
+        visible = pairs.visible(queries, slice(0, prompt))
+        part = query[:, :, queries]
+        parts.append(F.scaled_dot_product_attention(part, key, value, attn_mask=visible))
+    return torch.cat([*parts, found[:, :, prompt:]], dim=2)
+
+
+def _turn(pairs: Pairs, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine [1 or B, 1, T, d / 2] of the angle of every position and channel."""
+    position = pairs.position
+    if position is None:
+        position = torch.arange(pairs.kind.shape[1], device=pairs.kind.device)[None]
+    channel = torch.arange(0, width, 2, device=position.device, dtype=torch.float64)
+    angle = position[:, None, :, None] * _ROTARY_BASE ** (-channel / width)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def _rotate(x: Float[Tensor, "B H T d"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B H T d"]:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def compacted(
+    pairs: Pairs, owner: Int[Tensor, " A"], index: Int[Tensor, " A"]
+) -> tuple[Pairs, Int[Tensor, " A"]]:
+    """Return the pairs among A > 0 chosen tokens, and where these stand now.
+
+    The tokens of a sequence move together and keep their order, so causality and the prompt block
+    mean the same among them; distances still count the tokens left out.
+
+    Args:
+        pairs: Of whole sequences.
+        owner: Sequence of each chosen token.
+        index: Its place there.
+
+    Returns:
+        Pairs of [B, T'] tokens, T' the most that a sequence keeps, and the place of each
+        chosen token in the flattened [B * T'].
+    """
+    batch, num_tokens = pairs.kind.shape
+    chosen = torch.zeros_like(pairs.kind, dtype=torch.bool)
+    chosen[owner, index] = True
+    rank = chosen.cumsum(1)[owner, index] - 1
+    length = int(rank.max()) + 1
+    place = owner * length + rank
+
+    def move(column: Tensor) -> Tensor:
+        moved = column.new_zeros(batch * length)
+        return moved.index_copy(0, place, column[owner, index]).view(batch, length)
+
+    everywhere = torch.arange(num_tokens, device=owner.device)
+    position = everywhere.expand(batch, -1) if pairs.position is None else pairs.position
+    smaller = replace(
+        pairs,
+        kind=move(pairs.kind),
+        prompt_length=(chosen & (everywhere < pairs.prompt_length[:, None])).sum(1),
+        position=move(position),
+        time=None if pairs.time is None else move(pairs.time),
+    )
+    return smaller, place

@@ -1,0 +1,107 @@
+"""LazyAR: a decoder whose first layers do not wait for the codes (GR4AD).
+
+Of its L_d layers the first K_d, the trunk, see a level's position and the context, but no code:
+m_t^0 = p_t, m_t^l = Dec^l(m_t^{l-1}, context). They run once for all levels and all beams. Then
+Fuse(m, s) = W_f [m * (W_g s); s] takes in the embedding s of the code before (a start embedding at
+level 1), and layers K_d + 1..L_d run code by code. Only a summary of the source is at hand, hence:
+context is h and the thinking tokens, which pass the trunk as well; level positions do not attend
+to one another, as the formula has no other level's m in it; no norm inside Fuse.
+
+Dims: B sequences, S states per sequence, K candidates per state, L levels, n codes per candidate,
+m shared tokens, T tokens, D width, H heads.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gpr_rl.models.config import HHDConfig
+from gpr_rl.models.decoder import CodeDecoder, DecoderBlock, DecoderState, Refine, cross_mask
+
+
+class Fuse(nn.Module):
+    """W_f [m * (W_g s); s]: what the trunk knows of a level, gated by the code before it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, dim, bias=False)
+        self.output = nn.Linear(2 * dim, dim, bias=False)
+
+    def forward(
+        self, trunk: Float[Tensor, "*rows D"], code: Float[Tensor, "*rows D"]
+    ) -> Float[Tensor, "*rows D"]:
+        """Return the input of the first autoregressive layer."""
+        return self.output(torch.cat([trunk * self.gate(code), code], dim=-1))
+
+
+class LazyDecoder(CodeDecoder):
+    """A `CodeDecoder` with K_d of its layers as trunk; the same interface, cache and candidates.
+
+    With K_d = 0 it has the parameters of a `CodeDecoder` and gives its numbers. The state's own
+    intent embedding is added to the level positions, as it is to the other shared tokens.
+
+    Args:
+        config: Sizes; `num_lazy_layers` is K_d.
+        num_layers: L_d, more than K_d.
+        num_shared: Thinking tokens and the start token.
+        num_levels: How many of a path's codes are read, L - 1.
+        num_codes: V.
+    """
+
+    def __init__(
+        self, config: HHDConfig, num_layers: int, num_shared: int, num_levels: int, num_codes: int
+    ) -> None:
+        super().__init__(config, num_layers, num_shared, num_levels, num_codes)
+        self.trunk_blocks = nn.ModuleList(self.blocks[: config.num_lazy_layers])
+        self.blocks = nn.ModuleList(self.blocks[config.num_lazy_layers :])
+        if len(self.trunk_blocks):
+            dim = config.dim
+            self.level = nn.Parameter(torch.randn(num_levels + 1, dim) * dim**-0.5)
+            self.fuse = Fuse(dim)
+            self.trunk_norm = nn.LayerNorm(dim)
+
+    def _begin(
+        self, x: Tensor, own: Tensor, memory: Tensor, visible: Tensor, refine: Refine | None
+    ) -> DecoderState:
+        num_lazy = len(self.trunk_blocks)
+        if num_lazy == 0:
+            return self._share(self.blocks, x, memory, visible, refine)
+        thinking, start = x[:, :, :-1], x[:, :, -1:]
+        levels = own[:, :, None] + self.level
+        thinking, trunk = self._trunk(thinking, levels, memory, visible)
+        x = torch.cat([thinking, self.fuse(trunk[:, :, :1], start)], dim=2)
+        state = self._share(self.blocks, x, memory[:, num_lazy:], visible, refine)
+        return state._replace(trunk=trunk)
+
+    def _trunk(
+        self,
+        thinking: Float[Tensor, "B S k D"],
+        levels: Float[Tensor, "B S L D"],
+        memory: Float[Tensor, "B N 2 H T d"],
+        visible: Tensor,
+    ) -> tuple[Float[Tensor, "B S k D"], Float[Tensor, "B S L D"]]:
+        """Run thinking tokens (causal) and level positions (each beside all of these) at once."""
+        num_states, num_thinking = thinking.shape[1:3]
+        tokens = torch.cat([thinking, levels], dim=2)
+        index = torch.arange(tokens.shape[2], device=tokens.device)
+        seen = (index <= index[:, None]) & (index < num_thinking) | (index == index[:, None])
+        x, mask = tokens.flatten(1, 2), cross_mask(visible, len(index))
+        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.trunk_blocks)):
+            qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            attended = attended.transpose(1, 2).reshape(x.shape)
+            x = block.finish(x, attended, memory[:, layer], mask)
+        tokens = x.unflatten(1, (num_states, -1))
+        return tokens[:, :, :num_thinking], tokens[:, :, num_thinking:]
+
+    def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
+        code = self.embed(codes, level)
+        if state.trunk is None:
+            return code
+        trunk = state.trunk[:, :, None, level + 1 : level + 1 + codes.shape[-1]]
+        return self.fuse(trunk.expand_as(code), code)

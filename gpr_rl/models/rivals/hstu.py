@@ -1,0 +1,161 @@
+"""HSTU: a decoder with pointwise attention over all tokens (Zhai et al. 2024).
+
+Dims: B windows or requests, T tokens, P supervised positions, N ads, D width, H heads, q queries
+of one chunk, s keys up to its end.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpr_rl.models.grouping import TokenLayout
+from gpr_rl.models.hsd import TokenEmbedding
+from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
+from gpr_rl.models.retrieval import NextAdBatch
+from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
+from gpr_rl.models.rivals.positions import last_position
+from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.schema import InputSpec, Tokens
+
+_INIT_STD = 0.02
+_EPS = 1e-6  # the authors'
+
+
+@dataclass(frozen=True, kw_only=True)
+class HSTUConfig:
+    """Sizes of `HSTU`."""
+
+    dim: int = 64
+    """D, width of every embedding. Zhai et al.: 50 to 256, by data set."""
+    num_heads: int = 4
+    """Attention heads; divides `dim`. Zhai et al.: 1 to 8; here as in `HHDConfig`."""
+    num_layers: int = 2
+    """Blocks. Zhai et al.: 2 to 16; here as in `HHDConfig`."""
+    dropout: float = 0.0
+    """Of embeddings and gated attention. Zhai et al.: 0.2 on public data."""
+    query_chunk: int = 256
+    """Queries that attend at a time; bounds memory and changes no result."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+class HSTUBlock(nn.Module):
+    """Gated pointwise attention with a residual; no feed-forward network.
+
+    [U, V, Q, K] = split(SiLU(Linear(norm(X)))); A = SiLU(Q K^T + bias) / n over keys j <= i;
+    X + Linear(norm(A V) * U) (Zhai et al., Eqs. 1 to 3).
+
+    The bias is learned per distance and per log2 bucket of elapsed time, and shared by the heads as
+    in the authors' code. n is the number of tokens that the query sees. The authors' code divides
+    by the padded length; the norm that follows leaves of this difference only what its epsilon
+    does, and with ours a short sequence is not drowned in it.
+    """
+
+    def __init__(self, config: HSTUConfig, max_tokens: int) -> None:
+        super().__init__()
+        self.num_heads, self.query_chunk = config.num_heads, config.query_chunk
+        self.norm = nn.LayerNorm(config.dim, eps=_EPS)
+        self.uvqk = nn.Linear(config.dim, 4 * config.dim)
+        self.position_bias = nn.Parameter(torch.randn(max_tokens) * _INIT_STD)
+        self.time_bias = nn.Parameter(torch.randn(NUM_TIME_BUCKETS) * _INIT_STD)
+        self.attended_norm = nn.LayerNorm(config.dim, eps=_EPS)
+        self.output = nn.Linear(config.dim, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], time: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """Transform tokens at the given times, in seconds."""
+        gate, *vqk = F.silu(self.uvqk(self.norm(x))).chunk(4, dim=-1)
+        value, query, key = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in vqk
+        )
+        attended = self.attend(query, key, value, time).transpose(1, 2).flatten(2)
+        return x + self.output(self.dropout(self.attended_norm(attended) * gate))
+
+    def attend(
+        self,
+        query: Float[Tensor, "B H T d"],
+        key: Float[Tensor, "B H T d"],
+        value: Float[Tensor, "B H T d"],
+        time: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H T d"]:
+        """Return A V. Neither forward nor backward holds scores of more than one chunk."""
+        num_tokens = time.shape[1]
+        parts = []
+        for start in range(0, num_tokens, self.query_chunk):
+            stop = min(start + self.query_chunk, num_tokens)
+            inputs = query[:, :, start:stop], key[:, :, :stop], value[:, :, :stop], time[:, :stop]
+            if torch.is_grad_enabled() and num_tokens > self.query_chunk:
+                part = checkpoint(
+                    self._attend_chunk, *inputs, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                part = self._attend_chunk(*inputs)
+            parts.append(part)
+        return torch.cat(parts, dim=2)
+
+    def _attend_chunk(self, query: Tensor, key: Tensor, value: Tensor, time: Tensor) -> Tensor:
+        """Attend from the last q of s tokens to all s: query [B, H, q, d], key [B, H, s, d]."""
+        first = key.shape[2] - query.shape[2]
+        index = torch.arange(key.shape[2], device=key.device)
+        distance = index[first:, None] - index  # [q, s]
+        elapsed = time[:, first:, None] - time[:, None]  # [B, q, s]
+        bias = _look_up(self.time_bias, time_bucket(elapsed))
+        bias = bias + _look_up(self.position_bias, distance.clamp_min(0))
+        weight = F.silu((query @ key.mT).add_(bias[:, None])).masked_fill(distance < 0, 0.0)
+        return (weight @ value) / (index[first:, None] + 1)
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Return table[index] for numbers; backward is many times as fast as that of `F.embedding`."""
+    return table.index_select(0, index.flatten()).view(index.shape)
+
+
+class HSTU(nn.Module):
+    """Predicts the next ad at an E token from all tokens before it.
+
+    Differs from Zhai et al.: tokens are those of GPR 2.1, known by codes and not by item ids;
+    a score is a plain dot product with an ad's own embedding, trained by cross-entropy over all
+    ads in place of sampled ones; a layer norm follows the last block.
+
+    Args:
+        config: Sizes.
+        spec: The world's vocabulary.
+        num_ads: N.
+    """
+
+    def __init__(self, config: HSTUConfig, spec: InputSpec, num_ads: int) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(config.dim, spec)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            HSTUBlock(config, spec.max_tokens) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.ads = nn.Parameter(torch.randn(num_ads, config.dim) * _INIT_STD)
+
+    def states(self, tokens: Tokens, position: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
+        """Return the outputs at `position`, indices of E tokens."""
+        num_tokens = int(last_position(tokens).max()) + 1
+        layout = TokenLayout.of(tokens.kind)
+        x = layout.unpack(self.embedding(tokens, layout))[:, :num_tokens]
+        x, time = self.dropout(x), token_time(tokens.time_gap)[:, :num_tokens]
+        for block in self.blocks:
+            x = block(x, time)
+        return self.norm(x.take_along_dim(position[..., None], dim=1))
+
+    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
+        """Return the cross-entropy over all ads; see `Retriever.loss`."""
+        return full_softmax_loss(self.states(batch.tokens, batch.position), self.ads, batch)
+
+    @torch.no_grad()
+    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
+        """Return the k ads that score highest; see `Retriever.rank`."""
+        states = self.states(tokens, last_position(tokens))
+        return top_ads(states[:, 0] @ self.ads.T, k)

@@ -1,0 +1,116 @@
+"""SASRec: a causal Transformer over item ids (Kang & McAuley 2018), trained with cross-entropy.
+
+Dims: B windows or requests, T tokens, n items, P supervised positions, N ads, M organic items,
+D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gpr_rl.models.retrieval import NextAdBatch
+from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
+from gpr_rl.models.rivals.positions import item_columns, last_position
+from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.models.rivals.transformer import TransformerBlock
+from gpr_rl.schema import Action, InputSpec, Tokens
+
+_INIT_STD = 0.02  # near-uniform predictions at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class SASRecConfig:
+    """Sizes of `SASRec`."""
+
+    dim: int = 64
+    """D, width of every embedding. SASRec: 50."""
+    num_heads: int = 4
+    """Attention heads; divides `dim`. SASRec: 1; here as in `HHDConfig`."""
+    num_layers: int = 2
+    """Transformer blocks. SASRec: 2."""
+    ffn_multiple: int = 2
+    """Hidden width of the feed-forward network in units of `dim`. SASRec: 1; as in `HHDConfig`."""
+    dropout: float = 0.0
+    """Of embeddings, attention and both residual branches. SASRec: 0.2 to 0.5."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+class SASRec(nn.Module):
+    """Predicts the next ad from the ids of the items before, ads and organic, and what was done.
+
+    A request's state is the output at the last O or I token before its E token, or a learned
+    vector where there is none; a score is its dot product with an ad's input embedding.
+
+    Differs from Kang & McAuley: cross-entropy over all ads in place of one sampled negative, the
+    stronger variant (Klenitskiy & Vasilev 2023); the normalisation before both sub-layers, as is
+    usual today; an action embedding, since ads and organic items are one sequence; positions
+    count from the window's first item, so that a window can be supervised at several places at
+    once. U and E tokens are not read.
+
+    Args:
+        config: Sizes.
+        spec: The world's vocabulary.
+        num_ads: N.
+        num_items: N + M, ads and organic items.
+
+    Raises:
+        ValueError: Fewer items than ads.
+    """
+
+    def __init__(self, config: SASRecConfig, spec: InputSpec, num_ads: int, num_items: int) -> None:
+        super().__init__()
+        if num_items < num_ads:
+            raise ValueError(f"num_items must be at least num_ads={num_ads}, got {num_items}")
+        self.num_ads = num_ads
+        self.item = nn.Embedding(num_items, config.dim)
+        self.action = nn.Embedding(len(Action), config.dim)
+        self.position = nn.Parameter(torch.randn(spec.max_tokens, config.dim) * _INIT_STD)
+        self.start = nn.Parameter(torch.randn(config.dim))
+        for embedding in (self.item, self.action):
+            nn.init.normal_(embedding.weight, std=_INIT_STD)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.dim, config.num_heads, config.ffn_multiple, config.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+
+    @property
+    def ads(self) -> Float[Tensor, "N D"]:
+        """The ads' embeddings."""
+        return self.item.weight[: self.num_ads]
+
+    def states(
+        self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
+    ) -> Float[Tensor, "B P D"]:
+        """Return what is known before the requests at `position`.
+
+        Args:
+            tokens: Windows or requests.
+            item: Item of each token, see `NextAdBatch`.
+            position: Index of E tokens.
+        """
+        columns, count = item_columns(tokens.kind)
+        x = self.item(item.gather(1, columns).clamp_min(0))  # right of the items anything will do
+        x = x + self.action(tokens.action.gather(1, columns)) + self.position[: columns.shape[1]]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        start = self.start.expand(len(x), 1, -1)
+        known = torch.cat([start, self.norm(x)], dim=1)  # row i is the state after i items
+        return known.take_along_dim(count.gather(1, position)[..., None], dim=1)
+
+    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
+        """Return the cross-entropy over all ads; see `Retriever.loss`."""
+        states = self.states(batch.tokens, batch.item, batch.position)
+        return full_softmax_loss(states, self.ads, batch)
+
+    @torch.no_grad()
+    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
+        """Return the k ads that score highest; see `Retriever.rank`."""
+        states = self.states(tokens, item, last_position(tokens))
+        return top_ads(states[:, 0] @ self.ads.T, k)

@@ -1,0 +1,199 @@
+"""TIGER: a T5 that reads the codes of past items and writes the next one's (Rajput et al. 2023).
+
+The T5 is that of the package transformers, which is asked for only when a `TIGER` is made.
+
+Dims: B windows or requests, T tokens, R rows (one prediction each), S input ids, W prefixes,
+L levels, V codes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gpr_rl.decoding import CodeTrie, beam_search
+from gpr_rl.models.retrieval import NextAdBatch
+from gpr_rl.models.rivals.positions import item_columns, last_position, sum_over_parts
+from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.schema import InputSpec, Tokens
+
+PAD_ID = 0
+"""Padding, and the decoder's first input."""
+END_ID = 1
+"""End of sequence, which T5 wants to exist; never read, never written."""
+_FIRST_CODE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TIGERConfig:
+    """Sizes of `TIGER`."""
+
+    dim: int = 64
+    """Width. TIGER: 128."""
+    num_heads: int = 4
+    """Attention heads; divides `dim`. TIGER: 6 of width 64."""
+    num_encoder_layers: int = 2
+    """TIGER: 4."""
+    num_decoder_layers: int = 2
+    """TIGER: 4."""
+    ffn_multiple: int = 4
+    """Hidden width of feed-forward networks in units of `dim`. TIGER: 8."""
+    num_user_tokens: int = 64
+    """Ids that user attributes are hashed to. TIGER: 2,000, for user ids."""
+    max_items: int = 50
+    """Latest items that are read. TIGER: 20."""
+    dropout: float = 0.0
+    """Everywhere in T5. TIGER: 0.1."""
+    max_rows: int = 512
+    """Rows of the encoder in training, and of the decoder in search, at a time; bounds memory."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+class TIGERContext(NamedTuple):
+    """What the encoder made of B requests."""
+
+    hidden: Tensor  # [B, S, D]
+    mask: Tensor  # bool [B, S]
+
+
+def user_token(user: Int[Tensor, "B A"], num_user_tokens: int) -> Int[Tensor, " B"]:
+    """Return a hash of each row's attributes in [0, num_user_tokens), the same everywhere."""
+    mixed = user.new_zeros(len(user))
+    for column in user.unbind(1):
+        mixed = (mixed * 1_000_003 + column + 1) % 2_147_483_647
+    return mixed % num_user_tokens
+
+
+class TIGER(nn.Module):
+    """transformers' T5 over [user, codes of past items, oldest first]; the target is a path.
+
+    Each supervised position of a window is a row of its own, made of the items before it only.
+    It is a `gpr_rl.decoding.policy.Policy` over `Tokens`, with value 0. Probabilities are over
+    the whole vocabulary, so those of a level's codes sum to less than 1; illegal codes leave in
+    the beam search.
+
+    Differs from TIGER: past items are ads and organic items alike; the user token is a hash of
+    attributes; paths that several ads share get no further code, but stand for one ad.
+
+    Args:
+        config: Sizes.
+        spec: The world's vocabulary.
+        trie: The catalogue, on the model's device.
+
+    Attributes:
+        t5: The `T5ForConditionalGeneration`.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+
+    def __init__(self, config: TIGERConfig, spec: InputSpec, trie: CodeTrie) -> None:
+        super().__init__()
+        self.config, self.trie = config, trie
+        self.num_codes = spec.num_codes
+        offset = torch.arange(spec.num_levels) * spec.num_codes + _FIRST_CODE
+        self.register_buffer("offset", offset, persistent=False)
+        self.first_user = _FIRST_CODE + spec.num_levels * spec.num_codes
+        self.t5 = _make_t5(config, self.first_user + config.num_user_tokens)
+
+    offset: Tensor
+
+    def input_ids(
+        self, tokens: Tokens, row: Int[Tensor, " R"], position: Int[Tensor, " R"]
+    ) -> tuple[Int[Tensor, "R S"], Bool[Tensor, "R S"]]:
+        """Return T5's input for predictions at tokens of some rows, and where it is real."""
+        columns, count = item_columns(tokens.kind)
+        before = count[row, position]
+        length = before.clamp_max(self.config.max_items)
+        number = torch.arange(int(length.max()), device=row.device)
+        real = number < length[:, None]
+        number = ((before - length)[:, None] + number).clamp_max(columns.shape[1] - 1)
+        codes = tokens.codes[row[:, None], columns[row[:, None], number]] + self.offset
+        codes = codes.where(real[..., None], PAD_ID).flatten(1)
+        user = user_token(tokens.user, self.config.num_user_tokens)[row, None] + self.first_user
+        mask = F.pad(real.repeat_interleave(len(self.offset), dim=1), (1, 0), value=True)
+        return torch.cat([user, codes], dim=1), mask
+
+    def decoder_ids(self, prefix: Int[Tensor, "*batch l"]) -> Int[Tensor, "*batch n"]:
+        """Return the decoder's input for the first l codes of paths, n = l + 1."""
+        return F.pad(prefix + self.offset[: prefix.shape[-1]], (1, 0), value=PAD_ID)
+
+    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
+        """Return -log p(path) of the next ad, unmasked; see `Retriever.loss`."""
+        row, column = batch.valid.nonzero(as_tuple=True)
+        position, codes = batch.position[row, column], batch.codes[row, column]
+
+        def total(part: Tensor) -> Tensor:
+            ids, mask = self.input_ids(batch.tokens, row[part], position[part])
+            path = codes[part]
+            logits = self.t5(
+                input_ids=ids,
+                attention_mask=mask,
+                decoder_input_ids=self.decoder_ids(path[:, :-1]),
+                use_cache=False,
+            ).logits
+            target = (path + self.offset).flatten()
+            return F.cross_entropy(logits.flatten(0, 1), target, reduction="sum")
+
+        by_length = position.argsort(stable=True)  # so that a part is no longer than need be
+        return sum_over_parts(total, by_length, self.config.max_rows) / len(row)
+
+    def encode(self, request: Tokens) -> TIGERContext:
+        """Run the encoder on B requests."""
+        row = torch.arange(len(request), device=request.kind.device)
+        ids, mask = self.input_ids(request, row, last_position(request)[:, 0])
+        return TIGERContext(self.t5.encoder(ids, attention_mask=mask).last_hidden_state, mask)
+
+    def step(
+        self, context: TIGERContext, prefix: Int[Tensor, "B W l"]
+    ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"]]:
+        """Return log-probabilities of the next code, unmasked, and zeros for values."""
+        width, level = prefix.shape[1:]
+        start = _FIRST_CODE + level * self.num_codes
+        group = max(1, self.config.max_rows // width)
+        parts = [x.split(group) for x in (*context, self.decoder_ids(prefix))]
+        found = []
+        for hidden, mask, ids in zip(*parts, strict=True):
+            logits = self.t5(
+                encoder_outputs=(hidden.repeat_interleave(width, dim=0),),
+                attention_mask=mask.repeat_interleave(width, dim=0),
+                decoder_input_ids=ids.flatten(0, 1),
+                use_cache=False,
+            ).logits[:, -1]
+            log_prob = logits.log_softmax(-1)[:, start : start + self.num_codes]
+            found.append(log_prob.unflatten(0, (-1, width)))
+        log_prob = torch.cat(found)
+        return log_prob, log_prob.new_zeros(prefix.shape[:2])
+
+    @torch.no_grad()
+    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
+        """Return the ads of the k paths that a beam of width k finds; see `Retriever.rank`."""
+        return beam_search(self, tokens, self.trie, k).ad_id
+
+
+def _make_t5(config: TIGERConfig, num_ids: int) -> Any:
+    try:
+        from transformers import T5Config, T5ForConditionalGeneration
+    except ImportError as error:
+        raise ImportError(
+            "TIGER needs the package transformers: pip install transformers"
+        ) from error
+    sizes: dict[str, Any] = {
+        "vocab_size": num_ids,
+        "d_model": config.dim,
+        "d_kv": config.dim // config.num_heads,
+        "d_ff": config.ffn_multiple * config.dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "dropout_rate": config.dropout,
+        "pad_token_id": PAD_ID,
+        "decoder_start_token_id": PAD_ID,
+        "eos_token_id": END_ID,
+    }
+    return T5ForConditionalGeneration(T5Config(**sizes))

@@ -1,0 +1,126 @@
+"""Texts to vectors: TF-IDF with truncated SVD, or a local sentence model.
+
+Dims: B texts, W words of the vocabulary, k width of the vectors.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_WEIGHTS, _WORDS = "text_embedding.safetensors", "text_embedding.json"
+
+
+class TfidfEmbedder:
+    """Latent semantic analysis: TF-IDF over single words and pairs, then k SVD directions.
+
+    Vectors have length 1, except that of a text without any known word, which is zero.
+
+    Args:
+        words: W words and pairs.
+        weight: float32 [W], inverse document frequencies.
+        directions: float32 [W, k].
+    """
+
+    def __init__(
+        self, words: Sequence[str], weight: Float[Tensor, " W"], directions: Float[Tensor, "W k"]
+    ) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self.words, self.weight, self.directions = list(words), weight, directions
+        column = {word: index for index, word in enumerate(self.words)}
+        self._counter = CountVectorizer(vocabulary=column, ngram_range=(1, 2))
+
+    @classmethod
+    def fit(
+        cls, texts: Sequence[str], dim: int = 32, max_words: int = 20_000, seed: int = 0
+    ) -> "TfidfEmbedder":
+        """Learn words and directions from texts of the training time.
+
+        Args:
+            texts: Empty ones are left out.
+            dim: k. Not given in the paper.
+            max_words: W at most, the most frequent first.
+            seed: Of the randomised SVD.
+
+        Raises:
+            ValueError: Fewer different words, or texts, than `dim`.
+        """
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        texts = [text for text in texts if text.strip()]
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=max_words)
+        table = vectorizer.fit_transform(texts) if texts else None
+        size = (0, 0) if table is None else table.shape
+        if table is None or not 1 <= dim < min(size):
+            raise ValueError(
+                f"dim must be at least 1 and below both the number of texts and of words, got {dim}"
+                f" for {size[0]} texts with {size[1]} words and pairs"
+            )
+        svd = TruncatedSVD(dim, random_state=seed).fit(table)
+        directions = torch.from_numpy(svd.components_.T.copy()).float()
+        weight = torch.from_numpy(vectorizer.idf_).float()
+        return cls(list(vectorizer.get_feature_names_out()), weight, directions)
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "B k"]:
+        """Return a vector per text."""
+        count = self._counter.transform(texts).tocoo()
+        rows, columns = (torch.from_numpy(axis).long() for axis in (count.row, count.col))
+        weight = torch.from_numpy(count.data).float() * self.weight[columns]
+        found = torch.zeros(len(texts), self.directions.shape[1])
+        found.index_add_(0, rows, weight[:, None] * self.directions[columns])
+        return torch.nn.functional.normalize(found, dim=1)
+
+    def save(self, directory: Path) -> None:
+        """Write the numbers as safetensors and the words as JSON."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {"weight": self.weight, "directions": self.directions.contiguous()}
+        save_file(tensors, directory / _WEIGHTS)
+        (directory / _WORDS).write_text(json.dumps(self.words, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, directory: Path) -> "TfidfEmbedder":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The two files do not fit each other.
+        """
+        tensors = load_file(directory / _WEIGHTS)
+        words = json.loads((directory / _WORDS).read_text())
+        if not len(words) == len(tensors["weight"]) == len(tensors["directions"]):
+            raise ValueError(
+                f"{directory}: {len(words)} words, but weights of {len(tensors['weight'])}"
+            )
+        return cls(words, tensors["weight"], tensors["directions"])
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model from a local folder; nothing is downloaded.
+
+    Args:
+        directory: Where the model is.
+
+    Raises:
+        ImportError: sentence-transformers is not installed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError(
+                "SentenceEmbedder needs sentence-transformers, which is not installed;"
+                " TfidfEmbedder needs nothing more"
+            ) from error
+        self._model = SentenceTransformer(str(directory), local_files_only=True)
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "B k"]:
+        """Return a vector of length 1 per text, zero where the text is empty."""
+        vectors = self._model.encode(list(texts), normalize_embeddings=True)
+        empty = torch.tensor([not text.strip() for text in texts], dtype=torch.bool)
+        return torch.from_numpy(vectors).float().masked_fill(empty[:, None], 0.0)

@@ -1,0 +1,109 @@
+"""The architecture suite: its rows, its protocol, and a small run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.architecture import METHODS
+from benchmarks.architecture_models import build, matched_config, non_embedding_parameters
+from benchmarks.architecture_presets import (
+    BASE,
+    CONTROLS,
+    FULL,
+    PARTS,
+    PRESETS,
+    row_config,
+)
+from benchmarks.architecture_train import evaluate, held_out, train, training_flops
+from benchmarks.results import read_results
+from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.suite import SUITES, load_suite
+from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.pretraining.trainer import StageConfig
+from gpr_rl.schema import Action
+from simulators.make import load_world
+
+TINY = replace(
+    PRESETS["smoke"], training=StageConfig(num_steps=3, warmup_steps=1, validate_every=3)
+)
+
+
+def test_a_parts_row_differs_from_the_base_in_that_part_alone() -> None:
+    base = row_config(BASE, HHDConfig())
+    assert not base.hybrid_attention
+    assert base.num_mtp_heads == 1
+    for part, changes in PARTS.items():
+        found = row_config(part, HHDConfig())
+        assert found == replace(base, **changes)  # type: ignore[arg-type]
+    full = row_config(FULL, HHDConfig())
+    assert full.hybrid_attention
+    assert full.num_recursions
+    assert full.knowledge_dim
+    assert full.num_refining_steps
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_every_row_trains_and_ranks(row: str) -> None:
+    world = load_world("tiny")
+    studied = build(row, world, TINY, seed=0)
+    again = build(row, world, TINY, seed=0)
+    for one, other in zip(studied.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+    if row != "popularity":
+        assert training_flops(studied) > 0
+        result = train(studied, world, TINY.training, TINY, row)
+        assert result["num_steps"] == 3
+    ids = world.request_ids("test")[:5]
+    ranked = studied.rank(ids)
+    assert ranked.shape == (5, TINY.list_size)
+    for line in ranked.tolist():
+        found = [ad for ad in line if ad >= 0]
+        assert len(set(found)) == len(found) > 0
+    for value in studied.statistics().values():
+        assert value == value
+
+
+def test_controls_have_about_as_many_parameters() -> None:
+    world = load_world("tiny")
+    for row in CONTROLS:
+        wanted = non_embedding_parameters(HHD(row_config(row, HHDConfig()), world.spec))
+        sizes = replace(PRESETS["quick"])
+        found = HHD(matched_config(row, world, sizes), world.spec)
+        assert non_embedding_parameters(found) == pytest.approx(wanted, rel=0.1)
+
+
+def test_what_is_ranked_are_clicked_ads_of_held_out_days() -> None:
+    world = load_world("tiny")
+    ids = held_out(world, "test", 10)
+    assert (world.request_action[ids] >= int(Action.CLICK)).all()
+    assert set(ids.tolist()) <= set(world.request_ids("test").tolist())
+    perfect = evaluate(lambda part: world.request_ad[part][:, None], world, ids, 1)
+    assert perfect == {"hitr_1": 1.0, "recall_10": 1.0, "ndcg_10": 1.0}
+    never = evaluate(lambda part: torch.full((len(part), 5), -1), world, ids, 5)
+    assert never == {"hitr_5": 0.0, "recall_10": 0.0, "ndcg_10": 0.0}
+
+
+def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
+    suite, settings = make_settings(RunArgs(suite="architecture", out=tmp_path, seeds=2), SUITES)
+    tasks = suite.make_tasks(settings)
+    names = [task.name for task in tasks]
+    assert len(set(names)) == len(names)
+    assert all(set(names).issuperset(task.needs) for task in tasks)
+    assert sum(name.startswith("sasrec, seed") for name in names) == 2
+
+
+@pytest.mark.slow
+def test_a_small_run_reports(tmp_path: Path) -> None:
+    sizes = replace(TINY, learning_rates=(3e-3, 1e-3), tuning_steps=2)
+    suite = replace(load_suite("architecture", SUITES), presets={"smoke": sizes})
+    out = tmp_path / "run"
+    words = ["architecture", "--preset", "smoke", "--out", str(out), "--seeds", "3"]
+    words += ["--methods", "sasrec", "base", "mtp", "full", "control_mtp"]
+    assert main(words, {"architecture": suite}) == 0
+    table = read_results(out / "results.parquet")
+    assert {"sasrec", "base", "mtp", "full", "control_mtp"} == set(table["method"])
+    page = (out / "report.html").read_text()
+    assert "Ranking the whole catalogue" in page
+    assert "Learning rates" in page
