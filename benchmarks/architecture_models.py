@@ -23,12 +23,12 @@ from benchmarks.architecture_presets import (
 from gpr_rl.decoding import beam_search
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.decoder import Context
-from gpr_rl.models.knowledge import Click, HistoryThoughts, embed_thoughts
+from gpr_rl.models.knowledge import Click, HistoryThoughts, InformedPolicy, embed_thoughts
 from gpr_rl.models.text_embedding import TfidfEmbedder
 from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.pretraining.vaft import hte_loss
-from gpr_rl.schema import Action, Request, Targets
+from gpr_rl.schema import Action, Targets
 from simulators.history import DAY_S
 from simulators.supervision import WindowBatches
 from simulators.world import World
@@ -128,7 +128,7 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
         return total + _judged(model, world, context, targets) if guided else total
 
     def rank(request_id: Tensor) -> Tensor:
-        policy = model if known is None else _Informed(model, known.of_requests(request_id))
+        policy = model if known is None else InformedPolicy(model, known.provider, known.embed)
         return beam_search(
             policy,
             world.request(request_id),
@@ -165,19 +165,6 @@ def _judged(model: HHD, world: World, context: Context, targets: Targets) -> Ten
     )
 
 
-class _Informed:
-    """The model with what is known of the requests at hand, for the beam."""
-
-    def __init__(self, model: HHD, knowledge: Tensor) -> None:
-        self._model, self._knowledge = model, knowledge
-        self.begin, self.extend, self.step = model.begin, model.extend, model.step
-        self.final_value = model.final_value
-
-    def encode(self, request: Request) -> Context:
-        """Return the context of the requests."""
-        return self._model.encode(request, self._knowledge)
-
-
 class _Knowledge:
     """The template's texts, as vectors fitted on the logged days."""
 
@@ -199,18 +186,18 @@ class _Knowledge:
                 strict=True,
             )
         ]
-        self._provider = HistoryThoughts(clicks)
+        self.provider = HistoryThoughts(clicks)
         self._world = world
         users = torch.arange(len(world.users))
         end = torch.full_like(users, world.info.num_log_days * DAY_S)
-        self._embed = TfidfEmbedder.fit(self._provider.thoughts(users, end), width)
+        self.embed = TfidfEmbedder.fit(self.provider.thoughts(users, end), width)
 
     def of_requests(self, request_id: Tensor) -> Tensor:
         """Return float32 [B, k] of requests."""
         ids = request_id.numpy()
         user, time = self._world.request_user[ids], self._world.request_time[ids]
         return embed_thoughts(
-            self._provider, self._embed, torch.from_numpy(user), torch.from_numpy(time)
+            self.provider, self.embed, torch.from_numpy(user), torch.from_numpy(time)
         )
 
     def of_windows(self, batches: WindowBatches, step: int) -> Tensor:

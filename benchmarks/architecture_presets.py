@@ -48,20 +48,22 @@ class ArchitecturePreset:
     world: str = "small"
     """Default world."""
     num_seeds: int = 3
+    methods: tuple[str, ...] = ()
+    """Default of `--methods`; empty: all."""
     model: HHDConfig = field(default_factory=HHDConfig)
     """Sizes of the HHD rows; the rivals get the same width, heads and layers."""
-    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=150))
+    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=100))
     num_windows: int = 32
     """Windows per step."""
     num_positions: int = 6
     """Supervised requests per window."""
     learning_rates: tuple[float, ...] = (3e-3, 1e-3)
     """Tried by every row that is trained, on a seed of its own; one value: no tuning."""
-    tuning_steps: int = 60
+    tuning_steps: int = 40
     tuning_seed: int = 1_000
-    num_test_requests: int = 500
+    num_test_requests: int = 300
     """Held-out requests whose ad was clicked, or as many as there are."""
-    num_validation_requests: int = 200
+    num_validation_requests: int = 100
     """Of the first held-out day, for early stopping and tuning."""
     list_size: int = 100
     """HitR@100."""
@@ -81,7 +83,10 @@ PRESETS = {
         num_validation_requests=20,
         list_size=20,
     ),
-    "quick": ArchitecturePreset(),
+    "quick": ArchitecturePreset(
+        # TIGER takes a second a step on one core; controls and LazyAR are a flag away
+        methods=("popularity", "sasrec", "hstu", "onerec", BASE, *PARTS, FULL),
+    ),
     "paper": ArchitecturePreset(
         num_seeds=10,
         training=StageConfig(num_steps=1_500, validate_every=150),

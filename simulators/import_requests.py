@@ -135,7 +135,7 @@ def _infer(
     """Return the events of a log of successes alone, and q."""
     day = visits.frame["timestamp"].to_numpy() // DAY_S
     legal_row = day if takes.offered is None else visits.frame["place"].to_numpy()
-    legal_row = legal_row % (len(legal.start) - 1)  # no place is the last row
+    legal_row = legal_row.astype(np.int64) % (len(legal.start) - 1)  # no place is the last row
     visit, ad_id = (takes.exposures[name].to_numpy() for name in ("visit", "item_id"))
     logged = day < days.num_log_days
     num_successes = int(logged[visit].sum())

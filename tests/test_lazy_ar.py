@@ -162,6 +162,7 @@ def test_at_least_one_layer_reads_codes(lazy_layers: int) -> None:
         HHDConfig(decoder="lazy_ar", num_ptd_layers=3, num_lazy_layers=lazy_layers)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_an_unknown_decoder_is_named() -> None:
     with pytest.raises(ValueError, match="decoder must be plain or lazy_ar, got 'lazy'"):
         HHDConfig(decoder="lazy")  # type: ignore[arg-type]

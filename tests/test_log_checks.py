@@ -240,4 +240,4 @@ def test_the_list_is_empty_if_all_is_well(checked) -> None:
 
 def test_the_share_must_be_a_share(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"max_bad_share must be in \[0, 1\], got 2"):
-        RowChecker(ITEMS, tmp_path / "x", max_bad_share=2)
+        RowChecker(ITEMS, tmp_path / "x", max_bad_share=2.0)

@@ -186,6 +186,7 @@ def test_time_matters_and_gives_its_bias_a_gradient() -> None:
         ({"attention_chunk": -1}, "attention_chunk must be at least 0, got -1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_switches_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HHDConfig(**change)

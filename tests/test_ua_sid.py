@@ -189,7 +189,8 @@ def test_swing_bounds_its_work_and_names_what_is_wrong() -> None:
     item = np.tile([0, 1], 50)
     few = swing_pairs(user, item, max_users_per_item=10)[1]
     assert few == pytest.approx([10 * 9 / 2 / 3] * 2)  # ten users, each pair with two items
-    assert len(swing_pairs(np.array([]), np.array([]))[0]) == 0
+    none = np.empty(0, dtype=np.int64)
+    assert len(swing_pairs(none, none)[0]) == 0
     assert len(swing_pairs(np.arange(3), np.arange(3))[0]) == 0
     for args, message in (
         ((user, item[:5]), "must be"),
@@ -198,7 +199,7 @@ def test_swing_bounds_its_work_and_names_what_is_wrong() -> None:
         with pytest.raises(ValueError, match=message):
             swing_pairs(*args)
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
-        swing_pairs(user, item, alpha=0)
+        swing_pairs(user, item, alpha=0.0)
 
 
 def test_the_adapter_brings_pairs_together() -> None:

@@ -75,7 +75,11 @@ class RowChecker:
     """
 
     def __init__(
-        self, known_items: Sequence | pd.Index, rejected: Path, *, max_bad_share: float = 0.01
+        self,
+        known_items: Sequence | pd.Index | pd.Series,
+        rejected: Path,
+        *,
+        max_bad_share: float = 0.01,
     ) -> None:
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"max_bad_share must be in [0, 1], got {max_bad_share}")

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpr_rl.models.hhd import HHD
 
 
+@runtime_checkable
 class KnowledgeProvider(Protocol):
     """Says what users may be interested in."""
 
@@ -152,6 +153,7 @@ class KnowledgeSlot(nn.Module):
         return self.norm(self.project(knowledge.to(h.dtype)))[:, None]
 
 
+@runtime_checkable
 class TextEmbedder(Protocol):
     """Turns texts into vectors."""
 

@@ -38,7 +38,7 @@ class AuxiliaryConfig:
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor | float:
         """Return the weighted sum of `auxiliary_parts`; 0 without any."""
-        return sum(getattr(self, name) * part for name, part in parts.items())
+        return sum((getattr(self, name) * part for name, part in parts.items()), start=0.0)
 
 
 _DEFAULT = AuxiliaryConfig()

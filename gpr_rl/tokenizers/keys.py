@@ -4,15 +4,15 @@ Dims: n rows.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Keys = Sequence[str] | Sequence[tuple[str, ...]] | Mapping[str, Sequence[str]]
-"""A string or a tuple of strings per row; or columns by name, which are zipped to tuples in the
-order of their sorted names."""
+Keys = Sequence[Hashable] | Mapping[str, Sequence[Hashable]]
+"""A string or a tuple of strings per row (other values count as what `str` writes); or columns by
+name, which are zipped to tuples in the order of their sorted names."""
 
 
 def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:

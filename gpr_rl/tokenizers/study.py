@@ -41,7 +41,7 @@ class Study:
     """Share of rows whose embedding another row has too: content can't tell them apart."""
     children: tuple[float, ...]
     """Mean number of different codes that follow a prefix in use, per level."""
-    counts: tuple[Int[Tensor, " V"], ...]
+    counts: tuple[Int[Tensor, " _"], ...]
     """Rows per code of each level."""
     largest: tuple[Collision, ...]
     """The ten paths with the most items."""
