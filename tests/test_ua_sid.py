@@ -3,6 +3,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -45,6 +46,7 @@ def test_all_forms_of_one_key_have_one_hash(fitted: UASID) -> None:
     codes = fitted.encode(x, keys)
     assert torch.equal(fitted.encode(x, rows), codes)
     assert torch.equal(fitted.encode(x, dict(reversed(keys.items()))), codes)
+    assert torch.equal(fitted.encode(x, pd.DataFrame(keys)), codes)
     ads = keys["ad"]
     assert torch.equal(fitted.encode(x, ads), fitted.encode(x, [(ad,) for ad in ads]))
     assert not torch.equal(fitted.encode(x, ads)[:, 2], codes[:, 2])

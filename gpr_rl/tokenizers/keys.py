@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-Keys = Sequence[Hashable] | Mapping[str, Sequence[Hashable]]
+Keys = Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | pd.DataFrame
 """A string or a tuple of strings per row (other values count as what `str` writes); or columns by
-name, which are zipped to tuples in the order of their sorted names."""
+name (a table has them), which are zipped to tuples in the order of their sorted names."""
 
 
 def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:
@@ -25,6 +26,8 @@ def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:
     Raises:
         ValueError: No columns, another number of rows, or a missing value.
     """
+    if isinstance(keys, pd.DataFrame):
+        keys = {str(name): column.tolist() for name, column in keys.items()}
     if isinstance(keys, Mapping):
         if not keys:
             raise ValueError("keys has no columns")
