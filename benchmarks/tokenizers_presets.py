@@ -37,10 +37,10 @@ PRESETS = {
         world="tiny",
         num_seeds=2,
         num_trials=0,
-        max_items=1_500,
+        max_items=600,
         text_dim=16,
-        speed_items=10_000,
-        stream_items=50_000,
+        speed_items=5_000,
+        stream_items=20_000,
     ),
     "quick": TokenizersPreset(),
     "paper": TokenizersPreset(
