@@ -5,13 +5,14 @@ Dims: n rows.
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-Keys = Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | pd.DataFrame
+Keys: TypeAlias = Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | pd.DataFrame
 """A string or a tuple of strings per row (other values count as what `str` writes); or columns by
 name (a table has them), which are zipped to tuples in the order of their sorted names."""
 
