@@ -119,7 +119,7 @@ def train_vaft(
         context = model.window(tokens, targets.position)
         logits = model.window_logits(context, targets.codes)
         policy = vaft_loss(logits, targets, model.head_logits, config.entropy_weight)
-        critic = _logged_critic_loss(model, world, context, targets)
+        critic = logged_critic_loss(model, world, context, targets)
         weights = weight_by_action(vaft_weight(targets), targets)
         logged = {f"weight/{action}": float(weight) for action, weight in weights.items()}
         beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
@@ -156,7 +156,7 @@ def train_vsl(
             config.vsl,
             config.entropy_weight,
         )
-        critic = _logged_critic_loss(model, world, context, targets)
+        critic = logged_critic_loss(model, world, context, targets)
         beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
         of_policy = {name: float(part.detach()) for name, part in parts.items()}
         return policy + critic + beside, of_policy | own
@@ -182,7 +182,7 @@ def _beside(
     return config.auxiliary.total(parts), logged | shares
 
 
-def _logged_critic_loss(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
+def logged_critic_loss(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
     """Return the HTE's loss on logged values; it judges head 1, which is the policy."""
     first = slice(0, 1)
     return hte_loss(

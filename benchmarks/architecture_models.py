@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agents.warm_start import logged_critic_loss
 from benchmarks.architecture_presets import (
     BASE,
     DEEP,
@@ -27,7 +28,6 @@ from gpr_rl.models.knowledge import Click, HistoryThoughts, InformedPolicy, embe
 from gpr_rl.models.text_embedding import TfidfEmbedder
 from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
-from gpr_rl.pretraining.vaft import hte_loss
 from gpr_rl.schema import Action, Targets
 from simulators.history import DAY_S
 from simulators.supervision import WindowBatches
@@ -115,9 +115,11 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
     known = _Knowledge(world, config.knowledge_dim) if config.knowledge_dim else None
 
     def window(step: int) -> tuple[Context, Targets]:
-        tokens, targets = batches(step)
-        knowledge = None if known is None else known.of_windows(batches, step)
-        return model.window(tokens, targets.position, knowledge), targets
+        windows = batches.windows(step)
+        targets = batches.targets(windows)
+        first = batches.first_requests(windows)
+        knowledge = None if known is None else known.of_requests(first)
+        return model.window(windows.tokens, targets.position, knowledge), targets
 
     def loss(step: int) -> Tensor:
         context, targets = window(step)
@@ -125,7 +127,7 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
         total = mtp_loss(logits, targets, model.head_logits, _ENTROPY_WEIGHT)
         noise = torch.Generator().manual_seed(batches.seed * 1_000_003 + step)
         total = total + auxiliary_loss(model, context, targets, generator=noise)
-        return total + _judged(model, world, context, targets) if guided else total
+        return total + logged_critic_loss(model, world, context, targets) if guided else total
 
     def rank(request_id: Tensor) -> Tensor:
         policy = model if known is None else InformedPolicy(model, known.provider, known.embed)
@@ -151,18 +153,6 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
         return found
 
     return Studied(model, loss, rank, statistics)
-
-
-def _judged(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
-    """Return the evaluator's loss on logged values; its gradient stops at h."""
-    first = slice(0, 1)
-    return hte_loss(
-        model.hte(context, targets.codes[:, :, first]),
-        targets.final_value[..., first] / world.reward_scale,
-        targets.pctr[..., first],
-        targets.pcvr[..., first],
-        targets.valid[..., first],
-    )
 
 
 class _Knowledge:
@@ -199,10 +189,6 @@ class _Knowledge:
         return embed_thoughts(
             self.provider, self.embed, torch.from_numpy(user), torch.from_numpy(time)
         )
-
-    def of_windows(self, batches: WindowBatches, step: int) -> Tensor:
-        """Return float32 [B, k] as of each window's first supervised request."""
-        return self.of_requests(batches.first_requests(step))
 
 
 def non_embedding_parameters(module: nn.Module) -> int:

@@ -68,14 +68,17 @@ def train(
     validation = held_out(world, "validation", sizes.num_validation_requests)
     module = studied.module
 
+    losses: list[float] = []
+    validating = 0.0
+
     def validate() -> float:
+        nonlocal validating
+        began = time.perf_counter()
         module.eval()
         score = evaluate(studied.rank, world, validation, sizes.list_size)
         module.train()
+        validating += time.perf_counter() - began
         return score[f"hitr_{sizes.list_size}"]
-
-    losses: list[float] = []
-    seconds = 0.0
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         return studied.loss(step), {}
@@ -85,19 +88,10 @@ def train(
         if (step + 1) % 20 == 0:
             log_progress(step + 1, config.num_steps, **logged)
 
-    validating = 0.0
-
-    def timed() -> float:
-        nonlocal validating
-        began = time.perf_counter()
-        score = validate()
-        validating += time.perf_counter() - began
-        return score
-
     module.train()
     started = time.perf_counter()
     parameters: list[nn.Parameter] = list(module.parameters())
-    result = train_stage([parameters], loss, config, on_step, name, model=module, validate=timed)
+    result = train_stage([parameters], loss, config, on_step, name, model=module, validate=validate)
     seconds = time.perf_counter() - started - validating
     module.eval()
     return {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpr_rl.data.sequences import Windows
+from gpr_rl.data.streams import IntArray
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Targets, Tokens
@@ -34,40 +35,51 @@ class WindowBatches:
 
     def __call__(self, step: int) -> tuple[Tokens, Targets]:
         """Return the windows of training step `step` with their targets."""
-        windows = self._windows(step)
-        return windows.tokens, self._targets(windows.position, windows.request_id, windows.valid)
+        windows = self.windows(step)
+        return windows.tokens, self.targets(windows)
 
     def next_ads(self, step: int) -> NextAdBatch:
         """Return the same windows for models that know ads by number; head 1's targets."""
-        windows = self._windows(step)
+        kept = self._kept(step)
+        windows = self._cut(kept)
         valid = windows.valid[..., 0]
         request = windows.request_id[..., 0].clamp_min(0)
         ad_id = self.world.request_ad[request]
         return NextAdBatch(
             tokens=windows.tokens,
-            item=windows.item,
+            item=torch.from_numpy(self.world.sequences.window_items(kept)),
             position=windows.position,
             ad_id=ad_id,
             codes=self.world.codes[ad_id],
             valid=valid,
         )
 
-    def first_requests(self, step: int) -> Tensor:
+    def first_requests(self, windows: Windows) -> Tensor:
         """Return the first supervised request of each window, int64 [B]."""
-        windows = self._windows(step)
         request, valid = windows.request_id[..., 0], windows.valid[..., 0]
         return request.gather(1, valid.to(torch.int8).argmax(1, keepdim=True))[:, 0]
 
-    def _windows(self, step: int) -> Windows:
-        sequences = self.world.sequences
-        end = self.world.info.num_log_days * DAY_S
-        pool = sequences.window_pool(0, end)
+    def windows(self, step: int) -> Windows:
+        """Return the windows of a step, without what is known of their targets."""
+        return self._cut(self._kept(step))
+
+    def _kept(self, step: int) -> IntArray:
+        """Return the kept requests that the windows of a step end at, int64 [B]."""
+        pool = self.world.sequences.window_pool(0, self._end)
         row = torch.arange(self.num_windows)
         draw = uniform(self.seed, Purpose.WINDOW, torch.tensor(step), row)
-        kept = pool[(draw * len(pool)).long().numpy()]
-        return sequences.windows(kept, self.num_positions, self.num_heads, end)
+        return pool[(draw * len(pool)).long().numpy()]
 
-    def _targets(self, position: Tensor, request_id: Tensor, valid: Tensor) -> Targets:
+    def _cut(self, kept: IntArray) -> Windows:
+        return self.world.sequences.windows(kept, self.num_positions, self.num_heads, self._end)
+
+    @property
+    def _end(self) -> int:
+        return self.world.info.num_log_days * DAY_S
+
+    def targets(self, windows: Windows) -> Targets:
+        """Return what the log and the rankers say of the windows' targets."""
+        position, request_id, valid = windows.position, windows.request_id, windows.valid
         world = self.world
         # a missing target repeats one that exists, so that every field stays legal
         anyone = request_id[valid][0]

@@ -28,7 +28,6 @@ class Windows:
     """B training windows: tokens, and which requests are supervised where."""
 
     tokens: Tokens
-    item: torch.Tensor  # int64 [B, T], see `SequenceBuilder.items`
     position: torch.Tensor  # int64 [B, P], index of the E token
     request_id: torch.Tensor  # int64 [B, P, N], the request that head n predicts; -1 if none
     valid: torch.Tensor  # bool [B, P, N]
@@ -204,8 +203,11 @@ class SequenceBuilder:
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
         tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
         request_id = np.where(valid, self._ad_request[heads], -1)
-        item = self.items(user, self._ad_time[kept])
-        return Windows(tokens, *(torch.from_numpy(x) for x in (item, position, request_id, valid)))
+        return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
+
+    def window_items(self, kept: IntArray) -> IntArray:
+        """Return `items` of the windows that end at the given kept requests."""
+        return self.items(self._ad_user[kept], self._ad_time[kept])
 
 
 def _padded(values: NDArray) -> NDArray[np.int32]:
