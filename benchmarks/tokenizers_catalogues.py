@@ -76,11 +76,16 @@ def load_catalogue(
         items = pd.read_parquet(source)
         items = items.iloc[np.sort(rng.permutation(len(items))[:max_items])]
         keys = {"advertiser": items["advertiser"].tolist(), "ad": items["item_id"].tolist()}
-        return Catalogue(embed_text(items["text"], text_dim), keys, 256)
+        return Catalogue(embed_text(items["text"], text_dim), keys, _num_codes(len(items)))
     matrix = load_matrix(source)
     rows = np.sort(rng.permutation(len(matrix))[:max_items])
     x = read_embeddings(np.asarray(matrix[rows])).numpy()
-    return Catalogue(x, None, min(256, max(2, len(x) // 8)))
+    return Catalogue(x, None, _num_codes(len(x)))
+
+
+def _num_codes(num_items: int) -> int:
+    """Return V of real items: 256, fewer where UA-SID's widest level would outgrow them."""
+    return min(256, max(2, num_items // 8))
 
 
 def _of_world(world: str, seed: int) -> Catalogue:

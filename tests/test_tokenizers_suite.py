@@ -74,6 +74,16 @@ def test_a_file_is_drawn_anew_for_each_seed(tmp_path: Path) -> None:
     assert not np.array_equal(drawn[0].x, drawn[2].x)
 
 
+@pytest.mark.parametrize("num_items", [40, 600, 5_000])
+def test_few_real_items_have_fewer_codes_than_rows(tmp_path: Path, num_items: int) -> None:
+    np.save(tmp_path / "x.npy", clusters(num_items))
+    found = load_catalogue(
+        "file", world="tiny", source=tmp_path / "x.npy", seed=0, max_items=num_items, text_dim=4
+    )
+    widest = max(max(shape_codes(shape, found.num_codes)) for shape in UASID_SHAPES)
+    assert widest <= 0.8 * num_items
+
+
 def test_speed_figures_are_there() -> None:
     found = fit_and_encode(seed=0, num_items=600)
     assert found["threads1/encoded_per_s"] > 0
