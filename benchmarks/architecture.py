@@ -12,12 +12,13 @@ import pandas as pd
 
 from benchmarks.alignment_setup import world_seed
 from benchmarks.architecture_presets import (
-    METHODS as ALL_METHODS,
-)
-from benchmarks.architecture_presets import (
+    MACHINE,
     NO_TRAINING,
     PRESETS,  # noqa: F401, what `load_suite` reads
     ArchitecturePreset,
+)
+from benchmarks.architecture_presets import (
+    METHODS as ALL_METHODS,
 )
 from benchmarks.architecture_report import make_report
 from benchmarks.report import SuiteReport
@@ -25,6 +26,7 @@ from benchmarks.suite import Settings
 from benchmarks.tasks import Task
 from simulators.make import load_world, silent, world_names
 
+IS_EXTENDABLE = True
 _OPTIONAL = {"tiger": "transformers"}
 METHODS = tuple(
     row for row in ALL_METHODS if row not in _OPTIONAL or importlib.util.find_spec(_OPTIONAL[row])
@@ -41,7 +43,7 @@ def tuned_file(settings: Settings, row: str) -> Path | None:
 
 
 def make_tasks(settings: Settings) -> list[Task]:
-    """Return worlds, tuning and every (row, seed)."""
+    """Return worlds, tuning, every (row, seed) and the speed measurement."""
     sizes, out = settings.sizes, settings.out
     assert isinstance(sizes, ArchitecturePreset)
     tunes = any(tuned_file(settings, row) for row in settings.methods)
@@ -96,6 +98,15 @@ def make_tasks(settings: Settings) -> list[Task]:
                     cost=0.1 if row in NO_TRAINING else 1.0,
                 )
             )
+    tasks.append(
+        Task(
+            name="speed",
+            function="benchmarks.architecture_speed:measure_speed",
+            kwargs={"seed": settings.seeds[0], "sizes": sizes},
+            needs=tuple(task.name for task in tasks),  # alone: it measures with two threads
+            output=out / "parts" / f"{MACHINE}.parquet",
+        )
+    )
     return tasks
 
 

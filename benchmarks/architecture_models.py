@@ -22,7 +22,7 @@ from benchmarks.architecture_presets import (
     row_config,
 )
 from gpr_rl.decoding import beam_search
-from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
 from gpr_rl.models.knowledge import Click, HistoryThoughts, InformedPolicy, embed_thoughts
 from gpr_rl.models.text_embedding import TfidfEmbedder
@@ -132,7 +132,7 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
     def rank(request_id: Tensor) -> Tensor:
         policy = model if known is None else InformedPolicy(model, known.provider, known.embed)
         return beam_search(
-            policy,
+            policy if guided else Unvalued(policy),
             world.request(request_id),
             world.trie,
             sizes.list_size,

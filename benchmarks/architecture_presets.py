@@ -39,6 +39,8 @@ LAZY = "lazy_ar"
 DEEP = "deep"
 METHODS = (*RIVALS, BASE, *PARTS, FULL, *(f"control_{row}" for row in CONTROLS), DEEP, LAZY)
 NO_TRAINING = ("popularity",)
+MACHINE = "machine"
+"""Not a row: the figures of the speed measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +54,27 @@ class ArchitecturePreset:
     """Default of `--methods`; empty: all."""
     model: HHDConfig = field(default_factory=HHDConfig)
     """Sizes of the HHD rows; the rivals get the same width, heads and layers."""
-    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=100))
+    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=200))
     num_windows: int = 32
     """Windows per step."""
-    num_positions: int = 6
+    num_positions: int = 12
     """Supervised requests per window."""
     learning_rates: tuple[float, ...] = (3e-3, 1e-3)
     """Tried by every row that is trained, on a seed of its own; one value: no tuning."""
-    tuning_steps: int = 40
+    tuning_steps: int = 60
     tuning_seed: int = 1_000
-    num_test_requests: int = 300
+    num_test_requests: int = 600
     """Held-out requests whose ad was clicked, or as many as there are."""
-    num_validation_requests: int = 100
+    num_validation_requests: int = 150
     """Of the first held-out day, for early stopping and tuning."""
     list_size: int = 100
     """HitR@100."""
     value_weight: float = 0.1
     """Of the guided rows' beam."""
+    speed_batch: int = 32
+    """Sequences of 128 tokens in the timed calls; a quarter of it in the decoder's."""
+    speed_repeats: int = 15
+    """Timed calls each; their median counts."""
 
 
 PRESETS = {
@@ -82,9 +88,11 @@ PRESETS = {
         num_test_requests=30,
         num_validation_requests=20,
         list_size=20,
+        speed_batch=4,
+        speed_repeats=3,
     ),
     "quick": ArchitecturePreset(
-        # TIGER takes a second a step on one core; controls and LazyAR are a flag away
+        # TIGER takes two seconds a step on one core; it, controls and LazyAR are a flag away
         methods=("popularity", "sasrec", "hstu", "onerec", BASE, *PARTS, FULL),
     ),
     "paper": ArchitecturePreset(

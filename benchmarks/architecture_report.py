@@ -12,10 +12,12 @@ from benchmarks.architecture_presets import (
     DEEP,
     FULL,
     LAZY,
+    MACHINE,
     PARTS,
     RIVALS,
     ArchitecturePreset,
 )
+from benchmarks.architecture_speed import DEPTHS, NUM_BEAMS, NUM_CODES, THREADS
 from benchmarks.reading import Difference, adjust, compare
 from benchmarks.report import Block, Bullets, Cell, Section, SuiteReport, Table
 from benchmarks.results import BOOTSTRAP_SEED
@@ -151,6 +153,47 @@ def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
     return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows)
 
 
+def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
+    """Return what was measured of single parts, with one thread and with two."""
+    found = results[results["method"] == MACHINE].set_index("metric")["value"]
+    names = {
+        "matrix product, GFLOP/s": ("matrix_gflop_per_s", "{:.0f}"),
+        "training, plain encoder, tokens/s": ("train/plain_tokens_per_s", "{:,.0f}"),
+        "its share of the matrix product's rate": ("train/plain_share", "{:.0%}"),
+        "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
+            "train/hsd_tokens_per_s",
+            "{:,.0f}",
+        ),
+        "its share of the matrix product's rate ": ("train/hsd_share", "{:.0%}"),
+        "HSD over plain encoder": ("train/hsd_over_plain", "{:.2f}"),
+        "base (no token-aware part) over plain encoder": ("train/base_over_plain", "{:.2f}"),
+        "seconds of the token-aware FFN over those of a shared one": ("train/ffn_ratio", "{:.2f}"),
+        **{
+            f"inference of the HSD at mean depth {depth}, ms": (f"depth/{depth}_ms", "{:.0f}")
+            for depth in DEPTHS
+        },
+        f"plain decoder, {NUM_BEAMS} beams, requests/s": ("decode/plain_per_s", "{:.0f}"),
+        f"LazyAR with K_d/L_d = 2/3, {NUM_BEAMS} beams, requests/s": (
+            "decode/lazy_ar_per_s",
+            "{:.0f}",
+        ),
+        "LazyAR over plain": ("decode/lazy_ar_over_plain", "{:.2f}"),
+    }
+    rows: list[list[Cell]] = [
+        [title, *(form.format(found[f"threads{n}/{metric}"]) for n in THREADS)]
+        for title, (metric, form) in names.items()
+        if f"threads1/{metric}" in found
+    ]
+    note = (
+        f"Medians of {sizes.speed_repeats} calls that take turns, D = T = 128, "
+        f"{sizes.speed_batch} sequences, two layers; alone on the machine. Training is forward and "
+        "backward. The plain encoder is torch's TransformerEncoderLayer without a mask, as many "
+        "multiply-adds per token as the HSD has. Decoders have three layers, start from encoded "
+        f"histories, run a whole beam search over {NUM_CODES**2:,} paths and ask no critic."
+    )
+    return [Table("Speed of the parts", ["what", "one thread", "two threads"], rows, note)]
+
+
 def make_report(
     results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
 ) -> SuiteReport:
@@ -164,6 +207,7 @@ def make_report(
     statistics = statistics_table(results)
     blocks += [statistics] if statistics is not None else []
     sections = [Section("Costs and collapse", blocks)]
+    sections.append(Section("Speed", speed_blocks(results, sizes)))
     choices = tuning_table(tuned)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
@@ -175,6 +219,10 @@ def make_report(
         "`base` is the HSTU-like block of Eq. 1 with causal softmax attention and a plain code "
         "decoder; a part's row adds one thing to it, `full` all. `hstu` is the published model "
         "with its own attention and a softmax over ads.",
+        "`onerec` and `tiger` are trained over all codes, legal or not, as in the originals, and "
+        "illegal codes leave in the search; the HHD's rows are trained and searched among legal "
+        "codes. `tiger` and `onerec` encode once per supervised request, the others once per "
+        "window.",
         "`control_X` is the base with feed-forward networks so wide that it has as many parameters "
         "as X outside of tables.",
         "`lazy_ar` has three decoder layers of which two don't read the codes, `deep` three that "

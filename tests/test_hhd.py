@@ -6,7 +6,8 @@ import torch
 from model_inputs import SPEC, E, I, O, U, make_model, make_request, make_targets, make_tokens
 from torch import Tensor
 
-from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.decoding import CodeTrie, beam_search
+from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.grouping import TokenLayout
 from gpr_rl.models.hhd import masked_log_prob
 from gpr_rl.schema import Request, TokenType
@@ -57,6 +58,21 @@ def test_beams_equal_known_paths(
     empty, start = model.step(context, prefix[..., :0])
     torch.testing.assert_close(empty, known[:, :, 0], rtol=0, atol=tolerance)
     torch.testing.assert_close(start, values[:, :, 0], rtol=0, atol=tolerance)
+
+
+def test_a_search_without_a_critic_finds_the_same_paths() -> None:
+    model, request = make_model(), make_request(LENGTHS)
+    trie = CodeTrie(torch.cartesian_prod(*[torch.arange(5)] * 3)[::2], num_codes=5)
+    found = beam_search(model, request, trie, 7)
+    unvalued = beam_search(Unvalued(model), request, trie, 7)
+    assert torch.equal(found.codes, unvalued.codes)
+    assert torch.equal(found.log_prob, unvalued.log_prob)
+    assert found.value.any()
+    assert not unvalued.value.any()
+    context = model.encode(request)
+    log_prob, value = Unvalued(model).step(context, found.codes[..., :2])
+    assert torch.equal(log_prob, model.step(context, found.codes[..., :2])[0])
+    assert not value.any()
 
 
 def test_probabilities_of_all_paths_sum_to_one() -> None:

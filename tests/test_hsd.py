@@ -138,7 +138,7 @@ def test_grouping_equals_computing_all_types_and_selecting() -> None:
     for module in (norm, ffn):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter)
-    packed = layout.pack(x)
+    packed = x.flatten(0, 1)[layout.rows]
     got = layout.unpack(ffn(norm(packed, layout.sizes), layout.sizes))
     every = []
     for g in range(4):
@@ -168,13 +168,37 @@ def test_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda y: model.hsd.transform(y, tokens, layout), x)
 
 
-def test_packed_order_goes_back_to_sequence_order() -> None:
-    kind = make_request([7, 4, 9], seed=3).tokens.kind
-    layout = TokenLayout.of(kind)
-    x = torch.randn(*kind.shape, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(layout.unpack(layout.pack(x)), x * (kind > 0)[..., None])
-    real = kind > 0
-    assert torch.equal(layout.unpack_masked(layout.pack(x))[real], x[real])
-    layout.unpack_masked(layout.pack(x))[real].sum().backward()
-    assert x.grad is not None
-    assert torch.equal(x.grad, real[..., None].expand_as(x).double())
+@pytest.mark.parametrize("lengths", [[7, 4, 9], [6, 6]])
+def test_packed_order_goes_back_to_sequence_order(lengths: list[int]) -> None:
+    kind = make_request(lengths, seed=3).tokens.kind
+    layout, real = TokenLayout.of(kind), kind > 0
+    x = torch.randn(*kind.shape, 12, dtype=torch.float64)
+    packed = x.flatten(0, 1)[layout.rows].requires_grad_()
+    assert torch.equal(layout.unpack(packed), x * real[..., None])
+    heads = layout.unpack_heads(packed, 3, 2)  # 3 vectors of 2 heads of width 2
+    assert heads.shape == (3, len(lengths), 2, kind.shape[1], 2)
+    plain = heads.permute(1, 3, 0, 2, 4).flatten(2)
+    assert torch.equal(plain[real], x[real])
+    for vector in range(3):
+        want = x[..., 4 * vector : 4 * vector + 4].flatten(0, 1)[layout.rows]
+        assert torch.equal(layout.pack_heads(heads[vector]), want)
+
+
+@pytest.mark.parametrize("lengths", [[7, 4, 9], [6, 6]])
+def test_gradients_find_their_way_to_the_packed_order(lengths: list[int]) -> None:
+    kind = make_request(lengths, seed=3).tokens.kind
+    layout, num_real = TokenLayout.of(kind), int((kind > 0).sum())
+    packed = torch.randn(num_real, 12, dtype=torch.float64, requires_grad=True)
+    key_mask = (kind > 0)[:, None, :, None]  # what stands at padding nobody may read
+
+    def there(x: Tensor) -> Tensor:
+        return layout.unpack_heads(x, 3, 2) * key_mask
+
+    def there_and_back(x: Tensor) -> Tensor:
+        return layout.pack_heads(layout.unpack_heads(x, 3, 2).sin().sum(0))
+
+    assert torch.autograd.gradcheck(there, packed)
+    assert torch.autograd.gradcheck(there_and_back, packed)
+    padded = torch.randn(*kind.shape, 4, dtype=torch.float64).unflatten(-1, (2, 2))
+    padded = padded.transpose(1, 2).contiguous().requires_grad_()
+    assert torch.autograd.gradcheck(layout.pack_heads, padded)

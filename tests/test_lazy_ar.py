@@ -132,7 +132,8 @@ def test_the_trunk_costs_nothing_per_beam() -> None:
                 model.ptd.decoder.candidates(context.state(), codes)
         work[lazy_layers] = counter.get_total_flops()
     per_layer = work[0] / 4
-    fuse = 3 * 50 * 2 * 2 * (8 * 8 + 16 * 8)  # paths, codes, 2 flops per weight
+    fuse = 2 * 8 * 8 * 3 * 50 * 2  # 2 flops per weight; paths, codes
+    fuse += 2 * (2 * 8 * 8) * 2 * SPEC.num_codes  # gate and code: once per code that exists
     for lazy_layers in (1, 2, 3):
         assert work[lazy_layers] == (4 - lazy_layers) * per_layer + fuse
 

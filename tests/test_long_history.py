@@ -85,6 +85,12 @@ def test_chunks_change_nothing(switches: dict[str, Any], recursions: int) -> Non
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
+def _attend(vqk: Tensor, pairs: Pairs, biases: Biases, *, rotary: bool) -> Tensor:
+    """Attend with two heads; values, queries and keys lie side by side."""
+    heads = vqk.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+    return attend(heads, pairs, biases, rotary=rotary).transpose(1, 2).flatten(2)
+
+
 def _by_loop(vqk: Tensor, num_heads: int, kind: Tensor, prompt: Tensor) -> Tensor:
     """Softmax attention without bias, a query at a time."""
     value, query, key = (part.unflatten(-1, (num_heads, -1)) for part in vqk.chunk(3, dim=-1))
@@ -106,7 +112,7 @@ def test_fused_attention_equals_a_plain_loop(prompts: list[int]) -> None:
     vqk = torch.randn(3, 23, 24, generator=generator, dtype=torch.float64)
     prompt = torch.tensor(prompts)
     pairs = Pairs(tokens.kind, prompt, dtype=vqk.dtype)
-    got = attend(vqk, 2, pairs, Biases(), rotary=False)
+    got = _attend(vqk, pairs, Biases(), rotary=False)
     real = tokens.kind > 0
     want = _by_loop(vqk, 2, tokens.kind, prompt)
     torch.testing.assert_close(got[real], want[real], rtol=1e-10, atol=1e-12)
@@ -126,7 +132,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     value = torch.randn(1, 12, 8, generator=generator, dtype=torch.float64)
     vqk = torch.cat([value, vqk[..., 8:]], dim=-1)
     at_home, moved, wider = (
-        attend(vqk, 2, pairs, Biases(), rotary=True) for pairs in (whole, shifted, spread)
+        _attend(vqk, pairs, Biases(), rotary=True) for pairs in (whole, shifted, spread)
     )
     torch.testing.assert_close(moved, at_home, rtol=1e-10, atol=1e-12)
     assert (wider - at_home)[:, 2:].abs().amax(-1).gt(1e-4).all()
@@ -156,7 +162,7 @@ def test_relative_time_is_a_bias_by_hand() -> None:
     pairs = Pairs(
         tokens.kind, tokens.prompt_length, dtype=vqk.dtype, time=token_time(tokens.time_gap)
     )
-    got = attend(vqk, 2, pairs, Biases(None, block.time_bias), rotary=False)[0, 2]
+    got = _attend(vqk, pairs, Biases(None, block.time_bias), rotary=False)[0, 2]
     bias = block.time_bias[[7, 6, 0]]  # 2^6.5 = 91 s per gap: 182, 91 and 0
     want = torch.einsum("kh,khd->hd", bias.softmax(0), value[0].unflatten(-1, (2, 4))).flatten()
     torch.testing.assert_close(got, want)

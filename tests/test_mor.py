@@ -73,7 +73,7 @@ def test_each_step_equals_the_block_on_the_active_tokens_alone(relative_time: bo
                 position=kept[None],
                 time=times[row : row + 1, kept],
             )
-            packed = own.pack(state[None, kept])
+            packed = state[kept][own.rows]
             moved = own.unpack(packed + weight * (block(packed, own, pairs) - packed))
             state[kept] = moved[0]
         torch.testing.assert_close(got[row, :length], state, rtol=1e-10, atol=1e-12)

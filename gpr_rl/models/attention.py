@@ -1,6 +1,6 @@
 """Attention of the HSD under the hybrid mask: by one score matrix, in chunks, or by a fused kernel.
 
-Dims: B sequences, T tokens, Q queries of a chunk, D width, H heads.
+Dims: B sequences, T tokens, Q queries and K keys of a chunk, d width of a head, H heads.
 """
 
 from dataclasses import dataclass, replace
@@ -50,11 +50,15 @@ class Pairs:
             self.kind, self.prompt_length, hybrid=self.hybrid, queries=queries, keys=keys
         )[:, None]
 
-    def mask(self, queries: slice, keys: slice) -> Float[Tensor, "B 1 Q K"]:
-        """Return what is added to the scores: 0 where visible, else a very negative number."""
+    def mask(self, queries: slice, keys: slice) -> Float[Tensor, "b 1 Q K"]:
+        """Return what is added to the scores: 0 where visible, else a very negative number.
+
+        b is B, or 1 where all sequences have the same.
+        """
         visible = self.visible(queries, keys)
+        visible = visible if self.hybrid else visible[:1]  # the same for every sequence
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
-        return mask.masked_fill(~visible, torch.finfo(self.dtype).min)
+        return mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
 
     def distance(self, queries: slice, keys: slice) -> Int[Tensor, "*b Q K"]:
         """Return the buckets of how many tokens lie between, without B where all are alike."""
@@ -95,8 +99,8 @@ class Biases(NamedTuple):
 
 
 def attend(
-    vqk: Float[Tensor, "B T W"], num_heads: int, pairs: Pairs, biases: Biases, *, rotary: bool
-) -> Float[Tensor, "B T D"]:
+    vqk: Float[Tensor, "3 B H T d"], pairs: Pairs, biases: Biases, *, rotary: bool
+) -> Float[Tensor, "B H T d"]:
     """Return softmax attention, GPR Eq. 1 without the gate.
 
     Without a learned bias the fused kernel does it, in memory linear in T. With one, torch's fused
@@ -105,25 +109,22 @@ def attend(
     no tensor over all pairs is held.
 
     Args:
-        vqk: Values, queries and keys side by side, W = 3 D; anything at padding.
-        num_heads: H.
+        vqk: Values, queries and keys, head by head; anything at padding.
         pairs: Who sees whom.
         biases: What is added to the scores.
         rotary: Turn queries and keys by their positions (Su et al. 2021).
     """
-    value, query, key = vqk.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    value, query, key = vqk.unbind()
     if rotary:
         turn = _turn(pairs, query.shape[-1], query.dtype)
         query, key = _rotate(query, *turn), _rotate(key, *turn)
     if biases.distance is None and biases.time is None:
-        found = _fused(query, key, value, pairs)
-    elif pairs.chunk == 0 or vqk.shape[1] <= pairs.chunk:
-        distance = None if biases.distance is None else pairs.whole_distance
-        elapsed = None if biases.time is None else pairs.whole_elapsed
-        found = _plain(query, key, value, biases, pairs.whole_mask, distance, elapsed)
-    else:
-        found = _chunked(query, key, value, pairs, biases)
-    return found.transpose(1, 2).flatten(2)
+        return _fused(query, key, value, pairs)
+    if 0 < pairs.chunk < query.shape[2]:
+        return _chunked(query, key, value, pairs, biases)
+    distance = None if biases.distance is None else pairs.whole_distance
+    elapsed = None if biases.time is None else pairs.whole_elapsed
+    return _plain(query, key, value, biases, pairs.whole_mask, distance, elapsed)
 
 
 def _plain(
@@ -136,12 +137,16 @@ def _plain(
     elapsed: Tensor | None,
 ) -> Tensor:
     """Return attention of queries [B, H, Q, D/H] by plain matrix products."""
-    score = (query * query.shape[-1] ** -0.5) @ key.mT  # [B, H, Q, K]
+    score = mask  # [b, 1, Q, K], with a bias [b, H, Q, K]
     for bucket, table in ((distance, biases.distance), (elapsed, biases.time)):
         if table is not None:
             assert bucket is not None
-            score = score.add_(F.embedding(bucket, table).movedim(-1, -3))
-    return score.add_(mask).softmax(-1) @ value
+            bias = table.index_select(0, bucket.flatten()).view(*bucket.shape, -1)
+            score = score + bias.movedim(-1, -3)
+    shape = *query.shape[:3], key.shape[2]
+    flat = score.expand(shape).flatten(0, 1)  # of its own in any case: a bias was added
+    flat.baddbmm_(query.flatten(0, 1), key.flatten(0, 1).mT, alpha=query.shape[-1] ** -0.5)
+    return flat.view(shape).softmax(-1) @ value
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, pairs: Pairs, biases: Biases) -> Tensor:

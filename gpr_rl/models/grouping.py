@@ -1,9 +1,11 @@
 """Work per token type: tokens sorted by type once, padding dropped, then contiguous slices.
 
-Dims: B sequences, T tokens, M real tokens of the batch (sorted by type), G groups (types), D width.
+Dims: B sequences, T tokens, M real tokens of the batch (sorted by type), G groups (types), D width,
+H attention heads, N vectors of width D per token.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,36 +41,84 @@ class TokenLayout:
         slot[rows] = torch.arange(len(rows), device=flat.device)
         return cls((kind.shape[0], kind.shape[1]), rows, slot, tuple(counts[1:]))
 
-    def pack(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "M W"]:
-        """Return the real tokens, sorted by type."""
-        return x.flatten(0, 1).index_select(0, self.rows)
+    _indices: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def unpack(self, x: Float[Tensor, "M W"]) -> Float[Tensor, "B T W"]:
         """Return tokens in sequence order, zeros at padding."""
         padded = x.new_zeros(len(self.slot), x.shape[-1]).index_copy(0, self.rows, x)
         return padded.unflatten(0, self.shape)
 
-    def unpack_masked(self, x: Float[Tensor, "M W"]) -> Float[Tensor, "B T W"]:
-        """Return tokens in sequence order, anything at padding, which nobody may read.
+    def unpack_heads(
+        self, x: Float[Tensor, "M W"], num_vectors: int, num_heads: int
+    ) -> Float[Tensor, "N B H T d"]:
+        """Return N vectors per token (W = N H d), head by head in sequence order.
 
-        One gather in both directions, several times faster than `unpack`. The gradient of what
-        stands at padding is dropped.
+        One gather in both directions puts every head's matrix in one piece, so that no product
+        copies it again. What stands at padding is anything, and nobody may read it; its gradient
+        is dropped.
         """
-        return _Scatter.apply(x, self.rows, self.slot).unflatten(0, self.shape)
+        there, back = self._index(num_vectors, num_heads)
+        found = _Gather.apply(x.reshape(len(back), -1), there, back)
+        batch, length = self.shape
+        return found.view(num_vectors, batch, num_heads, length, -1)
+
+    def pack_heads(self, x: Float[Tensor, "B H T d"]) -> Float[Tensor, "M D"]:
+        """Return the real tokens, sorted by type, their heads side by side."""
+        there, back = self._index(1, x.shape[1])
+        found = _Pack.apply(x.flatten(0, 2), back, there)
+        return found.view(len(self.rows), -1)
+
+    def _index(self, num_vectors: int, num_heads: int) -> tuple[Tensor, Tensor]:
+        """Return the packed row of every padded one, and the padded row of every packed one.
+
+        Rows are heads: padded in the order (N, B, H, T), packed in the order (M, N, H).
+        """
+        if (num_vectors, num_heads) not in self._indices:
+            batch, length = self.shape
+            device = self.rows.device
+            vector = torch.arange(num_vectors, device=device)
+            head = torch.arange(num_heads, device=device)
+            each = vector[:, None] * num_heads + head  # [N, H]
+            slot = self.slot.view(batch, 1, length) * (num_vectors * num_heads)
+            there = slot + each[:, None, :, None]  # [N, B, H, T]
+            owner, index = self.rows // length, self.rows % length
+            first = vector[:, None] * batch + owner[:, None, None]  # [M, N, 1]
+            back = (first * num_heads + head) * length + index[:, None, None]  # [M, N, H]
+            self._indices[num_vectors, num_heads] = there.flatten(), back.flatten()
+        return self._indices[num_vectors, num_heads]
 
 
-class _Scatter(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """Rows moved by one gather; the gradient comes back by the inverse gather."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, slot: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        return x.index_select(0, slot)
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, there)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (rows,) = ctx.saved_tensors
-        return grads[0].index_select(0, rows), None, None
+        (back,) = ctx.saved_tensors
+        return grads[0].index_select(0, back), None, None
+
+
+class _Pack(torch.autograd.Function):
+    """Some rows chosen by a gather; the gradient of the others, which are padding, is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chosen: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(chosen, inverse)
+        return x.index_select(0, chosen)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        chosen, inverse = ctx.saved_tensors
+        if len(chosen) == len(inverse):  # no padding
+            return grads[0].index_select(0, inverse), None, None
+        spread = grads[0].new_zeros(len(inverse), grads[0].shape[1])
+        return spread.index_copy(0, chosen, grads[0]), None, None
 
 
 class GroupedLayerNorm(nn.Module):
@@ -86,11 +136,14 @@ class GroupedLayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "M D"], sizes: tuple[int, ...]) -> Float[Tensor, "M D"]:
         """Normalise packed tokens; `sizes` are the tokens per type."""
-        dim = x.shape[-1:]
-        if len(self.weight) == 1:
-            return F.layer_norm(x, dim, self.weight[0], self.bias[0])
-        groups = zip(x.split(sizes), self.weight.unbind(), self.bias.unbind(), strict=True)
-        return torch.cat([F.layer_norm(part, dim, w, b) for part, w, b in groups])
+        parts = self.parts(x, sizes)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def parts(self, x: Float[Tensor, "M D"], sizes: tuple[int, ...]) -> list[Tensor]:
+        """Return `forward` as one piece per type, or as one where all share the pair."""
+        pieces = [x] if len(self.weight) == 1 else x.split(sizes)
+        pairs = zip(pieces, self.weight.unbind(), self.bias.unbind(), strict=True)
+        return [F.layer_norm(piece, x.shape[-1:], w, b) for piece, w, b in pairs]
 
 
 class GroupedFFN(nn.Module):
@@ -113,9 +166,14 @@ class GroupedFFN(nn.Module):
 
     def forward(self, x: Float[Tensor, "M D"], sizes: tuple[int, ...]) -> Float[Tensor, "M D"]:
         """Transform packed tokens; `sizes` are the tokens per type."""
+        return self.of_parts([x], sizes)
+
+    def of_parts(self, parts: Sequence[Tensor], sizes: tuple[int, ...]) -> Float[Tensor, "M D"]:
+        """Return `forward` of tokens that come as one piece, or as one per type."""
         if len(self.weight_in) == 1:
-            return self._group(x, 0)
-        return torch.cat([self._group(part, g) for g, part in enumerate(x.split(sizes))])
+            return self._group(parts[0] if len(parts) == 1 else torch.cat(list(parts)), 0)
+        pieces = parts[0].split(sizes) if len(parts) == 1 else parts
+        return torch.cat([self._group(piece, group) for group, piece in enumerate(pieces)])
 
     def _group(self, x: Tensor, group: int) -> Tensor:
         hidden = F.relu(F.linear(x, self.weight_in[group], self.bias_in[group]))

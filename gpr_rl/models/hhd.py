@@ -5,6 +5,7 @@ L levels, V codes, N multi-token-prediction heads, D width.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,8 @@ class BeamCache:
     """Where W beams stand: how many codes they have, and the keys and values of these."""
 
     level: int
-    evaluator: DecoderState
+    evaluator: DecoderState | None
+    """None: nobody asks for values."""
     policy_past: Tensor | None
     value_past: Tensor | None
 
@@ -105,6 +107,16 @@ class HHD(nn.Module):
             key_mask = torch.cat([key_mask.new_ones(len(h), 1), key_mask], dim=1)
         elif knowledge is not None:
             raise ValueError("the model takes no knowledge: knowledge_dim is 0")
+        return self.context_of(h, key_mask, position, router_logits)
+
+    def context_of(
+        self,
+        h: Float[Tensor, "B T D"],
+        key_mask: Bool[Tensor, "B T"],
+        position: Int[Tensor, "B S"],
+        router_logits: Float[Tensor, "B t R"] | None = None,
+    ) -> Context:
+        """Return the context of states in sequences that the HSD has read: the decoder's part."""
         state = self.ptd.decoder.begin(h, position, self.refiner)
         return Context(
             h=h,
@@ -198,12 +210,18 @@ class HHD(nn.Module):
         return log_prob.expand(-1, width, -1), value.expand(-1, width)
 
     def begin(
-        self, context: Context
+        self, context: Context, *, valued: bool = True
     ) -> tuple[Float[Tensor, "B 1 V"], Float[Tensor, "B 1"], BeamCache]:
-        """Return `step` of the empty prefix, and the cache that `extend` goes on from."""
+        """Return `step` of the empty prefix, and the cache that `extend` goes on from.
+
+        Without `valued` the HTE is not asked, then or later: all values are 0.
+        """
+        log_prob = self._next(context.start, 0)
+        if not valued:
+            return log_prob, log_prob.new_zeros(len(log_prob), 1), BeamCache(0, None, None, None)
         evaluator = self.hte.begin(context.h, context.position)
         value = self.hte.prefix_value(evaluator.start, 0)
-        return self._next(context.start, 0), value, BeamCache(0, evaluator, None, None)
+        return log_prob, value, BeamCache(0, evaluator, None, None)
 
     def extend(
         self,
@@ -216,22 +234,45 @@ class HHD(nn.Module):
 
         At most L - 1 times in a row: the L-th code needs no continuation.
         """
-        new = code[:, None, :, None]
-        policy_past, value_past = (
-            None if past is None else gather_beams(past[:, 0], parent)[:, None]
-            for past in (cache.policy_past, cache.value_past)
-        )
-        hidden, policy_past = self.ptd.decoder.extend(
-            context.state(), policy_past, new, cache.level
-        )
-        judged, value_past = self.hte.decoder.extend(cache.evaluator, value_past, new, cache.level)
-        level = cache.level + 1
+        new, level = code[:, None, :, None], cache.level + 1
+        past = _of_parents(cache.policy_past, parent)
+        hidden, policy_past = self.ptd.decoder.extend(context.state(), past, new, cache.level)
         log_prob = self._next(hidden[:, 0, :, 0], level)
-        value = self.hte.prefix_value(judged[:, 0, :, 0], level)
+        if cache.evaluator is None:
+            value, value_past = log_prob.new_zeros(code.shape), None
+        else:
+            past = _of_parents(cache.value_past, parent)
+            judged, value_past = self.hte.decoder.extend(cache.evaluator, past, new, cache.level)
+            value = self.hte.prefix_value(judged[:, 0, :, 0], level)
         return log_prob, value, BeamCache(level, cache.evaluator, policy_past, value_past)
 
     def _next(self, hidden: Tensor, level: int) -> Tensor:
         return self.ptd.next_logits(hidden, level).log_softmax(-1)
+
+
+def _of_parents(past: Tensor | None, parent: Tensor) -> Tensor | None:
+    return None if past is None else gather_beams(past[:, 0], parent)[:, None]
+
+
+class Unvalued:
+    """A policy whose critic is not asked, for searches that no value guides: all values are 0.
+
+    Args:
+        policy: An `HHD`, or an `InformedPolicy` around one.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+        self.encode, self.extend = policy.encode, policy.extend
+
+    def begin(self, context: Context) -> tuple[Tensor, Tensor, BeamCache]:
+        """Return `HHD.begin` without values."""
+        return self.policy.begin(context, valued=False)
+
+    def step(self, context: Context, prefix: Int[Tensor, "B W l"]) -> tuple[Tensor, Tensor]:
+        """Return `HHD.step` with zeros for values."""
+        log_prob, value = self.policy.step(context, prefix)
+        return log_prob, torch.zeros_like(value)
 
 
 def masked_log_prob(

@@ -103,13 +103,14 @@ class HSDBlock(nn.Module):
             pairs: Who may attend to whom among them.
         """
         dim = x.shape[-1]
-        gated = F.silu(self.uvqk(self.attention_norm(x, layout.sizes)))
-        gate, vqk = gated.split([dim, 3 * dim], dim=-1)
-        padded = layout.unpack_masked(vqk)
+        normed, parts = self.attention_norm(x, layout.sizes), [dim, 3 * dim]
+        weights = zip(self.uvqk.weight.split(parts), self.uvqk.bias.split(parts), strict=True)
+        gate, vqk = (F.silu(F.linear(normed, w, b)) for w, b in weights)  # apart: U stays packed
         biases = Biases(self.distance_bias, self.time_bias)
-        attended = layout.pack(attend(padded, self.num_heads, pairs, biases, rotary=self.rotary))
+        heads = layout.unpack_heads(vqk, 3, self.num_heads)
+        attended = layout.pack_heads(attend(heads, pairs, biases, rotary=self.rotary))
         x = x + self.output(self.output_norm(attended) * gate)
-        return x + self.ffn(self.ffn_norm(x, layout.sizes), layout.sizes)
+        return x + self.ffn.of_parts(self.ffn_norm.parts(x, layout.sizes), layout.sizes)
 
 
 class HSD(nn.Module):

@@ -35,7 +35,23 @@ class Fuse(nn.Module):
         self, trunk: Float[Tensor, "*rows D"], code: Float[Tensor, "*rows D"]
     ) -> Float[Tensor, "*rows D"]:
         """Return the input of the first autoregressive layer."""
-        return self.output(torch.cat([trunk * self.gate(code), code], dim=-1))
+        return self.join(trunk, *self.of_code(code))
+
+    def of_code(
+        self, code: Float[Tensor, "*rows D"]
+    ) -> tuple[Float[Tensor, "*rows D"], Float[Tensor, "*rows D"]]:
+        """Return what depends on the code alone: W_g s, and W_f's part for s."""
+        own = F.linear(code, self.output.weight[:, code.shape[-1] :])
+        return F.linear(code, self.gate.weight), own
+
+    def join(
+        self,
+        trunk: Float[Tensor, "*rows D"],
+        gate: Float[Tensor, "*rows D"],
+        own: Float[Tensor, "*rows D"],
+    ) -> Float[Tensor, "*rows D"]:
+        """Return `forward` of a code whose `of_code` is known."""
+        return F.linear(trunk * gate, self.output.weight[:, : own.shape[-1]]) + own
 
 
 class LazyDecoder(CodeDecoder):
@@ -100,8 +116,14 @@ class LazyDecoder(CodeDecoder):
         return tokens[:, :, :num_thinking], tokens[:, :, num_thinking:]
 
     def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
-        code = self.embed(codes, level)
         if state.trunk is None:
-            return code
-        trunk = state.trunk[:, :, None, level + 1 : level + 1 + codes.shape[-1]]
-        return self.fuse(trunk.expand_as(code), code)
+            return self.embed(codes, level)
+        num_new = codes.shape[-1]
+        trunk = state.trunk[:, :, None, level + 1 : level + 1 + num_new]
+        trunk = trunk.expand(-1, -1, codes.shape[2], -1, -1)
+        table = self.codes[level * self.num_codes : (level + num_new) * self.num_codes]
+        if codes.numel() <= len(table):
+            return self.fuse(trunk, self.embed(codes, level))
+        gate, own = self.fuse.of_code(table)  # once per code that exists, not per beam
+        row = codes + self.num_codes * torch.arange(num_new, device=codes.device)
+        return self.fuse.join(trunk, F.embedding(row, gate), F.embedding(row, own))
