@@ -110,6 +110,7 @@ SUITES: dict[str, str | Suite] = {
     "environment": "benchmarks.environment",
     "off_policy": "benchmarks.off_policy",
     "rankers": "benchmarks.rankers",
+    "scaling": "benchmarks.scaling",
     "tokenizers": "benchmarks.tokenizers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,

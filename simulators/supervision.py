@@ -4,6 +4,7 @@ Dims: B windows, P supervised positions, N heads, L levels, V codes.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from simulators.world import World
 class WindowBatches:
     """Draws the same windows for the same (seed, step), whoever asks.
 
-    Targets and windows lie in the logged days, before every validation and test request.
+    As it stands, targets and windows lie in the logged days, before every validation and test
+    request.
     """
 
     world: World
@@ -32,6 +34,11 @@ class WindowBatches:
     """P, supervised requests per window."""
     num_heads: int = 4
     """N, next ads per position."""
+    first_time: int = 0
+    """Windows end at requests from this time on, seconds."""
+    last_time: int | IntArray | None = None
+    """Windows and targets lie before this time, of all users or int64 [U] of each; None: the end of
+    the logged days."""
 
     def __call__(self, step: int) -> tuple[Tokens, Targets]:
         """Return the windows of training step `step` with their targets."""
@@ -65,16 +72,21 @@ class WindowBatches:
 
     def _kept(self, step: int) -> IntArray:
         """Return the kept requests that the windows of a step end at, int64 [B]."""
-        pool = self.world.sequences.window_pool(0, self._end)
         row = torch.arange(self.num_windows)
         draw = uniform(self.seed, Purpose.WINDOW, torch.tensor(step), row)
-        return pool[(draw * len(pool)).long().numpy()]
+        return self._pool[(draw * len(self._pool)).long().numpy()]
+
+    @cached_property
+    def _pool(self) -> IntArray:
+        return self.world.sequences.window_pool(self.first_time, self._end)
 
     def _cut(self, kept: IntArray) -> Windows:
         return self.world.sequences.windows(kept, self.num_positions, self.num_heads, self._end)
 
     @property
-    def _end(self) -> int:
+    def _end(self) -> int | IntArray:
+        if self.last_time is not None:
+            return self.last_time
         return self.world.info.num_log_days * DAY_S
 
     def targets(self, windows: Windows) -> Targets:

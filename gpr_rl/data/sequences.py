@@ -161,12 +161,21 @@ class SequenceBuilder:
         found = times[np.maximum(stop - 1, 0)] if len(times) else np.zeros_like(stop)
         return np.where(stop > start, found, 0)
 
-    def window_pool(self, first_time: int, last_time: int) -> IntArray:
-        """Return the numbers of kept requests with first_time <= timestamp < last_time."""
-        return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last_time))
+    def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
+        """Return the numbers of kept requests with first_time <= timestamp < last_time.
+
+        Args:
+            first_time: Of all users.
+            last_time: Of all users, or int64 [U] of each.
+        """
+        last = self._of_users(last_time, self._ad_user)
+        return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last))
+
+    def _of_users(self, time: int | IntArray, user_id: IntArray) -> IntArray:
+        return np.broadcast_to(np.asarray(time), len(self.user_attributes))[user_id]
 
     def windows(
-        self, kept: IntArray, num_positions: int, num_heads: int, last_time: int
+        self, kept: IntArray, num_positions: int, num_heads: int, last_time: int | IntArray
     ) -> Windows:
         """Return training windows that end at the given kept requests.
 
@@ -174,7 +183,8 @@ class SequenceBuilder:
             kept: int64 [B], from `window_pool`.
             num_positions: P, supervised requests per window, the last ones of the window.
             num_heads: N, how many next ads are predicted at each position.
-            last_time: Ads at or after this time are never targets.
+            last_time: Ads at or after this time are never targets: of all users, or int64 [U] of
+                each.
         """
         user = self._ad_user[kept]
         tokens, first = self.tokens(
@@ -197,7 +207,7 @@ class SequenceBuilder:
             supervised[..., None]
             & known
             & (self._ad_user[heads] == user[:, None, None])
-            & (self._ad_time[heads] < last_time)
+            & (self._ad_time[heads] < self._of_users(last_time, user)[:, None, None])
         )
         # the prompt ends with the first supervised request, and the USER token is set there
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)

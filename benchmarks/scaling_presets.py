@@ -1,0 +1,71 @@
+"""Sizes of the models of the scaling suite, and how long each is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpr_rl.models import HHDConfig
+from gpr_rl.pretraining.trainer import StageConfig
+
+SUITE = "scaling"
+SIZES: Mapping[str, HHDConfig] = {
+    "10k": HHDConfig(dim=16, num_heads=2, num_hsd_layers=1, num_mtp_heads=1),
+    "30k": HHDConfig(dim=24, num_heads=2, num_hsd_layers=2, num_mtp_heads=1),
+    "100k": HHDConfig(dim=40, num_heads=4, num_hsd_layers=2, num_mtp_heads=1),
+    "300k": HHDConfig(dim=64, num_heads=4, num_hsd_layers=3, num_mtp_heads=1),
+    "1m": HHDConfig(dim=96, num_heads=4, num_hsd_layers=4, num_mtp_heads=1),
+    "3m": HHDConfig(dim=160, num_heads=8, num_hsd_layers=5, num_mtp_heads=1),
+    "10m": HHDConfig(dim=256, num_heads=8, num_hsd_layers=7, num_mtp_heads=1),
+}
+"""HHDs with all switches as they stand and one head, named by their parameters outside of tables:
+of HSD and PTD, without the critic, which takes no part."""
+METHODS = tuple(SIZES)
+TO_1M = METHODS[:5]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingPreset:
+    """Sizes of one preset."""
+
+    world: str = "standard"
+    """Default world; one for all seeds, which draw weights and windows anew."""
+    num_seeds: int = 3
+    methods: tuple[str, ...] = TO_1M
+    """Default of `--methods`."""
+    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=300))
+    num_windows: int = 32
+    """Windows per step."""
+    num_positions: int = 12
+    """Supervised requests per window."""
+    learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
+    """Tried by every size on a seed of its own; one value: no tuning."""
+    tuning_steps: int = 75
+    tuning_seed: int = 1_000
+    num_points: int = 10
+    """Points of a loss curve."""
+    num_heldout: int = 512
+    """Requests of held-out days whose loss is taken: the first such day in tuning, later ones in
+    the report."""
+
+
+PRESETS = {
+    "smoke": ScalingPreset(
+        world="tiny",
+        num_seeds=2,
+        training=StageConfig(num_steps=6, warmup_steps=2),
+        num_windows=8,
+        learning_rates=(3e-3,),
+        num_points=3,
+        num_heldout=32,
+    ),
+    "quick": ScalingPreset(),
+    "paper": ScalingPreset(
+        num_seeds=10,
+        methods=METHODS,
+        training=StageConfig(num_steps=5_000, warmup_steps=200),
+        num_windows=64,
+        learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
+        tuning_steps=1_000,
+        num_points=25,
+        num_heldout=4_096,
+    ),
+}

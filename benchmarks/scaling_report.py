@@ -1,0 +1,212 @@
+"""What the scaling suite says: loss curves, the power law and how sure it is."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from benchmarks.figures import COLOURS, learning_curves, plain_axes
+from benchmarks.power_law import MIN_SIZES, Fit, fit_with_seeds
+from benchmarks.reading import Difference, adjust, compare, coverage_note
+from benchmarks.report import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
+from benchmarks.results import BOOTSTRAP_SEED, seed_table
+from benchmarks.scaling_presets import METHODS, SIZES, ScalingPreset
+from benchmarks.stats import bootstrap
+from benchmarks.suite import Settings
+from simulators.world_info import WorldInfo
+
+LOSS = "heldout_loss"
+
+
+def _last(results: pd.DataFrame, size: str, metric: str) -> pd.Series:
+    """Return a metric's values at the last step, one per seed."""
+    own = results[(results["method"] == size) & (results["metric"] == metric)]
+    return own.loc[own["step"] == own["step"].max(), "value"]
+
+
+def size_table(results: pd.DataFrame, sizes: Sequence[str]) -> Table:
+    """Return what each size is, what it costs and where it ends."""
+    rows: list[list[Cell]] = []
+    for size in sizes:
+        config = SIZES[size]
+        facts = [
+            float(_last(results, size, metric).mean())
+            for metric in (
+                "num_inner_parameters",
+                "num_parameters",
+                "step_gflop",
+                "examples_per_s",
+                "learning_rate",
+            )
+        ]
+        losses: list[Cell] = [
+            bootstrap(_last(results, size, metric).to_numpy(), BOOTSTRAP_SEED)
+            for metric in (LOSS, "train_loss")
+        ]
+        shape = f"{config.dim} x {config.num_hsd_layers}"
+        texts = [f"{facts[0]:,.0f}", f"{facts[1]:,.0f}", f"{facts[2]:.1f}", f"{facts[3]:,.0f}"]
+        rows.append([size, shape, *texts, f"{facts[4]:g}", *losses])
+    return Table(
+        "Loss by size (nats per path)",
+        [
+            "size",
+            "width x HSD layers",
+            "parameters",
+            "with tables",
+            "GFLOP per step",
+            "examples / s",
+            "learning rate",
+            "held-out loss",
+            "training loss",
+        ],
+        rows,
+        "Parameters are those outside of embedding tables and output matrices. The training loss "
+        "is the mean over the last part of the curve. One thread.",
+    )
+
+
+def losses_of(results: pd.DataFrame, sizes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return parameters [S] and held-out losses [S, R] of the seeds that all sizes have."""
+    table = seed_table(results, LOSS, "test")[list(sizes)].dropna()
+    n = np.array([_last(results, size, "num_inner_parameters").mean() for size in sizes])
+    return n, table.to_numpy().T
+
+
+def law_figure(n: np.ndarray, loss: np.ndarray, fits: Mapping[str, Fit]) -> Canvas:
+    """Return losses over parameters, with the fitted laws and their bands."""
+    figure, axes = plain_axes(0.55)
+    grid = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
+    for number, (name, fit) in enumerate(fits.items()):
+        axes.plot(grid, fit.law(grid), color=COLOURS[number], label=name, linewidth=1.8)
+        axes.fill_between(grid, *fit.band(grid), color=COLOURS[number], alpha=0.14, linewidth=0)
+    for row, losses in zip(n, loss, strict=True):
+        axes.plot([row] * len(losses), losses, "o", color="#000000", markersize=4, alpha=0.6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.2f}")
+    axes.yaxis.set_minor_formatter("{x:.2f}")
+    axes.set_xlabel("parameters outside of tables")
+    axes.set_ylabel("held-out loss (nats per path)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[str]:
+    """Return the fitted laws in words, with intervals."""
+    lines = []
+    for name, fit in fits.items():
+        low, high = fit.interval("exponent")
+        text = f"{name}: exponent {fit.law.exponent:.3f} [{low:.3f}, {high:.3f}]"
+        if fit.law.floor > 0 or fit.interval("floor")[1] > 0:
+            low, high = fit.interval("floor")
+            text += f", floor {fit.law.floor:.2f} [{low:.2f}, {high:.2f}] nats"
+        lines.append(f"{text}; {fit.law.scale:.3f} nats above it at {fit.law.unit:,.0f}.")
+    lines.append(
+        f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
+        " they don't say how wrong the form of the law is. Outside of the sizes that were trained "
+        "the curves are a guess."
+    )
+    return [*lines, coverage_note(num_seeds)]
+
+
+def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Difference]:
+    """Return the declared comparisons: every size against the next smaller one."""
+    words, found = "the held-out loss", []
+    for smaller, larger in pairwise(sizes):
+        found += compare(results, LOSS, words, [larger], smaller, higher_is_better=False)
+    return adjust(found)
+
+
+def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
+    """Return every size's trials; None without tuning."""
+    rows: list[list[Cell]] = []
+    for size, path in tuned.items():
+        if path is None:
+            continue
+        log = json.loads(path.read_text())
+        trials = ", ".join(
+            f"{t['learning_rate']:g}: "
+            + ("diverged" if t["validation_loss"] is None else f"{t['validation_loss']:.3f}")
+            for t in log["trials"]
+        )
+        rows.append([size, f"{log['learning_rate']:g}", trials])
+    if not rows:
+        return None
+    title = "Learning rates"
+    return Table(title, ["size", "chosen", "loss on the first held-out day of each"], rows)
+
+
+def make_report(
+    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+) -> SuiteReport:
+    """Return the report."""
+    preset = settings.sizes
+    assert isinstance(preset, ScalingPreset)
+    sizes = [size for size in METHODS if size in settings.methods]
+    examples = preset.num_windows * preset.num_positions
+    curves: list[Block] = [
+        Figure(
+            f"curves-{split}",
+            f"{words} over training, interquartile mean over seeds with its interval",
+            learning_curves(
+                results,
+                metric,
+                methods=sizes,
+                split=split,
+                label=f"{words} (nats per path)",
+                step_label="supervised requests",
+                steps_to_x=examples,
+            ),
+        )
+        for metric, split, words in (
+            ("train_loss", "train", "Training loss"),
+            (LOSS, "test", "Held-out loss"),
+        )
+    ]
+    sections = [Section("Loss curves (as GPR Fig. 5)", curves)]
+    if len(sizes) >= MIN_SIZES:
+        n, loss = losses_of(results, sizes)
+        fits = {
+            "power law with a floor": fit_with_seeds(n, loss, BOOTSTRAP_SEED),
+            "power law without one": fit_with_seeds(n, loss, BOOTSTRAP_SEED, with_floor=False),
+        }
+        blocks: list[Block] = [
+            Figure("power-law", "Held-out loss over parameters", law_figure(n, loss, fits)),
+            Bullets(law_words(fits, len(sizes), loss.shape[1])),
+        ]
+        sections.append(Section("Power law", blocks))
+    choices = tuning_table(tuned)
+    if choices is not None:
+        sections.append(Section("Tuning", [choices]))
+    sections.append(
+        Section(
+            "How to read it",
+            [
+                Bullets(
+                    [
+                        "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
+                        "networks, thinking tokens and one head; width and depth grow together.",
+                        f"All see {preset.training.num_steps * examples:,} supervised requests in "
+                        "the same order: the law is that of models at this budget of data, not of "
+                        "models trained to the end. A larger model that has not yet used what it "
+                        "could learn looks worse here than it is.",
+                        "The paper shows training curves of six sizes from 0.02 to 2 billion dense "
+                        "parameters on private data and fits nothing.",
+                    ]
+                )
+            ],
+        )
+    )
+    return SuiteReport(
+        title="Scaling (GPR Fig. 5)",
+        lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. World `{info.name}` "
+        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        + " ".join(info.notes),
+        sections=sections,
+        tables=[size_table(results, sizes)],
+        differences=step_differences(results, sizes),
+    )
