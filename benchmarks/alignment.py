@@ -28,7 +28,7 @@ from benchmarks.suite import Settings
 from benchmarks.tasks import Task
 from simulators.make import world_names
 
-IS_EXTENDABLE = True
+IS_EXTENDABLE = TAKES_METHODS = True
 SYNTHETIC_ONLY = (*MARKETS, "arr")
 """Other worlds have one set of dials, and know only what could be shown to logged requests."""
 

@@ -20,6 +20,7 @@ from benchmarks.architecture_presets import (
 from benchmarks.architecture_presets import (
     METHODS as ALL_METHODS,
 )
+from benchmarks.architecture_protocol import PROTOCOLS  # noqa: F401
 from benchmarks.architecture_report import make_report
 from benchmarks.report import SuiteReport
 from benchmarks.suite import Settings
@@ -72,6 +73,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                     function="benchmarks.architecture_train:run_trial",
                     kwargs={
                         "world": settings.world,
+                        "protocol": settings.protocol,
                         "row": row,
                         "sizes": sizes,
                         "output": tuned,
@@ -88,6 +90,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                     function="benchmarks.architecture_train:run_row",
                     kwargs={
                         "world": settings.world,
+                        "protocol": settings.protocol,
                         "row": row,
                         "seed": seed,
                         "tuned": tuned,

@@ -21,6 +21,7 @@ from benchmarks.architecture_presets import (
     ArchitecturePreset,
     row_config,
 )
+from benchmarks.architecture_protocol import Protocol
 from gpr_rl.decoding import beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
@@ -29,7 +30,6 @@ from gpr_rl.models.text_embedding import TfidfEmbedder
 from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.schema import Action, Targets
-from simulators.history import DAY_S
 from simulators.supervision import WindowBatches
 from simulators.world import World
 
@@ -55,15 +55,21 @@ class Studied:
         return sum(p.numel() for p in self.module.parameters())
 
 
-def build(row: str, world: World, sizes: ArchitecturePreset, seed: int) -> Studied:
+def build(row: str, protocol: Protocol, sizes: ArchitecturePreset, seed: int) -> Studied:
     """Return a row's model, untrained; its weights depend on the seed alone."""
-    heads = row_heads(row, sizes)
-    batches = WindowBatches(world, seed, sizes.num_windows, sizes.num_positions, heads)
+    batches = WindowBatches(
+        protocol.world,
+        seed,
+        sizes.num_windows,
+        sizes.num_positions,
+        row_heads(row, sizes),
+        last_time=protocol.until,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if row in (BASE, *PARTS, FULL, DEEP, LAZY) or row.startswith("control_"):
-            return _hhd(row, world, sizes, batches)
-        return _rival(row, world, sizes, batches)
+            return _hhd(row, protocol, sizes, batches)
+        return _rival(row, protocol, sizes, batches)
 
 
 def row_heads(row: str, sizes: ArchitecturePreset) -> int:
@@ -72,8 +78,10 @@ def row_heads(row: str, sizes: ArchitecturePreset) -> int:
     return row_config(row, sizes.model).num_mtp_heads if known else 1
 
 
-def _rival(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatches) -> Studied:
-    module = _make_rival(row, world, sizes.model)
+def _rival(
+    row: str, protocol: Protocol, sizes: ArchitecturePreset, batches: WindowBatches
+) -> Studied:
+    world, module = protocol.world, _make_rival(row, protocol, sizes.model)
 
     def rank(request_id: Tensor) -> Tensor:
         ids = request_id.numpy()
@@ -84,14 +92,14 @@ def _rival(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBat
     return Studied(module, lambda step: module.loss(batches.next_ads(step)), rank, dict)
 
 
-def _make_rival(row: str, world: World, model: HHDConfig) -> Any:
+def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
     from gpr_rl.models import rivals
 
+    world = protocol.world
     layers, num_items = model.num_hsd_layers, len(world.item_codes)
     shape: dict[str, Any] = {"dim": model.dim, "num_heads": model.num_heads}
     if row == "popularity":
-        logged = torch.from_numpy(world.request_time < world.info.num_log_days * DAY_S)
-        return rivals.Popularity(world.request_ad[logged].bincount(minlength=world.num_ads))
+        return rivals.Popularity(protocol.training_ads().bincount(minlength=world.num_ads))
     if row == "sasrec":
         sasrec = rivals.SASRecConfig(**shape, num_layers=layers)
         return rivals.SASRec(sasrec, world.spec, world.num_ads, num_items)
@@ -104,7 +112,10 @@ def _make_rival(row: str, world: World, model: HHDConfig) -> Any:
     return rivals.TIGER(rivals.TIGERConfig(**shape), world.spec, world.trie)
 
 
-def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatches) -> Studied:
+def _hhd(
+    row: str, protocol: Protocol, sizes: ArchitecturePreset, batches: WindowBatches
+) -> Studied:
+    world = protocol.world
     control = row.removeprefix("control_")
     config = (
         matched_config(control, world, sizes) if control != row else row_config(row, sizes.model)
@@ -112,7 +123,7 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
     model = HHD(config, world.spec)
     model.hte.reward_scale.fill_(world.reward_scale)
     guided = row in GUIDED
-    known = _Knowledge(world, config.knowledge_dim) if config.knowledge_dim else None
+    known = _Knowledge(protocol, config.knowledge_dim) if config.knowledge_dim else None
 
     def window(step: int) -> tuple[Context, Targets]:
         windows = batches.windows(step)
@@ -156,9 +167,10 @@ def _hhd(row: str, world: World, sizes: ArchitecturePreset, batches: WindowBatch
 
 
 class _Knowledge:
-    """The template's texts, as vectors fitted on the logged days."""
+    """The template's texts, as vectors fitted on what may be learned from."""
 
-    def __init__(self, world: World, width: int) -> None:
+    def __init__(self, protocol: Protocol, width: int) -> None:
+        world = protocol.world
         events = world.events
         taken = events[events["action"] >= int(Action.CLICK)]
         frames = (world.ads, world.organic)
@@ -179,7 +191,7 @@ class _Knowledge:
         self.provider = HistoryThoughts(clicks)
         self._world = world
         users = torch.arange(len(world.users))
-        end = torch.full_like(users, world.info.num_log_days * DAY_S)
+        end = torch.from_numpy(protocol.until)
         self.embed = TfidfEmbedder.fit(self.provider.thoughts(users, end), width)
 
     def of_requests(self, request_id: Tensor) -> Tensor:

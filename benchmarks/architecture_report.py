@@ -17,6 +17,7 @@ from benchmarks.architecture_presets import (
     RIVALS,
     ArchitecturePreset,
 )
+from benchmarks.architecture_protocol import HISTORIES, TIME
 from benchmarks.architecture_speed import DEPTHS, NUM_BEAMS, NUM_CODES, THREADS
 from benchmarks.reading import Difference, adjust, compare
 from benchmarks.report import Block, Bullets, Cell, Section, SuiteReport, Table
@@ -40,6 +41,19 @@ PAPER = {
     FULL: 27.32,
 }
 """HitR@100 in per cent of GPR Tab. 2, on private data."""
+
+
+_BY_USER = (
+    "Each user's last click or conversion is tested, the one before chooses weights and learning "
+    "rate, and what comes before that trains, with a history of up to {items} items. Of users with "
+    "fewer than three nothing is tested. The rankers, which the rows guided by the HTE learn "
+    "values from, were trained by time and may have seen such a request."
+)
+_PROTOCOL = {
+    TIME: "The logged days train, the first held-out day chooses weights and learning rate, later "
+    "days test.",
+    **dict.fromkeys(HISTORIES, _BY_USER),
+}
 
 
 def _cell(results: pd.DataFrame, row: str, metric: str) -> Cell:
@@ -213,6 +227,7 @@ def make_report(
         sections.append(Section("Tuning", [choices]))
     paper: list[list[Cell]] = [[row, PAPER[row]] for row in rows if row in PAPER]
     facts = [
+        _PROTOCOL[settings.protocol].format(items=HISTORIES.get(settings.protocol)),
         "Every row has the same windows in the same order, and as many steps; training stops "
         f"after {sizes.training.patience} validations without a better HitR, and the best weights "
         "are tested.",

@@ -16,29 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.alignment_setup import world_seed
 from benchmarks.architecture_models import Rank, Studied, build, non_embedding_parameters
 from benchmarks.architecture_presets import NO_TRAINING, SUITE, ArchitecturePreset
+from benchmarks.architecture_protocol import Protocol, make_protocol
 from benchmarks.files import write_json
 from benchmarks.results import COLUMNS
 from benchmarks.tasks import log_progress
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
-from gpr_rl.schema import Action
 from simulators.make import load_world, silent
 from simulators.world import World
 
 CUTOFF = 10
 _BATCH = 32
-
-
-def held_out(world: World, split: str, count: int) -> Tensor:
-    """Return up to `count` requests of a split whose ad was clicked or converted on, spread evenly.
-
-    What a user only was shown says more of the system that chose it than of the user.
-    """
-    ids = world.request_ids(split)
-    taken = ids[world.request_action[ids] >= int(Action.CLICK)]
-    if len(taken) <= count:
-        return taken
-    return taken[torch.linspace(0, len(taken) - 1, count).long()]
 
 
 def evaluate(rank: Rank, world: World, request_id: Tensor, list_size: int) -> dict[str, float]:
@@ -62,10 +50,10 @@ def training_flops(studied: Studied) -> float:
 
 
 def train(
-    studied: Studied, world: World, config: StageConfig, sizes: ArchitecturePreset, name: str
+    studied: Studied, protocol: Protocol, config: StageConfig, sizes: ArchitecturePreset, name: str
 ) -> dict[str, float]:
     """Train in place, keep the weights of the best validation, and return what it took."""
-    validation = held_out(world, "validation", sizes.num_validation_requests)
+    validation = protocol.held_out("validation", sizes.num_validation_requests)
     module = studied.module
 
     losses: list[float] = []
@@ -75,7 +63,7 @@ def train(
         nonlocal validating
         began = time.perf_counter()
         module.eval()
-        score = evaluate(studied.rank, world, validation, sizes.list_size)
+        score = evaluate(studied.rank, protocol.world, validation, sizes.list_size)
         module.train()
         validating += time.perf_counter() - began
         return score[f"hitr_{sizes.list_size}"]
@@ -105,9 +93,16 @@ def train(
     }
 
 
-def run_trial(*, world: str, row: str, sizes: ArchitecturePreset, output: Path) -> None:
+def _show(world: str, protocol: str, seed: int) -> Protocol:
+    loaded = load_world(world, seed=world_seed(world, seed), progress=silent)
+    return make_protocol(protocol, loaded)
+
+
+def run_trial(
+    *, world: str, protocol: str, row: str, sizes: ArchitecturePreset, output: Path
+) -> None:
     """Try every learning rate on the tuning seed and write the best one's."""
-    loaded = load_world(world, seed=world_seed(world, sizes.tuning_seed), progress=silent)
+    shown = _show(world, protocol, sizes.tuning_seed)
     scores = {}
     for rate in sizes.learning_rates:
         config = replace(
@@ -117,8 +112,8 @@ def run_trial(*, world: str, row: str, sizes: ArchitecturePreset, output: Path) 
             learning_rate=rate,
         )
         try:
-            studied = build(row, loaded, sizes, sizes.tuning_seed)
-            scores[rate] = train(studied, loaded, config, sizes, row)["validation"]
+            studied = build(row, shown, sizes, sizes.tuning_seed)
+            scores[rate] = train(studied, shown, config, sizes, row)["validation"]
         except FloatingPointError:
             scores[rate] = -1.0
     best = max(scores, key=lambda rate: scores[rate])
@@ -128,11 +123,17 @@ def run_trial(*, world: str, row: str, sizes: ArchitecturePreset, output: Path) 
 
 
 def run_row(
-    *, world: str, row: str, seed: int, tuned: Path | None, sizes: ArchitecturePreset
+    *,
+    world: str,
+    protocol: str,
+    row: str,
+    seed: int,
+    tuned: Path | None,
+    sizes: ArchitecturePreset,
 ) -> pd.DataFrame:
     """Train and grade one row on one seed."""
-    loaded = load_world(world, seed=world_seed(world, seed), progress=silent)
-    studied = build(row, loaded, sizes, seed)
+    shown = _show(world, protocol, seed)
+    studied = build(row, shown, sizes, seed)
     metrics = {
         "num_parameters": float(studied.num_parameters),
         "num_inner_parameters": float(non_embedding_parameters(studied.module)),
@@ -142,12 +143,12 @@ def run_row(
         if tuned is not None:
             config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
         flops = training_flops(studied)
-        metrics |= train(studied, loaded, config, sizes, row)
+        metrics |= train(studied, shown, config, sizes, row)
         metrics["training_gflop"] = flops * metrics["num_steps"] / 1e9
         metrics["learning_rate"] = config.learning_rate
-    test = held_out(loaded, "test", sizes.num_test_requests)
+    test = shown.held_out("test", sizes.num_test_requests)
     started = time.perf_counter()
-    metrics |= evaluate(studied.rank, loaded, test, sizes.list_size)
+    metrics |= evaluate(studied.rank, shown.world, test, sizes.list_size)
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
     metrics["num_requests"] = float(len(test))
     metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}

@@ -98,6 +98,10 @@ class RunArgs:
     weighted sum; weight 0 only logs."""
     embeddings: Annotated[Path | None, _flag("FILE", "none")] = None
     """Suite tokenizers: a matrix of your own (.npy, .safetensors, .parquet) beside the others."""
+    protocol: Annotated[str | None, _flag("NAME", "time")] = None
+    """Suite architecture: `time` trains on the logged days and tests on later ones;
+    `leave-one-out` tests each user's last click or conversion and validates on the one before, with
+    a history of up to 50 items, `leave-one-out-20` of up to 20, as published comparisons do."""
     out: Annotated[Path | None, _flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -164,6 +168,7 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         world=world,
         reward=_check_rewards(args.reward),
         embeddings=_check_embeddings(args.embeddings, suite),
+        protocol=_check_protocol(args.protocol, suite),
         sizes=_tuned(preset, args.tune, suite),
         out=out,
         resume=args.resume,
@@ -182,7 +187,7 @@ def _load_plugins(
     given = [name for name in names or () if ":" in name]
     if not given:
         return names, (), ()
-    if not suite.is_extendable:
+    if not suite.takes_methods:
         raise UserError(f"suite {suite.name!r} takes no methods of your own, got {given[0]!r}")
     from benchmarks.plugins import import_methods
 
@@ -287,6 +292,16 @@ def _check_rewards(specs: tuple[str, ...]) -> tuple[str, ...]:
 
         RewardMix.from_specs(list(specs))
     return specs
+
+
+def _check_protocol(name: str | None, suite: Suite) -> str:
+    if name is None:
+        return suite.protocols[0] if suite.protocols else ""
+    if not suite.protocols:
+        raise UserError(f"suite {suite.name!r} has no --protocol")
+    if name not in suite.protocols:
+        raise UserError(f"unknown --protocol {name!r}: choose one of {', '.join(suite.protocols)}")
+    return name
 
 
 def _check_embeddings(path: Path | None, suite: Suite) -> Path | None:

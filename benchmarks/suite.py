@@ -51,6 +51,8 @@ class Settings:
     """Rows with one change each; suites without ablations have none."""
     embeddings: Path | None = None
     """A file of the user's, for suites about embeddings."""
+    protocol: str = ""
+    """What is trained on and tested, in suites with a choice."""
     plugins: tuple[str, ...] = ()
     """Modules that register methods of the user's; every task that trains imports them."""
     out: Path
@@ -60,7 +62,8 @@ class Settings:
 
     def to_json(self) -> dict[str, object]:
         """Return what `--resume` compares: all but where the run goes and how it is executed."""
-        names = ("suite", "preset", *EXTENDABLE, "world", "reward", "sizes", "embeddings")
+        others = ("world", "reward", "sizes", "embeddings", "protocol")
+        names = ("suite", "preset", *EXTENDABLE, *others)
         return {name: getattr(self, name) for name in names}
 
     def extended(self, stored: Mapping[str, object]) -> "Settings":
@@ -100,6 +103,10 @@ class Suite:
     """Markets and ablations that only synthetic worlds have."""
     takes_embeddings: bool = False
     """Whether the suite has `--embeddings`."""
+    protocols: tuple[str, ...] = ()
+    """What `--protocol` may name, the default first; without any the suite has no such flag."""
+    takes_methods: bool = False
+    """Whether `--methods` may name methods of the user's own, as `package.module:name`."""
     is_extendable: bool = False
     """Whether `--resume` may add methods, seeds, markets and ablations to a run."""
 
@@ -114,8 +121,9 @@ SUITES: dict[str, str | Suite] = {
     "tokenizers": "benchmarks.tokenizers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
-`ABLATIONS`, `SYNTHETIC_ONLY`, `TAKES_EMBEDDINGS` and `IS_EXTENDABLE`; the first line of its
-docstring is the summary. It is imported when its suite is asked for."""
+`ABLATIONS`, `SYNTHETIC_ONLY`, `TAKES_EMBEDDINGS`, `PROTOCOLS`, `TAKES_METHODS` and
+`IS_EXTENDABLE`; the first line of its docstring is the summary. It is imported when its suite is
+asked for."""
 
 
 def suite_summary(suite: str | Suite) -> str:
@@ -158,5 +166,7 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
         ablations=tuple(getattr(module, "ABLATIONS", ())),
         synthetic_only=tuple(getattr(module, "SYNTHETIC_ONLY", ())),
         takes_embeddings=getattr(module, "TAKES_EMBEDDINGS", False),
+        protocols=tuple(getattr(module, "PROTOCOLS", ())),
+        takes_methods=getattr(module, "TAKES_METHODS", False),
         is_extendable=getattr(module, "IS_EXTENDABLE", False),
     )

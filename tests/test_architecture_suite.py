@@ -16,7 +16,8 @@ from benchmarks.architecture_presets import (
     PRESETS,
     row_config,
 )
-from benchmarks.architecture_train import evaluate, held_out, train, training_flops
+from benchmarks.architecture_protocol import make_protocol
+from benchmarks.architecture_train import evaluate, train, training_flops
 from benchmarks.results import read_results
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.suite import SUITES, load_suite
@@ -47,13 +48,14 @@ def test_a_parts_row_differs_from_the_base_in_that_part_alone() -> None:
 @pytest.mark.parametrize("row", METHODS)
 def test_every_row_trains_and_ranks(row: str) -> None:
     world = load_world("tiny")
-    studied = build(row, world, TINY, seed=0)
-    again = build(row, world, TINY, seed=0)
+    shown = make_protocol("time", world)
+    studied = build(row, shown, TINY, seed=0)
+    again = build(row, shown, TINY, seed=0)
     for one, other in zip(studied.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(one, other)
     if row != "popularity":
         assert training_flops(studied) > 0
-        result = train(studied, world, TINY.training, TINY, row)
+        result = train(studied, shown, TINY.training, TINY, row)
         assert result["num_steps"] == 3
     ids = world.request_ids("test")[:5]
     ranked = studied.rank(ids)
@@ -76,7 +78,7 @@ def test_controls_have_about_as_many_parameters() -> None:
 
 def test_what_is_ranked_are_clicked_ads_of_held_out_days() -> None:
     world = load_world("tiny")
-    ids = held_out(world, "test", 10)
+    ids = make_protocol("time", world).held_out("test", 10)
     assert (world.request_action[ids] >= int(Action.CLICK)).all()
     assert set(ids.tolist()) <= set(world.request_ids("test").tolist())
     perfect = evaluate(lambda part: world.request_ad[part][:, None], world, ids, 1)

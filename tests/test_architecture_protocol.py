@@ -1,0 +1,97 @@
+"""What a protocol shows of a world, against a loop over users."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.architecture_protocol import PROTOCOLS, make_protocol, with_history
+from benchmarks.run import RunArgs, UserError, make_settings
+from benchmarks.suite import SUITES
+from gpr_rl.schema import Action, TokenType
+from simulators.history import DAY_S
+from simulators.make import load_world
+from simulators.supervision import WindowBatches
+
+
+def test_by_time_all_that_is_learned_lies_before_all_that_is_tested() -> None:
+    world = load_world("tiny")
+    shown = make_protocol("time", world)
+    end = world.info.num_log_days * DAY_S
+    assert shown.world is world
+    assert (shown.until == end).all()
+    for split in ("validation", "test"):
+        ids = shown.held_out(split, 10**9)
+        assert (world.request_time[ids] >= end).all()
+        assert (world.request_action[ids] >= int(Action.CLICK)).all()
+        actions = world.request_action[world.request_ids(split)]
+        assert len(ids) == int((actions >= int(Action.CLICK)).sum())
+        assert len(shown.held_out(split, 7)) == 7
+    assert len(shown.training_ads()) == int((world.request_time < end).sum())
+
+
+def test_leave_one_out_tests_the_last_event_and_validates_on_the_one_before() -> None:
+    world = load_world("tiny")
+    shown = make_protocol("leave-one-out", world)
+    validation, test = [], []
+    for user in range(len(world.users)):
+        taken = [
+            (int(world.request_time[r]), r)
+            for r in np.flatnonzero(world.request_user == user)
+            if world.request_action[r] >= int(Action.CLICK)
+        ]
+        taken.sort()
+        if len(taken) >= 3:
+            validation.append(taken[-2][1])
+            test.append(taken[-1][1])
+            assert shown.until[user] == taken[-2][0]
+        else:
+            assert shown.until[user] == world.info.num_days * DAY_S
+    assert shown.validation.tolist() == validation
+    assert shown.test.tolist() == test
+    assert len(test) > 10
+
+
+def test_nothing_left_out_is_learned() -> None:
+    world = load_world("tiny")
+    shown = make_protocol("leave-one-out-20", world)
+    assert shown.world.info.max_tokens == shown.world.spec.max_tokens == 42
+    batches = WindowBatches(shown.world, 0, 64, 12, 4, last_time=shown.until)
+    left_out = set(shown.test.tolist()) | set(shown.validation.tolist())
+    supervised = 0
+    for step in range(20):
+        windows = batches.windows(step)
+        assert windows.tokens.kind.shape[1] == 42
+        request = windows.request_id[windows.valid]
+        supervised += len(request)
+        assert not left_out & set(request.tolist())
+        ids = request.numpy()
+        assert (world.request_time[ids] < shown.until[world.request_user[ids]]).all()
+    assert supervised > 1_000
+
+
+def test_a_history_holds_so_many_ads() -> None:
+    world = load_world("tiny")
+    seen = with_history(world, 5)
+    ids = world.request_ids("test")[:50]
+    tokens = seen.request(ids).tokens
+    assert tokens.kind.shape[1] == 12
+    assert int((tokens.kind == TokenType.ITEM).sum(1).max()) == 5
+    whole = world.request(ids).tokens
+    assert whole.kind.shape[1] == world.info.max_tokens
+    for row in range(len(ids)):
+        mine = tokens.kind[row][tokens.kind[row] > 0][1:]
+        full = whole.kind[row][whole.kind[row] > 0]
+        assert torch.equal(mine, full[len(full) - len(mine) :])
+
+
+def test_the_command_line_names_its_protocols(tmp_path: Path) -> None:
+    _, settings = make_settings(RunArgs(suite="architecture", out=tmp_path), SUITES)
+    assert settings.protocol == PROTOCOLS[0] == "time"
+    asked = RunArgs(suite="architecture", out=tmp_path, protocol="leave-one-out")
+    assert make_settings(asked, SUITES)[1].protocol == "leave-one-out"
+    with pytest.raises(UserError, match=r"unknown --protocol 'loo': choose one of time, leave"):
+        make_settings(RunArgs(suite="architecture", out=tmp_path, protocol="loo"), SUITES)
+    with pytest.raises(UserError, match="has no --protocol"):
+        make_settings(RunArgs(out=tmp_path, protocol="time"), SUITES)
