@@ -4,6 +4,7 @@ Dims: B (user, day) rows, N ads, U users, D days, C categories.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -43,19 +44,36 @@ class Cascade:
             eligible: bool [B, N].
         """
         base, scale, exploration, temperature, retrieval = self.scalars.tolist()
-        interest = self.affinity[user_id, day].gather(1, self.category.expand(len(user_id), -1))
+        affinity = self.affinity[user_id, day]
+        interest = affinity.gather(1, self.category.expand(len(user_id), -1))
         logit = base + scale * interest + self.quality
         log_ecpm = self.log_bid + torch.where(
             self.is_cpm, logit.new_zeros(()), torch.nn.functional.logsigmoid(logit)
         )
-        kept = eligible.sum(-1).mul(retrieval).ceil().long().clamp_min(1)
-        interest = interest.masked_fill(~eligible, -torch.inf)
-        order = interest.sort(-1, descending=True).values
-        threshold = order.gather(1, (kept - 1)[:, None])
-        retrieved = eligible & (interest >= threshold)
+        kept = eligible.sum(-1).mul(retrieval).ceil().clamp_min(1)
+        retrieved = eligible & (interest >= self._threshold(affinity, eligible, kept))
         ranked = torch.softmax((log_ecpm / temperature).masked_fill(~retrieved, -torch.inf), dim=-1)
         uniform = eligible / eligible.sum(-1, keepdim=True).clamp_min(1)
         return ((1 - exploration) * ranked + exploration * uniform).nan_to_num(0.0)
+
+    def _threshold(
+        self,
+        affinity: Float[Tensor, "B C"],
+        eligible: Bool[Tensor, "B N"],
+        kept: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 1"]:
+        """Return the interest of the kept-th eligible ad, best first.
+
+        All ads of a category have one interest, so categories are ordered, not ads.
+        """
+        count = eligible.float() @ self._member  # [B, C], exact
+        value, order = affinity.sort(-1, descending=True)
+        reached = count.gather(1, order).cumsum(-1) >= kept[:, None]
+        return value.gather(1, reached.to(torch.int8).argmax(-1, keepdim=True))
+
+    @cached_property
+    def _member(self) -> Float[Tensor, "N C"]:
+        return torch.nn.functional.one_hot(self.category, self.affinity.shape[2]).float()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `Cascade(**tensors)` takes, for saving."""
