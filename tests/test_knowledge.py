@@ -113,6 +113,13 @@ def test_an_embedder_comes_back_from_its_files(tmp_path: Path) -> None:
         TfidfEmbedder.load(tmp_path / "e")
 
 
+def test_texts_that_are_all_alike_have_one_vector() -> None:
+    embed = TfidfEmbedder.fit(["shoes from north, boots from south"] * 9, 2)
+    found = embed(["shoes from north, boots from south"] * 2)
+    assert found.isfinite().all()
+    assert torch.equal(found[0], found[1])
+
+
 def test_a_vector_depends_on_its_text_alone() -> None:
     embed = TfidfEmbedder.fit(TEXTS, dim=3)
     for row, text in enumerate(TEXTS):

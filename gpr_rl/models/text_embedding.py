@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
@@ -62,7 +63,8 @@ class TfidfEmbedder:
                 f"dim must be at least 1 and below both the number of texts and of words, got {dim}"
                 f" for {size[0]} texts with {size[1]} words and pairs"
             )
-        svd = TruncatedSVD(dim, random_state=seed).fit(table)
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of no variance, where all
+            svd = TruncatedSVD(dim, random_state=seed).fit(table)  # texts are alike: not used here
         directions = torch.from_numpy(svd.components_.T.copy()).float()
         weight = torch.from_numpy(vectorizer.idf_).float()
         return cls(list(vectorizer.get_feature_names_out()), weight, directions)
