@@ -173,15 +173,18 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
     names = {
         "matrix product, GFLOP/s": ("matrix_gflop_per_s", "{:.0f}"),
         "training, plain encoder, tokens/s": ("train/plain_tokens_per_s", "{:,.0f}"),
-        "its share of the matrix product's rate": ("train/plain_share", "{:.0%}"),
+        "its share of the matrix product's rate": ("train/plain_share_of_matrix_per_s", "{:.0%}"),
         "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
             "train/hsd_tokens_per_s",
             "{:,.0f}",
         ),
-        "its share of the matrix product's rate ": ("train/hsd_share", "{:.0%}"),
-        "HSD over plain encoder": ("train/hsd_over_plain", "{:.2f}"),
-        "base (no token-aware part) over plain encoder": ("train/base_over_plain", "{:.2f}"),
-        "seconds of the token-aware FFN over those of a shared one": ("train/ffn_ratio", "{:.2f}"),
+        "its share of the matrix product's rate ": ("train/hsd_share_of_matrix_per_s", "{:.0%}"),
+        "HSD over plain encoder": ("train/hsd_over_plain_per_s", "{:.2f}"),
+        "base (no token-aware part) over plain encoder": ("train/base_over_plain_per_s", "{:.2f}"),
+        "seconds of the token-aware FFN over those of a shared one": (
+            "train/ffn_grouped_over_shared_s",
+            "{:.2f}",
+        ),
         **{
             f"inference of the HSD at mean depth {depth}, ms": (f"depth/{depth}_ms", "{:.0f}")
             for depth in DEPTHS
@@ -191,7 +194,7 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
             "decode/lazy_ar_per_s",
             "{:.0f}",
         ),
-        "LazyAR over plain": ("decode/lazy_ar_over_plain", "{:.2f}"),
+        "LazyAR over plain": ("decode/lazy_ar_over_plain_per_s", "{:.2f}"),
     }
     rows: list[list[Cell]] = [
         [title, *(form.format(found[f"threads{n}/{metric}"]) for n in THREADS)]

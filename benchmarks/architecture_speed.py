@@ -149,10 +149,14 @@ def time_training(batch: int, repeats: int) -> dict[str, float]:
     found = {}
     for name in ("plain", "hsd", "base"):
         found[f"train/{name}_tokens_per_s"] = batch * NUM_TOKENS / seconds[name]
-        found[f"train/{name}_share"] = training_flop(batch) / seconds[name] / 1e9 / rate
+        found[f"train/{name}_share_of_matrix_per_s"] = (
+            training_flop(batch) / seconds[name] / 1e9 / rate
+        )
     for name in ("hsd", "base"):
-        found[f"train/{name}_over_plain"] = seconds["plain"] / seconds[name]
-    return found | {"train/ffn_ratio": seconds["ffn_grouped"] / seconds["ffn_shared"]}
+        found[f"train/{name}_over_plain_per_s"] = seconds["plain"] / seconds[name]
+    return found | {
+        "train/ffn_grouped_over_shared_s": seconds["ffn_grouped"] / seconds["ffn_shared"]
+    }
 
 
 def time_recursions(batch: int, repeats: int) -> dict[str, float]:
@@ -213,4 +217,4 @@ def time_decoders(batch: int, repeats: int) -> dict[str, float]:
 
     seconds = taking_turns({"plain": search(config), "lazy_ar": search(lazy)}, repeats)
     found = {f"decode/{name}_per_s": batch / value for name, value in seconds.items()}
-    return found | {"decode/lazy_ar_over_plain": seconds["plain"] / seconds["lazy_ar"]}
+    return found | {"decode/lazy_ar_over_plain_per_s": seconds["plain"] / seconds["lazy_ar"]}

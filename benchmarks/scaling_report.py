@@ -101,10 +101,12 @@ def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[s
     for name, fit in fits.items():
         low, high = fit.interval("exponent")
         text = f"{name}: exponent {fit.law.exponent:.3f} [{low:.3f}, {high:.3f}]"
+        at = f"{fit.law.scale:.3f} nats{{}} at {fit.law.unit:,.0f} parameters"
         if fit.law.floor > 0 or fit.interval("floor")[1] > 0:
             low, high = fit.interval("floor")
             text += f", floor {fit.law.floor:.2f} [{low:.2f}, {high:.2f}] nats"
-        lines.append(f"{text}; {fit.law.scale:.3f} nats above it at {fit.law.unit:,.0f}.")
+            at = at.format(" above it")
+        lines.append(f"{text}; {at.format('')}.")
     lines.append(
         f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
         " they don't say how wrong the form of the law is. Outside of the sizes that were trained "
