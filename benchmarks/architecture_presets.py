@@ -60,8 +60,7 @@ class ArchitecturePreset:
     num_positions: int = 12
     """Supervised requests per window."""
     learning_rates: tuple[float, ...] = (3e-3, 1e-3)
-    """Tried by every row that is trained, on a seed of its own; one value: no tuning."""
-    tuning_steps: int = 60
+    """Each a whole training of every row, on a seed of its own; one value: no tuning."""
     tuning_seed: int = 1_000
     num_test_requests: int = 600
     """Held-out requests whose ad was clicked, or as many as there are."""
@@ -100,7 +99,6 @@ PRESETS = {
         training=StageConfig(num_steps=1_500, validate_every=150),
         num_windows=64,
         learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
-        tuning_steps=300,
         num_test_requests=2_000,
         num_validation_requests=500,
     ),

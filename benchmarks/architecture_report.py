@@ -13,6 +13,7 @@ from benchmarks.architecture_presets import (
     FULL,
     LAZY,
     MACHINE,
+    METHODS,
     PARTS,
     RIVALS,
     ArchitecturePreset,
@@ -164,7 +165,8 @@ def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
         rows.append([row, f"{log['learning_rate']:g}", trials])
     if not rows:
         return None
-    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows)
+    note = "Every trial is a whole training, on a seed that is not tested."
+    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows, note)
 
 
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
@@ -217,7 +219,7 @@ def make_report(
     """Return the report."""
     sizes = settings.sizes
     assert isinstance(sizes, ArchitecturePreset)
-    rows = list(settings.methods)
+    rows = [row for row in METHODS if row in settings.methods]
     metric = f"hitr_{sizes.list_size}"
     differences = part_differences(results, rows, metric)
     blocks: list[Block] = [cost_table(results, rows)]

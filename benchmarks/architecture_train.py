@@ -105,12 +105,7 @@ def run_trial(
     shown = _show(world, protocol, sizes.tuning_seed)
     scores = {}
     for rate in sizes.learning_rates:
-        config = replace(
-            sizes.training,
-            num_steps=sizes.tuning_steps,
-            validate_every=sizes.tuning_steps,
-            learning_rate=rate,
-        )
+        config = replace(sizes.training, learning_rate=rate)
         try:
             studied = build(row, shown, sizes, sizes.tuning_seed)
             scores[rate] = train(studied, shown, config, sizes, row)["validation"]

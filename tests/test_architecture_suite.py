@@ -98,7 +98,7 @@ def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_small_run_reports(tmp_path: Path) -> None:
-    sizes = replace(TINY, learning_rates=(3e-3, 1e-3), tuning_steps=2)
+    sizes = replace(TINY, learning_rates=(3e-3, 1e-3))
     suite = replace(load_suite("architecture", SUITES), presets={"smoke": sizes})
     out = tmp_path / "run"
     words = ["architecture", "--preset", "smoke", "--out", str(out), "--seeds", "3"]
