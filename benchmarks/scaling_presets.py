@@ -37,8 +37,8 @@ class ScalingPreset:
     num_positions: int = 12
     """Supervised requests per window."""
     learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
-    """Tried by every size on a seed of its own; one value: no tuning."""
-    tuning_steps: int = 75
+    """Tried by every size on a seed of its own, by half a training; one value: no tuning."""
+    tuning_steps: int = 150
     tuning_seed: int = 1_000
     num_points: int = 10
     """Points of a loss curve."""
@@ -64,7 +64,7 @@ PRESETS = {
         training=StageConfig(num_steps=5_000, warmup_steps=200),
         num_windows=64,
         learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
-        tuning_steps=1_000,
+        tuning_steps=2_500,
         num_points=25,
         num_heldout=4_096,
     ),
