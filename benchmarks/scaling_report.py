@@ -20,6 +20,8 @@ from benchmarks.suite import Settings
 from simulators.world_info import WorldInfo
 
 LOSS = "heldout_loss"
+_DETERMINED = 10.0
+"""An exponent whose interval spans more than this factor is called unknown."""
 
 
 def _last(results: pd.DataFrame, size: str, metric: str) -> pd.Series:
@@ -89,6 +91,8 @@ def law_figure(n: np.ndarray, loss: np.ndarray, fits: Mapping[str, Fit]) -> Canv
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2f}")
     axes.yaxis.set_minor_formatter("{x:.2f}")
+    room = 0.15 * (loss.max() - loss.min())
+    axes.set_ylim(loss.min() - room, loss.max() + room)  # a band may leave far above or below
     axes.set_xlabel("parameters outside of tables")
     axes.set_ylabel("held-out loss (nats per path)")
     axes.legend(frameon=False)
@@ -106,7 +110,10 @@ def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[s
             low, high = fit.interval("floor")
             text += f", floor {fit.law.floor:.2f} [{low:.2f}, {high:.2f}] nats"
             at = at.format(" above it")
-        lines.append(f"{text}; {at.format('')}.")
+        low, high = fit.interval("exponent")
+        unknown = high > _DETERMINED * low
+        end = " The interval is so wide that these losses do not determine the law." * unknown
+        lines.append(f"{text}; {at.format('')}.{end}")
     lines.append(
         f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
         " they don't say how wrong the form of the law is. Outside of the sizes that were trained "
