@@ -27,7 +27,10 @@ from gpr_rl.schema import Action
 from simulators.make import load_world
 
 TINY = replace(
-    PRESETS["smoke"], training=StageConfig(num_steps=3, warmup_steps=1, validate_every=3)
+    PRESETS["smoke"],
+    training=StageConfig(num_steps=3, warmup_steps=1, validate_every=3),
+    speed_batch=1,
+    speed_repeats=1,
 )
 
 
@@ -105,7 +108,9 @@ def test_a_small_run_reports(tmp_path: Path) -> None:
     words += ["--methods", "sasrec", "base", "mtp", "full", "control_mtp"]
     assert main(words, {"architecture": suite}) == 0
     table = read_results(out / "results.parquet")
-    assert {"sasrec", "base", "mtp", "full", "control_mtp"} == set(table["method"])
+    assert {"sasrec", "base", "mtp", "full", "control_mtp", "machine"} == set(table["method"])
     page = (out / "report.html").read_text()
     assert "Ranking the whole catalogue" in page
     assert "Learning rates" in page
+    assert "Speed of the parts" in page
+    assert "LazyAR over plain" in page
