@@ -202,3 +202,25 @@ def test_gradients_find_their_way_to_the_packed_order(lengths: list[int]) -> Non
     padded = torch.randn(*kind.shape, 4, dtype=torch.float64).unflatten(-1, (2, 2))
     padded = padded.transpose(1, 2).contiguous().requires_grad_()
     assert torch.autograd.gradcheck(layout.pack_heads, padded)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_a_row_in_a_batch_equals_the_row_alone(num_heads: int, hybrid: bool) -> None:
+    model = make_model(num_heads=num_heads, hybrid_attention=hybrid)
+    tokens = make_request([9, 9, 9]).tokens
+    together = model.hsd(tokens)
+    for row in range(3):
+        alone = model.hsd(tokens[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-12)
+    assert model.hsd(tokens[:0]).shape == (0, 9, 8)
+
+
+def test_learned_biases_train_under_autocast() -> None:
+    model = make_model().float()
+    tokens = make_request([9, 5]).tokens
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.hsd(tokens).square().mean()
+    loss.backward()
+    bias = model.hsd.blocks[0].distance_bias
+    assert bias.grad.abs().sum() > 0

@@ -144,9 +144,9 @@ def _plain(
             bias = table.index_select(0, bucket.flatten()).view(*bucket.shape, -1)
             score = score + bias.movedim(-1, -3)
     shape = *query.shape[:3], key.shape[2]
-    flat = score.expand(shape).flatten(0, 1)  # of its own in any case: a bias was added
-    flat.baddbmm_(query.flatten(0, 1), key.flatten(0, 1).mT, alpha=query.shape[-1] ** -0.5)
-    return flat.view(shape).softmax(-1) @ value
+    query = query * query.shape[-1] ** -0.5
+    flat = score.expand(shape).flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT
+    return torch.baddbmm(*flat).view(shape).softmax(-1) @ value
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, pairs: Pairs, biases: Biases) -> Tensor:

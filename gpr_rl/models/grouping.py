@@ -60,15 +60,16 @@ class TokenLayout:
         is dropped.
         """
         there, back = self._index(num_vectors, num_heads)
-        found = _Gather.apply(x.reshape(len(back), -1), there, back)
+        width = x.shape[1] // (num_vectors * num_heads)
+        found = _Gather.apply(x.reshape(len(back), width), there, back)
         batch, length = self.shape
-        return found.view(num_vectors, batch, num_heads, length, -1)
+        return found.view(num_vectors, batch, num_heads, length, width)
 
     def pack_heads(self, x: Float[Tensor, "B H T d"]) -> Float[Tensor, "M D"]:
         """Return the real tokens, sorted by type, their heads side by side."""
         there, back = self._index(1, x.shape[1])
         found = _Pack.apply(x.flatten(0, 2), back, there)
-        return found.view(len(self.rows), -1)
+        return found.view(len(self.rows), x.shape[1] * x.shape[3])
 
     def _index(self, num_vectors: int, num_heads: int) -> tuple[Tensor, Tensor]:
         """Return the packed row of every padded one, and the padded row of every packed one.
