@@ -50,6 +50,16 @@ class Studied:
     """What shows whether a part has collapsed."""
 
     @property
+    def groups(self) -> list[list[nn.Parameter]]:
+        """What is trained, in groups whose gradients are clipped each by its own norm.
+
+        Else the critic's loss would shrink the steps of a policy that learns beside it.
+        """
+        if isinstance(self.module, HHD):
+            return [self.module.policy_parameters(), self.module.hte_parameters()]
+        return [list(self.module.parameters())]
+
+    @property
     def num_parameters(self) -> int:
         """All trained numbers."""
         return sum(p.numel() for p in self.module.parameters())

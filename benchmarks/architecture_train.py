@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.alignment_setup import world_seed
@@ -78,8 +78,8 @@ def train(
 
     module.train()
     started = time.perf_counter()
-    parameters: list[nn.Parameter] = list(module.parameters())
-    result = train_stage([parameters], loss, config, on_step, name, model=module, validate=validate)
+    groups = studied.groups
+    result = train_stage(groups, loss, config, on_step, name, model=module, validate=validate)
     seconds = time.perf_counter() - started - validating
     module.eval()
     return {

@@ -70,6 +70,18 @@ def test_every_row_trains_and_ranks(row: str) -> None:
         assert value == value
 
 
+def test_the_evaluators_row_trains_the_bases_policy() -> None:
+    shown = make_protocol("time", load_world("tiny"))
+    policies = []
+    for row in (BASE, "hte"):
+        studied = build(row, shown, TINY, seed=0)
+        train(studied, shown, TINY.training, TINY, row)
+        assert isinstance(studied.module, HHD)
+        policies.append(studied.module.policy_parameters())
+    for base, guided in zip(*policies, strict=True):
+        assert torch.equal(base, guided)
+
+
 def test_controls_have_about_as_many_parameters() -> None:
     world = load_world("tiny")
     for row in CONTROLS:
