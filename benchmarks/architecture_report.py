@@ -46,7 +46,8 @@ PAPER = {
 
 _BY_USER = (
     "Each user's last click or conversion is tested, the one before chooses weights and learning "
-    "rate, and what comes before that trains, with a history of up to {items} items. Of users with "
+    "rate, and what comes before that trains, with a history of up to {items} ads (or "
+    "twice as many organic items). Of users with "
     "fewer than three nothing is tested. The rankers, which the rows guided by the HTE learn "
     "values from, were trained by time and may have seen such a request."
 )

@@ -99,7 +99,8 @@ def _lines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return floor, scale and squared error [R, G] of loss = floor + scale * falling [R, G, S].
 
-    The floor is at least 0; where a line would go below, it goes through 0.
+    The floor is at least 0; where a line would go below, it goes through 0. Where it would rise
+    with size, it is the mean.
     """
     y = loss[:, None]
     mean, level = falling.mean(-1, keepdims=True), y.mean(-1, keepdims=True)
@@ -107,7 +108,8 @@ def _lines(
     scale = ((falling - mean) * (y - level)).sum(-1) / np.maximum(spread, 1e-300)
     floor = (level - scale[..., None] * mean)[..., 0]
     through_zero = (falling * y).sum(-1) / np.square(falling).sum(-1)
-    ok = with_floor & (floor >= 0.0) & (scale >= 0.0)
+    floor, scale = np.where(scale < 0.0, level[..., 0], floor), np.maximum(scale, 0.0)
+    ok = with_floor & (floor >= 0.0)
     floor, scale = np.where(ok, floor, 0.0), np.where(ok, scale, through_zero)
     error = np.square(floor[..., None] + scale[..., None] * falling - y).sum(-1)
     return floor, scale, error

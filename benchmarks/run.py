@@ -101,7 +101,7 @@ class RunArgs:
     protocol: Annotated[str | None, _flag("NAME", "time")] = None
     """Suite architecture: `time` trains on the logged days and tests on later ones;
     `leave-one-out` tests each user's last click or conversion and validates on the one before, with
-    a history of up to 50 items, `leave-one-out-20` of up to 20, as published comparisons do."""
+    a history of up to 50 ads, `leave-one-out-20` of up to 20, as published comparisons do."""
     out: Annotated[Path | None, _flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

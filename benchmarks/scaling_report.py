@@ -116,7 +116,8 @@ def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[s
         lines.append(f"{text}; {at.format('')}.{end}")
     lines.append(
         f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
-        " they don't say how wrong the form of the law is. Outside of the sizes that were trained "
+        " they don't say how wrong the form of the law is, nor how far the one sample of held-out "
+        "requests, the same for all, is from all requests. Outside of the sizes that were trained "
         "the curves are a guess."
     )
     return [*lines, coverage_note(num_seeds)]
@@ -146,7 +147,8 @@ def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
     if not rows:
         return None
     title = "Learning rates"
-    return Table(title, ["size", "chosen", "loss on the first held-out day of each"], rows)
+    note = "Where the largest or smallest rate was chosen, one beyond it might be better."
+    return Table(title, ["size", "chosen", "loss on the first held-out day of each"], rows, note)
 
 
 def make_report(
@@ -167,7 +169,7 @@ def make_report(
                 methods=sizes,
                 split=split,
                 label=f"{words} (nats per path)",
-                step_label="supervised requests",
+                step_label="supervised positions",
                 steps_to_x=examples,
             ),
         )
@@ -199,7 +201,8 @@ def make_report(
                     [
                         "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
                         "networks, thinking tokens and one head; width and depth grow together.",
-                        f"All see {preset.training.num_steps * examples:,} supervised requests in "
+                        f"All see {preset.training.num_steps * examples:,} supervised "
+                        "positions (some of them empty, where a history is short) in "
                         "the same order: the law is that of models at this budget of data, not of "
                         "models trained to the end. A larger model that has not yet used what it "
                         "could learn looks worse here than it is.",
