@@ -27,6 +27,10 @@ def command(suite: Suite, settings: Settings) -> str:
             words += [flags[name], *chosen]
     if settings.world != preset.world:
         words += ["--world", settings.world]
+    if settings.protocol and settings.protocol != suite.protocols[0]:
+        words += ["--protocol", settings.protocol]
+    if settings.embeddings is not None:
+        words += ["--embeddings", str(settings.embeddings)]
     for spec in settings.reward:
         words += ["--reward", spec]
     num_trials = getattr(getattr(settings.sizes, "tuning", None), "num_trials", None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.architecture_protocol import PROTOCOLS, make_protocol, with_history
+from benchmarks.provenance import command
 from benchmarks.run import RunArgs, UserError, make_settings
 from benchmarks.suite import SUITES
 from gpr_rl.schema import Action, TokenType
@@ -90,7 +91,9 @@ def test_the_command_line_names_its_protocols(tmp_path: Path) -> None:
     _, settings = make_settings(RunArgs(suite="architecture", out=tmp_path), SUITES)
     assert settings.protocol == PROTOCOLS[0] == "time"
     asked = RunArgs(suite="architecture", out=tmp_path, protocol="leave-one-out")
-    assert make_settings(asked, SUITES)[1].protocol == "leave-one-out"
+    suite, settings = make_settings(asked, SUITES)
+    assert settings.protocol == "leave-one-out"
+    assert command(suite, settings).endswith("--preset quick --protocol leave-one-out")
     with pytest.raises(UserError, match=r"unknown --protocol 'loo': choose one of time, leave"):
         make_settings(RunArgs(suite="architecture", out=tmp_path, protocol="loo"), SUITES)
     with pytest.raises(UserError, match="has no --protocol"):
