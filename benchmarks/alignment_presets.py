@@ -73,6 +73,11 @@ class AlignmentPreset:
     list_size: int = 40
     """K of beams and shared lists (GPR 3.3)."""
 
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that no test may use."""
+        return self.tuning.seeds if self.tuning.num_trials else ()
+
 
 PRESETS = {
     "smoke": AlignmentPreset(

@@ -3,6 +3,7 @@
 Dims: B requests, T tokens, N ads, M organic items, K list entries.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ from simulators.supervision import WindowBatches
 from simulators.world import World
 
 _ENTROPY_WEIGHT = 0.01
+_COUNTED_STEPS = 8
 Rank = Callable[[Tensor], Tensor]
 """Request ids int64 [B] to ads int64 [B, K] of the whole catalogue, -1 where there are fewer."""
 
@@ -48,6 +50,9 @@ class Studied:
     rank: Rank
     statistics: Callable[[], dict[str, float]]
     """What shows whether a part has collapsed."""
+    examples_per_step: float
+    """Supervised requests that a step has on average; a short history fills fewer positions."""
+    trains_critic: bool = False
 
     @property
     def groups(self) -> list[list[nn.Parameter]]:
@@ -55,14 +60,20 @@ class Studied:
 
         Else the critic's loss would shrink the steps of a policy that learns beside it.
         """
-        if isinstance(self.module, HHD):
-            return [self.module.policy_parameters(), self.module.hte_parameters()]
-        return [list(self.module.parameters())]
+        if not isinstance(self.module, HHD):
+            return [list(self.module.parameters())]
+        critic = [self.module.hte_parameters()] if self.trains_critic else []
+        return [self.module.policy_parameters(), *critic]
 
     @property
     def num_parameters(self) -> int:
         """All trained numbers."""
-        return sum(p.numel() for p in self.module.parameters())
+        return sum(p.numel() for group in self.groups for p in group)
+
+    @property
+    def num_inner_parameters(self) -> int:
+        """Those outside of tables."""
+        return non_embedding_parameters(self.module, critic=self.trains_critic)
 
 
 def build(row: str, protocol: Protocol, sizes: ArchitecturePreset, seed: int) -> Studied:
@@ -99,7 +110,10 @@ def _rival(
         tokens = world.request(request_id).tokens
         return module.rank(tokens, torch.from_numpy(item), sizes.list_size)
 
-    return Studied(module, lambda step: module.loss(batches.next_ads(step)), rank, dict)
+    def loss(step: int) -> Tensor:
+        return module.loss(batches.next_ads(step))
+
+    return Studied(module, loss, rank, dict, examples_per_step(batches))
 
 
 def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
@@ -117,9 +131,13 @@ def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
         hstu = rivals.HSTUConfig(**shape, num_layers=layers)
         return rivals.HSTU(hstu, world.spec, world.num_ads)
     if row == "onerec":
-        return rivals.OneRec(rivals.OneRecConfig(**shape), world.spec, world.trie)
+        decoder = model.num_ptd_layers
+        onerec = rivals.OneRecConfig(**shape, num_encoder_layers=layers, num_decoder_layers=decoder)
+        return rivals.OneRec(onerec, world.spec, world.trie)
     assert row == "tiger", row
-    return rivals.TIGER(rivals.TIGERConfig(**shape), world.spec, world.trie)
+    # as deep a decoder as its encoder, as in TIGER
+    tiger = rivals.TIGERConfig(**shape, num_encoder_layers=layers, num_decoder_layers=layers)
+    return rivals.TIGER(tiger, world.spec, world.trie)
 
 
 def _hhd(
@@ -173,7 +191,13 @@ def _hhd(
             found["refined_std"] = float(refined.std(0).mean())
         return found
 
-    return Studied(model, loss, rank, statistics)
+    return Studied(model, loss, rank, statistics, examples_per_step(batches), guided)
+
+
+def examples_per_step(batches: WindowBatches) -> float:
+    """Return how many supervised requests a step has, the mean of a few steps."""
+    steps = range(_COUNTED_STEPS)
+    return sum(int(batches.windows(step).valid[..., 0].sum()) for step in steps) / len(steps)
 
 
 class _Knowledge:
@@ -213,23 +237,33 @@ class _Knowledge:
         )
 
 
-def non_embedding_parameters(module: nn.Module) -> int:
-    """Return the trained numbers outside of tables that grow with codes, items or attributes."""
+def non_embedding_parameters(module: nn.Module, *, critic: bool = False) -> int:
+    """Return the trained numbers outside of tables that grow with codes, items or attributes.
+
+    Args:
+        module: An HHD or a rival.
+        critic: Whether those of the HTE count.
+    """
     tables = ("embedding.table", "codes", "output", "item.weight", "ads", "shared.weight")
     return sum(
         p.numel()
         for name, p in module.named_parameters()
-        if not name.endswith(tables) and not name.startswith("hte.")
+        if not name.endswith(tables) and (critic or not name.startswith("hte."))
     )
 
 
 def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConfig:
-    """Return the base with feed-forward networks so wide that it has a row's parameters."""
-    wanted = non_embedding_parameters(HHD(row_config(row, sizes.model), world.spec))
+    """Return the base with the narrowest feed-forward networks that give it a row's parameters."""
     base = row_config(BASE, sizes.model)
-    candidates = [replace(base, ffn_multiple=n) for n in range(base.ffn_multiple, 41)]
 
-    def away(config: HHDConfig) -> int:
-        return abs(non_embedding_parameters(HHD(config, world.spec)) - wanted)
+    def count(multiple: float) -> int:
+        return non_embedding_parameters(HHD(replace(base, ffn_multiple=multiple), world.spec))
 
-    return min(candidates, key=away)
+    row_model = HHD(row_config(row, sizes.model), world.spec)
+    wanted = non_embedding_parameters(row_model, critic=row in GUIDED)
+    own, per_unit = (
+        count(base.ffn_multiple),
+        count(base.ffn_multiple + 1) - count(base.ffn_multiple),
+    )
+    wider = math.ceil((wanted - own) * base.dim / per_unit)
+    return replace(base, ffn_multiple=base.ffn_multiple + wider / base.dim)

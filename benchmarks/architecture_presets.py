@@ -75,6 +75,11 @@ class ArchitecturePreset:
     speed_repeats: int = 15
     """Timed calls each; their median counts."""
 
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that no test may use."""
+        return (self.tuning_seed,) if len(self.learning_rates) > 1 else ()
+
 
 PRESETS = {
     "smoke": ArchitecturePreset(

@@ -111,9 +111,10 @@ def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
         "What each row costs (means over seeds, one thread)",
         ["row", *names],
         cells,
-        "Tables are embeddings of codes, items and attributes, and output matrices. FLOP are "
-        "three times the forward pass's, as torch counts them. Losses of different rows are not "
-        "of one kind.",
+        "Tables are embeddings of codes, items and attributes, and output matrices. The HTE's "
+        "parameters count where it is trained. FLOP are three times the forward pass's, as torch "
+        "counts them. An example is a request whose ad is predicted. Losses of different rows are "
+        "not of one kind.",
     )
 
 
@@ -155,6 +156,14 @@ def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) ->
     return adjust(found)
 
 
+def trial_words(trials: Sequence[Mapping[str, float | None]], score: str) -> str:
+    """Return what each learning rate came to."""
+    return ", ".join(
+        f"{t['learning_rate']:g}: " + ("diverged" if t[score] is None else f"{t[score]:.3f}")
+        for t in trials
+    )
+
+
 def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
     """Return every row's trials; None without tuning."""
     rows: list[list[Cell]] = []
@@ -162,7 +171,7 @@ def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
         if path is None:
             continue
         log = json.loads(path.read_text())
-        trials = ", ".join(f"{t['learning_rate']:g}: {t['validation']:.3f}" for t in log["trials"])
+        trials = trial_words(log["trials"], "validation")
         rows.append([row, f"{log['learning_rate']:g}", trials])
     if not rows:
         return None
@@ -244,8 +253,8 @@ def make_report(
         "illegal codes leave in the search; the HHD's rows are trained and searched among legal "
         "codes. `tiger` and `onerec` encode once per supervised request, the others once per "
         "window.",
-        "`control_X` is the base with feed-forward networks so wide that it has as many parameters "
-        "as X outside of tables.",
+        "`control_X` is the base with feed-forward networks just so wide that it has no fewer "
+        "parameters outside of tables than X.",
         "`lazy_ar` has three decoder layers of which two don't read the codes, `deep` three that "
         "do.",
     ]

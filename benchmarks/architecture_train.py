@@ -4,6 +4,7 @@ Dims: E requests, K list entries.
 """
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.alignment_setup import world_seed
-from benchmarks.architecture_models import Rank, Studied, build, non_embedding_parameters
+from benchmarks.architecture_models import Rank, Studied, build
 from benchmarks.architecture_presets import NO_TRAINING, SUITE, ArchitecturePreset
 from benchmarks.architecture_protocol import Protocol, make_protocol
 from benchmarks.files import write_json
+from benchmarks.flops import training_flops
 from benchmarks.results import COLUMNS
 from benchmarks.tasks import log_progress
 from gpr_rl.metrics import hit_rate, recall_ndcg
@@ -40,13 +41,6 @@ def evaluate(rank: Rank, world: World, request_id: Tensor, list_size: int) -> di
         f"recall_{CUTOFF}": float(recall.mean()),
         f"ndcg_{CUTOFF}": float(ndcg.mean()),
     }
-
-
-def training_flops(studied: Studied) -> float:
-    """Return the floating-point operations of one training step: three times the forward pass."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        studied.loss(0)
-    return 3.0 * counter.get_total_flops()
 
 
 def train(
@@ -89,7 +83,7 @@ def train(
         "first_loss": losses[0],
         "last_loss": sum(losses[-10:]) / len(losses[-10:]),
         "train_s": seconds,
-        "examples_per_s": result.num_steps * sizes.num_windows * sizes.num_positions / seconds,
+        "examples_per_s": result.num_steps * studied.examples_per_step / seconds,
     }
 
 
@@ -110,10 +104,13 @@ def run_trial(
             studied = build(row, shown, sizes, sizes.tuning_seed)
             scores[rate] = train(studied, shown, config, sizes, row)["validation"]
         except FloatingPointError:
-            scores[rate] = -1.0
+            scores[rate] = -math.inf
     best = max(scores, key=lambda rate: scores[rate])
     output.parent.mkdir(exist_ok=True)
-    trials = [{"learning_rate": rate, "validation": score} for rate, score in scores.items()]
+    trials = [
+        {"learning_rate": rate, "validation": score if math.isfinite(score) else None}
+        for rate, score in scores.items()
+    ]
     write_json(output, {"row": row, "learning_rate": best, "trials": trials})
 
 
@@ -131,13 +128,13 @@ def run_row(
     studied = build(row, shown, sizes, seed)
     metrics = {
         "num_parameters": float(studied.num_parameters),
-        "num_inner_parameters": float(non_embedding_parameters(studied.module)),
+        "num_inner_parameters": float(studied.num_inner_parameters),
     }
     if row not in NO_TRAINING:
         config = sizes.training
         if tuned is not None:
             config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
-        flops = training_flops(studied)
+        flops = training_flops(lambda: studied.loss(0))
         metrics |= train(studied, shown, config, sizes, row)
         metrics["training_gflop"] = flops * metrics["num_steps"] / 1e9
         metrics["learning_rate"] = config.learning_rate

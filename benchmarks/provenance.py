@@ -2,8 +2,19 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.suite import Settings, Suite
+
+
+def page_name(suite: Suite, settings: Settings) -> str:
+    """Return the name of a run's page: the suite's, and how its question differs from the usual."""
+    words = [suite.name]
+    if settings.world != suite.presets[settings.preset].world:
+        words.append(Path(settings.world).name)
+    if settings.protocol and settings.protocol != suite.protocols[0]:
+        words.append(settings.protocol)
+    return "-".join(words)
 
 
 def command(suite: Suite, settings: Settings) -> str:
@@ -14,9 +25,12 @@ def command(suite: Suite, settings: Settings) -> str:
         words += ["--seeds", str(len(settings.seeds))]
     if settings.seeds[0] != 0:
         words += ["--first-seed", str(settings.seeds[0])]
-    own = [f"{settings.plugins[0]}:" if m not in suite.methods else "" for m in settings.methods]
+    own = [name for name in settings.methods if name not in suite.methods]
+    # all modules are imported before names are looked up: each must stand before some name
+    modules = settings.plugins + settings.plugins[-1:] * len(own)
+    module_of = dict(zip(own, modules, strict=False))
     lists = {
-        "methods": [module + m for module, m in zip(own, settings.methods, strict=True)],
+        "methods": [f"{module_of[m]}:{m}" if m in module_of else m for m in settings.methods],
         "markets": list(settings.markets),
         "ablations": list(settings.ablations),
     }

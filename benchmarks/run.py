@@ -24,7 +24,7 @@ from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.files import write_text
 from benchmarks.launchers import LAUNCHERS
 from benchmarks.markdown import write_markdown
-from benchmarks.provenance import command, made_with
+from benchmarks.provenance import command, made_with, page_name
 from benchmarks.report import print_tables, write_report
 from benchmarks.results import KEY, check_results, summarise, write_results
 from benchmarks.run_folder import (
@@ -73,7 +73,8 @@ class RunArgs:
         ),
     ] = "alignment"
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    """How much work: within a minute, within ten minutes, or full size, on 2 cores."""
+    """How much work: within a minute, within ten minutes, or full size, on 2 cores; `architecture`
+    and `scaling` train a row five times at `quick` and take about half an hour."""
     seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None
     """How many seeds. Each draws warm start and luck anew, and a synthetic world too."""
     first_seed: Annotated[int, _flag("N", "0")] = 0
@@ -176,6 +177,12 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
     )
     if before is not None:
         settings = settings.extended(before)
+    both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
+    if both:
+        raise UserError(
+            f"seed {min(both)} is one that settings are chosen on and can't be tested as well: "
+            f"got --first-seed {args.first_seed} and {len(settings.seeds)} seeds"
+        )
     LAUNCHERS[args.launcher].check()
     return suite, settings
 
@@ -343,9 +350,10 @@ def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:
     path = write_report(out, report, settings.to_json(), describe_machine())
     if args.publish is not None:
         made = made_with(stored_config(out))
-        page = write_markdown(args.publish, suite.name, report, command(suite, settings), made)
+        name = page_name(suite, settings)
+        page = write_markdown(args.publish, name, report, command(suite, settings), made)
         measured = results[results["split"].isin(("test", "validation"))]
-        write_results(args.publish / suite.name / RESULTS, measured)
+        write_results(args.publish / name / RESULTS, measured)
         print(f"published: {page}", file=sys.stderr)
     is_terminal = sys.stdout.isatty()
     console = Console(

@@ -31,20 +31,26 @@ class ScalingPreset:
     num_seeds: int = 3
     methods: tuple[str, ...] = TO_1M
     """Default of `--methods`."""
-    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=300))
+    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=600))
     num_windows: int = 32
     """Windows per step."""
     num_positions: int = 12
     """Supervised requests per window."""
-    learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
-    """Tried by every size on a seed of its own, by half a training; one value: no tuning."""
-    tuning_steps: int = 150
+    learning_rates: tuple[float, ...] = (3e-2, 1e-2, 3e-3)
+    """Each a whole training of every size, on a seed of its own; one value: no tuning."""
     tuning_seed: int = 1_000
     num_points: int = 10
     """Points of a loss curve."""
-    num_heldout: int = 512
-    """Requests of held-out days whose loss is taken: the first such day in tuning, later ones in
-    the report."""
+    num_curve: int = 512
+    """Requests of held-out days whose loss makes the curve."""
+    num_final: int = 4_096
+    """Those whose loss counts in the end: of the first held-out day in tuning, of later ones in the
+    report."""
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that no test may use."""
+        return (self.tuning_seed,) if len(self.learning_rates) > 1 else ()
 
 
 PRESETS = {
@@ -55,7 +61,8 @@ PRESETS = {
         num_windows=8,
         learning_rates=(3e-3,),
         num_points=3,
-        num_heldout=32,
+        num_curve=32,
+        num_final=64,
     ),
     "quick": ScalingPreset(),
     "paper": ScalingPreset(
@@ -63,9 +70,9 @@ PRESETS = {
         methods=METHODS,
         training=StageConfig(num_steps=5_000, warmup_steps=200),
         num_windows=64,
-        learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
-        tuning_steps=2_500,
+        learning_rates=(3e-2, 1e-2, 3e-3, 1e-3),
         num_points=25,
-        num_heldout=4_096,
+        num_curve=2_048,
+        num_final=16_384,
     ),
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from benchmarks.architecture_report import trial_words
 from benchmarks.figures import COLOURS, learning_curves, plain_axes
 from benchmarks.power_law import MIN_SIZES, Fit, fit_with_seeds
 from benchmarks.reading import Difference, adjust, compare, coverage_note
@@ -19,7 +20,8 @@ from benchmarks.stats import bootstrap
 from benchmarks.suite import Settings
 from simulators.world_info import WorldInfo
 
-LOSS = "heldout_loss"
+LOSS, CURVE = "final_loss", "heldout_loss"
+"""After training, and, of fewer requests, during it."""
 _DETERMINED = 10.0
 """An exponent whose interval spans more than this factor is called unknown."""
 
@@ -99,10 +101,15 @@ def law_figure(n: np.ndarray, loss: np.ndarray, fits: Mapping[str, Fit]) -> Canv
     return figure
 
 
-def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[str]:
+def law_words(
+    fits: Mapping[str, Fit], num_sizes: int, num_seeds: int, sampling_error: float
+) -> list[str]:
     """Return the fitted laws in words, with intervals."""
     lines = []
     for name, fit in fits.items():
+        if num_seeds < 2:
+            lines.append(f"{name}: exponent {fit.law.exponent:.3f}; one seed gives no interval.")
+            continue
         low, high = fit.interval("exponent")
         text = f"{name}: exponent {fit.law.exponent:.3f} [{low:.3f}, {high:.3f}]"
         at = f"{fit.law.scale:.3f} nats{{}} at {fit.law.unit:,.0f} parameters"
@@ -117,8 +124,9 @@ def law_words(fits: Mapping[str, Fit], num_sizes: int, num_seeds: int) -> list[s
     lines.append(
         f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
         " they don't say how wrong the form of the law is, nor how far the one sample of held-out "
-        "requests, the same for all, is from all requests. Outside of the sizes that were trained "
-        "the curves are a guess."
+        "requests, the same for all sizes and seeds, is from all requests: the standard error of a "
+        f"mean over them is {sampling_error:.3f} nats, less for a difference of two sizes. "
+        "Outside of the sizes that were trained the curves are a guess."
     )
     return [*lines, coverage_note(num_seeds)]
 
@@ -138,11 +146,7 @@ def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
         if path is None:
             continue
         log = json.loads(path.read_text())
-        trials = ", ".join(
-            f"{t['learning_rate']:g}: "
-            + ("diverged" if t["validation_loss"] is None else f"{t['validation_loss']:.3f}")
-            for t in log["trials"]
-        )
+        trials = trial_words(log["trials"], "validation_loss")
         rows.append([size, f"{log['learning_rate']:g}", trials])
     if not rows:
         return None
@@ -158,7 +162,7 @@ def make_report(
     preset = settings.sizes
     assert isinstance(preset, ScalingPreset)
     sizes = [size for size in METHODS if size in settings.methods]
-    examples = preset.num_windows * preset.num_positions
+    examples = float(_last(results, sizes[0], "examples_per_step").mean())
     curves: list[Block] = [
         Figure(
             f"curves-{split}",
@@ -169,25 +173,26 @@ def make_report(
                 methods=sizes,
                 split=split,
                 label=f"{words} (nats per path)",
-                step_label="supervised positions",
+                step_label="examples",
                 steps_to_x=examples,
             ),
         )
         for metric, split, words in (
             ("train_loss", "train", "Training loss"),
-            (LOSS, "test", "Held-out loss"),
+            (CURVE, "test", "Held-out loss"),
         )
     ]
     sections = [Section("Loss curves (as GPR Fig. 5)", curves)]
     if len(sizes) >= MIN_SIZES:
         n, loss = losses_of(results, sizes)
+        error = float(_last(results, sizes[-1], "final_loss_error").mean())
         fits = {
             "power law with a floor": fit_with_seeds(n, loss, BOOTSTRAP_SEED),
             "power law without one": fit_with_seeds(n, loss, BOOTSTRAP_SEED, with_floor=False),
         }
         blocks: list[Block] = [
             Figure("power-law", "Held-out loss over parameters", law_figure(n, loss, fits)),
-            Bullets(law_words(fits, len(sizes), loss.shape[1])),
+            Bullets(law_words(fits, len(sizes), loss.shape[1], error)),
         ]
         sections.append(Section("Power law", blocks))
     choices = tuning_table(tuned)
@@ -201,8 +206,8 @@ def make_report(
                     [
                         "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
                         "networks, thinking tokens and one head; width and depth grow together.",
-                        f"All see {preset.training.num_steps * examples:,} supervised "
-                        "positions (some of them empty, where a history is short) in "
+                        f"All see {preset.training.num_steps * examples:,.0f} requests with their "
+                        "next ad (about; a short history fills fewer positions of a window) in "
                         "the same order: the law is that of models at this budget of data, not of "
                         "models trained to the end. A larger model that has not yet used what it "
                         "could learn looks worse here than it is.",

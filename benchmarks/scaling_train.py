@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.alignment_setup import world_seed
-from benchmarks.architecture_models import non_embedding_parameters
+from benchmarks.architecture_models import examples_per_step, non_embedding_parameters
 from benchmarks.files import write_json
+from benchmarks.flops import training_flops
 from benchmarks.results import COLUMNS
 from benchmarks.scaling_presets import SIZES, SUITE, ScalingPreset
 from benchmarks.tasks import log_progress
@@ -63,20 +63,20 @@ def heldout_batches(world: World, split: str, count: int) -> list[tuple[Tokens, 
 
 
 @torch.no_grad()
-def heldout_loss(model: HHD, batches: list[tuple[Tokens, Targets]]) -> float:
-    """Return the mean loss of the batches' targets, nats per path."""
+def heldout_losses(model: HHD, batches: list[tuple[Tokens, Targets]]) -> Tensor:
+    """Return the loss of every target of the batches, nats per path, float32 [E]."""
     losses = []
     for tokens, targets in batches:
         score = path_log_prob(model.mtp_logits(tokens, targets), targets)
         losses.append(-score[targets.valid])
-    return float(torch.cat(losses).mean())
+    return torch.cat(losses)
 
 
 def train_size(
     world: World, size: str, seed: int, config: StageConfig, sizes: ScalingPreset, split: str
 ) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
-    """Train one size and return its curve by step, and what it took."""
-    heldout = heldout_batches(world, split, sizes.num_heldout)
+    """Train one size and return its curve by step, and where it ended and what it took."""
+    shown = heldout_batches(world, split, sizes.num_curve)
     batches = WindowBatches(world, seed, sizes.num_windows, sizes.num_positions, num_heads=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,26 +97,29 @@ def train_size(
         if (step + 1) % every and step + 1 != config.num_steps:
             return
         began = time.perf_counter()
-        held_out = heldout_loss(model, heldout)
+        held_out = float(heldout_losses(model, shown).mean())
         judging += time.perf_counter() - began
         curve[step + 1] = {"train_loss": sum(since) / len(since), "heldout_loss": held_out}
         since.clear()
         log_progress(step + 1, config.num_steps, **curve[step + 1])
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss_of(0)
+    flops = training_flops(lambda: loss_of(0))
     started = time.perf_counter()
     train_stage([model.policy_parameters()], lambda step: (loss_of(step), {}), config, on_step)
     seconds = time.perf_counter() - started - judging
+    final = heldout_losses(model, heldout_batches(world, split, sizes.num_final))
     critic = sum(p.numel() for p in model.hte_parameters())
+    examples = examples_per_step(batches)
     facts = {
+        "final_loss": float(final.mean()),
+        "final_loss_error": float(final.std()) / math.sqrt(len(final)),
         "num_parameters": float(sum(p.numel() for p in model.parameters()) - critic),
         "num_inner_parameters": float(non_embedding_parameters(model)),
-        "step_gflop": 3.0 * counter.get_total_flops() / 1e9,
-        "examples_per_step": float(sizes.num_windows * sizes.num_positions),
+        "step_gflop": flops / 1e9,
+        "examples_per_step": examples,
         "learning_rate": config.learning_rate,
         "train_s": seconds,
-        "examples_per_s": config.num_steps * sizes.num_windows * sizes.num_positions / seconds,
+        "examples_per_s": config.num_steps * examples / seconds,
     }
     return curve, facts
 
@@ -126,10 +129,10 @@ def run_trial(*, world: str, size: str, sizes: ScalingPreset, output: Path) -> N
     loaded = study_world(world)
     losses = {}
     for rate in sizes.learning_rates:
-        config = replace(sizes.training, num_steps=sizes.tuning_steps, learning_rate=rate)
+        config = replace(sizes.training, learning_rate=rate)
         try:
-            curve, _ = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
-            losses[rate] = curve[config.num_steps]["heldout_loss"]
+            _, facts = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
+            losses[rate] = facts["final_loss"]
         except FloatingPointError:
             losses[rate] = math.inf
     trials = [
@@ -154,5 +157,8 @@ def run_size(
         for step, metrics in curve.items()
         for metric, value in metrics.items()
     ]
-    rows += [(SUITE, size, seed, max(curve), "train", name, v) for name, v in facts.items()]
+    rows += [
+        (SUITE, size, seed, max(curve), "test" if "loss" in name else "train", name, value)
+        for name, value in facts.items()
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -14,7 +14,6 @@ from benchmarks.suite import Settings
 from benchmarks.tasks import Task
 from benchmarks.tokenizers_catalogues import CATALOGUES, FILE, JOURNEY
 from benchmarks.tokenizers_presets import (
-    FIRST_TUNING_SEED,
     MACHINE,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
@@ -96,7 +95,7 @@ def _tasks_of(
     before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
     tasks: list[Task] = []
     parts: list[list[Path]] = []
-    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + sizes.num_tuning_seeds)
+    seeds = sizes.tuning_seeds
     for trial in range(sizes.num_trials):
         parts.append([_part(settings, f"{row}-trial{trial}-seed{seed}") for seed in seeds])
         for seed, output in zip(seeds, parts[-1], strict=True):

@@ -31,6 +31,12 @@ class TokenizersPreset:
     stream_items: int = 1_000_000
     """Rows of the Parquet file that is encoded in pieces."""
 
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that no test may use."""
+        seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + self.num_tuning_seeds)
+        return tuple(seeds) if self.num_trials else ()
+
 
 PRESETS = {
     "smoke": TokenizersPreset(

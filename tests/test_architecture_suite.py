@@ -1,6 +1,7 @@
 """The architecture suite: its rows, its protocol, and a small run."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from benchmarks.architecture_presets import (
     row_config,
 )
 from benchmarks.architecture_protocol import make_protocol
-from benchmarks.architecture_train import evaluate, train, training_flops
+from benchmarks.architecture_train import evaluate, train
+from benchmarks.flops import training_flops
 from benchmarks.results import read_results
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.suite import SUITES, load_suite
@@ -57,7 +59,7 @@ def test_every_row_trains_and_ranks(row: str) -> None:
     for one, other in zip(studied.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(one, other)
     if row != "popularity":
-        assert training_flops(studied) > 0
+        assert training_flops(partial(studied.loss, 0)) > 0
         result = train(studied, shown, TINY.training, TINY, row)
         assert result["num_steps"] == 3
     ids = world.request_ids("test")[:5]
@@ -82,13 +84,26 @@ def test_the_evaluators_row_trains_the_bases_policy() -> None:
         assert torch.equal(base, guided)
 
 
-def test_controls_have_about_as_many_parameters() -> None:
+@pytest.mark.parametrize("row", CONTROLS)
+def test_a_control_is_just_no_smaller(row: str) -> None:
     world = load_world("tiny")
-    for row in CONTROLS:
-        wanted = non_embedding_parameters(HHD(row_config(row, HHDConfig()), world.spec))
-        sizes = replace(PRESETS["quick"])
-        found = HHD(matched_config(row, world, sizes), world.spec)
-        assert non_embedding_parameters(found) == pytest.approx(wanted, rel=0.1)
+    model = HHD(row_config(row, HHDConfig()), world.spec)
+    wanted = non_embedding_parameters(model, critic=row == "full")
+    config = matched_config(row, world, PRESETS["quick"])
+    narrower = replace(config, ffn_multiple=config.ffn_multiple - 1 / config.dim)
+    found, less = (non_embedding_parameters(HHD(size, world.spec)) for size in (config, narrower))
+    assert less < wanted <= found < 1.01 * wanted
+    assert found > non_embedding_parameters(HHD(row_config(BASE, HHDConfig()), world.spec))
+
+
+def test_the_critic_counts_where_it_is_trained() -> None:
+    shown = make_protocol("time", load_world("tiny"))
+    base, guided = (build(row, shown, TINY, seed=0) for row in (BASE, "hte"))
+    assert isinstance(guided.module, HHD)
+    critic = sum(p.numel() for p in guided.module.hte_parameters())
+    assert guided.num_parameters - base.num_parameters == critic > 0
+    tables = critic - (guided.num_inner_parameters - base.num_inner_parameters)
+    assert 0 < tables < critic
 
 
 def test_what_is_ranked_are_clicked_ads_of_held_out_days() -> None:

@@ -1,12 +1,14 @@
 import importlib
 import inspect
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tyro
 
-from benchmarks.provenance import command, made_with
+from benchmarks.errors import UserError
+from benchmarks.provenance import command, made_with, page_name
 from benchmarks.run import RunArgs, make_settings
 from benchmarks.suite import SUITES, load_suite
 
@@ -70,3 +72,29 @@ def test_what_a_run_was_made_with_is_said_without_places() -> None:
     }
     assert made_with(config) == ["torch 2.13.0", "x86_64, 2 cores", "commit abc with local changes"]
     assert made_with({"settings": {}}) == []
+
+
+def test_pages_of_other_questions_have_other_names(tmp_path: Path) -> None:
+    def name(*words: str) -> str:
+        args = tyro.cli(RunArgs, args=["architecture", *words, "--out", str(tmp_path)])
+        return page_name(*make_settings(args, SUITES))
+
+    assert name() == "architecture"
+    assert name("--protocol", "leave-one-out") == "architecture-leave-one-out"
+    assert name("--world", "tiny", "--protocol", "leave-one-out-20") == (
+        "architecture-tiny-leave-one-out-20"
+    )
+
+
+def test_every_module_of_own_methods_is_named(tmp_path: Path) -> None:
+    suite, settings = make_settings(tyro.cli(RunArgs, args=["--out", str(tmp_path)]), SUITES)
+    own = replace(settings, methods=("ppo", "a", "b", "c"), plugins=("one", "two"))
+    assert command(suite, own).endswith("--methods ppo one:a two:b two:c")
+
+
+@pytest.mark.parametrize("suite", ["architecture", "scaling", "tokenizers"])
+def test_what_chose_settings_is_not_tested(suite: str, tmp_path: Path) -> None:
+    words = [suite, "--first-seed", "998", "--seeds", "3", "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="seed 1000 is one that settings are chosen on"):
+        make_settings(tyro.cli(RunArgs, args=words), SUITES)
+    make_settings(tyro.cli(RunArgs, args=[*words, "--preset", "smoke"]), SUITES)  # tunes nothing

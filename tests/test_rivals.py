@@ -284,3 +284,15 @@ def test_tiger_names_the_package_it_lacks(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="pip install transformers"):
         TIGER(TIGERConfig(), SPEC, make_trie())
+
+
+def test_a_batch_without_targets_teaches_nothing(name: str) -> None:
+    batch = make_batch([12, 8], seed=1)
+    empty = replace(batch, valid=torch.zeros_like(batch.valid))
+    model = make_rival(name)
+    loss = model.loss(empty)
+    assert loss.item() == 0.0
+    if loss.requires_grad:  # all but popularity
+        loss.backward()
+        for parameter in model.parameters():
+            assert parameter.grad is None or not parameter.grad.any()

@@ -11,7 +11,7 @@ from benchmarks.architecture_models import non_embedding_parameters
 from benchmarks.results import read_results
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.scaling_presets import PRESETS, SIZES, TO_1M
-from benchmarks.scaling_train import heldout_batches, heldout_loss, train_size
+from benchmarks.scaling_train import heldout_batches, heldout_losses, train_size
 from benchmarks.suite import SUITES, load_suite
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.trainer import StageConfig
@@ -23,7 +23,8 @@ TINY = replace(
     PRESETS["smoke"],
     training=StageConfig(num_steps=6, warmup_steps=2),
     num_points=3,
-    num_heldout=20,
+    num_curve=20,
+    num_final=100,
 )
 
 
@@ -68,6 +69,9 @@ def test_a_size_learns_and_its_curve_is_its_own() -> None:
     other, _ = train_size(world, "10k", 1, config, TINY, "test")
     assert other != curve
     assert facts["step_gflop"] > 0
+    assert facts["final_loss"] == pytest.approx(curve[30]["heldout_loss"], abs=0.5)
+    assert 0 < facts["final_loss_error"] < 0.5
+    assert 0.5 * 8 * 12 < facts["examples_per_step"] <= 8 * 12
     assert facts["num_inner_parameters"] < facts["num_parameters"]
 
 
@@ -85,7 +89,7 @@ def test_the_held_out_loss_is_the_mean_over_requests() -> None:
             log_prob = logits.masked_fill(~legal, -torch.inf).log_softmax(-1)
             code = targets.codes[row, 0, 0]
             one_by_one.append(-float(log_prob.gather(1, code[:, None]).sum().detach()))
-    assert heldout_loss(model, batches) == pytest.approx(np.mean(one_by_one), rel=1e-5)
+    np.testing.assert_allclose(heldout_losses(model, batches).numpy(), one_by_one, rtol=1e-5)
 
 
 def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_small_run_reports(tmp_path: Path) -> None:
-    sizes = replace(TINY, learning_rates=(3e-3, 1e-3), tuning_steps=2)
+    sizes = replace(TINY, learning_rates=(3e-3, 1e-3))
     suite = replace(load_suite("scaling", SUITES), presets={"smoke": sizes})
     out = tmp_path / "run"
     words = ["scaling", "--preset", "smoke", "--out", str(out), "--seeds", "3"]

@@ -136,7 +136,7 @@ def _plain(
     distance: Tensor | None,
     elapsed: Tensor | None,
 ) -> Tensor:
-    """Return attention of queries [B, H, Q, D/H] by plain matrix products."""
+    """Return attention of queries [B, H, Q, d] by plain matrix products."""
     score = mask  # [b, 1, Q, K], with a bias [b, H, Q, K]
     for bucket, table in ((distance, biases.distance), (elapsed, biases.time)):
         if table is not None:

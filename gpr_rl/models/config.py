@@ -22,8 +22,8 @@ class HHDConfig:
     """N, next ads learned in parallel. GPR 3.1; head 1 is the policy."""
     num_hte_layers: int = 1
     """Blocks of the HTE. Not given in the paper."""
-    ffn_multiple: int = 2
-    """Hidden width of every feed-forward network, in units of `dim`. Not given."""
+    ffn_multiple: float = 2
+    """Hidden width of every feed-forward network, in units of `dim`, at least 1. Not given."""
     num_ecpm_buckets: int = 0
     """Q, equal-frequency buckets of the eCPM token after the path (GR4AD); 0: no such token."""
     hybrid_attention: bool = True
@@ -101,11 +101,16 @@ class HHDConfig:
                     f"{self.num_refining_steps}, got {self.num_noise_steps}"
                 )
 
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of every feed-forward network."""
+        return round(self.ffn_multiple * self.dim)
+
     def to_json(self) -> dict[str, object]:
         """Return plain JSON types, for a checkpoint's metadata."""
         return asdict(self)
 
 
-def _at_least(least: int, name: str, value: int) -> None:
+def _at_least(least: int, name: str, value: float) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -78,8 +78,8 @@ class DecoderBlock(nn.Module):
         self.cross_query = nn.Linear(dim, dim)
         self.cross_output = nn.Linear(dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn_in = nn.Linear(dim, config.ffn_multiple * dim)
-        self.ffn_out = nn.Linear(config.ffn_multiple * dim, dim)
+        self.ffn_in = nn.Linear(dim, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, dim)
 
     def project(self, x: Tensor) -> Tensor:
         """Return query, key and value: [..., D] -> [..., 3, H, D/H]."""

@@ -90,7 +90,7 @@ class HSDBlock(nn.Module):
         self.output_norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
         self.ffn_norm = GroupedLayerNorm(dim, norm_groups)
-        self.ffn = GroupedFFN(dim, config.ffn_multiple * dim, ffn_groups)
+        self.ffn = GroupedFFN(dim, config.ffn_dim, ffn_groups)
 
     def forward(
         self, x: Float[Tensor, "M D"], layout: TokenLayout, pairs: Pairs

@@ -31,8 +31,8 @@ class DenoiserLayer(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn_in = nn.Linear(dim, config.ffn_multiple * dim)
-        self.ffn_out = nn.Linear(config.ffn_multiple * dim, dim)
+        self.ffn_in = nn.Linear(dim, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, dim)
 
     def forward(self, x: Float[Tensor, "N 3 D"]) -> Float[Tensor, "N 3 D"]:
         """Transform the tokens of every row."""

@@ -127,6 +127,8 @@ class OneRec(nn.Module):
             logits = self.row_logits(self.begin_rows(x, row[part], position[part]), codes[part])
             return F.cross_entropy(logits.flatten(0, 1), codes[part].flatten(), reduction="sum")
 
+        if not len(row):
+            return x.sum() * 0.0  # nothing to learn from
         by_length = position.argsort(stable=True)  # so that a part is no longer than need be
         return sum_over_parts(total, by_length, self.max_rows) / len(row)
 

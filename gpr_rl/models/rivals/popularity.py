@@ -36,7 +36,7 @@ class Popularity(nn.Module):
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return the mean -log share of the target ads, every count raised by 1; no gradient."""
         share = (self.count + 1) / (self.count + 1).sum()
-        return -share.log()[batch.ad_id[batch.valid]].mean()
+        return -share.log()[batch.ad_id[batch.valid]].sum() / batch.valid.sum().clamp_min(1)
 
     def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
         """Return the k most frequent ads, the same for each request; see `Retriever.rank`."""

@@ -140,6 +140,8 @@ class TIGER(nn.Module):
             target = (path + self.offset).flatten()
             return F.cross_entropy(logits.flatten(0, 1), target, reduction="sum")
 
+        if not len(row):
+            return self.t5.shared.weight.sum() * 0.0  # nothing to learn from
         by_length = position.argsort(stable=True)  # so that a part is no longer than need be
         return sum_over_parts(total, by_length, self.config.max_rows) / len(row)
 
