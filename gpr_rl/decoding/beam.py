@@ -150,11 +150,16 @@ class _Beams:
 def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     """Return the indices of the k highest scores, ascending; ties go to the lower index.
 
-    `torch.topk` breaks ties as it likes, but its k-th value is certain: all scores above it are
-    in, and the first of those equal to it fill up. Much faster than a stable sort.
+    `torch.topk` breaks ties as it likes, but its values are certain. Where the next one is lower
+    than the k-th, it had no choice; else all scores above the k-th are in, and the first of those
+    equal to it fill up. Much faster than a stable sort.
     """
-    k = min(k, score.shape[-1])
-    threshold = score.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    if k >= score.shape[-1]:
+        return torch.arange(score.shape[-1], device=score.device).expand(score.shape)
+    best, index = score.topk(k + 1)
+    threshold = best[..., k - 1 : k]
+    if (threshold > best[..., k:]).all():
+        return index[..., :k].sort(-1).values
     chosen = score >= threshold
     if chosen.sum() > threshold.numel() * k:
         above = score > threshold

@@ -102,9 +102,8 @@ def legal_log_prob(
     masked = log_prob.where(legal, -torch.inf)
     if renormalize:
         masked = masked.log_softmax(-1).where(legal, -torch.inf)
-    usable = masked < torch.inf
-    if not usable.all():
-        bad = (~usable).nonzero()[0].tolist()
+    if masked.numel() and not masked.amax() < torch.inf:  # NaN is not
+        bad = (~(masked < torch.inf)).nonzero()[0].tolist()
         raise ValueError(
             f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf at"
             f" every legal code (code {bad[2]})"
