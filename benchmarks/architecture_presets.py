@@ -33,7 +33,8 @@ that row. `hte` trains the evaluator beside the base and lets it guide the beam.
 GUIDED = ("hte", FULL)
 """Rows whose beam looks at the evaluator's values."""
 CONTROLS = ("token_aware_ffn", "refining", "mtp", FULL)
-"""Rows that add parameters, and get a base that is made as large by wider feed-forward networks."""
+"""Rows that add parameters to the policy, 2 % or more, and get a base that is made as large by
+wider feed-forward networks. `hte` trains the same policy as the base."""
 LAZY = "lazy_ar"
 """The base with three decoder layers, two of which don't read the codes; against `deep`."""
 DEEP = "deep"

@@ -113,8 +113,9 @@ def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
         cells,
         "Tables are embeddings of codes, items and attributes, and output matrices. The HTE's "
         "parameters count where it is trained. FLOP are three times the forward pass's, as torch "
-        "counts them. An example is a request whose ad is predicted. Losses of different rows are "
-        "not of one kind.",
+        "counts them before training (with the depths of an untrained router), without what "
+        "`onerec` and `tiger` compute again on the way back. An example is a request whose ad is "
+        "predicted. Losses of different rows are not of one kind.",
     )
 
 

@@ -1,5 +1,6 @@
 """How a run is made again: one command, and what it was made with."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +9,19 @@ from benchmarks.suite import Settings, Suite
 
 
 def page_name(suite: Suite, settings: Settings) -> str:
-    """Return the name of a run's page: the suite's, and how its question differs from the usual."""
+    """Return the name of a run's page: its suite's, with unusual world, protocol and rewards.
+
+    A run with other rows or more seeds is taken for a new edition of the same page.
+    """
     words = [suite.name]
     if settings.world != suite.presets[settings.preset].world:
-        words.append(Path(settings.world).name)
+        words.append(Path(settings.world).resolve().name)
     if settings.protocol and settings.protocol != suite.protocols[0]:
         words.append(settings.protocol)
-    return "-".join(words)
+    words += settings.reward
+    if settings.embeddings is not None:
+        words.append(settings.embeddings.stem)
+    return re.sub(r"[^\w.-]+", "_", "-".join(words))
 
 
 def command(suite: Suite, settings: Settings) -> str:

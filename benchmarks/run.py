@@ -74,7 +74,7 @@ class RunArgs:
     ] = "alignment"
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How much work: within a minute, within ten minutes, or full size, on 2 cores; `architecture`
-    and `scaling` train a row five times at `quick` and take about half an hour."""
+    and `scaling` train a row five or six times at `quick` and take about half an hour."""
     seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None
     """How many seeds. Each draws warm start and luck anew, and a synthetic world too."""
     first_seed: Annotated[int, _flag("N", "0")] = 0
@@ -179,9 +179,10 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         settings = settings.extended(before)
     both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
     if both:
+        seeds = f"seeds are {min(settings.seeds)} to {max(settings.seeds)}"
         raise UserError(
             f"seed {min(both)} is one that settings are chosen on and can't be tested as well: "
-            f"got --first-seed {args.first_seed} and {len(settings.seeds)} seeds"
+            f"{seeds}; choose another --first-seed"
         )
     LAUNCHERS[args.launcher].check()
     return suite, settings

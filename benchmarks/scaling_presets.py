@@ -42,7 +42,7 @@ class ScalingPreset:
     num_points: int = 10
     """Points of a loss curve."""
     num_curve: int = 512
-    """Requests of held-out days whose loss makes the curve."""
+    """Draws of requests of held-out days, with replacement, whose loss makes the curve."""
     num_final: int = 4_096
     """Those whose loss counts in the end: of the first held-out day in tuning, of later ones in the
     report."""

@@ -121,12 +121,16 @@ def law_words(
         unknown = high > _DETERMINED * low
         end = " The interval is so wide that these losses do not determine the law." * unknown
         lines.append(f"{text}; {at.format('')}.{end}")
+    error = (
+        "the one sample of held-out requests is the same for all sizes and seeds; the standard "
+        f"error of a mean over it is {sampling_error:.3f} nats, less for a difference of two sizes."
+    )
+    guess = "Outside of the sizes that were trained the curves are a guess."
+    if num_seeds < 2:
+        return [*lines, f"{error.capitalize()} {guess}"]
     lines.append(
         f"The intervals are of {num_sizes} means over {num_seeds} seeds whose seeds were resampled;"
-        " they don't say how wrong the form of the law is, nor how far the one sample of held-out "
-        "requests, the same for all sizes and seeds, is from all requests: the standard error of a "
-        f"mean over them is {sampling_error:.3f} nats, less for a difference of two sizes. "
-        "Outside of the sizes that were trained the curves are a guess."
+        f" they don't say how wrong the form of the law is. They leave out that {error} {guess}"
     )
     return [*lines, coverage_note(num_seeds)]
 

@@ -43,7 +43,7 @@ def study_world(world: str) -> World:
 
 
 def heldout_batches(world: World, split: str, count: int) -> list[tuple[Tokens, Targets]]:
-    """Return about `count` held-out requests with what was shown: `validation` or `test` days.
+    """Return about `count` draws of requests of `validation` or `test` days, with what was shown.
 
     Every one is the last of a window and the only one supervised; the same for all sizes and seeds.
     """
@@ -132,7 +132,8 @@ def run_trial(*, world: str, size: str, sizes: ScalingPreset, output: Path) -> N
         config = replace(sizes.training, learning_rate=rate)
         try:
             _, facts = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
-            losses[rate] = facts["final_loss"]
+            final = facts["final_loss"]
+            losses[rate] = final if math.isfinite(final) else math.inf
         except FloatingPointError:
             losses[rate] = math.inf
     trials = [

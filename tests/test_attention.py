@@ -91,3 +91,9 @@ def test_its_products_are_counted() -> None:
     free, bucket, mask = _inputs(3, 1, 7)
     products = 2 * (3 * HEADS * 5 * 7 * WIDTH) * 2
     assert training_flops(lambda: _attend(*free, bucket, mask)) == 3 * products
+
+
+def test_there_may_be_no_queries() -> None:
+    free, bucket, mask = _inputs(3, 1, 7)
+    queries = [free[0][:, :, :0], *free[1:]]
+    assert _attend(*queries, bucket[:0], mask[:, :, :0]).shape == (3, HEADS, 0, WIDTH)
