@@ -28,8 +28,9 @@ class AuxiliaryConfig:
     """Of the size of the router's logits (ST-MoE)."""
     refining: float = 1.0
     """Of the denoiser's error, from which nothing else learns."""
-    trunk: float = 0.3
-    """Of the levels predicted by LazyAR's trunk alone. Not given in the source."""
+    trunk: float = 0.03
+    """Of the levels predicted by LazyAR's trunk alone, a sum over levels and all codes. Not given
+    in the source; at 0.3 it holds the policy back (`docs/log.md`)."""
 
     def __post_init__(self) -> None:
         for name in ("balance", "router_z", "refining", "trunk"):
