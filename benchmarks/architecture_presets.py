@@ -102,11 +102,9 @@ PRESETS = {
     ),
     "paper": ArchitecturePreset(
         num_seeds=10,
-        training=StageConfig(num_steps=1_500, validate_every=150),
-        num_windows=64,
-        learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
+        training=StageConfig(num_steps=600, validate_every=75),
         num_test_requests=2_000,
-        num_validation_requests=500,
+        num_validation_requests=300,
     ),
 }
 

@@ -19,7 +19,13 @@ from benchmarks.architecture_presets import (
     ArchitecturePreset,
 )
 from benchmarks.architecture_protocol import HISTORIES, TIME
-from benchmarks.architecture_speed import DEPTHS, NUM_BEAMS, NUM_CODES, THREADS
+from benchmarks.architecture_speed import (
+    DECODER_LAYERS,
+    DEPTHS,
+    NUM_BEAMS,
+    NUM_CODES,
+    THREADS,
+)
 from benchmarks.reading import Difference, adjust, compare
 from benchmarks.report import Block, Bullets, Cell, Section, SuiteReport, Table
 from benchmarks.results import BOOTSTRAP_SEED
@@ -157,6 +163,22 @@ def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) ->
     return adjust(found)
 
 
+def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
+    """Return how many rows ended before they stopped getting better; nothing if none did."""
+    steps = {
+        row: (_mean(results, row, "num_steps"), _mean(results, row, "best_step")) for row in rows
+    }
+    trained = {row: pair for row, pair in steps.items() if pair[0] is not None}
+    late = [row for row, (last, best) in trained.items() if best == last]
+    if not late:
+        return []
+    return [
+        f"{len(late)} of {len(trained)} trained rows were best at their last step with every seed: "
+        "they were still learning. The order is that of this budget, not of models trained to the "
+        "end, and a row that learns slowly from few steps may lead after many."
+    ]
+
+
 def trial_words(trials: Sequence[Mapping[str, float | None]], score: str) -> str:
     """Return what each learning rate came to."""
     return ", ".join(
@@ -202,12 +224,15 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
             f"inference of the HSD at mean depth {depth}, ms": (f"depth/{depth}_ms", "{:.0f}")
             for depth in DEPTHS
         },
-        f"plain decoder, {NUM_BEAMS} beams, requests/s": ("decode/plain_per_s", "{:.0f}"),
-        f"LazyAR with K_d/L_d = 2/3, {NUM_BEAMS} beams, requests/s": (
-            "decode/lazy_ar_per_s",
-            "{:.0f}",
-        ),
-        "LazyAR over plain": ("decode/lazy_ar_over_plain_per_s", "{:.2f}"),
+        **{
+            f"{words}, {layers} layers, {NUM_BEAMS} beams": (f"decode{layers}/{metric}", form)
+            for layers in DECODER_LAYERS
+            for words, metric, form in (
+                ("plain decoder, requests/s", "plain_per_s", "{:.0f}"),
+                ("LazyAR with K_d/L_d = 2/3, requests/s", "lazy_ar_per_s", "{:.0f}"),
+                ("LazyAR over plain", "lazy_ar_over_plain_per_s", "{:.2f}"),
+            )
+        },
     }
     rows: list[list[Cell]] = [
         [title, *(form.format(found[f"threads{n}/{metric}"]) for n in THREADS)]
@@ -218,7 +243,7 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
         f"Medians of {sizes.speed_repeats} calls that take turns, D = T = 128, "
         f"{sizes.speed_batch} sequences, two layers; alone on the machine. Training is forward and "
         "backward. The plain encoder is torch's TransformerEncoderLayer without a mask, as many "
-        "multiply-adds per token as the HSD has. Decoders have three layers, start from encoded "
+        "multiply-adds per token as the HSD has. Decoders start from encoded "
         f"histories, run a whole beam search over {NUM_CODES**2:,} paths and ask no critic."
     )
     return [Table("Speed of the parts", ["what", "one thread", "two threads"], rows, note)]
@@ -247,6 +272,7 @@ def make_report(
         "Every row has the same windows in the same order, and as many steps; training stops "
         f"after {sizes.training.patience} validations without a better HitR, and the best weights "
         "are tested.",
+        *still_learning(results, rows),
         "`base` is the HSTU-like block of Eq. 1 with causal softmax attention and a plain code "
         "decoder; a part's row adds one thing to it, `full` all. `hstu` is the published model "
         "with its own attention and a softmax over ads.",

@@ -31,7 +31,8 @@ NUM_HEADS, NUM_LAYERS = 4, 2
 _PROMPT = 24
 DEPTHS = (1, 2, 3, 4)
 """Mean depths of the recursion's timing; R is the last."""
-LAZY_LAYERS, DECODER_LAYERS = 2, 3
+DECODER_LAYERS = (3, 6)
+"""L_d; two thirds of them are LazyAR's trunk."""
 NUM_BEAMS, NUM_CODES, NUM_LEVELS = 256, 256, 3
 THREADS = (1, 2)
 SPEC = InputSpec(
@@ -200,21 +201,29 @@ class _FromStates:
 
 
 def time_decoders(batch: int, repeats: int) -> dict[str, float]:
-    """Time beam search by LazyAR and by plain layers, from encoded histories to ranked ads."""
+    """Time beam search by LazyAR and by plain layers, from encoded histories to ranked ads.
+
+    What does not depend on the decoder's layers (choosing beams, logits, keys and values of the
+    history) is the larger part of LazyAR's time the fewer layers there are.
+    """
     paths = torch.cartesian_prod(*[torch.arange(NUM_CODES)] * 2)
     last = torch.randint(0, NUM_CODES, (len(paths), 1))
     trie = CodeTrie(torch.cat([paths, last], dim=1), num_codes=NUM_CODES)
     h = torch.randn(batch, NUM_TOKENS, DIM)
     key_mask = torch.ones(batch, NUM_TOKENS, dtype=torch.bool)
     position = torch.full((batch, 1), NUM_TOKENS - 1)
-    config = HHDConfig(dim=DIM, num_heads=NUM_HEADS, num_ptd_layers=DECODER_LAYERS)
-    lazy = replace(config, decoder="lazy_ar", num_lazy_layers=LAZY_LAYERS)
     tokens = random_tokens(batch, 1 + _PROMPT)
 
     def search(config: HHDConfig) -> Callable[[], object]:
         policy = _FromStates(HHD(config, SPEC).eval(), h, key_mask, position)
         return lambda: beam_search(policy, tokens, trie, NUM_BEAMS)
 
-    seconds = taking_turns({"plain": search(config), "lazy_ar": search(lazy)}, repeats)
-    found = {f"decode/{name}_per_s": batch / value for name, value in seconds.items()}
-    return found | {"decode/lazy_ar_over_plain_per_s": seconds["plain"] / seconds["lazy_ar"]}
+    found: dict[str, float] = {}
+    for layers in DECODER_LAYERS:
+        plain = HHDConfig(dim=DIM, num_heads=NUM_HEADS, num_ptd_layers=layers)
+        lazy = replace(plain, decoder="lazy_ar", num_lazy_layers=2 * layers // 3)
+        seconds = taking_turns({"plain": search(plain), "lazy_ar": search(lazy)}, repeats)
+        at = f"decode{layers}"
+        found |= {f"{at}/{name}_per_s": batch / value for name, value in seconds.items()}
+        found[f"{at}/lazy_ar_over_plain_per_s"] = seconds["plain"] / seconds["lazy_ar"]
+    return found
