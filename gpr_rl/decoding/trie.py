@@ -296,7 +296,10 @@ class LegalTrie:
 
     def child_mask(self, level: int, node: Int[Tensor, "B ..."]) -> Bool[Tensor, "B ... V"]:
         """Return which codes may follow, given nodes of `level` (0 is the root's)."""
-        return self._look_up(self._legal[level + 1], self.trie.children(level, node))
+        children = self.trie.children(level, node)
+        if self is self.trie._unrestricted:  # every ad may be shown
+            return children != _DEAD
+        return self._look_up(self._legal[level + 1], children)
 
     def mask(self, prefix: Int[Tensor, "B *rest l"]) -> Bool[Tensor, "B *rest V"]:
         """Return which codes may follow each prefix.

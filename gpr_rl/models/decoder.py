@@ -211,7 +211,8 @@ class CodeDecoder(nn.Module):
             kept.append(own)
             attended = _attend_path(query, state.shared[:, :, layer], own)
             x = block.finish(x, attended.reshape(x.shape), state.memory[:, layer], mask)
-        return self.norm(x).view(*codes.shape, -1), torch.stack(kept, dim=3)
+        stacked = kept[0].unsqueeze(3) if len(kept) == 1 else torch.stack(kept, dim=3)
+        return self.norm(x).view(*codes.shape, -1), stacked
 
     def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
         """Return what enters the blocks at each code [B, S, K, n, D]."""
