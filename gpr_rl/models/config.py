@@ -22,7 +22,7 @@ class HHDConfig:
     """N, next ads learned in parallel. GPR 3.1; head 1 is the policy."""
     num_hte_layers: int = 1
     """Blocks of the HTE. Not given in the paper."""
-    ffn_multiple: float = 2
+    ffn_multiple: int | float = 2
     """Hidden width of every feed-forward network, in units of `dim`, at least 1. Not given."""
     num_ecpm_buckets: int = 0
     """Q, equal-frequency buckets of the eCPM token after the path (GR4AD); 0: no such token."""
@@ -111,6 +111,6 @@ class HHDConfig:
         return asdict(self)
 
 
-def _at_least(least: int, name: str, value: float) -> None:
+def _at_least(least: int, name: str, value: int | float) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
