@@ -102,7 +102,9 @@ PRESETS = {
     ),
     "paper": ArchitecturePreset(
         num_seeds=10,
-        training=StageConfig(num_steps=600, validate_every=75),
+        # smaller batches, more steps: of as many requests every row learns more
+        training=StageConfig(num_steps=1_000, validate_every=100),
+        num_windows=16,
         num_test_requests=2_000,
         num_validation_requests=300,
     ),
