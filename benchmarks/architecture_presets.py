@@ -102,7 +102,7 @@ PRESETS = {
     ),
     "paper": ArchitecturePreset(
         num_seeds=10,
-        # smaller batches, more steps: of as many requests every row learns more
+        # smaller batches, more steps: of as many requests the rows that were tried learn more
         training=StageConfig(num_steps=1_000, validate_every=100),
         num_windows=16,
         num_test_requests=2_000,

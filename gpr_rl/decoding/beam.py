@@ -160,12 +160,9 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     threshold = best[..., k - 1 : k]
     if (threshold > best[..., k:]).all():
         return index[..., :k].sort(-1).values
-    chosen = score >= threshold
-    if chosen.sum() > threshold.numel() * k:
-        above = score > threshold
-        room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
-        tied = chosen & ~above
-        chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+    above, tied = score > threshold, score == threshold
+    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+    chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     return chosen.nonzero()[:, -1].view(*score.shape[:-1], k)
 
 

@@ -201,9 +201,8 @@ class _InCache(torch.autograd.Function):
         query, key, value, kept, out = ctx.saved_tensors
         heads, scale = ctx.shape[0], query.shape[-1] ** -0.5
         grad = grad.flatten(0, 1)
-        level = (grad * out.flatten(0, 1)).sum(
-            -1, keepdim=True
-        )  # of a row's gradients, weighted by p
+        # each row's mean of the probabilities' gradients, weighted by them
+        level = (grad * out.flatten(0, 1)).sum(-1, keepdim=True)
         grads = [torch.empty_like(x) for x in (query, key, value)]
         bias = query.new_zeros(ctx.bias_shape)
         for part in ctx.parts:
