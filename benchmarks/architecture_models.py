@@ -32,7 +32,7 @@ from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.schema import Action, Targets
 from simulators.supervision import WindowBatches
-from simulators.world import World
+from simulators.world import World, as_seen
 
 _ENTROPY_WEIGHT = 0.01
 _COUNTED_STEPS = 8
@@ -205,7 +205,7 @@ class _Knowledge:
 
     def __init__(self, protocol: Protocol, width: int) -> None:
         world = protocol.world
-        events = world.events
+        events = as_seen(world.events)
         taken = events[events["action"] >= int(Action.CLICK)]
         frames = (world.ads, world.organic)
         category = [frame["category"].to_numpy() for frame in frames]

@@ -55,7 +55,8 @@ _BY_USER = (
     "rate, and what comes before that trains, with a history of up to {items} ads (or "
     "twice as many organic items). Of users with "
     "fewer than three nothing is tested. The rankers, which the rows guided by the HTE learn "
-    "values from, were trained by time and may have seen such a request."
+    "values from, were trained by time and may have seen such a request; so were the semantic IDs "
+    "of an imported log, unless it was imported with `--behavior-dim 0`."
 )
 _PROTOCOL = {
     TIME: "The logged days train, the first held-out day chooses weights and learning rate, later "

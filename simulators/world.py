@@ -62,7 +62,7 @@ class World:
         group = _groups(ads, organic)
         self.group = torch.from_numpy(group)
         same_ad = _same_ad(ads, organic) if info.ranker_config.get("use_repeats") else None
-        self.history = History(_as_seen(events), group, len(users), self.num_ads, same_ad)
+        self.history = History(as_seen(events), group, len(users), self.num_ads, same_ad)
         requests = events.loc[events["kind"] == 1].reset_index(drop=True)
         self.request_user = requests["user_id"].to_numpy()
         self.request_time = requests["timestamp"].to_numpy()
@@ -114,7 +114,7 @@ class World:
     @cached_property
     def sequences(self) -> SequenceBuilder:
         """The token streams of all users; unanswered impressions are thinned by a keyed draw."""
-        events = _as_seen(self.events)
+        events = self.events
         request = torch.from_numpy(events["request_id"].to_numpy(copy=True))
         draw = uniform(self.info.seed, Purpose.IMPRESSION_KEPT, request).numpy()
         ignored = (events["action"] == int(Action.IMPRESSION)).to_numpy()
@@ -355,7 +355,7 @@ def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
     return np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1).astype(np.int64)
 
 
-def _as_seen(events: pd.DataFrame) -> pd.DataFrame:
+def as_seen(events: pd.DataFrame) -> pd.DataFrame:
     """Return events at the time from which on they are part of a user's past.
 
     Where an outcome came later than its impression, that is the time of the outcome.

@@ -32,7 +32,9 @@ def make_events(size: int) -> tuple[pd.DataFrame, np.ndarray]:
     return events, rng.integers(1, 7, (max(int(kind.sum()), 1), 2))
 
 
-def make_builder(events: pd.DataFrame, context: np.ndarray) -> SequenceBuilder:
+def make_builder(
+    events: pd.DataFrame, context: np.ndarray, max_tokens: int = MAX_TOKENS
+) -> SequenceBuilder:
     return SequenceBuilder(
         events,
         item_codes=CODES,
@@ -40,7 +42,7 @@ def make_builder(events: pd.DataFrame, context: np.ndarray) -> SequenceBuilder:
         request_context=context,
         user_attributes=USERS,
         preference=lambda user, time: np.zeros((len(user), LEVELS, 9), dtype=np.float32),
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
     )
 
 
@@ -90,6 +92,67 @@ def test_tokens_equal_a_plain_loop(size: int) -> None:
         assert tokens.time_gap[b].tolist() == gap + [0] * padding
         assert tokens.user[b].tolist() == USERS[user[b]].tolist()
     assert size == 0 or len(heads) > 5  # full and cut windows, and users without a past
+
+
+def log_with_delays() -> tuple[pd.DataFrame, np.ndarray]:
+    """Events that share seconds, as slots of a page do, and outcomes that come late."""
+    events, context = make_events(120)
+    events["timestamp"] = np.sort(rng.integers(0, 60, 120)) * 50
+    delay = rng.choice([0, 20, 400], 120) * (events["kind"] == 1)
+    return events.assign(seen=events["timestamp"] + delay), context
+
+
+@pytest.mark.parametrize("max_tokens", [8, 40])
+@pytest.mark.parametrize("num_positions", [1, 5])
+def test_every_supervised_request_reads_what_it_saw_when_it_was_served(
+    max_tokens: int, num_positions: int
+) -> None:
+    events, context = log_with_delays()
+    builder = make_builder(events, context, max_tokens)
+    ads = events[events["kind"] == 1].set_index("request_id")
+    kept = builder.window_pool(0, 10**6)
+    assert len(kept) == len(ads)
+    windows = builder.windows(kept, num_positions, 1, 10**6)
+    request, valid = windows.request_id[..., 0].numpy(), windows.valid[..., 0].numpy()
+    assert valid[:, -1].all()
+    assert sorted(request[:, -1]) == sorted(ads.index)
+    assert num_positions == 1 or valid.sum() > 1.5 * len(kept)
+    served, _ = builder.tokens(
+        ads["user_id"].to_numpy(), ads["timestamp"].to_numpy(), context[ads.index]
+    )
+    row = {number: i for i, number in enumerate(ads.index)}
+    for b, p in np.argwhere(valid):
+        end, own = int(windows.position[b, p]), row[request[b, p]]
+        last = int(served.prompt_length[own]) - 1
+        size = min(end, last)  # a window may begin later than the request's own sequence
+        for name in ("kind", "codes", "action", "context", "time_gap"):
+            size_here = size - (name == "time_gap")  # the first token of a window has no gap
+            window = getattr(windows.tokens, name)[b, end + 1 - size_here : end + 1]
+            assert torch.equal(window, getattr(served, name)[own, last + 1 - size_here : last + 1])
+        assert windows.tokens.kind[b, end] == TokenType.ENVIRONMENT
+    assert (windows.tokens.prompt_length - 1 == windows.position.amin(1)).all()
+
+
+def test_windows_know_delayed_outcomes_only_afterwards() -> None:
+    columns = ["user_id", "timestamp", "kind", "item_id", "action", "request_id", "seen"]
+    rows = [(0, 100, 1, 0, 3, 0, 160), (0, 130, 1, 1, 2, 1, 130), (0, 300, 1, 2, 2, 2, 300)]
+    builder = make_builder(pd.DataFrame(rows, columns=columns), np.full((3, 2), 5))
+    windows = builder.windows(np.arange(3), 3, 2, 300)
+    # in the order of what was seen: request 1, request 0, request 2
+    assert windows.request_id[:, -1, 0].tolist() == [1, 0, -1]
+    U, E, I = TokenType.USER, TokenType.ENVIRONMENT, TokenType.ITEM  # noqa: E741
+    assert windows.tokens.kind.tolist() == [
+        [U, E, 0, 0, 0, 0, 0, 0],
+        [U, E, 0, 0, 0, 0, 0, 0],
+        [U, E, I, E, I, E, 0, 0],
+    ]
+    # request 1 came when the first click was still to come; 0's sequence is no prefix of this one
+    assert windows.request_id[2, :, 0].tolist() == [1, -1, -1]
+    assert windows.position[2].tolist() == [1, 5, 5]
+    assert windows.request_id[1, -1].tolist() == [0, 1]  # the next ad by time, not by outcome
+    assert windows.tokens.time_gap[2].tolist() == [0, 0, 0, 0, bucket(60), bucket(140), 0, 0]
+    assert builder.window_pool(100, 160).tolist() == [0]
+    assert builder.window_pool(101, 301).tolist() == [0, 2]
 
 
 def test_items_stand_where_their_tokens_are() -> None:

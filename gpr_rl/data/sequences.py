@@ -1,9 +1,11 @@
 """From an event table to the unified token sequence (GPR 2.1) and its supervision (GPR 3.1).
 
 A user's stream holds one ORGANIC token per organic view and an ENVIRONMENT and an ITEM token per
-ad impression. A request sees the latest tokens strictly before its own time, behind a USER token,
-and ends with its own ENVIRONMENT token. A training window is the sequence of its last request;
-the P last requests inside it are supervised, each from what came before it.
+ad impression, at the time when its outcome was known. A request sees the latest tokens strictly
+before its own time, behind a USER token, and ends with its own ENVIRONMENT token. A training window
+is the sequence of its last request, which is supervised, and so are those of the P - 1 requests
+before it that saw just what stands before their ENVIRONMENT tokens: not one that shares its second
+with an earlier event, or whose outcome came after later events.
 
 Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions,
 N heads.
@@ -37,7 +39,8 @@ class SequenceBuilder:
     """Builds token sequences for requests and windows of one event table.
 
     Args:
-        events: user_id, timestamp, kind (0 organic view, 1 ad), item_id, action, request_id.
+        events: user_id, timestamp, kind (0 organic view, 1 ad), item_id, action, request_id, and
+            `seen`, from when on an event is part of the past, where that is not `timestamp`.
         item_codes: int64 [N + M, L], paths of ads, then of organic items.
         num_ads: N.
         request_context: int64 [R, C], attributes of every request's ENVIRONMENT token.
@@ -66,7 +69,10 @@ class SequenceBuilder:
         item = events["item_id"].to_numpy() + np.where(is_ad, 0, num_ads)
         repeat = np.where(is_ad, 2, 1)
         tokens = events.loc[:, ["user_id", "timestamp", "action", "request_id"]]
-        tokens = tokens.assign(item=item).loc[events.index.repeat(repeat)]
+        tokens = tokens.assign(item=item, asked=events["timestamp"])
+        if "seen" in events:
+            tokens["timestamp"] = events["seen"]
+        tokens = tokens.loc[events.index.repeat(repeat)]
         second = np.r_[False, tokens.index.to_numpy()[1:] == tokens.index.to_numpy()[:-1]]
         ad_token = np.repeat(is_ad, repeat)
         kind = np.where(
@@ -74,13 +80,14 @@ class SequenceBuilder:
         )
         tokens["kind"] = kind
         tokens.loc[kind == TokenType.ENVIRONMENT, "action"] = int(Action.NONE)
-        names = ("timestamp", "action", "request_id", "item", "kind")
+        names = ("timestamp", "asked", "action", "request_id", "item", "kind")
         self._stream = Stream.build(tokens, names, len(user_attributes))
         columns = self._stream.columns
         is_environment = columns["kind"] == TokenType.ENVIRONMENT
         codes = np.where(is_environment[:, None], 0, item_codes[columns["item"]])
         asked = request_context[np.maximum(columns["request_id"], 0)]
-        gap = np.diff(columns["timestamp"], prepend=0)
+        asked_at, seen_at = columns["asked"], columns["timestamp"]
+        gap = np.diff(np.where(is_environment, asked_at, seen_at), prepend=0)
         self._tokens = {
             "kind": _padded(columns["kind"]),
             "codes": _padded(codes),
@@ -92,7 +99,11 @@ class SequenceBuilder:
         self._ad_token = np.flatnonzero(is_environment)  # where each kept request's E token is
         self._ad_request = columns["request_id"][is_environment]
         self._ad_user = np.searchsorted(self._stream.start, self._ad_token, side="right") - 1
-        self._ad_time = columns["timestamp"][is_environment]
+        self._ad_asked, self._ad_seen = asked_at[is_environment], seen_at[is_environment]
+        follows = self._ad_token > self._stream.start[self._ad_user]
+        self._in_order = ~follows | (seen_at[self._ad_token - 1] < self._ad_asked)
+        self._by_asked = np.lexsort([self._ad_asked, self._ad_user])
+        self._rank = np.argsort(self._by_asked)
 
     def tokens(
         self, user_id: IntArray, timestamp: IntArray, context: IntArray
@@ -162,14 +173,14 @@ class SequenceBuilder:
         return np.where(stop > start, found, 0)
 
     def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
-        """Return the numbers of kept requests with first_time <= timestamp < last_time.
+        """Return the numbers of kept requests from first_time on that were seen before last_time.
 
         Args:
             first_time: Of all users.
             last_time: Of all users, or int64 [U] of each.
         """
         last = self._of_users(last_time, self._ad_user)
-        return np.flatnonzero((self._ad_time >= first_time) & (self._ad_time < last))
+        return np.flatnonzero((self._ad_asked >= first_time) & (self._ad_seen < last))
 
     def _of_users(self, time: int | IntArray, user_id: IntArray) -> IntArray:
         return np.broadcast_to(np.asarray(time), len(self.user_attributes))[user_id]
@@ -181,43 +192,41 @@ class SequenceBuilder:
 
         Args:
             kept: int64 [B], from `window_pool`.
-            num_positions: P, supervised requests per window, the last ones of the window.
+            num_positions: P, supervised requests per window at most, the last ones of the window.
             num_heads: N, how many next ads are predicted at each position.
-            last_time: Ads at or after this time are never targets: of all users, or int64 [U] of
-                each.
+            last_time: Ads seen at or after this time are never targets: of all users, or int64 [U]
+                of each.
         """
-        user = self._ad_user[kept]
-        tokens, first = self.tokens(
-            user, self._ad_time[kept], self.request_context[self._ad_request[kept]]
-        )
-        numbers = kept[:, None] + np.arange(1 - num_positions, 1)
-        inside = np.maximum(numbers, 0)
-        supervised = (
-            (numbers >= 0)
-            & (self._ad_user[inside] == user[:, None])
-            & (self._ad_token[inside] >= first[:, None])
-        )
-        position = np.where(supervised, self._ad_token[inside] - first[:, None] + 1, 0)
+        user, asked = self._ad_user[kept], self._ad_asked[kept]
+        tokens, first = self.tokens(user, asked, self.request_context[self._ad_request[kept]])
+        _, stop = self._stream.before(user, asked)
+        before = np.searchsorted(self._ad_token, stop)[:, None] + np.arange(1 - num_positions, 0)
+        inside = np.maximum(before, 0)
+        row = self._ad_token[inside]
+        supervised = (before >= 0) & (row >= first[:, None]) & self._in_order[inside]
+        inside = np.c_[inside, kept]
+        supervised = np.c_[supervised, np.ones(len(kept), dtype=bool)]
+        position = np.c_[row, stop] - first[:, None] + 1
         position = np.where(supervised, position, position[:, -1:])
         earliest = inside[np.arange(len(kept)), supervised.argmax(-1)]
-        heads = inside[..., None] + np.arange(num_heads)
+        heads = self._rank[inside][..., None] + np.arange(num_heads)
         known = heads < len(self._ad_user)
-        heads = np.minimum(heads, len(self._ad_user) - 1)
+        heads = self._by_asked[np.minimum(heads, len(self._ad_user) - 1)]
         valid = (
             supervised[..., None]
             & known
             & (self._ad_user[heads] == user[:, None, None])
-            & (self._ad_time[heads] < self._of_users(last_time, user)[:, None, None])
+            & (self._ad_seen[heads] < self._of_users(last_time, user)[:, None, None])
         )
         # the prompt ends with the first supervised request, and the USER token is set there
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
-        tokens.preference = torch.from_numpy(self.preference(user, self._ad_time[earliest]))
+        tokens.preference = torch.from_numpy(self.preference(user, self._ad_asked[earliest]))
         request_id = np.where(valid, self._ad_request[heads], -1)
         return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
 
     def window_items(self, kept: IntArray) -> IntArray:
         """Return `items` of the windows that end at the given kept requests."""
-        return self.items(self._ad_user[kept], self._ad_time[kept])
+        return self.items(self._ad_user[kept], self._ad_asked[kept])
 
 
 def _padded(values: NDArray) -> NDArray[np.int32]:
