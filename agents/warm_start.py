@@ -105,7 +105,14 @@ def train_mtp(
         beside, parts = _beside(model, context, targets, config, seed, step)
         return policy + beside, parts
 
-    train_stage([model.policy_parameters()], loss, config.mtp, _named(on_stage, "mtp"), name="mtp")
+    train_stage(
+        [model.policy_parameters()],
+        loss,
+        config.mtp,
+        _named(on_stage, "mtp"),
+        name="mtp",
+        requests_of_step=batches.request_ids,
+    )
 
 
 def train_vaft(
@@ -126,7 +133,14 @@ def train_vaft(
         return policy + critic + beside, {"critic": float(critic.detach()), **logged, **own}
 
     groups = [model.policy_parameters(), model.hte_parameters()]
-    train_stage(groups, loss, config.vaft, _named(on_stage, "vaft"), name="vaft")
+    train_stage(
+        groups,
+        loss,
+        config.vaft,
+        _named(on_stage, "vaft"),
+        name="vaft",
+        requests_of_step=lambda step: batches.request_ids(config.mtp.num_steps + step),
+    )
 
 
 def train_vsl(
@@ -162,7 +176,14 @@ def train_vsl(
         return policy + critic + beside, of_policy | own
 
     groups = [model.policy_parameters(), model.hte_parameters()]
-    train_stage(groups, loss, config.vaft, _named(on_stage, "vsl"), name="vsl")
+    train_stage(
+        groups,
+        loss,
+        config.vaft,
+        _named(on_stage, "vsl"),
+        name="vsl",
+        requests_of_step=lambda step: batches.request_ids(config.mtp.num_steps + step),
+    )
 
 
 def _beside(
@@ -234,7 +255,14 @@ def train_critic(
         return loss, {f"explained_variance/{i}": x for i, x in enumerate(explained.tolist(), 1)}
 
     train_stage(
-        [model.hte_parameters()], loss, config.critic, _named(on_stage, "critic"), name="critic"
+        [model.hte_parameters()],
+        loss,
+        config.critic,
+        _named(on_stage, "critic"),
+        name="critic",
+        requests_of_step=lambda step: draw_requests(
+            world, seed, Purpose.CRITIC, step, config.num_requests
+        ),
     )
 
 

@@ -52,6 +52,8 @@ class Studied:
     """What shows whether a part has collapsed."""
     examples_per_step: float
     """Supervised requests that a step has on average; a short history fills fewer positions."""
+    requests_of_step: Callable[[int], Tensor]
+    """Step to the ids of those requests."""
     trains_critic: bool = False
 
     @property
@@ -113,7 +115,7 @@ def _rival(
     def loss(step: int) -> Tensor:
         return module.loss(batches.next_ads(step))
 
-    return Studied(module, loss, rank, dict, examples_per_step(batches))
+    return Studied(module, loss, rank, dict, examples_per_step(batches), batches.request_ids)
 
 
 def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
@@ -191,7 +193,8 @@ def _hhd(
             found["refined_std"] = float(refined.std(0).mean())
         return found
 
-    return Studied(model, loss, rank, statistics, examples_per_step(batches), guided)
+    examples = examples_per_step(batches)
+    return Studied(model, loss, rank, statistics, examples, batches.request_ids, guided)
 
 
 def examples_per_step(batches: WindowBatches) -> float:

@@ -72,8 +72,16 @@ def train(
 
     module.train()
     started = time.perf_counter()
-    groups = studied.groups
-    result = train_stage(groups, loss, config, on_step, name, model=module, validate=validate)
+    result = train_stage(
+        studied.groups,
+        loss,
+        config,
+        on_step,
+        name,
+        model=module,
+        validate=validate,
+        requests_of_step=studied.requests_of_step,
+    )
     seconds = time.perf_counter() - started - validating
     module.eval()
     return {

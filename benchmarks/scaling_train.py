@@ -105,7 +105,14 @@ def train_size(
 
     flops = training_flops(lambda: loss_of(0))
     started = time.perf_counter()
-    train_stage([model.policy_parameters()], lambda step: (loss_of(step), {}), config, on_step)
+    train_stage(
+        [model.policy_parameters()],
+        lambda step: (loss_of(step), {}),
+        config,
+        on_step,
+        size,
+        requests_of_step=batches.request_ids,
+    )
     seconds = time.perf_counter() - started - judging
     final = heldout_losses(model, heldout_batches(world, split, sizes.num_final))
     critic = sum(p.numel() for p in model.hte_parameters())

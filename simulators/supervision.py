@@ -66,6 +66,11 @@ class WindowBatches:
         request, valid = windows.request_id[..., 0], windows.valid[..., 0]
         return request.gather(1, valid.to(torch.int8).argmax(1, keepdim=True))[:, 0]
 
+    def request_ids(self, step: int) -> Tensor:
+        """Return the supervised requests of a step, int64 [n], each once."""
+        windows = self.windows(step)
+        return windows.request_id[windows.valid].unique()
+
     def windows(self, step: int) -> Windows:
         """Return the windows of a step, without what is known of their targets."""
         return self._cut(self._kept(step))

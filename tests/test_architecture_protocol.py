@@ -1,19 +1,25 @@
 """What a protocol shows of a world, against a loop over users."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.architecture_models import _Knowledge
 from benchmarks.architecture_protocol import PROTOCOLS, make_protocol, with_history
 from benchmarks.provenance import command
 from benchmarks.run import RunArgs, UserError, make_settings
 from benchmarks.suite import SUITES
+from gpr_rl.pretraining.mtp import validate_targets
 from gpr_rl.schema import Action, TokenType
 from simulators.history import DAY_S
 from simulators.make import load_world
 from simulators.supervision import WindowBatches
+from simulators.world import World
+from tests.logs_in_memory import START, make, random_log
 
 
 def test_by_time_all_that_is_learned_lies_before_all_that_is_tested() -> None:
@@ -70,6 +76,56 @@ def test_nothing_left_out_is_learned() -> None:
         ids = request.numpy()
         assert (world.request_time[ids] < shown.until[world.request_user[ids]]).all()
     assert supervised > 1_000
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Of a log that knows times to two hours, so that events share seconds and clicks come late."""
+    log = random_log(shown=True)
+    hours = (log.frame["timestamp"] - START) // 7_200
+    log.frame["timestamp"] = START + hours * 7_200
+    return make(log, tmp_path_factory.mktemp("crowded") / "world")
+
+
+@pytest.mark.parametrize("protocol", ["time", "leave-one-out-20"])
+def test_windows_of_a_log_show_each_request_what_it_saw(crowded: World, protocol: str) -> None:
+    shared = crowded.events.duplicated(["user_id", "timestamp"])
+    late = crowded.events["seen"] > crowded.events["timestamp"]
+    assert min(shared.sum(), late.sum()) > 100
+    shown = make_protocol(protocol, crowded)
+    batches = WindowBatches(shown.world, 0, 64, 6, 4, last_time=shown.until)
+    prefixes = 0
+    for step in range(3):
+        tokens, targets = batches(step)
+        validate_targets(tokens, targets)
+        request_id = batches.windows(step).request_id[..., 0]
+        for row, column in targets.valid[..., 0].nonzero().tolist():
+            served = shown.world.request(request_id[row, column : column + 1]).tokens
+            end, length = int(targets.position[row, column]) + 1, int(served.prompt_length[0])
+            size = min(end, length) - 1  # the USER token apart; a window may begin later
+            for name in ("kind", "codes", "action", "context"):
+                window = getattr(tokens, name)[row, end - size : end]
+                assert torch.equal(window, getattr(served, name)[0, length - size : length])
+            prefixes += column < 5
+    assert prefixes > 200
+    assert set(batches.request_ids(0).tolist()) <= set(range(crowded.num_requests))
+
+
+def test_knowledge_holds_what_was_seen_before_the_request(crowded: World) -> None:
+    shown = make_protocol("time", crowded)
+    provider = _Knowledge(shown, 4).provider
+    differs = 0
+    for number in shown.held_out("test", 25).tolist():
+        user, time = (int(x[number]) for x in (crowded.request_user, crowded.request_time))
+        asked = torch.tensor([user]), torch.tensor([time])
+        for column in ("timestamp", "seen"):
+            past = copy.copy(crowded)
+            past.events = crowded.events[crowded.events[column] < time]
+            if column == "timestamp":  # a late click does not count, though its ad was shown before
+                differs += bool((past.events["seen"] >= time).any())
+            of_past = _Knowledge(replace(shown, world=past), 4).provider
+            assert of_past.thoughts(*asked) == provider.thoughts(*asked)
+    assert differs > 5
 
 
 def test_a_history_holds_so_many_ads() -> None:

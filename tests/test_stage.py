@@ -108,6 +108,30 @@ def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
 
     with pytest.raises(FloatingPointError, match="warm: loss is nan at step 4"):
         train_stage([net.parameters()], loss, CONFIG, name="warm")
+    with pytest.raises(FloatingPointError, match=r"at step 4; request ids \[4, 5\]"):
+        train_stage(
+            [net.parameters()],
+            loss,
+            CONFIG,
+            requests_of_step=lambda step: torch.tensor([step, step + 1]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_steps", -1),
+        ("warmup_steps", -5),
+        ("learning_rate", float("nan")),
+        ("learning_rate", -1.0),
+        ("weight_decay", float("inf")),
+        ("max_grad_norm", 0.0),
+        ("max_grad_norm", float("nan")),
+    ],
+)
+def test_settings_outside_of_their_range_name_themselves(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        StageConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_bf16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Configuration of the Heterogeneous Hierarchical Decoder."""
 
+import math
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Literal
 
 
@@ -61,7 +63,10 @@ class HHDConfig:
         for name in ("dim", "num_heads", "num_hsd_layers", "num_ptd_layers", "num_mtp_heads"):
             _at_least(1, name, getattr(self, name))
         _at_least(1, "num_hte_layers", self.num_hte_layers)
-        _at_least(1, "ffn_multiple", self.ffn_multiple)
+        if not 1 <= self.ffn_multiple < math.inf:
+            raise ValueError(
+                f"ffn_multiple must be a number of at least 1, got {self.ffn_multiple}"
+            )
         _at_least(0, "num_thinking_tokens", self.num_thinking_tokens)
         _at_least(0, "num_ecpm_buckets", self.num_ecpm_buckets)
         if self.num_ecpm_buckets == 1:
@@ -86,11 +91,13 @@ class HHDConfig:
     def _check_decoder(self) -> None:
         if self.decoder not in ("plain", "lazy_ar"):
             raise ValueError(f"decoder must be plain or lazy_ar, got {self.decoder!r}")
+        _at_least(0, "num_lazy_layers", self.num_lazy_layers)
         if self.decoder == "lazy_ar" and not 0 <= self.num_lazy_layers < self.num_ptd_layers:
             raise ValueError(
                 "num_lazy_layers must lie in [0, num_ptd_layers), at least one layer reads the "
                 f"codes, got {self.num_lazy_layers} of {self.num_ptd_layers}"
             )
+        _at_least(1, "num_noise_steps", self.num_noise_steps)
         if self.num_refining_steps:
             _at_least(1, "num_denoiser_layers", self.num_denoiser_layers)
             if self.num_thinking_tokens < 1:
@@ -111,6 +118,8 @@ class HHDConfig:
         return asdict(self)
 
 
-def _at_least(least: int, name: str, value: int | float) -> None:
+def _at_least(least: int, name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.models.checks import check_codes, check_paths
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
@@ -156,6 +157,7 @@ class HHD(nn.Module):
         """
         if self.ecpm_head is None:
             raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
+        check_paths(codes, *self.ptd.output.shape[:2])
         hidden = self.ptd.decoder.candidates(context.state(), codes[:, :, None, :-1])
         return self.ecpm_head(hidden[:, :, 0, -1], codes[..., -1])
 
@@ -167,6 +169,7 @@ class HHD(nn.Module):
         """
         if self.ecpm_head is None:
             raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
+        check_paths(codes, *self.ptd.output.shape[:2])
         hidden = self.ptd.decoder.candidates(context.state(), codes[:, None, :, :-1])
         return self.ecpm_head(hidden[:, 0, :, -1], codes[..., -1])
 
@@ -199,6 +202,10 @@ class HHD(nn.Module):
         The prefix has 0 to L - 1 codes.
         """
         width, level = prefix.shape[1:]
+        num_levels, num_codes = self.ptd.output.shape[:2]
+        if level >= num_levels:
+            raise ValueError(f"a prefix must have at most {num_levels - 1} codes, got {level}")
+        check_codes(prefix, num_codes)
         evaluator = self.hte.begin(context.h, context.position)
         if level == 0:
             hidden, judged = context.start, evaluator.start

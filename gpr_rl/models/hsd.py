@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpr_rl.models.attention import Biases, Pairs, attend
+from gpr_rl.models.checks import check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
 from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, NUM_TIME_BUCKETS, token_time
@@ -138,6 +139,7 @@ class HSD(nn.Module):
         self, tokens: Tokens
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T R"] | None]:
         """Return h, and the router's logits of every token where there is a router."""
+        check_tokens(tokens, self.embedding.spec)
         layout = TokenLayout.of(tokens.kind)
         return self._blocks(self.embedding(tokens, layout), tokens, layout)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from tensordict import TensorClass
 from torch import Tensor, nn
 
+from gpr_rl.models.checks import check_paths
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, Context, DecoderState
 from gpr_rl.schema import InputSpec
@@ -72,6 +73,7 @@ class HTE(nn.Module):
             return self.forward(context, codes[:, None])[:, 0]
         if codes.dim() == 3:
             return self.forward(context, codes[:, :, None])[:, :, 0]
+        check_paths(codes, len(self.value_weight), self.decoder.num_codes)
         state = self.begin(context.h, context.position)
         hidden = self.decoder.candidates(state, codes)
         first = self.prefix_value(state.start, 0)[:, :, None, None]

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -143,13 +144,18 @@ class KnowledgeSlot(nn.Module):
         """Return the slot beside `h`; without knowledge, that of the zero vector, an empty text.
 
         Raises:
-            ValueError: Vectors of another width or number.
+            ValueError: Vectors of another width or number, or not finite.
         """
         want = (len(h), self.project.in_features)
         if knowledge is None:
             knowledge = h.new_zeros(want)
         if knowledge.shape != want:
             raise ValueError(f"knowledge must be {want}, got {tuple(knowledge.shape)}")
+        if not knowledge.sum().isfinite():
+            row = int((~knowledge.isfinite()).any(1).to(torch.int8).argmax())
+            raise ValueError(
+                f"knowledge must be finite, got {knowledge[row].tolist()} in row {row}"
+            )
         return self.norm(self.project(knowledge.to(h.dtype)))[:, None]
 
 

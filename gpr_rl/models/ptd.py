@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.models.checks import check_paths
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.lazy_ar import LazyDecoder
@@ -39,6 +40,7 @@ class PTD(nn.Module):
         self, state: DecoderState, codes: Int[Tensor, "B S K L"]
     ) -> Float[Tensor, "B S K L V"]:
         """Return head 1's logits along known paths; level l sees codes[..., :l] only."""
+        check_paths(codes, *self.output.shape[:2])
         weight = self.output @ self.head[0]  # [L, V, D], one product for both maps
         first = (state.start @ weight[0].T)[:, :, None, None]
         first = first.expand(-1, -1, codes.shape[2], -1, -1)
@@ -51,6 +53,7 @@ class PTD(nn.Module):
         self, state: DecoderState, codes: Int[Tensor, "B S N L"]
     ) -> Float[Tensor, "B S N L V"]:
         """Return the logits of head n along path n of each state, all heads and levels."""
+        check_paths(codes, *self.output.shape[:2])
         batch, states, heads, levels = codes.shape
         weight = self.output @ self.head  # [N, L, V, D]
         hidden = self.decoder.candidates(state, codes[..., :-1])

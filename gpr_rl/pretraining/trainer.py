@@ -43,9 +43,15 @@ class StageConfig:
     """Run the loss in bfloat16 where the hardware has it (`has_bf16`); elsewhere in float32."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_steps", 0), ("validate_every", 1), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        least = {"num_steps": 0, "warmup_steps": 0, "validate_every": 1, "patience": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -78,6 +84,7 @@ def train_stage(
     model: nn.Module | None = None,
     validate: Validate | None = None,
     checkpoint: Path | None = None,
+    requests_of_step: Callable[[int], Tensor] | None = None,
 ) -> StageResult:
     """Run one supervised stage.
 
@@ -94,9 +101,11 @@ def train_stage(
             are restored, ties to the earlier ones.
         checkpoint: File that is written as often. A stage that finds it goes on from there, to the
             same bits.
+        requests_of_step: The request ids of a step's batch, for messages.
 
     Raises:
-        FloatingPointError: A loss is not finite; names stage and step. The checkpoint stays.
+        FloatingPointError: A loss is not finite; names stage, step and request ids where they are
+            known. The checkpoint stays.
         CheckpointError: The checkpoint is damaged.
         ValueError: It is of a stage with other settings, or `model` is missing.
     """
@@ -118,7 +127,10 @@ def train_stage(
         with _precision(config.bf16, parameters):
             loss, logged = loss_of_step(step)
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"{name}: loss is {loss.item()} at step {step}")
+            batch = ""
+            if requests_of_step is not None:
+                batch = f"; request ids {requests_of_step(step).tolist()}"
+            raise FloatingPointError(f"{name}: loss is {loss.item()} at step {step}{batch}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(part, config.max_grad_norm) for part in parts]

@@ -3,6 +3,7 @@
 Dims: B windows, P supervised positions per window, N heads, L levels, V codes, Q eCPM buckets.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,13 @@ class VSLConfig:
                 "weights must rise from impression (1) over click to conversion, got "
                 f"{self.click_weight} and {self.conversion_weight}"
             )
-        if not self.max_user_weight >= 1.0:
-            raise ValueError(f"max_user_weight must be at least 1, got {self.max_user_weight}")
+        if not 1.0 <= self.max_user_weight < math.inf:
+            raise ValueError(
+                f"max_user_weight must be finite and at least 1, got {self.max_user_weight}"
+            )
         for name in ("ecpm_weight", "mtp_weight"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
 
 
 def vsl_weight(targets: Targets, config: VSLConfig) -> Float[Tensor, "B P"]:

@@ -21,7 +21,7 @@ def check_rows(x: Float[Tensor, "n d"], num_codes: Sequence[int]) -> None:
     if len(x) < max(num_codes):
         raise ValueError(
             f"k-means needs at least as many rows as codes: got {len(x)} rows for"
-            f" {max(num_codes)} codes"
+            f" {max(num_codes)} codes; choose a smaller num_codes"
         )
 
 

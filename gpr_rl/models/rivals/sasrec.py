@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.models.checks import check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
 from gpr_rl.models.rivals.positions import item_columns, last_position
@@ -65,7 +66,7 @@ class SASRec(nn.Module):
         super().__init__()
         if num_items < num_ads:
             raise ValueError(f"num_items must be at least num_ads={num_ads}, got {num_items}")
-        self.num_ads = num_ads
+        self.spec, self.num_ads = spec, num_ads
         self.item = nn.Embedding(num_items, config.dim)
         self.action = nn.Embedding(len(Action), config.dim)
         self.position = nn.Parameter(torch.randn(spec.max_tokens, config.dim) * _INIT_STD)
@@ -94,6 +95,7 @@ class SASRec(nn.Module):
             item: Item of each token, see `NextAdBatch`.
             position: Index of E tokens.
         """
+        check_tokens(tokens, self.spec, limited=True)
         columns, count = item_columns(tokens.kind)
         x = self.item(item.gather(1, columns).clamp_min(0))  # right of the items anything will do
         x = x + self.action(tokens.action.gather(1, columns)) + self.position[: columns.shape[1]]

@@ -1,0 +1,106 @@
+"""Checks of what a model is given: a wrong number would read another vocabulary's embedding.
+
+Dims: B sequences, T tokens, L levels, V codes.
+"""
+
+import torch
+from torch import Tensor
+
+from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
+
+
+def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> None:
+    """Check token sequences; of padding the time gap alone is read.
+
+    Args:
+        tokens: Batch [B].
+        spec: Of the model.
+        limited: Whether the model knows no positions beyond `max_tokens`.
+
+    Raises:
+        ValueError: No sequence, another shape than the model's, a number outside of its range, a
+            preference that is not finite, a sequence that does not begin with a USER token, has
+            padding before its end or is too long. Names the field, the place and the value.
+    """
+    batch, length = tokens.kind.shape
+    if not batch:
+        raise ValueError("tokens must hold at least one sequence, got none")
+    for name, shape in (
+        ("codes", [batch, length, spec.num_levels]),
+        ("context", [batch, length, len(spec.context_cardinalities)]),
+        ("user", [batch, len(spec.user_cardinalities)]),
+        ("preference", [batch, spec.num_levels, spec.num_codes]),
+    ):
+        found = list(getattr(tokens, name).shape)
+        if found != shape:
+            raise ValueError(f"tokens.{name} must be {shape} for this model, got {found}")
+    kind = tokens.kind
+    real = kind != TokenType.PAD
+    contexts, users = (
+        torch.tensor(sizes, dtype=torch.long, device=kind.device)
+        for sizes in (spec.context_cardinalities, spec.user_cardinalities)
+    )
+    wrong = {
+        "kind": _outside(kind, len(TokenType)),
+        "codes": _outside(tokens.codes, spec.num_codes).any(-1) & real,
+        "action": _outside(tokens.action, len(Action)) & real,
+        "time_gap": _outside(tokens.time_gap, NUM_TIME_GAPS),
+        "context": _outside(tokens.context, contexts).any(-1) & (kind == TokenType.ENVIRONMENT),
+        "user": _outside(tokens.user, users).any(-1),
+        "order": (kind[:, 0] != TokenType.USER) | (real[:, 1:] & ~real[:, :-1]).any(-1),
+        "preference": ~tokens.preference.sum((1, 2)).isfinite(),
+    }
+    if torch.stack([mask.any() for mask in wrong.values()]).any():  # the device waits once
+        _complain(tokens, spec, wrong)
+    if limited and (longest := int(real.sum(1).max())) > spec.max_tokens:
+        raise ValueError(f"sequences must have at most {spec.max_tokens} tokens, got {longest}")
+
+
+def check_paths(codes: Tensor, num_levels: int, num_codes: int) -> None:
+    """Check whole paths [..., L].
+
+    Raises:
+        ValueError: Another number of levels, or a code outside of [0, V).
+    """
+    if codes.shape[-1] != num_levels:
+        raise ValueError(f"paths must have {num_levels} codes, got {codes.shape[-1]}")
+    check_codes(codes, num_codes)
+
+
+def check_codes(codes: Tensor, num_codes: int) -> None:
+    """Check that codes lie in [0, V).
+
+    Raises:
+        ValueError: One does not; names the place and the value.
+    """
+    wrong = _outside(codes, num_codes)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"codes must lie in [0, {num_codes}), got {int(codes[tuple(place)])} at {place}"
+        )
+
+
+def _outside(values: Tensor, size: int | Tensor) -> Tensor:
+    return (values < 0) | (values >= size)
+
+
+def _complain(tokens: Tokens, spec: InputSpec, wrong: dict[str, Tensor]) -> None:
+    must = {
+        "kind": f"be a token type below {len(TokenType)}",
+        "codes": f"lie in [0, {spec.num_codes})",
+        "action": f"be an action below {len(Action)}",
+        "time_gap": f"lie in [0, {NUM_TIME_GAPS})",
+        "context": f"lie below {list(spec.context_cardinalities)}",
+        "user": f"lie below {list(spec.user_cardinalities)}",
+        "order": "begin with a USER token and be padded on the right alone",
+        "preference": "be finite",
+    }
+    name = next(name for name, mask in wrong.items() if mask.any())
+    row, *token = wrong[name].nonzero()[0].tolist()
+    values = getattr(tokens, "kind" if name == "order" else name)[(row, *token)]
+    place = f"sequence {row}" + (f", token {token[0]}" if token else "")
+    if name == "preference":
+        values = values[~values.isfinite()][:1]
+    field = "kind" if name == "order" else name
+    raise ValueError(f"tokens.{field} must {must[name]}, got {values.tolist()} in {place}")
