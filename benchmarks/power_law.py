@@ -64,7 +64,7 @@ def fit_power_law(n: np.ndarray, loss: np.ndarray, *, with_floor: bool = True) -
         with_floor: False: the floor is 0, a straight line on logarithmic axes.
 
     Raises:
-        ValueError: Fewer than 4 sizes, or values that are not positive.
+        ValueError: Fewer than 4 sizes, not as many losses, or values that are not positive.
     """
     return _fit_all(n, np.asarray(loss)[None], with_floor=with_floor)[0]
 
@@ -78,6 +78,8 @@ def _fit_all(n: np.ndarray, loss: np.ndarray, *, with_floor: bool) -> list[Power
     n, loss = np.asarray(n, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if len(n) < MIN_SIZES:
         raise ValueError(f"a power law needs at least {MIN_SIZES} sizes, got {len(n)}")
+    if loss.shape[1] != len(n):
+        raise ValueError(f"a loss is needed of each of {len(n)} sizes, got {loss.shape[1]}")
     if not ((n > 0).all() and (loss > 0).all()):
         raise ValueError("parameters and losses must be positive")
     unit = float(np.exp(np.log(n).mean()))

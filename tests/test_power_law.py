@@ -60,5 +60,7 @@ def test_intervals_cover_the_truth_and_shrink_with_noise() -> None:
 def test_too_few_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 4 sizes, got 3"):
         fit_power_law(N[:3], np.ones(3))
+    with pytest.raises(ValueError, match="of each of 5 sizes, got 4"):
+        fit_power_law(N, np.ones(4))
     with pytest.raises(ValueError, match="positive"):
         fit_power_law(N, np.array([1.0, 2.0, 0.0, 1.0, 1.0]))
