@@ -143,7 +143,6 @@ def test_knowledge_must_be_finite() -> None:
         ("ffn_multiple", 0.5),
         ("num_recursions", 1.5),
         ("num_hsd_layers", True),
-        ("num_lazy_layers", -1),
         ("dim", 8.0),
     ],
 )

@@ -18,13 +18,11 @@ def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> N
         limited: Whether the model knows no positions beyond `max_tokens`.
 
     Raises:
-        ValueError: No sequence, another shape than the model's, a number outside of its range, a
-            preference that is not finite, a sequence that does not begin with a USER token, has
-            padding before its end or is too long. Names the field, the place and the value.
+        ValueError: Another shape than the model's, a number outside of its range, a preference
+            that is not finite, a sequence that does not begin with a USER token, has padding
+            before its end or is too long. Names the field, the place and the value.
     """
     batch, length = tokens.kind.shape
-    if not batch:
-        raise ValueError("tokens must hold at least one sequence, got none")
     for name, shape in (
         ("codes", [batch, length, spec.num_levels]),
         ("context", [batch, length, len(spec.context_cardinalities)]),
@@ -52,8 +50,18 @@ def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> N
     }
     if torch.stack([mask.any() for mask in wrong.values()]).any():  # the device waits once
         _complain(tokens, spec, wrong)
-    if limited and (longest := int(real.sum(1).max())) > spec.max_tokens:
+    if limited and batch and (longest := int(real.sum(1).max())) > spec.max_tokens:
         raise ValueError(f"sequences must have at most {spec.max_tokens} tokens, got {longest}")
+
+
+def check_some(tokens: Tokens) -> None:
+    """Check that there is a sequence.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not len(tokens.kind):
+        raise ValueError("tokens must hold at least one sequence, got none")
 
 
 def check_paths(codes: Tensor, num_levels: int, num_codes: int) -> None:

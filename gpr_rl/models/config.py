@@ -91,7 +91,6 @@ class HHDConfig:
     def _check_decoder(self) -> None:
         if self.decoder not in ("plain", "lazy_ar"):
             raise ValueError(f"decoder must be plain or lazy_ar, got {self.decoder!r}")
-        _at_least(0, "num_lazy_layers", self.num_lazy_layers)
         if self.decoder == "lazy_ar" and not 0 <= self.num_lazy_layers < self.num_ptd_layers:
             raise ValueError(
                 "num_lazy_layers must lie in [0, num_ptd_layers), at least one layer reads the "

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.grouping import TokenLayout
 from gpr_rl.models.hsd import TokenEmbedding
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
@@ -143,6 +143,7 @@ class HSTU(nn.Module):
 
     def states(self, tokens: Tokens, position: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
         """Return the outputs at `position`, indices of E tokens."""
+        check_some(tokens)
         check_tokens(tokens, self.embedding.spec, limited=True)
         num_tokens = int(last_position(tokens).max()) + 1
         layout = TokenLayout.of(tokens.kind)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.decoding import CodeTrie, beam_search
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.grouping import TokenLayout
@@ -115,6 +115,7 @@ class OneRec(nn.Module):
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
         """Return token embeddings, zero at padding."""
+        check_some(tokens)
         check_tokens(tokens, self.embedding.spec, limited=True)
         layout = TokenLayout.of(tokens.kind)
         return layout.unpack(self.embedding(tokens, layout))

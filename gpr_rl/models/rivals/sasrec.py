@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
 from gpr_rl.models.rivals.positions import item_columns, last_position
@@ -95,6 +95,7 @@ class SASRec(nn.Module):
             item: Item of each token, see `NextAdBatch`.
             position: Index of E tokens.
         """
+        check_some(tokens)
         check_tokens(tokens, self.spec, limited=True)
         columns, count = item_columns(tokens.kind)
         x = self.item(item.gather(1, columns).clamp_min(0))  # right of the items anything will do

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.decoding import CodeTrie, beam_search
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.positions import item_columns, last_position, sum_over_parts
 from gpr_rl.models.rivals.sizes import check_sizes
@@ -108,6 +108,7 @@ class TIGER(nn.Module):
         self, tokens: Tokens, row: Int[Tensor, " R"], position: Int[Tensor, " R"]
     ) -> tuple[Int[Tensor, "R S"], Bool[Tensor, "R S"]]:
         """Return T5's input for predictions at tokens of some rows, and where it is real."""
+        check_some(tokens)
         check_tokens(tokens, self.spec)
         columns, count = item_columns(tokens.kind)
         before = count[row, position]
