@@ -135,6 +135,7 @@ def test_knowledge_must_be_finite() -> None:
         model.encode(make_request(LENGTHS), knowledge)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
