@@ -28,7 +28,7 @@ from benchmarks.suite import Settings
 from benchmarks.tasks import Task
 from simulators.make import world_names
 
-IS_EXTENDABLE = TAKES_METHODS = True
+IS_EXTENDABLE = TAKES_METHODS = TAKES_REWARDS = TAKES_LOGGER = True
 SYNTHETIC_ONLY = (*MARKETS, "arr")
 """Other worlds have one set of dials, and know only what could be shown to logged requests."""
 

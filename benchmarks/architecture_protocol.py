@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.errors import UserError
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.history import DAY_S
@@ -55,14 +56,26 @@ def make_protocol(name: str, world: World) -> Protocol:
     """Return a protocol of `PROTOCOLS`.
 
     Raises:
-        ValueError: No user has three clicks or conversions to leave one out of.
+        UserError: A split is empty: no ad was clicked on its days, or no user has three clicks or
+            conversions to leave one out of.
     """
     if name == TIME:
-        taken = world.request_action >= int(Action.CLICK)
-        ids = {split: world.request_ids(split) for split in ("validation", "test")}
-        until = np.full(len(world.users), world.info.num_log_days * DAY_S)
-        return Protocol(world, until, *(found[taken[found]] for found in ids.values()))
+        return _by_time(world)
     return _leave_one_out(with_history(world, HISTORIES[name]))
+
+
+def _by_time(world: World) -> Protocol:
+    taken = world.request_action >= int(Action.CLICK)
+    ids = {split: world.request_ids(split) for split in ("validation", "test")}
+    for split, found in ids.items():
+        ids[split] = found[taken[found]]
+        if not len(ids[split]):
+            raise UserError(
+                f"world {world.info.name!r} has no click or conversion on its {split} days: try "
+                f"--protocol {next(iter(HISTORIES))}"
+            )
+    until = np.full(len(world.users), world.info.num_log_days * DAY_S)
+    return Protocol(world, until, ids["validation"], ids["test"])
 
 
 def _leave_one_out(world: World) -> Protocol:
@@ -73,7 +86,10 @@ def _leave_one_out(world: World) -> Protocol:
     last = count.cumsum() - 1
     tested = np.flatnonzero(count >= MIN_EVENTS)
     if not len(tested):
-        raise ValueError(f"no user has {MIN_EVENTS} clicks or conversions: nothing to leave out")
+        raise UserError(
+            f"no user of world {world.info.name!r} has {MIN_EVENTS} clicks or conversions: nothing "
+            "to leave out"
+        )
     test, validation = taken[last[tested]], taken[last[tested] - 1]
     until = np.full(len(world.users), world.info.num_days * DAY_S)
     until[tested] = world.request_time[validation]

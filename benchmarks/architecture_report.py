@@ -88,13 +88,14 @@ def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Ta
         [row, *(_cell(results, row, metric) for metric in metrics.values())] for row in rows
     ]
     requests = _mean(results, rows[0], "num_requests") or 0.0
-    return Table(
-        "Ranking the whole catalogue",
-        ["row", *metrics],
-        cells,
+    num_ads = _mean(results, rows[0], "num_ads")
+    note = (
         f"{requests:,.0f} held-out requests per seed whose ad was clicked; the ad is to be found "
-        "among all ads, whether the user may see them or not.",
+        "among all ads, whether the user may see them or not."
     )
+    if num_ads is not None and num_ads <= list_size:
+        note += f" There are {num_ads:.0f} ads: HitR@{list_size} can't tell rows apart."
+    return Table("Ranking the whole catalogue", ["row", *metrics], cells, note)
 
 
 def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:

@@ -57,7 +57,12 @@ def train(
         nonlocal validating
         began = time.perf_counter()
         module.eval()
-        score = evaluate(studied.rank, protocol.world, validation, sizes.list_size)
+        try:
+            score = evaluate(studied.rank, protocol.world, validation, sizes.list_size)
+        except ValueError as error:  # a search refuses what a diverged model says
+            if torch.isfinite(studied.loss(0)):
+                raise
+            raise FloatingPointError(f"{name}: validation met a diverged model: {error}") from error
         module.train()
         validating += time.perf_counter() - began
         return score[f"hitr_{sizes.list_size}"]
@@ -151,6 +156,7 @@ def run_row(
     metrics |= evaluate(studied.rank, shown.world, test, sizes.list_size)
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
     metrics["num_requests"] = float(len(test))
+    metrics["num_ads"] = float(shown.world.num_ads)
     metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
     frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
     return frame.assign(suite=SUITE, method=row, seed=seed, step=0, split="test")[COLUMNS]

@@ -44,6 +44,7 @@ from simulators.make import load_world, silent, world_names
 
 MACHINE = "machine"
 MODES = ("rankers", "free")
+TAKES_REWARDS = True
 """With the world's rankers, and with rankers that cost nothing."""
 _MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]
 

@@ -91,7 +91,7 @@ class LocalLauncher:
                 endings.append(future.result())
             except BrokenProcessPool:
                 reason = "its process died (killed from outside, or out of memory)"
-                endings.append(Ending(task.name, 0.0, error=reason))
+                endings.append(Ending(task.name, 0.0, error=reason, died=True))
         return endings
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ class RayLauncher:
                 endings.append(self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
                 reason = f"Ray lost it: {' '.join(str(error).split())}"
-                endings.append(Ending(task.name, 0.0, error=reason))
+                endings.append(Ending(task.name, 0.0, error=reason, died=True))
         return endings
 
     def stop(self) -> None:

@@ -34,6 +34,7 @@ from simulators.make import load_world, silent, world_names
 from simulators.rewards import RewardMix
 from simulators.world import World
 
+TAKES_REWARDS = True
 KINDS = {"ads": AD_METHODS, "slates": SLATE_METHODS}
 _COLUMNS = ["suite", "method", "seed", "step", "split", "metric", "value"]
 

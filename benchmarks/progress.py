@@ -39,13 +39,13 @@ class PlainDisplay:
 
     def ended(self, task: Task, ending: Ending) -> None:
         """Say which task is done and how long it took."""
-        if ending.error is None:
-            self._num_done += 1
-            print(
-                f"[{self._num_done}/{self._num_tasks}] {task.name}: {ending.seconds:.1f} s",
-                file=self._stream,
-                flush=True,
-            )
+        self._num_done += 1
+        outcome = f"{ending.seconds:.1f} s" if ending.error is None else "failed"
+        print(
+            f"[{self._num_done}/{self._num_tasks}] {task.name}: {outcome}",
+            file=self._stream,
+            flush=True,
+        )
 
     def tick(self) -> None:
         """Say nothing."""

@@ -7,6 +7,7 @@ Examples:
   python -m benchmarks.run --reward ecpm --reward my_rewards:diversity=0.1
   python -m benchmarks.run --out runs/mine --resume ... go on after Ctrl-C, with the same flags
   python -m benchmarks.run --out runs/mine --resume --seeds 10 --ablate kl_0   add to what is there
+  python -m benchmarks.run --out runs/mine --resume --without ppo   without a row that fails
 """
 
 import signal
@@ -82,6 +83,8 @@ class RunArgs:
     methods: Annotated[tuple[str, ...] | None, _flag("NAME ...", "all")] = None
     """Methods to train, e.g. `--methods hepo ppo dpo grpo`. An unknown name lists them. One of your
     own is `package.module:name`, from a module that registers it."""
+    without: Annotated[tuple[str, ...], _flag("NAME ...", "none")] = ()
+    """Methods, markets or ablations to leave out: of all there are, or of a run that is resumed."""
     world: Annotated[str | None, _flag("NAME|DIR")] = None
     """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make` or,
     of a public log, by `python -m simulators.import_log`."""
@@ -145,6 +148,8 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
             raise UserError(f"{flag} must be at least {least}, got {value}")
     if args.logger is not None and args.logger not in LOGGERS:
         raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {args.logger!r}")
+    if args.logger is not None and not suite.takes_logger:
+        raise UserError(f"suite {suite.name!r} has no --logger")
     names, plugins, own = _load_plugins(args.methods, suite)
     world = _check_world(preset.world if args.world is None else args.world)
     settings = Settings(
@@ -167,7 +172,7 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         if before is not None and args.seeds is None  # those of the run
         else tuple(range(args.first_seed, args.first_seed + num_seeds)),
         world=world,
-        reward=_check_rewards(args.reward),
+        reward=_check_rewards(args.reward, suite),
         embeddings=_check_embeddings(args.embeddings, suite),
         protocol=_check_protocol(args.protocol, suite),
         sizes=_tuned(preset, args.tune, suite),
@@ -177,6 +182,7 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
     )
     if before is not None:
         settings = settings.extended(before)
+    settings = _leave_out(settings, args.without, suite)
     both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
     if both:
         seeds = f"seeds are {min(settings.seeds)} to {max(settings.seeds)}"
@@ -186,6 +192,23 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         )
     LAUNCHERS[args.launcher].check()
     return suite, settings
+
+
+def _leave_out(settings: Settings, names: tuple[str, ...], suite: Suite) -> Settings:
+    """Return the settings without some rows; those that are not there anyway are fine."""
+    rows = ("methods", "markets", "ablations")
+    known = dict.fromkeys(
+        name for kind in rows for side in (suite, settings) for name in getattr(side, kind)
+    )
+    for name in names:
+        if name not in known:
+            raise UserError(f"--without: unknown {name!r}, choose from {', '.join(known)}")
+    kept = {
+        kind: tuple(name for name in getattr(settings, kind) if name not in names) for kind in rows
+    }
+    if not kept["methods"]:
+        raise UserError("--without leaves no method")
+    return replace(settings, **kept)  # type: ignore[arg-type]
 
 
 def _load_plugins(
@@ -294,8 +317,10 @@ def _check_world(world: str) -> str:
     return str(folder)
 
 
-def _check_rewards(specs: tuple[str, ...]) -> tuple[str, ...]:
+def _check_rewards(specs: tuple[str, ...], suite: Suite) -> tuple[str, ...]:
     if specs:
+        if not suite.takes_rewards:
+            raise UserError(f"suite {suite.name!r} has no --reward")
         from simulators.rewards import RewardMix
 
         RewardMix.from_specs(list(specs))

@@ -122,8 +122,8 @@ def open_run_folder(
             write_json(out / CONFIG, {**stored, "settings": wanted})
     else:
         try:
-            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             write_json(out / CONFIG, {"settings": wanted, "command": sys.argv, **machine})
+            (out / CHECKPOINTS).mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"can't write to --out {out}: {error}") from error
     append_json_line(out / LOG, {"event": "resumed" if holds_run else "started", **machine})

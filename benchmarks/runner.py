@@ -1,5 +1,6 @@
 """Runs a graph of tasks in processes; every task is finished once, also across interruptions."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,11 @@ __all__ = ["Task", "TaskFailed", "UserError", "log_progress", "run_tasks"]
 class TaskFailed(Exception):
     """A task ended with an error that is not the user's; `details` has its traceback."""
 
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(f"task {ending.name!r} failed: {ending.error}")
+    def __init__(self, ending: Ending, also: Sequence[str] = ()) -> None:
+        text = f"task {ending.name!r} failed: {ending.error}"
+        if also:
+            text += f" (so did {', '.join(also)})"
+        super().__init__(text)
         self.details = ending.details
 
 
@@ -53,7 +57,7 @@ def check_graph(tasks: Sequence[Task]) -> None:
 
 
 def check_files(tasks: Sequence[Task], checkpoints: Path) -> set[str]:
-    """Return the names of the finished tasks; every table and checkpoint must be readable.
+    """Return the names of the finished tasks; all that they left must be readable.
 
     Raises:
         UserError: One is not, or a finished task's file is missing. The message names the file;
@@ -67,11 +71,14 @@ def check_files(tasks: Sequence[Task], checkpoints: Path) -> set[str]:
             continue
         read_results(task.output)
         for path in task.files:
+            again = f"remove {task.output} to run {task.name!r} again"
             if not path.exists():
-                raise UserError(
-                    f"{path} is missing, though {task.name!r} is finished: remove {task.output} "
-                    "to run it again"
-                )
+                raise UserError(f"{path} is missing, though its task is finished: {again}")
+            if path.suffix == ".json":
+                try:
+                    json.loads(path.read_text())
+                except ValueError as error:
+                    raise UserError(f"can't read {path}: {error} ({again})") from error
         finished.add(task.name)
     for path in sorted(checkpoints.rglob("*.safetensors")):
         if path.name.startswith("."):
@@ -103,8 +110,9 @@ def run_tasks(
         launcher: A name in `LAUNCHERS`.
 
     Raises:
-        UserError: A damaged file, or a user's mistake that a task met.
-        TaskFailed: Any other error of a task. Finished tasks stay finished.
+        UserError: A damaged file, or a user's mistake that a task met: at once.
+        TaskFailed: Any other error of a task, when all that do not need it have ended. Finished
+            tasks stay finished.
         KeyboardInterrupt: Ctrl-C; the processes have ended, finished tasks stay finished.
     """
     check_graph(tasks)
@@ -137,6 +145,7 @@ def _run_pending(
 ) -> None:
     waiting = list(pending)
     running: dict[str, Task] = {}
+    failed: dict[str, Ending] = {}
     while waiting or running:
         for task in [t for t in waiting if finished.issuperset(t.needs)]:
             if len(running) == num_workers:
@@ -151,7 +160,27 @@ def _run_pending(
             append_json_line(
                 log, {"task": task.name, "seconds": ending.seconds, "error": ending.error}
             )
-            if ending.error is not None:
-                raise TaskMistake(ending) if ending.is_users else TaskFailed(ending)
-            finished.add(task.name)
+            if ending.is_users:
+                raise TaskMistake(ending)
+            if ending.died:
+                raise TaskFailed(ending, list(failed))
+            if ending.error is None:
+                finished.add(task.name)
+            else:
+                failed[task.name] = ending
+                waiting = _without_needs(waiting, task.name)
         display.tick()
+    if failed:
+        first, *others = failed.values()
+        raise TaskFailed(first, [ending.name for ending in others])
+
+
+def _without_needs(waiting: Sequence[Task], lost: str) -> list[Task]:
+    """Return the tasks that need neither `lost` nor one that does; needs come first."""
+    out, kept = {lost}, []
+    for task in waiting:
+        if out.isdisjoint(task.needs):
+            kept.append(task)
+        else:
+            out.add(task.name)
+    return kept

@@ -11,7 +11,13 @@ from matplotlib.figure import Figure as Canvas
 
 from benchmarks.architecture_report import trial_words
 from benchmarks.figures import COLOURS, learning_curves, plain_axes
-from benchmarks.power_law import MIN_SIZES, Fit, fit_with_seeds
+from benchmarks.power_law import (
+    MAX_EXPONENT,
+    MIN_EXPONENT,
+    MIN_SIZES,
+    Fit,
+    fit_with_seeds,
+)
 from benchmarks.reading import Difference, adjust, compare, coverage_note
 from benchmarks.report import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.results import BOOTSTRAP_SEED, seed_table
@@ -93,12 +99,22 @@ def law_figure(n: np.ndarray, loss: np.ndarray, fits: Mapping[str, Fit]) -> Canv
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2f}")
     axes.yaxis.set_minor_formatter("{x:.2f}")
-    room = 0.15 * (loss.max() - loss.min())
+    room = 0.15 * (loss.max() - loss.min()) or 0.01 * loss.max()
     axes.set_ylim(loss.min() - room, loss.max() + room)  # a band may leave far above or below
     axes.set_xlabel("parameters outside of tables")
     axes.set_ylabel("held-out loss (nats per path)")
     axes.legend(frameon=False)
     return figure
+
+
+def _doubt(fit: Fit) -> str:
+    """Return what a reader must know before believing a fit, as a further sentence or nothing."""
+    if fit.law.scale <= 0 or fit.law.exponent <= MIN_EXPONENT:
+        return " These losses do not fall with the size: there is no law in them."
+    low, high = fit.interval("exponent")
+    if high > _DETERMINED * low or low <= MIN_EXPONENT or high >= 0.99 * MAX_EXPONENT:
+        return " The interval is so wide that these losses do not determine the law."
+    return ""
 
 
 def law_words(
@@ -117,10 +133,7 @@ def law_words(
             low, high = fit.interval("floor")
             text += f", floor {fit.law.floor:.2f} [{low:.2f}, {high:.2f}] nats"
             at = at.format(" above it")
-        low, high = fit.interval("exponent")
-        unknown = high > _DETERMINED * low
-        end = " The interval is so wide that these losses do not determine the law." * unknown
-        lines.append(f"{text}; {at.format('')}.{end}")
+        lines.append(f"{text}; {at.format('')}.{_doubt(fit)}")
     error = (
         "the one sample of held-out requests is the same for all sizes and seeds; the standard "
         f"error of a mean over it is {sampling_error:.3f} nats, less for a difference of two sizes."

@@ -105,6 +105,10 @@ class Suite:
     """Whether the suite has `--embeddings`."""
     protocols: tuple[str, ...] = ()
     """What `--protocol` may name, the default first; without any the suite has no such flag."""
+    takes_rewards: bool = False
+    """Whether the suite has `--reward`."""
+    takes_logger: bool = False
+    """Whether the suite has `--logger`."""
     takes_methods: bool = False
     """Whether `--methods` may name methods of the user's own, as `package.module:name`."""
     is_extendable: bool = False
@@ -121,9 +125,10 @@ SUITES: dict[str, str | Suite] = {
     "tokenizers": "benchmarks.tokenizers",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
-`ABLATIONS`, `SYNTHETIC_ONLY`, `TAKES_EMBEDDINGS`, `PROTOCOLS`, `TAKES_METHODS` and
-`IS_EXTENDABLE`; the first line of its docstring is the summary. It is imported when its suite is
-asked for."""
+`ABLATIONS`, `SYNTHETIC_ONLY`, `PROTOCOLS`, `IS_EXTENDABLE` and, True where they are there, those of
+`FLAGS`; the first line of its docstring is the summary. It is imported when its suite is asked
+for."""
+FLAGS = ("takes_embeddings", "takes_rewards", "takes_logger", "takes_methods")
 
 
 def suite_summary(suite: str | Suite) -> str:
@@ -165,8 +170,7 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
         markets=tuple(getattr(module, "MARKETS", ())),
         ablations=tuple(getattr(module, "ABLATIONS", ())),
         synthetic_only=tuple(getattr(module, "SYNTHETIC_ONLY", ())),
-        takes_embeddings=getattr(module, "TAKES_EMBEDDINGS", False),
         protocols=tuple(getattr(module, "PROTOCOLS", ())),
-        takes_methods=getattr(module, "TAKES_METHODS", False),
         is_extendable=getattr(module, "IS_EXTENDABLE", False),
+        **{name: getattr(module, name.upper(), False) for name in FLAGS},
     )

@@ -49,6 +49,8 @@ class Ending:
     seconds: float
     error: str | None = None
     is_users: bool = False
+    died: bool = False
+    """Its process is gone, and with it perhaps those of other tasks."""
     details: str = ""
 
 

@@ -214,7 +214,8 @@ def _read(log: Log) -> str:
     counts = log.counts
     return (
         f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
-        f"duplicate ones left out, {len(log.rows):,} of {len(log.source_user):,} users kept"
+        f"duplicate ones left out; {len(log.rows):,} kept, of {len(log.source_user):,} of "
+        f"{log.num_users:,} users"
     )
 
 

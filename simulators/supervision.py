@@ -18,12 +18,16 @@ from simulators.history import DAY_S
 from simulators.world import World
 
 
+class NoWindows(ValueError):
+    """A world has no request that a window could end at."""
+
+
 @dataclass(frozen=True)
 class WindowBatches:
     """Draws the same windows for the same (seed, step), whoever asks.
 
     As it stands, targets and windows lie in the logged days, before every validation and test
-    request.
+    request. Where no request is left to end a window at, drawing raises `NoWindows`.
     """
 
     world: World
@@ -83,7 +87,14 @@ class WindowBatches:
 
     @cached_property
     def _pool(self) -> IntArray:
-        return self.world.sequences.window_pool(self.first_time, self._end)
+        pool = self.world.sequences.window_pool(self.first_time, self._end)
+        if not len(pool):
+            end = self._end if isinstance(self._end, int) else int(self._end.max(initial=0))
+            raise NoWindows(
+                f"world {self.world.info.name!r} has no request with an ad to learn or test on "
+                f"days {self.first_time / DAY_S:g} to {end / DAY_S:g}"
+            )
+        return pool
 
     def _cut(self, kept: IntArray) -> Windows:
         return self.world.sequences.windows(kept, self.num_positions, self.num_heads, self._end)

@@ -119,4 +119,5 @@ SUITE = Suite(
     presets={"smoke": Sizes(), "quick": Sizes(num_seeds=2, delay_s=0.2)},
     make_tasks=make_tasks,
     finish=finish,
+    takes_rewards=True,
 )

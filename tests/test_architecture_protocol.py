@@ -17,7 +17,7 @@ from gpr_rl.pretraining.mtp import validate_targets
 from gpr_rl.schema import Action, TokenType
 from simulators.history import DAY_S
 from simulators.make import load_world
-from simulators.supervision import WindowBatches
+from simulators.supervision import NoWindows, WindowBatches
 from simulators.world import World
 from tests.logs_in_memory import START, make, random_log
 
@@ -128,6 +128,29 @@ def test_knowledge_holds_what_was_seen_before_the_request(crowded: World) -> Non
         asked = torch.tensor([user]), torch.tensor([time])
         assert provider.thoughts(*asked) == of_past.thoughts(*asked)
     assert checked > 10
+
+
+def test_splits_without_a_click_are_named() -> None:
+    world = copy.copy(load_world("tiny"))
+    world.request_action = torch.zeros_like(world.request_action)
+    with pytest.raises(UserError, match="'tiny' has no click or conversion on its validation days"):
+        make_protocol("time", world)
+    with pytest.raises(UserError, match="no user of world 'tiny' has 3 clicks or conversions"):
+        make_protocol("leave-one-out", world)
+
+
+def test_days_without_a_request_are_named() -> None:
+    world = load_world("tiny")
+    batches = WindowBatches(world, 0, first_time=100 * DAY_S, last_time=101 * DAY_S)
+    with pytest.raises(NoWindows, match=r"'tiny' has no request .* on days 100 to 101"):
+        batches(0)
+
+
+def test_a_world_of_few_users_has_knowledge() -> None:
+    world = copy.copy(load_world("tiny"))
+    world.events = world.events[world.events["user_id"] < 3]
+    known = _Knowledge(make_protocol("time", world), 16)
+    assert known.of_requests(torch.arange(4)).shape == (4, 16)
 
 
 def test_a_history_holds_so_many_ads() -> None:

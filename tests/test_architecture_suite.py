@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from benchmarks.architecture_presets import (
     row_config,
 )
 from benchmarks.architecture_protocol import make_protocol
+from benchmarks.architecture_report import main_table
 from benchmarks.architecture_train import evaluate, train
 from benchmarks.flops import training_flops
 from benchmarks.results import read_results
@@ -70,6 +72,35 @@ def test_every_row_trains_and_ranks(row: str) -> None:
         assert len(set(found)) == len(found) > 0
     for value in studied.statistics().values():
         assert value == value
+
+
+@pytest.mark.parametrize("row", [BASE, "sasrec"])
+def test_a_diverged_model_at_validation_counts_as_diverged(row: str) -> None:
+    shown = make_protocol("time", load_world("tiny"))
+    studied = build(row, shown, TINY, seed=0)
+    config = replace(TINY.training, learning_rate=1e30, validate_every=1, warmup_steps=0)
+    with pytest.raises(FloatingPointError):
+        train(studied, shown, config, TINY, row)
+
+
+def test_an_error_at_validation_that_is_none_of_divergence_stays_one() -> None:
+    shown = make_protocol("time", load_world("tiny"))
+
+    def refuse(request_id: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such request")
+
+    studied = replace(build(BASE, shown, TINY, seed=0), rank=refuse)
+    with pytest.raises(ValueError, match="no such request"):
+        train(studied, shown, TINY.training, TINY, BASE)
+
+
+def test_a_list_as_long_as_the_catalogue_says_so() -> None:
+    shown = make_protocol("time", load_world("tiny"))
+    num_ads = shown.world.num_ads
+    values = {f"hitr_{num_ads}": 1.0, "recall_10": 0.2, "num_requests": 9.0, "num_ads": num_ads}
+    results = pd.DataFrame({"method": BASE, "metric": list(values), "value": list(values.values())})
+    assert f"HitR@{num_ads} can't tell rows apart" in main_table(results, [BASE], num_ads).note
+    assert "can't tell" not in main_table(results, [BASE], num_ads - 1).note
 
 
 def test_the_evaluators_row_trains_the_bases_policy() -> None:

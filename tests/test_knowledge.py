@@ -126,10 +126,27 @@ def test_a_vector_depends_on_its_text_alone() -> None:
         torch.testing.assert_close(embed([text])[0], embed(TEXTS)[row], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("texts", "dim"), [([], 1), (["", " "], 1), (TEXTS, 5), (TEXTS, 0)])
-def test_too_little_text_is_named(texts: list[str], dim: int) -> None:
-    with pytest.raises(ValueError, match=f"got {dim} for"):
+@pytest.mark.parametrize(
+    ("texts", "dim", "message"),
+    [
+        ([], 1, "at least one text with a word is needed, got 0 without"),
+        (["", " "], 1, "at least one text with a word is needed, got 0 without"),
+        (["a b", "-"], 1, "at least one text with a word is needed, got 2 without"),
+        (TEXTS, 0, "dim must be at least 1, got 0"),
+    ],
+)
+def test_too_little_text_is_named(texts: list[str], dim: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TfidfEmbedder.fit(texts, dim=dim)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_texts_fill_up_with_zeros(count: int) -> None:
+    embed = TfidfEmbedder.fit(TEXTS[:count], dim=16)
+    found = embed(TEXTS[:count])
+    assert found.shape == (count, 16)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(count))
+    assert found[:, count:].abs().max() < 1e-3
 
 
 def test_without_sentence_transformers_the_error_says_so(monkeypatch: Any, tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ import pandas as pd
 import pytest
 from fake_suite import SUITE
 
-from benchmarks.results import COLUMNS, SUMMARY_COLUMNS
+from benchmarks import run_folder
+from benchmarks.errors import UserError
+from benchmarks.results import COLUMNS, SUMMARY_COLUMNS, empty_results, write_results
 from benchmarks.run import main
+from benchmarks.runner import _without_needs, check_files
+from benchmarks.tasks import Task
 
 SUITES = {"fake": SUITE, "other": SUITE}
 
@@ -145,6 +149,7 @@ def test_flags_that_a_suite_has_not_are_refused(tmp_path, capsys):
         (["--tune", "3"], "suite 'fake' has no --tune"),
         (["--methods", "mine:own"], "suite 'fake' takes no methods of your own, got 'mine:own'"),
         (["--logger", "paper"], "--logger must be one of csv"),
+        (["--logger", "csv"], "suite 'fake' has no --logger"),
     ):
         assert run(*flags, "--out", str(tmp_path / "run")) == 2
         assert message in capsys.readouterr().err
@@ -227,6 +232,52 @@ def test_a_failing_task_is_one_line(tmp_path, capsys, method, code, message):
         assert (out / "calls.txt").read_text().splitlines() == ["good 0", "crash 0", "crash 0"]
 
 
+def test_other_rows_go_on_and_the_report_can_leave_a_failing_one_out(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["fake", "--preset", "smoke", "--workers", "1", "--out", str(out)]
+    suites = {"fake": replace(SUITE, is_extendable=True)}
+    assert main([*argv, "--methods", "crash", "bad", "good"], suites) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "task 'crash, seed 0' failed: RuntimeError: the engine fell off" in last
+    assert "(so did crash, seed 1)" in last
+    assert len((out / "calls.txt").read_text().splitlines()) == 6
+    assert not (out / "report.html").exists()
+    for _ in range(2):  # and again: the row is gone, the command stays valid
+        assert main([*argv, "--resume", "--without", "crash"], suites) == 0
+    assert len((out / "calls.txt").read_text().splitlines()) == 6
+    assert set(pd.read_parquet(out / "results.parquet")["method"]) == {"bad", "good"}
+
+
+def test_what_needs_a_failed_task_is_not_run():
+    def task(name: str, *needs: str) -> Task:
+        return Task(name=name, function="none:none", needs=needs, output=Path(name))
+
+    waiting = [task("b", "a"), task("c"), task("d", "b", "c"), task("e", "c")]
+    assert [left.name for left in _without_needs(waiting, "a")] == ["c", "e"]
+
+
+def test_a_damaged_tuning_file_is_named(tmp_path):
+    output, tuned = tmp_path / "part.parquet", tmp_path / "tuned.json"
+    write_results(output, empty_results())
+    task = Task(name="tuning x", function="none:none", output=output, files=(tuned,))
+    tuned.write_text('{"a": ')
+    with pytest.raises(UserError, match=r"can't read .*tuned\.json.*remove .*part\.parquet to run"):
+        check_files([task], tmp_path)
+    tuned.write_text("{}")
+    assert check_files([task], tmp_path) == {"tuning x"}
+
+
+def test_a_start_that_wrote_no_settings_holds_no_run(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_json", fail)
+        assert run("--methods", "good", "--out", str(out)) == 2
+    assert run("--methods", "good", "bad", "--out", str(out)) == 0
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -241,6 +292,8 @@ def test_a_failing_task_is_one_line(tmp_path, capsys, method, code, message):
         (["--reward", "no_such_module:f"], "no_such_module"),
         (["--reward", "ecpm=heavy"], "'heavy' is not a number"),
         (["--preset", "paper"], "has no preset 'paper'"),
+        (["--without", "hepa"], "--without: unknown 'hepa', choose from good, bad, crash"),
+        (["--methods", "good", "--without", "good"], "--without leaves no method"),
     ],
 )
 def test_mistakes_end_before_any_work(tmp_path, capsys, argv, message):

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks.architecture_models import non_embedding_parameters
+from benchmarks.power_law import fit_with_seeds
 from benchmarks.results import read_results
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.scaling_presets import PRESETS, SIZES, TO_1M
+from benchmarks.scaling_report import law_figure, law_words
 from benchmarks.scaling_train import heldout_batches, heldout_losses, train_size
 from benchmarks.suite import SUITES, load_suite
 from gpr_rl.models import HHD
@@ -90,6 +92,27 @@ def test_the_held_out_loss_is_the_mean_over_requests() -> None:
             code = targets.codes[row, 0, 0]
             one_by_one.append(-float(log_prob.gather(1, code[:, None]).sum().detach()))
     np.testing.assert_allclose(heldout_losses(model, batches).numpy(), one_by_one, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([4.0, 4.1, 4.2, 4.3, 4.4], "do not fall with the size"),
+        ([4.0, 4.0, 4.0, 4.0, 4.0], "do not fall with the size"),
+        ([6.0, 4.0, 4.0, 4.0, 4.0], "do not determine the law"),
+        ([4.1, 3.3, 2.7, 2.2, 1.8], ""),
+    ],
+)
+def test_a_law_is_only_claimed_where_losses_have_one(losses: list[float], words: str) -> None:
+    n = np.geomspace(1e4, 1e6, 5)
+    loss = np.array(losses)[:, None] + np.array([[-1e-3, 0.0, 1e-3]]) * (len(set(losses)) > 1)
+    fit = fit_with_seeds(n, loss, 0, with_floor=words != "")
+    line = law_words({"law": fit}, 5, 3, 0.01)[0]
+    if words:
+        assert words in line
+    else:
+        assert line.endswith("parameters.")
+    law_figure(n, loss, {"law": fit})
 
 
 def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:

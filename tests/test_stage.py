@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpr_rl.checkpoint import CheckpointError
-from gpr_rl.pretraining.trainer import StageConfig, has_bf16, train_stage
+from gpr_rl.checkpoint import CheckpointError, load_checkpoint
+from gpr_rl.pretraining.trainer import StageConfig, StageResult, has_bf16, train_stage
 
 CONFIG = StageConfig(num_steps=12, learning_rate=0.1, warmup_steps=2, validate_every=3)
 
@@ -93,6 +93,18 @@ def test_a_checkpoint_of_another_stage_or_a_damaged_one_is_refused(tmp_path: Pat
     other = StageConfig(num_steps=12, learning_rate=0.2, warmup_steps=2, validate_every=3)
     with pytest.raises(ValueError, match=r"learning_rate=0\.1, this run has 0\.2"):
         train_stage([net.parameters()], loss_of(net), other, model=net, checkpoint=path)
+    with pytest.raises(ValueError, match=r"validates=False, this run has True"):
+        train_stage(
+            [net.parameters()],
+            loss_of(net),
+            CONFIG,
+            model=net,
+            checkpoint=path,
+            validate=lambda: 1.0,
+        )
+    wider = nn.Linear(4, 1)
+    with pytest.raises(ValueError, match=r"stage\.safetensors is of another model: .*weight"):
+        train_stage([wider.parameters()], loss_of(net), CONFIG, model=wider, checkpoint=path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CheckpointError, match=r"stage\.safetensors"):
         train_stage([net.parameters()], loss_of(net), CONFIG, model=net, checkpoint=path)
@@ -117,6 +129,51 @@ def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
         )
 
 
+@pytest.mark.parametrize(("factor", "norm"), [(float("nan"), "nan"), (3e38, "inf")])
+def test_a_gradient_that_is_not_finite_leaves_weights_and_checkpoint(
+    factor: float, norm: str, tmp_path: Path
+) -> None:
+    net, path = model(), tmp_path / "stage.safetensors"
+    before: list[Tensor] = []
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        value = loss_of(net)(step)[0]
+        if step == 5:  # the last one before a checkpoint
+            before.append(net.weight.detach().clone())
+            net.weight.register_hook(lambda grad: torch.full_like(grad, factor))
+        return value, {}
+
+    with pytest.raises(FloatingPointError, match=f"stage: gradient norm is {norm} at step 5$"):
+        train_stage([net.parameters()], loss, CONFIG, model=net, checkpoint=path)
+    assert torch.equal(net.weight, before[0])
+    kept = load_checkpoint(path)[1]
+    assert kept["step"] == 3
+
+
+@pytest.mark.parametrize("score", [float("inf"), float("-inf"), float("nan")])
+def test_a_score_that_is_not_finite_survives_an_interruption(score: float, tmp_path: Path) -> None:
+    net, path = model(), tmp_path / "stage.safetensors"
+
+    def run() -> StageResult:
+        return train_stage(
+            [net.parameters()],
+            loss_of(net),
+            CONFIG,
+            model=net,
+            checkpoint=path,
+            validate=lambda: score,
+        )
+
+    assert str(run()) == str(run())
+
+
+def test_something_must_be_trained() -> None:
+    net = model().requires_grad_(False)
+    for group in ([], list(net.parameters())):
+        with pytest.raises(ValueError, match="warm: no parameter to train"):
+            train_stage([group], loss_of(net), CONFIG, name="warm")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -127,6 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
         ("weight_decay", float("inf")),
         ("max_grad_norm", 0.0),
         ("max_grad_norm", float("nan")),
+        ("max_grad_norm", float("inf")),
     ],
 )
 def test_settings_outside_of_their_range_name_themselves(name: str, value: float) -> None:

@@ -32,7 +32,12 @@ class EcpmHead(nn.Module):
 
         Args:
             ecpm: Of logged impressions. Where many are equal, buckets between them stay empty.
+
+        Raises:
+            ValueError: There are none.
         """
+        if not len(ecpm):
+            raise ValueError("the eCPM of at least one impression is needed, got none")
         share = torch.linspace(0, 1, len(self.edges) + 2, dtype=torch.float64)[1:-1]
         ordered = ecpm.double().sort().values
         place = (share * len(ordered)).long().clamp_max(len(ordered) - 1)

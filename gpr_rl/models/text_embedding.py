@@ -44,28 +44,29 @@ class TfidfEmbedder:
 
         Args:
             texts: Empty ones are left out.
-            dim: k. Not given in the paper.
+            dim: k. Not given in the paper. Directions that so few texts or words don't have are
+                zero.
             max_words: W at most, the most frequent first.
             seed: Of the randomised SVD.
 
         Raises:
-            ValueError: Fewer different words, or texts, than `dim`.
+            ValueError: No text with a word, or `dim` below 1.
         """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         texts = [text for text in texts if text.strip()]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=max_words)
-        table = vectorizer.fit_transform(texts) if texts else None
-        size = (0, 0) if table is None else table.shape
-        if table is None or not 1 <= dim < min(size):
-            raise ValueError(
-                f"dim must be at least 1 and below both the number of texts and of words, got {dim}"
-                f" for {size[0]} texts with {size[1]} words and pairs"
-            )
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        if not any(map(vectorizer.build_analyzer(), texts)):
+            raise ValueError(f"at least one text with a word is needed, got {len(texts)} without")
+        table = vectorizer.fit_transform(texts)
+        svd = TruncatedSVD(min(dim, table.shape[1]), random_state=seed)
         with np.errstate(divide="ignore", invalid="ignore"):  # shares of no variance, where all
-            svd = TruncatedSVD(dim, random_state=seed).fit(table)  # texts are alike: not used here
-        directions = torch.from_numpy(svd.components_.T.copy()).float()
+            svd.fit(table)  # texts are alike: not used here
+        directions = torch.zeros(table.shape[1], dim)
+        directions[:, : len(svd.components_)] = torch.from_numpy(svd.components_.T.copy())
         weight = torch.from_numpy(vectorizer.idf_).float()
         return cls(list(vectorizer.get_feature_names_out()), weight, directions)
 

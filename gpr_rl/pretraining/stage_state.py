@@ -24,10 +24,8 @@ class StageState:
         best_score: Its score; NaN before the first.
     """
 
-    def __init__(
-        self, model: nn.Module | None, optimizer: torch.optim.Optimizer, *, validates: bool
-    ) -> None:
-        self._model, self._optimizer, self._validates = model, optimizer, validates
+    def __init__(self, model: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
         self.step = self.failures = self.best_step = 0
         self.best_score = math.nan
         self._best: dict[str, Tensor] = {}
@@ -58,7 +56,7 @@ class StageState:
             "step": self.step,
             "failures": self.failures,
             "best_step": self.best_step,
-            "best_score": None if math.isnan(self.best_score) else self.best_score,
+            "best_score": str(self.best_score),  # JSON has no nan and no inf
             "optimizer": optimizer_meta,
         }
         save_checkpoint(path, tensors, meta)
@@ -68,7 +66,8 @@ class StageState:
 
         Raises:
             CheckpointError: The file is damaged.
-            ValueError: It is of a stage with other settings; the first one is named.
+            ValueError: It is of a stage with other settings, the first one of which is named, or
+                of another model.
         """
         assert self._model is not None
         tensors, meta = load_checkpoint(path)
@@ -76,12 +75,17 @@ class StageState:
             stored = meta.get("settings", {}).get(name)
             if stored != value:
                 raise ValueError(f"{path} was made with {name}={stored!r}, this run has {value!r}")
-        self._model.load_state_dict(_below("model.", tensors))
+        try:
+            self._model.load_state_dict(_below("model.", tensors))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is of another model: {' '.join(str(error).split())}"
+            ) from error
         restore_optimizer_state(self._optimizer, _below("optimizer.", tensors), meta["optimizer"])
         self._best = _below("best.", tensors)
         self.step, self.failures = meta["step"], meta["failures"]
         self.best_step = meta["best_step"]
-        self.best_score = math.nan if meta["best_score"] is None else meta["best_score"]
+        self.best_score = float(meta["best_score"])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,8 +50,8 @@ class StageConfig:
         for name in ("learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
+        if not 0 < self.max_grad_norm < math.inf:
+            raise ValueError(f"max_grad_norm must be finite and above 0, got {self.max_grad_norm}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -104,20 +104,32 @@ def train_stage(
         requests_of_step: The request ids of a step's batch, for messages.
 
     Raises:
-        FloatingPointError: A loss is not finite; names stage, step and request ids where they are
-            known. The checkpoint stays.
+        FloatingPointError: A loss or a gradient is not finite; names stage, step and request ids
+            where they are known. The checkpoint stays.
         CheckpointError: The checkpoint is damaged.
-        ValueError: It is of a stage with other settings, or `model` is missing.
+        ValueError: It is of a stage with other settings or of another model, nothing is to be
+            trained, or `model` is missing.
     """
     parts = [list(group) for group in groups]
     parameters = [parameter for part in parts for parameter in part]
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"{name}: no parameter to train")
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     if model is None and (validate is not None or checkpoint is not None):
         raise ValueError(f"{name}: validate and checkpoint need the model")
-    settings = {"name": name, **asdict(config)}
-    state = StageState(model, optimizer, validates=validate is not None)
+    settings = {"name": name, "validates": validate is not None, **asdict(config)}
+    state = StageState(model, optimizer)
+
+    def check_finite(what: str, value: Tensor) -> None:
+        if torch.isfinite(value):
+            return
+        batch = ""
+        if requests_of_step is not None:
+            batch = f"; request ids {requests_of_step(state.step).tolist()}"
+        raise FloatingPointError(f"{name}: {what} is {value.item()} at step {state.step}{batch}")
+
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint, settings)
     while state.step < config.num_steps and state.failures < config.patience:
@@ -126,14 +138,12 @@ def train_stage(
             group["lr"] = config.rate(step)
         with _precision(config.bf16, parameters):
             loss, logged = loss_of_step(step)
-        if not bool(torch.isfinite(loss)):
-            batch = ""
-            if requests_of_step is not None:
-                batch = f"; request ids {requests_of_step(step).tolist()}"
-            raise FloatingPointError(f"{name}: loss is {loss.item()} at step {step}{batch}")
+        check_finite("loss", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(part, config.max_grad_norm) for part in parts]
+        for norm in norms:
+            check_finite("gradient norm", norm)
         optimizer.step()
         if on_step is not None:
             on_step(step, {"loss": float(loss.detach()), "grad_norm": float(norms[0]), **logged})
