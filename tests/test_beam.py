@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpr_rl.decoding import CodeTrie, beam_search, greedy
+from gpr_rl.decoding.beam import _top, _topk
 from gpr_rl.schema import Candidates
 
 
@@ -275,3 +276,20 @@ def test_says_what_is_wrong() -> None:
         beam_search(policy, requests(0), trie, 2)
     with pytest.raises(ValueError, match=r"log_prob \[1, 1, 3\] .* got \[1, 1, 2\]"):
         beam_search(policy, requests(0), CodeTrie(trie.codes, num_codes=3), 2)
+
+
+@pytest.mark.parametrize("num_scores", [160, 640, 641, 4096])
+@pytest.mark.parametrize("num_values", [3, 50, 10**9])
+def test_the_best_of_a_long_row_are_those_of_a_stable_sort(
+    num_scores: int, num_values: int
+) -> None:
+    generator = torch.Generator().manual_seed(num_scores)
+    draws = torch.randint(num_values, (6, num_scores), generator=generator).float()
+    draws[0] = -torch.inf
+    draws[1, 4:] = -torch.inf
+    for k in (1, 4, 19, 40):
+        order = draws.argsort(dim=1, descending=True, stable=True)[:, :k]
+        assert torch.equal(_top(draws, k), order.sort(1).values)
+        best, index = _topk(draws, k)
+        assert torch.equal(best, draws.topk(k).values)
+        assert torch.equal(draws.gather(1, index), best)

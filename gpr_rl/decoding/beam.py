@@ -15,6 +15,9 @@ from gpr_rl.decoding.policy import PathStates, count_requests, legal_log_prob, p
 from gpr_rl.decoding.trie import CodeTrie, LegalTrie
 from gpr_rl.schema import Candidates
 
+_GROUP = 16
+"""Scores in a group of `_topk`, which leaves rows of fewer than 2 k groups whole."""
+
 
 @torch.no_grad()
 def beam_search(
@@ -156,7 +159,7 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     """
     if k >= score.shape[-1]:
         return torch.arange(score.shape[-1], device=score.device).expand(score.shape)
-    best, index = score.topk(k + 1)
+    best, index = _topk(score, k + 1)
     threshold = best[..., k - 1 : k]
     if (threshold > best[..., k:]).all():
         return index[..., :k].sort(-1).values
@@ -164,6 +167,21 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
     chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     return chosen.nonzero()[:, -1].view(*score.shape[:-1], k)
+
+
+def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
+    """Return `torch.topk` of long rows, sooner: the k best lie in the k groups whose best is best.
+
+    Strided groups, so that a maximum over them is one pass over whole rows.
+    """
+    num_groups = score.shape[-1] // _GROUP
+    if num_groups < 2 * k or score.shape[-1] % _GROUP:
+        return score.topk(k)
+    groups = score.unflatten(-1, (_GROUP, num_groups))
+    chosen = groups.amax(-2).topk(k, sorted=False).indices
+    kept = groups.gather(-1, chosen[..., None, :].expand(*chosen.shape[:-1], _GROUP, k))
+    best, place = kept.flatten(-2).topk(k)
+    return best, chosen.gather(-1, place % k) + place // k * num_groups
 
 
 def _likely_children(

@@ -51,7 +51,9 @@ class Fuse(nn.Module):
         own: Float[Tensor, "*rows D"],
     ) -> Float[Tensor, "*rows D"]:
         """Return `forward` of a code whose `of_code` is known."""
-        return F.linear(trunk * gate, self.output.weight[:, : own.shape[-1]]) + own
+        gated, weight = trunk * gate, self.output.weight[:, : own.shape[-1]]
+        dim = own.shape[-1]
+        return torch.addmm(own.reshape(-1, dim), gated.reshape(-1, dim), weight.T).view(own.shape)
 
 
 class LazyDecoder(CodeDecoder):
