@@ -31,12 +31,14 @@ class ScalingPreset:
     num_seeds: int = 3
     methods: tuple[str, ...] = TO_1M
     """Default of `--methods`."""
-    training: StageConfig = field(default_factory=lambda: StageConfig(num_steps=600))
-    num_windows: int = 32
-    """Windows per step."""
+    training: StageConfig = field(
+        default_factory=lambda: StageConfig(num_steps=2_400, warmup_steps=60)
+    )
+    num_windows: int = 8
+    """Windows per step. Of as many requests, larger batches teach all sizes less."""
     num_positions: int = 12
     """Supervised requests per window."""
-    learning_rates: tuple[float, ...] = (3e-2, 1e-2, 3e-3)
+    learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     """Each a whole training of every size, on a seed of its own; one value: no tuning."""
     tuning_seed: int = 1_000
     num_points: int = 10
@@ -68,9 +70,9 @@ PRESETS = {
     "paper": ScalingPreset(
         num_seeds=10,
         methods=METHODS,
-        training=StageConfig(num_steps=5_000, warmup_steps=200),
-        num_windows=64,
-        learning_rates=(3e-2, 1e-2, 3e-3, 1e-3),
+        training=StageConfig(num_steps=20_000, warmup_steps=200),
+        num_windows=16,
+        learning_rates=(1e-2, 3e-3, 1e-3, 3e-4),
         num_points=25,
         num_curve=2_048,
         num_final=16_384,
