@@ -75,7 +75,7 @@ class RunArgs:
     ] = "alignment"
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How much work: within a minute, within ten minutes, or full size, on 2 cores; `architecture`
-    and `scaling` train a row five or six times at `quick` and take about half an hour."""
+    and `scaling` train a row five or six times at `quick`: about half an hour, and over an hour."""
     seeds: Annotated[int | None, _flag("N", "smoke 2, quick 3, paper 10")] = None
     """How many seeds. Each draws warm start and luck anew, and a synthetic world too."""
     first_seed: Annotated[int, _flag("N", "0")] = 0
