@@ -43,8 +43,8 @@ from benchmarks.timing import matrix_rate
 from simulators.make import load_world, silent, world_names
 
 MACHINE = "machine"
-MODES = ("rankers", "free")
 TAKES_REWARDS = True
+MODES = ("rankers", "free")
 """With the world's rankers, and with rankers that cost nothing."""
 _MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]
 

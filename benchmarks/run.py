@@ -14,13 +14,25 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from benchmarks.arguments import (
+    check_embeddings,
+    check_methods,
+    check_names,
+    check_protocol,
+    check_rewards,
+    check_world,
+    default_rows,
+    leave_out,
+    load_plugins,
+    with_trials,
+)
 from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.files import write_text
 from benchmarks.launchers import LAUNCHERS
@@ -41,7 +53,6 @@ from benchmarks.runner import TaskFailed, run_tasks
 from benchmarks.suite import (
     EXTENDABLE,
     SUITES,
-    Preset,
     Settings,
     Suite,
     load_suite,
@@ -150,39 +161,44 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         raise UserError(f"--logger must be one of {', '.join(LOGGERS)}, got {args.logger!r}")
     if args.logger is not None and not suite.takes_logger:
         raise UserError(f"suite {suite.name!r} has no --logger")
-    names, plugins, own = _load_plugins(args.methods, suite)
-    world = _check_world(preset.world if args.world is None else args.world)
+    names, plugins, own = load_plugins(args.methods, suite)
+    world = check_world(preset.world if args.world is None else args.world)
     settings = Settings(
         suite=suite.name,
         preset=args.preset,
-        methods=_check_methods(names, suite, suites, _rows(preset, before, "methods"), own),
+        methods=check_methods(names, suite, suites, default_rows(preset, before, "methods"), own),
         plugins=plugins,
-        markets=_check_names(
-            "--markets", args.markets, suite.markets, suite, world, _rows(preset, before, "markets")
+        markets=check_names(
+            "--markets",
+            args.markets,
+            suite.markets,
+            suite,
+            world,
+            default_rows(preset, before, "markets"),
         ),
-        ablations=_check_names(
+        ablations=check_names(
             "--ablate",
             args.ablate,
             suite.ablations,
             suite,
             world,
-            _rows(preset, before, "ablations"),
+            default_rows(preset, before, "ablations"),
         ),
         seeds=()
         if before is not None and args.seeds is None  # those of the run
         else tuple(range(args.first_seed, args.first_seed + num_seeds)),
         world=world,
-        reward=_check_rewards(args.reward, suite),
-        embeddings=_check_embeddings(args.embeddings, suite),
-        protocol=_check_protocol(args.protocol, suite),
-        sizes=_tuned(preset, args.tune, suite),
+        reward=check_rewards(args.reward, suite),
+        embeddings=check_embeddings(args.embeddings, suite),
+        protocol=check_protocol(args.protocol, suite),
+        sizes=with_trials(preset, args.tune, suite),
         out=out,
         resume=args.resume,
         logger=args.logger,
     )
     if before is not None:
         settings = settings.extended(before)
-    settings = _leave_out(settings, args.without, suite)
+    settings = leave_out(settings, args.without, suite)
     both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
     if both:
         seeds = f"seeds are {min(settings.seeds)} to {max(settings.seeds)}"
@@ -192,163 +208,6 @@ def make_settings(args: RunArgs, suites: Mapping[str, str | Suite]) -> tuple[Sui
         )
     LAUNCHERS[args.launcher].check()
     return suite, settings
-
-
-def _leave_out(settings: Settings, names: tuple[str, ...], suite: Suite) -> Settings:
-    """Return the settings without some rows; those that are not there anyway are fine."""
-    rows = ("methods", "markets", "ablations")
-    known = dict.fromkeys(
-        name for kind in rows for side in (suite, settings) for name in getattr(side, kind)
-    )
-    for name in names:
-        if name not in known:
-            raise UserError(f"--without: unknown {name!r}, choose from {', '.join(known)}")
-    kept = {
-        kind: tuple(name for name in getattr(settings, kind) if name not in names) for kind in rows
-    }
-    if not kept["methods"]:
-        raise UserError("--without leaves no method")
-    return replace(settings, **kept)  # type: ignore[arg-type]
-
-
-def _load_plugins(
-    names: tuple[str, ...] | None, suite: Suite
-) -> tuple[tuple[str, ...] | None, tuple[str, ...], tuple[str, ...]]:
-    """Import the modules of `module:name` methods; return plain names, modules, names of theirs."""
-    given = [name for name in names or () if ":" in name]
-    if not given:
-        return names, (), ()
-    if not suite.takes_methods:
-        raise UserError(f"suite {suite.name!r} takes no methods of your own, got {given[0]!r}")
-    from benchmarks.plugins import import_methods
-
-    modules = tuple(dict.fromkeys(name.partition(":")[0] for name in given))
-    own = tuple(name.partition(":")[2].lower() for name in given)
-    import_methods(modules, own)
-    plain = tuple(name.partition(":")[2] if ":" in name else name for name in names or ())
-    return plain, modules, own
-
-
-def _rows(preset: Preset, before: Mapping[str, object] | None, name: str) -> tuple[str, ...] | None:
-    """Return what an absent flag means: the rows of the run that goes on, or the preset's."""
-    if before is not None and isinstance(rows := before.get(name), list):
-        return tuple(rows)
-    return getattr(preset, name, None)
-
-
-def _tuned(preset: Preset, num_trials: int | None, suite: Suite) -> Preset:
-    """Return the preset with this many tuning trials."""
-    if num_trials is None:
-        return preset
-    plan = getattr(preset, "tuning", None)
-    if plan is None:
-        raise UserError(f"suite {suite.name!r} has no --tune")
-    if num_trials < 0:
-        raise UserError(f"--tune must be at least 0, got {num_trials}")
-    return replace(preset, tuning=replace(plan, num_trials=num_trials))  # type: ignore[type-var]
-
-
-def _check_names(
-    flag: str,
-    names: tuple[str, ...] | None,
-    choices: tuple[str, ...],
-    suite: Suite,
-    world: str,
-    default: tuple[str, ...] | None,
-) -> tuple[str, ...]:
-    missing = set() if _is_synthetic(world) else set(suite.synthetic_only)
-    if names is None:
-        return tuple(name for name in default or () if name not in missing)
-    if not choices:
-        raise UserError(f"suite {suite.name!r} has no {flag}")
-    for name in names:
-        if name not in choices:
-            raise UserError(f"{flag}: unknown {name!r}, choose from {', '.join(choices)}")
-        if name in missing:
-            raise UserError(f"{flag}: {name!r} needs a synthetic world, got {world!r}")
-    return tuple(dict.fromkeys(names))
-
-
-def _check_methods(
-    names: tuple[str, ...] | None,
-    suite: Suite,
-    suites: Mapping[str, str | Suite],
-    default: tuple[str, ...] | None,
-    own: tuple[str, ...] = (),
-) -> tuple[str, ...]:
-    if names is None:
-        return default or suite.methods
-    choices = ", ".join(suite.methods)
-    if not names:
-        raise UserError(f"--methods needs at least one of {choices}")
-    chosen: list[str] = []
-    for name in (n.lower() for n in names):
-        if name in (*suite.methods, *own):
-            if name in chosen:
-                raise UserError(f"method {name!r} is given twice")
-            chosen.append(name)
-        elif name in suites:
-            raise UserError(
-                f"{name!r} is a suite, not a method: write the suite before the flags; methods of "
-                f"{suite.name!r} are {choices}"
-            )
-        else:
-            raise UserError(f"unknown method {name!r}: suite {suite.name!r} has {choices}")
-    return tuple(chosen)
-
-
-def _is_synthetic(world: str) -> bool:
-    from simulators.config import PRESETS
-
-    return world in PRESETS
-
-
-def _check_world(world: str) -> str:
-    from simulators.make import world_names
-
-    if world in world_names():
-        return world
-    folder = Path(world).absolute()
-    if not (folder / "world.json").is_file():
-        state = "has no world.json" if folder.is_dir() else "is no directory"
-        raise UserError(
-            f"unknown world {world!r}: not one of {', '.join(world_names())}, and {folder} {state}"
-        )
-    return str(folder)
-
-
-def _check_rewards(specs: tuple[str, ...], suite: Suite) -> tuple[str, ...]:
-    if specs:
-        if not suite.takes_rewards:
-            raise UserError(f"suite {suite.name!r} has no --reward")
-        from simulators.rewards import RewardMix
-
-        RewardMix.from_specs(list(specs))
-    return specs
-
-
-def _check_protocol(name: str | None, suite: Suite) -> str:
-    if name is None:
-        return suite.protocols[0] if suite.protocols else ""
-    if not suite.protocols:
-        raise UserError(f"suite {suite.name!r} has no --protocol")
-    if name not in suite.protocols:
-        raise UserError(f"unknown --protocol {name!r}: choose one of {', '.join(suite.protocols)}")
-    return name
-
-
-def _check_embeddings(path: Path | None, suite: Suite) -> Path | None:
-    if path is None:
-        return None
-    if not suite.takes_embeddings:
-        raise UserError(f"suite {suite.name!r} has no --embeddings")
-    from gpr_rl.tokenizers.files import load_matrix
-
-    try:
-        load_matrix(path)
-    except ValueError as error:
-        raise UserError(f"--embeddings {error}") from error
-    return path.absolute()
 
 
 def run(args: RunArgs, suites: Mapping[str, str | Suite]) -> None:

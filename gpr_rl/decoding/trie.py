@@ -357,7 +357,7 @@ class LegalTrie:
         """Return the ad of nodes of the last level, -1 for an illegal one."""
         if self is self.trie._unrestricted:
             first = self.trie._edges[-1].index_select(0, (leaf - 1).clamp_min(0).reshape(-1))
-            ad_id = self.trie._order[first.clamp_max(self.trie.num_ads - 1).view(leaf.shape)]
+            ad_id = self.trie._order[first.view(leaf.shape)]
             return ad_id.where(leaf != _DEAD, -1)
         rank = self._look_up(self._before, (leaf - 1).clamp_min(0)) + 1
         position = torch.searchsorted(self._count, rank.reshape(self.batch_size, -1)) - 1
