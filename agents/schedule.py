@@ -15,7 +15,7 @@ from gpr_rl.random import Purpose, uniform
 
 @runtime_checkable
 class RehearsedRequests(Protocol):
-    """A world with requests that are not in its log; `simulators.arr.RehearsalWorld` is one."""
+    """A world with requests that are not in its log; `synthetic.arr.RehearsalWorld` is one."""
 
     def rehearsal_ids(self) -> Tensor:
         """Return their ids, int64 [R]."""

@@ -28,7 +28,7 @@ class TrainConfig(RolloutConfig):
     path. None: all epochs. Not given in the paper."""
     arr_share: float = 0.0
     """Share of a step's requests that rehearse users' current states (ARR, GPR 3.3); needs
-    `simulators.arr.RehearsalWorld`."""
+    `simulators.synthetic.arr.RehearsalWorld`."""
     learning_rate: float | None = None
     """Adam's, for HSD and PTD. None: the method's own (1e-3; hepo as printed 3e-4)."""
     max_grad_norm: float = 1.0

@@ -41,8 +41,8 @@ from agents.rollout import (
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
 from agents.train_state import TrainState
-from simulators.past_successes import past_successes
 from simulators.rewards import RewardMix
+from simulators.world.past_successes import past_successes
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
 

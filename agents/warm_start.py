@@ -30,10 +30,10 @@ from gpr_rl.pretraining.vaft import (
 from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
 from gpr_rl.random import Purpose, random_bits, uniform
 from gpr_rl.schema import Targets
-from simulators.history import DAY_S
 from simulators.rewards import RewardMix
-from simulators.supervision import WindowBatches
 from simulators.world import World
+from simulators.world.history import DAY_S
+from simulators.world.supervision import WindowBatches
 
 _CRITIC_DRAWS = 1 << 40
 """Draws of this stage start here, so that none is one of a later training step."""

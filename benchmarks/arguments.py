@@ -119,7 +119,7 @@ def check_methods(
 
 
 def _is_synthetic(world: str) -> bool:
-    from simulators.config import PRESETS
+    from simulators.synthetic.config import PRESETS
 
     return world in PRESETS
 

@@ -16,10 +16,10 @@ from gpr_rl.metrics import ndcg, ordered_pair_ratio
 from gpr_rl.models import HHD
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.history import DAY_S
 from simulators.markets import truth_of
 from simulators.rewards import RewardMix
 from simulators.world import World
+from simulators.world.history import DAY_S
 
 _CHUNK = 8
 

@@ -34,13 +34,11 @@ from benchmarks.arguments import (
     with_trials,
 )
 from benchmarks.errors import UserError, describe_error, is_users_mistake
-from benchmarks.files import write_text
-from benchmarks.launchers import LAUNCHERS
-from benchmarks.markdown import write_markdown
 from benchmarks.provenance import command, made_with, page_name
-from benchmarks.report import print_tables, write_report
-from benchmarks.results import KEY, check_results, summarise, write_results
-from benchmarks.run_folder import (
+from benchmarks.reports.blocks import print_tables, write_report
+from benchmarks.reports.markdown import write_markdown
+from benchmarks.runs.files import write_text
+from benchmarks.runs.folder import (
     CHECKPOINTS,
     LOG,
     RESULTS,
@@ -49,7 +47,9 @@ from benchmarks.run_folder import (
     stored_config,
     stored_settings,
 )
-from benchmarks.runner import TaskFailed, run_tasks
+from benchmarks.runs.launchers import LAUNCHERS
+from benchmarks.runs.results import KEY, check_results, summarise, write_results
+from benchmarks.runs.runner import TaskFailed, run_tasks
 from benchmarks.suite import (
     EXTENDABLE,
     SUITES,

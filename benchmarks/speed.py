@@ -15,14 +15,14 @@ from rich.console import Console
 from agents.methods import TrainConfig
 from agents.rollout import rollout
 from agents.trainer import train
-from benchmarks.report import Table, print_tables
-from benchmarks.timing import matrix_rate, median_s
+from benchmarks.measure.timing import matrix_rate, median_s
+from benchmarks.reports.blocks import Table, print_tables
 from gpr_rl.decoding import beam_search, sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from simulators.make import load_world
 from simulators.rewards import RewardMix
-from simulators.supervision import WindowBatches
 from simulators.world import World
+from simulators.world.supervision import WindowBatches
 
 Row = tuple[str, float, str]
 """What, median, unit."""

@@ -11,8 +11,8 @@ from typing import Protocol
 import pandas as pd
 
 from benchmarks.errors import UserError
-from benchmarks.report import SuiteReport
-from benchmarks.tasks import Task
+from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.tasks import Task
 
 
 class Preset(Protocol):
@@ -116,13 +116,13 @@ class Suite:
 
 
 SUITES: dict[str, str | Suite] = {
-    "alignment": "benchmarks.alignment",
-    "architecture": "benchmarks.architecture",
-    "environment": "benchmarks.environment",
-    "off_policy": "benchmarks.off_policy",
-    "rankers": "benchmarks.rankers",
-    "scaling": "benchmarks.scaling",
-    "tokenizers": "benchmarks.tokenizers",
+    "alignment": "benchmarks.alignment.suite",
+    "architecture": "benchmarks.architecture.suite",
+    "environment": "benchmarks.environment.suite",
+    "off_policy": "benchmarks.off_policy.suite",
+    "rankers": "benchmarks.rankers.suite",
+    "scaling": "benchmarks.scaling.suite",
+    "tokenizers": "benchmarks.tokenizers.suite",
 }
 """Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
 `ABLATIONS`, `SYNTHETIC_ONLY`, `PROTOCOLS`, `IS_EXTENDABLE` and, True where they are there, those of

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from envs.day import AdDayEnv, AdDayVectorEnv
     from envs.request import AdRequestEnv
     from envs.spaces import request_from_observation
-    from envs.torchrl_env import AdDayTorchEnv, AdRequestTorchEnv
+    from envs.torchrl import AdDayTorchEnv, AdRequestTorchEnv
     from envs.vector import AdRequestVectorEnv
 
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
 
 _HOME = {
     "AdDayEnv": "envs.day",
-    "AdDayTorchEnv": "envs.torchrl_env",
+    "AdDayTorchEnv": "envs.torchrl",
     "AdDayVectorEnv": "envs.day",
     "AdRequestEnv": "envs.request",
-    "AdRequestTorchEnv": "envs.torchrl_env",
+    "AdRequestTorchEnv": "envs.torchrl",
     "AdRequestVectorEnv": "envs.vector",
     "check_vector_env": "envs.check",
     "request_from_observation": "envs.spaces",

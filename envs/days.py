@@ -20,10 +20,10 @@ from envs.render import AuctionView
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
-from simulators.auction import MECHANISMS, AuctionConfig
-from simulators.day import DayConfig, DaySimulator
-from simulators.live_inputs import live_request
-from simulators.pacing import KINDS
+from simulators.day.auction import MECHANISMS, AuctionConfig
+from simulators.day.day import DayConfig, DaySimulator
+from simulators.day.live_inputs import live_request
+from simulators.day.pacing import KINDS
 from simulators.rewards import final_value
 from simulators.world import World
 

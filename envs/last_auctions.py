@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from envs.render import AuctionView, clock
-from simulators.day import Served
+from simulators.day.day import Served
 
 _MOST_BATCHES = 4
 """Batches kept before those are dropped that are the last of no row."""

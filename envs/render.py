@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from simulators.catalog import BID_TYPES
+from simulators.synthetic.catalog import BID_TYPES
 
 WIDTH = 100
 

@@ -7,9 +7,9 @@ import gymnasium
 import lightgbm
 import numpy as np
 
-from simulators.custom_rankers import TabularFeatures, use_rankers
 from simulators.make import load_world
-from simulators.ranker_cards import ranker_card
+from simulators.rankers.cards import ranker_card
+from simulators.rankers.custom import TabularFeatures, use_rankers
 from simulators.world import World
 
 

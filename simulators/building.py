@@ -20,11 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from simulators.evaluator import TruthEvaluator
-from simulators.frozen_rankers import FrozenRankers
-from simulators.item_codes import make_ids
-from simulators.ranker_cards import overall_card
-from simulators.ranker_scores import (
+from simulators.rankers.cards import overall_card
+from simulators.rankers.frozen import FrozenRankers
+from simulators.rankers.scores import (
     attach_scored,
     calibrate,
     first_row,
@@ -32,11 +30,13 @@ from simulators.ranker_scores import (
     logged_scores,
     num_fitted_rows,
 )
-from simulators.ranker_training import LoggedRows, RankerTraining, fit_rankers
+from simulators.rankers.training import LoggedRows, RankerTraining, fit_rankers
 from simulators.rewards import final_value
+from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world_files import build_rankers, ranker_tensors
-from simulators.world_info import WorldInfo
+from simulators.world.files import build_rankers, ranker_tensors
+from simulators.world.info import WorldInfo
+from simulators.world.item_codes import make_ids
 
 Progress = Callable[[str], None]
 

@@ -1,7 +1,7 @@
 """Make a world from a public log: `python -m simulators.import_log SOURCE --format F --out WORLD`.
 
-Every format goes the same way. Its reader (`gpr_rl.data.formats`) yields rows, which are checked
-(`gpr_rl.data.checks`), turned into requests (`simulators.import_requests`) and written as a world.
+Every format goes the same way. Its reader (`imported.formats`) yields rows, which are checked
+(`imported.readers.checks`), turned into requests (`imported.requests`) and written as a world.
 What the log does not say is simulated and named in `world.json`: reports show it. Everything that
 is fitted (choice of items, embeddings, bids, rankers, calibration) knows the log days only, with
 the outcomes of their exposures within the attribution window. One thing looks ahead: an ad's last
@@ -24,24 +24,24 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-import gpr_rl.data.formats  # noqa: F401  (registers the formats)
-from gpr_rl.data.log import LogFormatError, LogSource, open_log
+import simulators.imported.formats  # noqa: F401  (registers the formats)
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.building import Progress, build_world
-from simulators.history import DAY_S
-from simulators.import_ads import make_ads
-from simulators.import_config import ImportConfig
-from simulators.import_days import split_days
-from simulators.import_items import Chosen, embed_items, group_columns
-from simulators.import_labels import make_users
-from simulators.import_requests import Requests, make_requests
-from simulators.import_rows import Log, read_log
+from simulators.imported.ads import make_ads
+from simulators.imported.config import ImportConfig
+from simulators.imported.days import split_days
+from simulators.imported.items import Chosen, embed_items, group_columns
+from simulators.imported.labels import make_users
+from simulators.imported.readers.log import LogFormatError, LogSource, open_log
+from simulators.imported.requests import Requests, make_requests
+from simulators.imported.rows import Log, read_log
 from simulators.make import print_cards, to_stderr
-from simulators.ranker_training import RankerTraining
-from simulators.rankers import RankerConfig
+from simulators.rankers.network import RankerConfig
+from simulators.rankers.training import RankerTraining
 from simulators.world import World
-from simulators.world_info import WorldInfo
+from simulators.world.history import DAY_S
+from simulators.world.info import WorldInfo
 
 NUM_HOURS = 24
 _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH = 200, 64, 2_048

@@ -13,23 +13,23 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.building import Progress, build_world
-from simulators.cascade import make_cascade, market_bids
-from simulators.catalog import (
+from simulators.rankers.network import RankerConfig
+from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
+from simulators.synthetic.cascade import make_cascade, market_bids
+from simulators.synthetic.catalog import (
     NUM_AGE_BUCKETS,
     NUM_DEVICES,
     NUM_REGIONS,
     context_targeting,
     make_catalog,
 )
-from simulators.config import PRESETS, WorldConfig, named_config
-from simulators.logs import simulate_logs
-from simulators.rankers import RankerConfig
-from simulators.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
-from simulators.world import World, age_bucket
-from simulators.world_files import read_world
-from simulators.world_info import FORMAT_VERSION, WorldInfo
+from simulators.synthetic.config import PRESETS, WorldConfig, named_config
+from simulators.synthetic.logs import simulate_logs
+from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
+from simulators.world.world import World, age_bucket
+from simulators.world.files import read_world
+from simulators.world.info import FORMAT_VERSION, WorldInfo
 
 _LOADED: dict[Path, World] = {}
 _MAX_LOADED = 3
@@ -193,7 +193,7 @@ def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> No
     if config is not None:
         make_world(config, seed, directory, progress)
         return
-    from simulators.journey import make_journey  # optional package
+    from simulators.imported.journey import make_journey  # optional package
 
     make_journey(name, seed, directory, progress)
 
@@ -218,7 +218,7 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
     for dial in dials:
         field, _, text = dial.partition("=")
         if field not in WorldConfig.__dataclass_fields__:
-            raise ValueError(f"unknown dial {field!r}; see simulators/config.py")
+            raise ValueError(f"unknown dial {field!r}; see simulators/synthetic/config.py")
         kind = type(getattr(config, field))
         try:
             changes[field] = text.lower() in ("1", "true") if kind is bool else kind(text)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
 from simulators.building import Progress
-from simulators.config import MARKET_DIALS, PRESETS
-from simulators.evaluator import TruthEvaluator
-from simulators.history import DAY_S
 from simulators.make import load_world, silent
-from simulators.outcome import Outcome, ecpm
 from simulators.rewards import final_value
+from simulators.rewards.outcome import Outcome, ecpm
+from simulators.synthetic.config import MARKET_DIALS, PRESETS
+from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
+from simulators.world.history import DAY_S
 
 _MARKET_SIGMA = 0.8
 """Of log m; together with the mean `market_cpm` this gives the heavy tail of public price logs."""
@@ -87,7 +87,7 @@ MARKETS: dict[str, Market] = {
         dials=MARKET_DIALS["shuffled_tree"],
     ),
 }
-"""By name. `simulators.config` has the dials."""
+"""By name. `simulators.synthetic.config` has the dials."""
 
 
 def load_market(world: str, market: str, seed: int, progress: Progress = silent) -> World:

@@ -20,8 +20,8 @@ from agents.off_policy.logged import UNKNOWN, LogError, LoggedFeedback
 from gpr_rl.decoding import sample_paths
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.outcome import Outcome
-from simulators.shipped_rewards import ecpm_only
+from simulators.rewards.outcome import Outcome
+from simulators.rewards.shipped import ecpm_only
 from simulators.world import World
 
 _CHUNK = 256
@@ -31,7 +31,7 @@ Reward = Callable[[Outcome], Tensor]
 
 @runtime_checkable
 class Truth(Protocol):
-    """What realised clicks are drawn from: `simulators.evaluator.TruthEvaluator`."""
+    """What realised clicks are drawn from: `simulators.synthetic.evaluator.TruthEvaluator`."""
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates."""

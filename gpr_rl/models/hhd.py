@@ -17,7 +17,7 @@ from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
 from gpr_rl.models.hsd import HSD
 from gpr_rl.models.hte import HTE
-from gpr_rl.models.knowledge import KnowledgeSlot
+from gpr_rl.models.knowledge.providers import KnowledgeSlot
 from gpr_rl.models.ptd import PTD
 from gpr_rl.models.refiner import Refiner
 from gpr_rl.schema import InputSpec, Request, Targets, Tokens, TokenType

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gpr_rl.models.attention import Biases, Pairs, attend
 from gpr_rl.models.checks import check_tokens
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
+from gpr_rl.models.layers.attention import Biases, Pairs, attend
+from gpr_rl.models.layers.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
 from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, NUM_TIME_BUCKETS, token_time
 from gpr_rl.models.mor import RecursionRouter, recurse, split_blocks
 from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType

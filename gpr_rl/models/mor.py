@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.models.attention import Pairs, compacted
-from gpr_rl.models.grouping import TokenLayout
+from gpr_rl.models.layers.attention import Pairs, compacted
+from gpr_rl.models.layers.grouping import TokenLayout
 
 Block = Callable[[Tensor, TokenLayout, Pairs], Tensor]
 

@@ -3,11 +3,11 @@
 from gpr_rl.tokenizers.base import Tokenizer
 from gpr_rl.tokenizers.code_index import CodeIndex
 from gpr_rl.tokenizers.collisions import resolve_collisions
+from gpr_rl.tokenizers.fitting.swing import swing_pairs
 from gpr_rl.tokenizers.quality import Quality, quality
 from gpr_rl.tokenizers.rq_kmeans import RQKMeans
 from gpr_rl.tokenizers.rq_kmeans_plus import RQKMeansPlus
 from gpr_rl.tokenizers.rq_vae import RQVAE
-from gpr_rl.tokenizers.swing import swing_pairs
 from gpr_rl.tokenizers.ua_sid import UASID
 
 __all__ = [

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
-from gpr_rl.tokenizers.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.search import kmeans, nearest, one_thread
+from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
+from gpr_rl.tokenizers.fitting.search import kmeans, nearest, one_thread
 
 _RESEED_ROUNDS = 10
 

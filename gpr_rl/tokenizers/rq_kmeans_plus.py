@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gpr_rl.tokenizers.autoencoder import ResidualAutoencoder, ResidualMLP
+from gpr_rl.tokenizers.fitting.autoencoder import ResidualAutoencoder, ResidualMLP
 from gpr_rl.tokenizers.rq_kmeans import RQKMeans
 from gpr_rl.tokenizers.rq_vae import RQVAE
 

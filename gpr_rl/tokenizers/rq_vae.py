@@ -11,15 +11,15 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gpr_rl.tokenizers.autoencoder import (
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
+from gpr_rl.tokenizers.fitting.autoencoder import (
     ResidualAutoencoder,
     mlp,
     power_of_two,
     train_autoencoder,
 )
-from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
-from gpr_rl.tokenizers.residual import sum_centroids
-from gpr_rl.tokenizers.search import one_thread
+from gpr_rl.tokenizers.fitting.residual import sum_centroids
+from gpr_rl.tokenizers.fitting.search import one_thread
 
 
 class RQVAE(Tokenizer):

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpr_rl.tokenizers.adapter import Adapter, train_adapter
-from gpr_rl.tokenizers.balanced import balanced_kmeans
 from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
 from gpr_rl.tokenizers.code_index import CodeIndex
+from gpr_rl.tokenizers.fitting.adapter import Adapter, train_adapter
+from gpr_rl.tokenizers.fitting.balanced import balanced_kmeans
+from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
+from gpr_rl.tokenizers.fitting.search import nearest, one_thread
 from gpr_rl.tokenizers.keys import Keys, hash_content, hash_keys, read_keys
-from gpr_rl.tokenizers.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.search import nearest, one_thread
 
 
 class UASID(Tokenizer):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpr_rl.models.checks import check_some, check_tokens
-from gpr_rl.models.grouping import TokenLayout
 from gpr_rl.models.hsd import TokenEmbedding
+from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads

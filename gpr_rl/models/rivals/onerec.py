@@ -15,8 +15,8 @@ from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
-from gpr_rl.models.grouping import TokenLayout
 from gpr_rl.models.hsd import TokenEmbedding
+from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.positions import last_position, sum_over_parts
 from gpr_rl.models.rivals.sizes import check_sizes

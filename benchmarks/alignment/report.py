@@ -1,0 +1,389 @@
+"""What the alignment suite says about its results: tables, curves, cards and a computed reading."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from agents.methods import make_method, search_space
+from agents.train_config import TrainConfig
+from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment.studies import (
+    ablations_section,
+    conditions_section,
+    markets_section,
+    tuning_section,
+)
+from benchmarks.alignment.tables import (
+    KINDS,
+    REFERENCES,
+    WARM_START,
+    add_normalised,
+    interval_of,
+    metric_table,
+    same_clock_table,
+    time_table,
+    verdict_table,
+)
+from benchmarks.alignment.tuning import read_choice, tuned_file
+from benchmarks.rankers.report import group_table
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    KeyValues,
+    Paragraph,
+    Section,
+    SuiteReport,
+    Table,
+)
+from benchmarks.reports.figures import curves_over, interval_chart, learning_curves
+from benchmarks.reports.reading import Difference, adjust, compare
+from benchmarks.reports.statistics import bootstrap
+from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.suite import Settings
+from simulators.world.info import WorldInfo
+
+
+def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: int) -> Table:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    rows: list[list[Cell]] = []
+    for method in methods:
+        config = read_choice(tuned_file(settings, method), sizes.training)
+        built, rate = make_method(method, config, num_levels)
+        own = [
+            f"{name} {getattr(config, name):g}"
+            for name in search_space(method)
+            if name not in ("learning_rate", "kl_penalty", "clip")
+        ]
+        critic = "yes" if built.uses_critic else "no"
+        leash = "its own" if built.uses_reference else f"{config.kl_penalty:g}"
+        rows.append([method, f"{rate:g}", critic, f"{config.clip:g}", leash, ", ".join(own)])
+    config = sizes.training
+    budget = config.num_steps * config.num_requests * config.num_candidates
+    return Table(
+        "Hyper-parameters",
+        ["method", "learning rate", "critic", "clip", "KL weight", "own"],
+        rows,
+        f"Shared by all: {config.num_steps} steps of {config.num_requests} requests x "
+        f"{config.num_candidates} candidates = {budget:,} ranker evaluations, "
+        f"{config.num_epochs} epochs unless said, Adam, gradients clipped at "
+        f"{config.max_grad_norm:g}. The KL penalty towards the warm start is no part of the "
+        "published methods; all rows carry it whose loss has no reference of its own. clip: "
+        "where the loss has one.",
+    )
+
+
+def _ranker_card(results: pd.DataFrame) -> list[Block]:
+    card = results[(results["method"] == "rankers") & (results["split"] == "test")]
+    rows: list[list[Cell]] = []
+    metrics = ("auc", "auc_oracle", "log_loss", "ece", "ratio", "rate", "num_rows")
+    for task in ("pctr", "pcvr"):
+        cells: list[Cell] = []
+        for metric in metrics:
+            values = card[card["metric"] == f"{task}/{metric}"]["value"].to_numpy()
+            cells.append(bootstrap(values, BOOTSTRAP_SEED) if len(values) else None)
+        if any(cell is not None for cell in cells):
+            rows.append([task, *cells])
+    names = ("AUC", "AUC of the truth", "log-loss", "ECE", "sum(p)/sum(y)", "rate", "rows")
+    blocks: list[Block] = [
+        Table("Frozen rankers on held-out days", ["task", *names], rows, "Over the worlds used."),
+        *(table for task in ("pctr", "pcvr") if (table := group_table(card, task, "rankers"))),
+    ]
+    share = card[card["metric"] == "regime/share"]["value"]
+    if len(share):
+        hacking = int((share <= 0).sum())
+        text = (
+            "On 300 held-out requests per world, taken when the world was made, the ad that the "
+            f"rankers like best reaches {share.mean():.2f} of the way from the logging policy (0) "
+            "to the truly best ad (1) under the hidden truth. "
+        )
+        text += (
+            f"In {hacking} of {len(share)} worlds it falls below the logging policy: there, "
+            "optimising the rankers is reward hacking."
+            if hacking
+            else "It beats the logging policy in every world used, so optimising the rankers can "
+            "help; what is left to 1 is the rankers' error."
+        )
+        blocks.append(Paragraph(text))
+    return blocks
+
+
+def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
+    """Return the declared comparisons; p-values are adjusted inside each measure."""
+    found: list[Difference] = []
+    for metric, words in (
+        ("proxy_share_expected", "the expected value under the rankers"),
+        ("truth_share_expected", "the expected value under the hidden truth"),
+        ("truth_share_served", "the served value under the hidden truth"),
+    ):
+        found += adjust(compare(final, metric, words, methods, WARM_START))
+    for rival in ("dpo", "ppo", "grpo"):
+        if rival in methods:
+            ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
+            for metric, words in (
+                ("proxy_share_expected", "the expected value under the rankers"),
+                ("truth_share_expected", "the expected value under the hidden truth"),
+                ("ndcg", "the nDCG on the shared list (GPR Tab. 3)"),
+                ("opr", "the OPR on the shared list (GPR Tab. 3)"),
+            ):
+                found += adjust(compare(final, metric, words, ours, rival))
+    return found
+
+
+def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    text = (
+        f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
+        f"{sizes.num_test_requests} requests of held-out days per seed. World `{info.name}` "
+        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+    )
+    text += (
+        "Every value is given under the frozen rankers (what was optimised) and under the world's "
+        "hidden truth (what would have happened)."
+        if info.has_truth
+        else "There is no known truth, so values are under the frozen rankers only."
+    )
+    return " ".join([text, *info.notes])
+
+
+def _alignment_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
+    columns = {
+        "nDCG": "ndcg",
+        "OPR": "opr",
+        "avg final_value": "avg_final_value_normalised",
+        "max final_value": "max_final_value_normalised",
+        "nDCG, own list": "ndcg_own",
+        "OPR, own list": "opr_own",
+    }
+    return metric_table(
+        final,
+        "Value alignment (the columns of GPR Tab. 3)",
+        order,
+        columns,
+        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
+        "well on its own list. final_value: min-max over the candidates of all rows shown.",
+    )
+
+
+def _value_columns(share: str) -> dict[str, str]:
+    return {
+        f"{words} {kind}": f"{name}{share}_{kind}"
+        for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
+        for kind in KINDS
+    }
+
+
+def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
+    return metric_table(
+        final,
+        "Share of the possible gain: 0 is the logging policy, 1 the best ad",
+        order,
+        {**_value_columns("_share"), "illegal": "illegal_rate", "seconds": "train_s"},
+        "expected: over the policy's own draws; greedy: its first choice; served: its beam, "
+        f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
+        "best ad is the best of all legal ads, those included whose path another ad holds.",
+    )
+
+
+def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
+    chart = {
+        words: [
+            (method, interval)
+            for method in order
+            if (interval := interval_of(final, method, f"{name}_share_expected")) is not None
+        ]
+        for name, words in (("proxy", "rankers"), ("truth", "truth"))
+    }
+    drawn = interval_chart(
+        {words: pairs for words, pairs in chart.items() if pairs},
+        label="share of the possible gain",
+        reference=0.0,
+    )
+    spread = {
+        "entropy (nats)": "entropy",
+        "KL to warm start (nats)": "kl_to_warm_start",
+        "ads in use": "effective_ads",
+        "distinct first ads": "distinct_first_share",
+        "small advertisers": "small_advertiser_share",
+    }
+    harm = {
+        "gap, expected": "hacking_gap_expected",
+        "gap, greedy": "hacking_gap_greedy",
+        "gap, served": "hacking_gap_served",
+        "regret, rankers": "proxy_regret_expected",
+        "regret, truth": "truth_regret_expected",
+    }
+    return Section(
+        "Where the methods end",
+        [
+            Figure(
+                "shares",
+                "Expected share of the possible gain with 95 % intervals over seeds.",
+                drawn,
+            ),
+            metric_table(
+                final,
+                "Mean reward per request",
+                order,
+                _value_columns(""),
+                "In the reward's own unit; for final_value that of eCPM.",
+            ),
+            metric_table(
+                final,
+                "Reward hacking and regret",
+                order,
+                harm,
+                "gap: share of the gain under the rankers less that under the truth. regret: what "
+                "the best ad is worth more, in the reward's unit, expected over draws.",
+            ),
+            metric_table(
+                final,
+                "Spread of the policies",
+                order,
+                spread,
+                "Entropy and KL exact over all legal paths. ads in use: exp(entropy) of the "
+                "impressions of all requests over ads; distinct first ads per request; small "
+                "advertisers: their share of the impressions (daily budget below the median's).",
+            ),
+        ],
+    )
+
+
+def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig) -> Section:
+    evaluations = training.num_requests * training.num_candidates / 1_000
+    blocks: list[Block] = []
+    for name, label in (
+        ("proxy_share_expected", "share of the gain, rankers"),
+        ("truth_share_expected", "share of the gain, truth"),
+        ("hacking_gap_expected", "reward-hacking gap"),
+    ):
+        if not ((results["metric"] == name) & (results["split"] == "validation")).any():
+            continue
+        blocks.append(
+            Figure(
+                f"curve_{name}",
+                f"Validation requests of a held-out day: {label}.",
+                learning_curves(
+                    results,
+                    name,
+                    methods=trained,
+                    split="validation",
+                    label=label,
+                    step_label="ranker evaluations (thousands)",
+                    steps_to_x=evaluations,
+                ),
+            )
+        )
+    seconds = curves_over(
+        results,
+        "proxy_share_expected",
+        "train_s",
+        methods=trained,
+        split="validation",
+        label="share of the gain, rankers",
+        x_label="seconds of training",
+    )
+    blocks.append(Figure("curve_seconds", "The same over the seconds of training.", seconds))
+    clock = same_clock_table(results, trained)
+    if clock is not None:
+        blocks.append(clock)
+    return Section("Learning curves", blocks)
+
+
+def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
+    own = results[results["method"].isin(trained)]
+    names = [n for n in own["metric"].unique() if n.startswith("explained_variance/")]
+    blocks: list[Block] = [
+        Paragraph(
+            "`hepo` learns its coarse levels through the critic alone, so its result "
+            "can be no better than these curves."
+        )
+    ]
+    for name in sorted(names):
+        level = name.rpartition("/")[2]
+        blocks.append(
+            Figure(
+                f"explained_variance_{level}",
+                f"Share of the return's variance that the critic explains at level {level}.",
+                learning_curves(
+                    results,
+                    name,
+                    methods=trained,
+                    split="train",
+                    label=f"explained variance, level {level}",
+                ),
+            )
+        )
+    return Section("The critic", blocks)
+
+
+def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section:
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    facts = [
+        "One warm start per seed is shared by all methods; they meet the same requests, random "
+        "streams and number of ranker evaluations.",
+        "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the terminal reward to "
+        "the coarse levels; `ppo` is TorchRL's ClipPPOLoss and GAE; `dpo` takes fresh pairs from "
+        "every step's candidates, `dpo_offline` pairs of the warm start's candidates.",
+        "Ads that share a path resolve to the one that earns most on average.",
+        "The rankers were fitted on all logged days but the last, so most training requests lie in "
+        "their training days; test requests lie after both.",
+    ]
+    return Section(
+        "How the methods were run",
+        [
+            _hyper_parameters(trained, settings, num_levels),
+            Bullets(facts),
+            KeyValues("Training", asdict(sizes.training)),
+        ],
+    )
+
+
+def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> SuiteReport:
+    """Return the report of all rows of a run.
+
+    Args:
+        results: Tidy rows.
+        settings: Of the run.
+        info: Of the world, or of the first one where every seed has its own.
+    """
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    methods = settings.methods
+    final = add_normalised(results)
+    warm = [m for m in WARM_ROWS if m not in methods]
+    order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
+    compared = [m for m in methods if m not in WARM_ROWS]
+    trained = [m for m in compared if m not in SUPERVISED]
+    sections = [
+        _value_section(final, order),
+        _curves(results, trained, sizes.training),
+        _critic(results, trained),
+        markets_section(results, settings),
+        conditions_section(results, settings),
+        ablations_section(results, settings),
+        tuning_section(settings),
+        Section("The rankers", _ranker_card(results)),
+        _how(trained, settings, info.num_levels),
+    ]
+    clock = time_table(results)
+    measure = "truth_share_expected" if info.has_truth else "proxy_share_expected"
+    words = "the expected value under the " + ("truth" if info.has_truth else "rankers")
+    verdicts = verdict_table(
+        adjust(compare(final, measure, words, compared, WARM_START)),
+        f"Against the warm start: {words}",
+    )
+    if clock is not None:
+        sections.append(Section("Where the time goes", [clock]))
+    return SuiteReport(
+        title="Value alignment by reinforcement learning",
+        lead=_lead(info, compared, settings),
+        sections=[section for section in sections if section is not None],
+        tables=[_alignment_table(final, order), _gain_table(final, order), verdicts],
+        differences=_differences(final, compared),
+    )

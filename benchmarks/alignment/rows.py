@@ -1,0 +1,84 @@
+"""The rows of the alignment suite: a method, perhaps with one change, on a market."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agents.train_config import TrainConfig
+from benchmarks.alignment.ablations import ABLATIONS
+from benchmarks.alignment.presets import (
+    CONDITION_MARKETS,
+    CONDITION_METHODS,
+    WARM_ROWS,
+    AlignmentPreset,
+)
+from benchmarks.suite import Settings
+
+BASE = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is trained; written `method+ablation@market`, e.g. `hepo+uncapped@drift`."""
+
+    method: str
+    ablation: str = ""
+    market: str = BASE
+
+    def __str__(self) -> str:
+        change = f"+{self.ablation}" if self.ablation else ""
+        return on_market(self.method + change, self.market)
+
+    @classmethod
+    def parse(cls, name: str) -> "Row":
+        """Return the row that `str` wrote."""
+        front, _, market = name.partition("@")
+        method, _, ablation = front.partition("+")
+        return cls(method=method, ablation=ablation, market=market or BASE)
+
+    def training(self, config: TrainConfig) -> TrainConfig:
+        """Return the configuration with the ablation's change."""
+        return replace(config, **ABLATIONS[self.ablation].training) if self.ablation else config  # type: ignore[arg-type]
+
+
+def on_market(name: str, market: str) -> str:
+    """Return a row's name on a market; the base market goes without saying."""
+    return name if market == BASE else f"{name}@{market}"
+
+
+def rows_of(settings: Settings) -> dict[Row, tuple[int, ...]]:
+    """Return every row to be trained and its seeds, in the order of the tables.
+
+    The base market's methods have all seeds; extra methods, other markets and ablations the first
+    few of them, as the preset says.
+    """
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    trained = [m for m in settings.methods if m not in WARM_ROWS]
+    some = settings.seeds[: sizes.num_other_seeds]
+    rows: dict[Row, tuple[int, ...]] = {}
+    for method in trained:
+        seeds = some if method in sizes.extra_methods else settings.seeds
+        rows[Row(method=method)] = seeds
+    for market in settings.markets:
+        for method in _methods_on(market, trained, sizes):
+            rows[Row(method=method, market=market)] = some
+    for name in settings.ablations:
+        ablation = ABLATIONS[name]
+        for market in ablation.markets:
+            if market in (BASE, *settings.markets):
+                for method in (m for m in trained if m in ablation.methods):
+                    rows[Row(method=method, ablation=name, market=market)] = some
+    return rows
+
+
+def _methods_on(market: str, trained: Sequence[str], sizes: AlignmentPreset) -> list[str]:
+    main = [m for m in trained if m not in sizes.extra_methods]
+    return [m for m in main if market not in CONDITION_MARKETS or m in CONDITION_METHODS]
+
+
+def seeds_on(market: str, rows: dict[Row, tuple[int, ...]], settings: Settings) -> tuple[int, ...]:
+    """Return the seeds whose world and warm start a market needs."""
+    if market == BASE:
+        return settings.seeds
+    needed = {seed for row, seeds in rows.items() if row.market == market for seed in seeds}
+    return tuple(seed for seed in settings.seeds if seed in needed)

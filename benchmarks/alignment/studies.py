@@ -1,0 +1,252 @@
+"""Sections of the alignment report beside the main comparison: markets, ablations, tuning."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from agents.methods import search_space
+from benchmarks.alignment.ablations import ABLATIONS
+from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment.rows import BASE, Row, on_market, rows_of
+from benchmarks.alignment.tables import VIEWS, interval_of, market_table, paired
+from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
+from benchmarks.reports.figures import interval_chart, profile_chart
+from benchmarks.reports.reading import coverage_note
+from benchmarks.reports.statistics import Interval, Profile, performance_profile
+from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
+from benchmarks.suite import Settings
+from simulators.markets import MARKETS
+
+RIVALS = ("ppo", "grpo")
+DIAL = ("shuffled_tree", "coarse_0", BASE, "coarse_100")
+"""How much the coarse levels explain, from nothing to all; the base market has .7."""
+
+
+def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+    """Return how every method does on every market."""
+    if not settings.markets:
+        return None
+    methods = ["logging", "popularity", "mtp", "vaft", *(m for m in settings.methods)]
+    methods = list(dict.fromkeys(methods))
+    markets = [BASE, *settings.markets]
+    blocks: list[Block] = [
+        Bullets([f"`{name}`: {MARKETS[name].summary}" for name in markets]),
+        _trust(settings, "Markets beside the base one may have fewer seeds than it."),
+        *(market_table(results, methods, markets, view) for view in VIEWS),
+    ]
+    profiles = _profiles(results, settings)
+    if profiles:
+        chart = profile_chart(profiles, label="expected share of the gain, rankers")
+        caption = (
+            "Performance profiles: share of (market, seed) runs above a share of the gain, over "
+            "the markets and seeds that all methods shown have."
+        )
+        blocks.append(Figure("profiles", caption, chart))
+    gate = _gate_table(results, markets)
+    if gate is not None:
+        blocks.append(gate)
+    return Section("Markets", blocks)
+
+
+def _trust(settings: Settings, text: str) -> Paragraph:
+    """Return how far to trust intervals over the seeds of markets and ablations."""
+    assert isinstance(settings.sizes, AlignmentPreset)
+    num_seeds = min(len(settings.seeds), settings.sizes.num_other_seeds)
+    return Paragraph(f"{text} {coverage_note(num_seeds)}")
+
+
+def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
+    """Return every main method's profile over the markets that all of them ran on."""
+    markets = [BASE, *(m for m in settings.markets if m not in CONDITION_MARKETS)]
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    extra = (*WARM_ROWS, *sizes.extra_methods)
+    methods = [m for m in settings.methods if m not in extra]
+    table = seed_table(results, VIEWS["rankers"])
+    wanted = [on_market(method, market) for method in methods for market in markets]
+    if len(markets) < 2 or not methods or not set(wanted) <= set(table.columns):
+        return {}
+    common = table[wanted].dropna()
+    if common.empty:
+        return {}
+    low, high = float(common.min().min()), float(common.max().max())
+    thresholds = np.linspace(low - 0.02, high + 0.02, 120)
+    return {
+        method: performance_profile(
+            common[[on_market(method, market) for market in markets]].to_numpy(),
+            thresholds,
+            BOOTSTRAP_SEED,
+        )
+        for method in methods
+    }
+
+
+def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
+    rows: list[list[Cell]] = []
+    for market in markets:
+        share = interval_of(results, on_market("rankers", market), "regime/share")
+        if share is not None:
+            rows.append([market, share])
+    if not rows:
+        return None
+    return Table(
+        "What the rankers are good for: the truth of the ad they like best",
+        ["market", "share of the gain, truth"],
+        rows,
+        "Below 0 optimising the rankers is reward hacking. Taken when the world was made.",
+    )
+
+
+def conditions_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+    """Return where HEPO is ahead of its rivals, as seed-paired differences."""
+    ours = [m for m in ("hepo", "hepo_terminal") if m in settings.methods]
+    rivals = [m for m in RIVALS if m in settings.methods]
+    markets = [BASE, *settings.markets]
+    if not ours or not rivals or len(markets) == 1:
+        return None
+    blocks: list[Block] = [
+        Paragraph(
+            "Each cell is a seed-paired difference of the expected share of the gain, method minus "
+            "rival, on the same worlds and requests."
+        )
+    ]
+    for view, metric in VIEWS.items():
+        rows: list[list[Cell]] = []
+        for market in markets:
+            cells: list[Cell] = [market]
+            for method in ours:
+                for rival in rivals:
+                    found = paired(
+                        results, on_market(method, market), on_market(rival, market), metric
+                    )
+                    cells.append(None if found is None else found[0])
+            if any(cell is not None for cell in cells[1:]):
+                rows.append(cells)
+        names = [f"{method} - {rival}" for method in ours for rival in rivals]
+        blocks.append(Table(f"HEPO against its rivals, {view}", ["market", *names], rows))
+    blocks += _dial(results, ours, rivals, markets)
+    return Section("Under which conditions HEPO is ahead", blocks)
+
+
+def _dial(
+    results: pd.DataFrame, ours: Sequence[str], rivals: Sequence[str], markets: Sequence[str]
+) -> list[Block]:
+    """Return HEPO's lead over what the coarse levels explain, with the shuffled tree as control."""
+    present = [market for market in DIAL if market in markets]
+    if len(present) < 2:
+        return []
+    groups: dict[str, list[tuple[str, Interval]]] = {}
+    for method in ours:
+        for rival in rivals:
+            points = []
+            for market in present:
+                found = paired(
+                    results,
+                    on_market(method, market),
+                    on_market(rival, market),
+                    VIEWS["rankers"],
+                )
+                if found is not None:
+                    points.append((market, found[0]))
+            if len(points) == len(present):
+                groups[f"{method} - {rival}"] = points
+    if not groups:
+        return []
+    chart = interval_chart(groups, label="difference of shares, rankers", reference=0.0)
+    caption = (
+        "The dial: from a tree that explains nothing (shuffled) over item matches only (coarse_0) "
+        "to categories only (coarse_100). If HEPO's lead came from the hierarchy it would grow "
+        "from top to bottom."
+    )
+    return [Figure("dial", caption, chart)]
+
+
+def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+    """Return every ablation's difference from the same method without it."""
+    if not settings.ablations:
+        return None
+    rows: list[list[Cell]] = []
+    forest: dict[str, list[tuple[str, Interval]]] = {view: [] for view in VIEWS}
+    for row in rows_of(settings):
+        if not row.ablation:
+            continue
+        plain = str(Row(method=row.method, market=row.market))
+        found = {view: paired(results, str(row), plain, metric) for view, metric in VIEWS.items()}
+        entropy = paired(results, str(row), plain, "entropy")
+        if found["rankers"] is None:
+            continue
+        cells: list[Cell] = [
+            str(row),
+            interval_of(results, str(row), VIEWS["rankers"]),
+            *(None if pair is None else pair[0] for pair in found.values()),
+            None if entropy is None else entropy[0].value,
+            found["rankers"][1],
+        ]
+        rows.append(cells)
+        for view, pair in found.items():
+            if pair is not None:
+                forest[view].append((str(row), pair[0]))
+    if not rows:
+        return None
+    blocks: list[Block] = [
+        Bullets([f"`{name}`: {ABLATIONS[name].summary}" for name in settings.ablations]),
+        _trust(settings, "Rows are compared over the seeds that both have."),
+        Table(
+            "Ablations: difference from the same method without the change",
+            ["row", "rankers, itself", "rankers", "truth", "entropy (nats)", "seeds"],
+            rows,
+            "Expected share of the gain, seed-paired; few seeds: read the intervals as ranges.",
+        ),
+    ]
+    lengths = {len(points) for points in forest.values() if points}
+    if len(lengths) == 1:
+        chart = interval_chart(
+            {view: points for view, points in forest.items() if points},
+            label="difference of shares",
+            reference=0.0,
+        )
+        blocks.append(Figure("ablations", "Ablations against the method without them.", chart))
+    return Section("Ablations", blocks)
+
+
+def tuning_section(settings: Settings) -> Section | None:
+    """Return what every method was given to choose from, and what was chosen."""
+    sizes = settings.sizes
+    assert isinstance(sizes, AlignmentPreset)
+    plan = sizes.tuning
+    folder = settings.out / "tuning"
+    if not plan.num_trials or not folder.is_dir():
+        return None
+    rows: list[list[Cell]] = []
+    for path in sorted(folder.glob("*.json")):
+        log = json.loads(path.read_text())
+        method = log["method"]
+        scored = [t for t in log["trials"] if t["mean"] is not None]
+        first = log["trials"][0]["mean"]
+        best = max((t["mean"] for t in scored), default=None)
+        size = 1
+        for values in search_space(method).values():
+            size *= len(values)
+        rows.append(
+            [method, size, len(log["trials"]), len(scored), first, best, _words(log["chosen"])]
+        )
+    text = (
+        f"Every method had {plan.num_trials} trials of {plan.num_steps} steps on seeds "
+        f"{plan.seeds[0]} to {plan.seeds[-1]}, which no test uses: its defaults and "
+        f"{plan.num_trials - 1} draws from a search space of equal size, scored by the expected "
+        "share of the gain under the rankers on validation requests. The truth was not looked at. "
+        "The log is in the run's folder, `tuning/METHOD.json`."
+    )
+    table = Table(
+        "Tuning",
+        ["method", "space", "trials", "scored", "defaults", "best", "chosen"],
+        rows,
+        "chosen: what differs from the defaults.",
+    )
+    return Section("Tuning", [Paragraph(text), table])
+
+
+def _words(settings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "the defaults"

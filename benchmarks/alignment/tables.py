@@ -1,0 +1,211 @@
+"""Tables of the alignment suite that every part of its report needs."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from benchmarks.alignment.rows import Row, on_market
+from benchmarks.reports.blocks import Cell, Table
+from benchmarks.reports.reading import Difference
+from benchmarks.reports.statistics import Interval, bootstrap, paired_difference
+from benchmarks.runs.results import BOOTSTRAP_SEED, final_values, seed_table
+
+WARM_START = "vaft"
+REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
+KINDS = ("expected", "greedy", "served")
+VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
+"""The two measures that comparisons are made on."""
+
+
+def interval_of(results: pd.DataFrame, method: str, metric: str) -> Interval | None:
+    """Return the interquartile mean over seeds of a row's test metric, with its interval."""
+    rows = results[(results["method"] == method) & (results["metric"] == metric)]
+    values = rows[rows["split"] == "test"]["value"].to_numpy()
+    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
+
+
+def metric_table(
+    results: pd.DataFrame,
+    title: str,
+    methods: Sequence[str],
+    columns: Mapping[str, str],
+    note: str = "",
+) -> Table:
+    """Return a row per method and a column per metric; empty rows and columns are left out."""
+    rows: list[list[Cell]] = []
+    for method in methods:
+        cells: list[Cell] = [interval_of(results, method, metric) for metric in columns.values()]
+        if any(cell is not None for cell in cells):
+            rows.append([method, *cells])
+    kept = [i for i in range(len(columns)) if any(row[i + 1] is not None for row in rows)]
+    names = list(columns)
+    return Table(
+        title,
+        ["method", *(names[i] for i in kept)],
+        [[row[0], *(row[i + 1] for i in kept)] for row in rows],
+        note,
+    )
+
+
+def paired(
+    results: pd.DataFrame, row: str, baseline: str, metric: str
+) -> tuple[Interval, int] | None:
+    """Return the seed-paired difference of two rows on a test metric, and the number of seeds."""
+    table = seed_table(results, metric)
+    if not {row, baseline}.issubset(table.columns):
+        return None
+    pair = table[[row, baseline]].dropna()
+    if pair.empty:
+        return None
+    difference = paired_difference(pair[row].to_numpy(), pair[baseline].to_numpy(), BOOTSTRAP_SEED)
+    return difference, len(pair)
+
+
+SHORT_VERDICTS = {
+    "improves": "better",
+    "lowers": "worse",
+    "worsens": "worse",
+    "no clear difference": "same",
+    "too few seeds": "too few seeds",
+}
+
+
+def verdict_table(differences: Sequence[Difference], title: str) -> Table:
+    """Return a line per method: better, same or worse than the baseline, and how sure.
+
+    `same` means that the interval of the seed-paired differences holds 0, not that the two are
+    equal.
+    """
+    rows: list[list[Cell]] = [
+        [
+            d.method,
+            SHORT_VERDICTS[d.verdict],
+            d.interval,
+            d.chance,
+            d.p_value,
+            d.adjusted_p_value,
+            d.num_seeds,
+        ]
+        for d in differences
+    ]
+    least = min((2.0 / 2**d.num_seeds for d in differences), default=1.0)
+    note = (
+        "same: the interval of the seed-paired differences holds 0. p: sign flips of the pairs, "
+        "two-sided; with so few seeds it can't be below "
+        f"{least:.2g}, and Holm's correction multiplies that by up to the number of rows."
+    )
+    columns = ["method", "verdict", "difference", "P(better)", "p", "p, Holm", "seeds"]
+    return Table(title, columns, rows, note)
+
+
+def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the final rows with avg and max final_value min-max normalised over all methods.
+
+    As in GPR 4.3 the scale is the set of all candidates of all methods compared, here per seed and
+    market. It is applied when the report is made, so adding a method changes no finished run.
+    """
+    final = final_values(results)
+    test = final[final["split"] == "test"]
+    wide = test.pivot(index=["method", "seed"], columns="metric", values="value").reset_index()
+    if not {"pool_min", "pool_max"} <= set(wide.columns):
+        return final
+    group = [wide["method"].map(lambda name: Row.parse(name).market), wide["seed"]]
+    low = wide["pool_min"].groupby(group).transform("min")
+    high = wide["pool_max"].groupby(group).transform("max")
+    parts = [final]
+    for name in ("avg", "max"):
+        value = (wide[f"{name}_final_value"] - low) / (high - low)
+        frame = wide[["method", "seed"]].assign(value=value).dropna()
+        parts.append(
+            frame.assign(
+                suite="alignment", step=0, split="test", metric=f"{name}_final_value_normalised"
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def same_clock_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | None:
+    """Return where every method stood when the fastest one had finished, per seed.
+
+    The points are those of the learning curves, on validation requests: the last one whose training
+    time does not exceed the fastest method's total.
+    """
+    curves = results[(results["split"] == "validation") & results["method"].isin(methods)]
+    wide = curves.pivot(index=["method", "seed", "step"], columns="metric", values="value")
+    if "train_s" not in wide.columns or wide.empty:
+        return None
+    wide = wide.reset_index()
+    total = wide.groupby(["method", "seed"])["train_s"].max()
+    limit = total.groupby("seed").min().rename("limit")
+    wide = wide.join(limit, on="seed")
+    reached = wide[wide["train_s"] <= wide["limit"] * (1 + 1e-9)]
+    last = reached.sort_values("step").groupby(["method", "seed"]).tail(1)
+    rows: list[list[Cell]] = []
+    for method in methods:
+        own = last[last["method"] == method]
+        if own.empty:
+            continue
+        cells: list[Cell] = [method, float(own["step"].median()), float(own["train_s"].median())]
+        for metric in VIEWS.values():
+            values = own[metric].dropna().to_numpy() if metric in own else []
+            cells.append(bootstrap(values, BOOTSTRAP_SEED) if len(values) else None)
+        rows.append(cells)
+    return Table(
+        "At the same wall-clock: where each method stood when the fastest had finished",
+        ["method", "steps", "seconds", *VIEWS],
+        rows,
+        "Expected share of the gain on validation requests, at the last point of each curve within "
+        "the fastest method's training time of that seed; steps and seconds are medians.",
+    )
+
+
+def market_table(
+    results: pd.DataFrame, methods: Sequence[str], markets: Sequence[str], view: str
+) -> Table:
+    """Return the expected share of the gain of every method on every market."""
+    rows: list[list[Cell]] = []
+    for method in methods:
+        cells: list[Cell] = [
+            interval_of(results, on_market(method, market), VIEWS[view]) for market in markets
+        ]
+        if any(cell is not None for cell in cells):
+            rows.append([method, *cells])
+    return Table(
+        f"Expected share of the gain on every market, {view}",
+        ["method", *markets],
+        rows,
+        "0 is the market's logging policy, 1 its best ad; the base market over the same seeds as "
+        "the others would have another interval: columns don't share their seeds' number.",
+    )
+
+
+def time_table(results: pd.DataFrame) -> Table | None:
+    """Return how the tasks' seconds divide, per method and in all."""
+    spent = results[results["split"] == "time"]
+    if spent.empty:
+        return None
+    wide = spent.pivot(index=["method", "seed"], columns="metric", values="value").fillna(0.0)
+    wide = wide.drop(columns=[c for c in wide.columns if not c.endswith("_s")])
+    parts = [
+        c
+        for c in ("model_s", "update_s", "evaluation_s", "decoding_s", "rankers_s", "requests_s")
+        if c in wide
+    ]
+    counted = [c for c in parts if c != "requests_s"]
+    rows: list[list[Cell]] = []
+    groups = [(str(method), group) for method, group in wide.groupby("method", sort=False)]
+    for method, group in [*groups, ("all", wide)]:
+        total = float(group["total_s"].sum())
+        share = group[parts].sum() / total
+        rows.append(
+            [method, total, *(float(share[part]) for part in parts), float(share[counted].sum())]
+        )
+    return Table(
+        "Where the time goes",
+        ["row", "seconds", *(part.removesuffix("_s") for part in parts), "tensor operations"],
+        rows,
+        "Shares of the tasks' seconds. model: encoding, logits and the reference's pass; update: "
+        "forward, backward and optimizer, for the warm start all of pre-training with its input; "
+        "rankers: with their inputs; evaluation: exact distributions and beams of the policy. "
+        "tensor operations: all of these but the making of requests. Making worlds is not counted.",
+    )

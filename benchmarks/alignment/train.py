@@ -1,0 +1,184 @@
+"""Trains one row of one seed and measures it; chooses every method's dials beforehand."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torchrl.record.loggers import Logger, get_logger
+
+from agents.train_config import TrainConfig
+from agents.trainer import train
+from agents.warm_start import train_critic, train_vsl
+from benchmarks.alignment.ablations import ABLATIONS
+from benchmarks.alignment.presets import AlignmentPreset
+from benchmarks.alignment.rows import Row, on_market
+from benchmarks.alignment.setup import (
+    Setup,
+    checkpoint,
+    open_market,
+    rows_frame,
+    starting_model,
+    validation_metrics,
+    vsl_model,
+)
+from benchmarks.alignment.tuning import read_choice
+from benchmarks.evaluation import (
+    evaluate_model,
+)
+from benchmarks.plugins import import_methods
+from benchmarks.runs.files import write_bytes
+from benchmarks.runs.tasks import log_progress
+from gpr_rl.checkpoint import CheckpointError
+from gpr_rl.policy import save_policy
+from simulators.markets import train_view
+from simulators.rankers.ensemble import pessimistic
+from simulators.rewards import RewardMix
+from simulators.synthetic.arr import RehearsalWorld
+from simulators.world import World
+
+
+def run_row(
+    *,
+    out: Path,
+    world: str,
+    reward: tuple[str, ...],
+    seed: int,
+    sizes: AlignmentPreset,
+    row: str,
+    tuned: Path | None,
+    resume: bool,
+    plugins: tuple[str, ...] = (),
+    logger: str | None = None,
+) -> pd.DataFrame:
+    """Train one row from the seed's warm start and return its results."""
+    import_methods(plugins)
+    started = time.perf_counter()
+    wanted = Row.parse(row)
+    loaded = open_market(world, wanted.market, seed)
+    mix = RewardMix.from_specs(list(reward))
+    saved = checkpoint(out, on_market("evaluation", wanted.market), seed)
+    setup = Setup.load(saved, loaded, mix)
+    config = wanted.training(read_choice(tuned, sizes.training))
+    ablation = ABLATIONS.get(wanted.ablation)
+    start = "vaft" if ablation is None else ablation.start
+    model = starting_model(start, out, loaded, wanted.market, seed, sizes, mix)
+    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), resume)
+    curve_s = 0.0
+    history: list[dict[str, float]] = []
+
+    def measure(step: int) -> None:
+        nonlocal curve_s
+        began = time.perf_counter()
+        curve.add(step, validation_metrics(model, setup))
+        curve_s += time.perf_counter() - began
+
+    if 0 not in curve.points:
+        measure(0)
+
+    def on_step(step: int, measures: dict[str, float]) -> None:
+        done = step + 1
+        if done % sizes.validate_every == 0 or done == config.num_steps:
+            measure(done)
+        if done % 10 == 0:
+            log_progress(done, config.num_steps, **measures)
+
+    ensemble = None
+    if ablation is not None and ablation.rankers == "pessimistic":
+        ensemble = checkpoint(out, on_market("ensemble", wanted.market), seed)
+    history = train(
+        model,
+        training_world(loaded, config, seed, ensemble),
+        wanted.method,
+        config,
+        seed,
+        reward=mix,
+        on_step=on_step,
+        checkpoint_path=checkpoint(out, f"{row}.train", seed),
+        resume=resume,
+        logger=_make_logger(logger, out, f"{row}-seed{seed}"),
+    )
+    rows = [rows_frame(row, seed, step, "train", m) for step, m in enumerate(history, start=1)]
+    spent = pd.Series([m["step_s"] for m in history]).cumsum()
+    for step, point in curve.points.items():
+        point["train_s"] = float(spent[step - 1]) if step else 0.0
+        rows.append(rows_frame(row, seed, step, "validation", point))
+    began = time.perf_counter()
+    model.eval()
+    save_policy(model, checkpoint(out, row, seed), world=world, method=row, seed=seed)
+    metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
+    metrics["train_s"] = float(spent.iloc[-1])
+    rows.append(rows_frame(row, seed, config.num_steps, "test", metrics))
+    ended = time.perf_counter()
+    sections = pd.DataFrame(history).filter(like="time/").sum()
+    times = {name.removeprefix("time/"): float(value) for name, value in sections.items()}
+    times |= {"total_s": ended - started, "evaluation_s": ended - began + curve_s}
+    rows.append(rows_frame(row, seed, 0, "time", times))
+    return pd.concat(rows, ignore_index=True)
+
+
+def training_world(
+    world: World, config: TrainConfig, seed: int, ensemble: Path | None = None
+) -> Any:
+    """Return what the trainer sees: the market, with rehearsed requests or an ensemble's rankers.
+
+    Args:
+        world: The market.
+        config: Says whether requests are rehearsed.
+        seed: Of rehearsals and ensemble.
+        ensemble: Where the ensemble's weights are kept, if it is asked for.
+    """
+    seen = train_view(world)
+    if ensemble is not None:
+        seen = pessimistic(seen, seed=seed, path=ensemble)
+    return RehearsalWorld(seen, seed) if config.arr_share else seen
+
+
+def run_vsl(
+    *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
+) -> pd.DataFrame:
+    """Train GR4AD's supervised row: VSL in the place of VAFT, from the same MTP weights."""
+    loaded = open_market(world, "base", seed)
+    mix = RewardMix.from_specs(list(reward))
+    setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
+    started = time.perf_counter()
+    model = vsl_model(checkpoint(out, "mtp", seed), loaded, sizes, seed)
+    train_vsl(model, loaded, sizes.warm_start, seed)
+    train_critic(model, loaded, sizes.warm_start, seed, mix)
+    model.eval()
+    train_s = time.perf_counter() - started
+    save_policy(model, checkpoint(out, "vsl", seed), world=world, method="vsl", seed=seed)
+    metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
+    spent = {"total_s": time.perf_counter() - started, "update_s": train_s}
+    spent["evaluation_s"] = spent["total_s"] - train_s
+    return pd.concat(
+        [
+            rows_frame("vsl", seed, 0, "test", {**metrics, "train_s": train_s}),
+            rows_frame("vsl", seed, 0, "time", spent),
+        ],
+        ignore_index=True,
+    )
+
+
+class _Curve:
+    """Points of a learning curve, kept in a file so that `--resume` has those before it."""
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self._path = path
+        self.points: dict[int, dict[str, float]] = {}
+        if resume and path.exists():
+            try:
+                stored = json.loads(path.read_text())
+                self.points = {int(step): point for step, point in stored.items()}
+            except ValueError as error:
+                raise CheckpointError(path, str(error)) from error
+
+    def add(self, step: int, point: dict[str, float]) -> None:
+        """Add or replace a point and write the file."""
+        self.points[step] = point
+        write_bytes(self._path, json.dumps(self.points).encode())
+
+
+def _make_logger(kind: str | None, out: Path, name: str) -> Logger | None:
+    return None if kind is None else get_logger(kind, str(out / "logger"), name)

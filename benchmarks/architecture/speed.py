@@ -1,0 +1,229 @@
+"""How fast the HHD's parts are, beside a plain transformer and the machine's matrix product.
+
+Calls that are compared take turns, so that what else the machine does meets them alike.
+
+Dims: B sequences, T tokens, M real tokens, D width, R recursions, L levels, V codes.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.architecture.presets import MACHINE, OFF, SUITE, ArchitecturePreset
+from benchmarks.environment.memory import in_fresh_process
+from benchmarks.environment.play import torch_threads
+from benchmarks.measure.timing import matrix_rate
+from benchmarks.runs.results import COLUMNS
+from gpr_rl.decoding import CodeTrie, beam_search
+from gpr_rl.models import HHD, HHDConfig, Unvalued
+from gpr_rl.models.hsd import HSD
+from gpr_rl.models.layers.grouping import NUM_TYPES, GroupedFFN, TokenLayout
+from gpr_rl.schema import InputSpec, Tokens, TokenType
+
+DIM = NUM_TOKENS = 128
+NUM_HEADS, NUM_LAYERS = 4, 2
+_PROMPT = 24
+DEPTHS = (1, 2, 3, 4)
+"""Mean depths of the recursion's timing; R is the last."""
+DECODER_LAYERS = (3, 6)
+"""L_d; two thirds of them are LazyAR's trunk."""
+NUM_BEAMS, NUM_CODES, NUM_LEVELS = 256, 256, 3
+THREADS = (1, 2)
+SPEC = InputSpec(
+    num_levels=NUM_LEVELS,
+    num_codes=NUM_CODES,
+    user_cardinalities=(6, 2, 8),
+    context_cardinalities=(24, 5),
+    max_tokens=NUM_TOKENS,
+)
+Calls = Mapping[str, Callable[[], object]]
+
+
+def measure_speed(*, seed: int, sizes: ArchitecturePreset) -> pd.DataFrame:
+    """Return the figures of the machine, as tidy rows: each number of threads in a new process."""
+    metrics: dict[str, float] = {}
+    for threads in THREADS:
+        found = in_fresh_process(time_parts, seed=seed, threads=threads, sizes=sizes)
+        metrics |= {f"threads{threads}/{name}": value for name, value in found.items()}
+    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
+    return frame.assign(suite=SUITE, method=MACHINE, seed=seed, step=0, split="test")[COLUMNS]
+
+
+def time_parts(*, seed: int, threads: int, sizes: ArchitecturePreset) -> dict[str, float]:
+    """Time all parts with so many threads."""
+    batch, repeats = sizes.speed_batch, sizes.speed_repeats
+    torch.manual_seed(seed)
+    with torch_threads(threads):
+        found = {"matrix_gflop_per_s": matrix_rate()}
+        found |= time_training(batch, repeats)
+        found |= time_recursions(batch, repeats)
+        found |= time_decoders(max(1, batch // 4), repeats)
+    return found
+
+
+def taking_turns(calls: Calls, repeats: int) -> dict[str, float]:
+    """Return the median seconds of each call, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def random_tokens(batch: int, num_tokens: int) -> Tokens:
+    """Return sequences of one USER token, organic items to the prompt's end, then E-I pairs."""
+    kind = torch.full((batch, num_tokens), int(TokenType.ITEM))
+    kind[:, 0] = TokenType.USER
+    kind[:, 1:_PROMPT] = TokenType.ORGANIC
+    kind[:, _PROMPT::2] = TokenType.ENVIRONMENT
+    zeros = torch.zeros_like(kind)
+    context = len(SPEC.context_cardinalities)
+    return Tokens(
+        kind=kind,
+        codes=torch.randint(0, SPEC.num_codes, (batch, num_tokens, SPEC.num_levels)),
+        action=zeros,
+        time_gap=zeros,
+        context=zeros[..., None].expand(-1, -1, context),
+        user=torch.zeros(batch, len(SPEC.user_cardinalities), dtype=torch.int64),
+        preference=torch.rand(batch, SPEC.num_levels, SPEC.num_codes),
+        prompt_length=torch.full((batch,), _PROMPT),
+        batch_size=[batch],
+    )
+
+
+def training_flop(batch: int) -> float:
+    """Return the floating-point operations of a training step of any of the stacks.
+
+    Per token and block 9 D^2 multiply-adds in linear layers and 2 T D in attention; the backward
+    pass counts twice.
+    """
+    linear, attention = 9 * DIM * DIM, 2 * NUM_TOKENS * DIM
+    return 3.0 * 2.0 * batch * NUM_TOKENS * NUM_LAYERS * (linear + attention)
+
+
+def time_training(batch: int, repeats: int) -> dict[str, float]:
+    """Time forward and backward of the HSD's blocks, of a plain encoder, and of both FFNs.
+
+    The plain stack is torch's TransformerEncoderLayer, with a feed-forward network so wide (2.5 D)
+    that a token costs as many multiply-adds as in a block of the HSD.
+    """
+    tokens = random_tokens(batch, NUM_TOKENS)
+    layout = TokenLayout.of(tokens.kind)
+    x = torch.randn(batch, NUM_TOKENS, DIM, requires_grad=True)
+    packed = torch.randn(batch * NUM_TOKENS, DIM, requires_grad=True)
+    config = HHDConfig(dim=DIM, num_heads=NUM_HEADS, num_hsd_layers=NUM_LAYERS)
+    hsd, base = HSD(config, SPEC), HSD(replace(config, **OFF), SPEC)  # type: ignore[arg-type]
+    layer = nn.TransformerEncoderLayer(
+        DIM, NUM_HEADS, 5 * DIM // 2, dropout=0.0, batch_first=True, norm_first=True
+    )
+    plain = nn.TransformerEncoder(layer, NUM_LAYERS, nn.LayerNorm(DIM), enable_nested_tensor=False)
+    grouped = GroupedFFN(DIM, 2 * DIM, NUM_TYPES)
+    shared = GroupedFFN(DIM, 2 * DIM, 1)
+
+    def both_ways(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
+        def call() -> None:
+            module.zero_grad()
+            forward().sum().backward()
+
+        return call
+
+    seconds = taking_turns(
+        {
+            "plain": both_ways(plain, lambda: plain(x)),
+            "hsd": both_ways(hsd, lambda: hsd.transform(packed, tokens, layout)),
+            "base": both_ways(base, lambda: base.transform(packed, tokens, layout)),
+            "ffn_grouped": both_ways(grouped, lambda: grouped(packed, layout.sizes)),
+            "ffn_shared": both_ways(shared, lambda: shared(packed, layout.sizes)),
+        },
+        repeats,
+    )
+    rate = matrix_rate()
+    found = {}
+    for name in ("plain", "hsd", "base"):
+        found[f"train/{name}_tokens_per_s"] = batch * NUM_TOKENS / seconds[name]
+        found[f"train/{name}_share_of_matrix_per_s"] = (
+            training_flop(batch) / seconds[name] / 1e9 / rate
+        )
+    for name in ("hsd", "base"):
+        found[f"train/{name}_over_plain_per_s"] = seconds["plain"] / seconds[name]
+    return found | {
+        "train/ffn_grouped_over_shared_s": seconds["ffn_grouped"] / seconds["ffn_shared"]
+    }
+
+
+def time_recursions(batch: int, repeats: int) -> dict[str, float]:
+    """Time the HSD's inference at given mean depths, all tokens alike."""
+    tokens = random_tokens(batch, NUM_TOKENS)
+    layout = TokenLayout.of(tokens.kind)
+    config = HHDConfig(
+        dim=DIM, num_heads=NUM_HEADS, num_hsd_layers=NUM_LAYERS, num_recursions=DEPTHS[-1]
+    )
+    hsd = HSD(config, SPEC).eval()
+    assert hsd.router is not None
+    bias = hsd.router.output.bias
+    packed = torch.randn(batch * NUM_TOKENS, DIM)
+
+    def at(depth: int) -> Callable[[], object]:
+        @torch.no_grad()
+        def call() -> object:
+            bias.zero_()
+            bias[depth - 1] = 1e6
+            return hsd.transform(packed, tokens, layout)
+
+        return call
+
+    seconds = taking_turns({str(depth): at(depth) for depth in DEPTHS}, repeats)
+    return {f"depth/{depth}_ms": 1e3 * value for depth, value in seconds.items()}
+
+
+class _FromStates:
+    """An HHD that is handed the encoder's output: what is timed is the decoder's work alone."""
+
+    def __init__(self, model: HHD, h: Tensor, key_mask: Tensor, position: Tensor) -> None:
+        self._decoder = Unvalued(model)
+        self._model, self._known = model, (h, key_mask, position)
+        self.begin, self.extend = self._decoder.begin, self._decoder.extend
+        self.step = self._decoder.step
+
+    def encode(self, request: object) -> Any:
+        """Return the decoder's view of the known states."""
+        h, key_mask, position = self._known
+        return self._model.context_of(h, key_mask, position)
+
+
+def time_decoders(batch: int, repeats: int) -> dict[str, float]:
+    """Time beam search by LazyAR and by plain layers, from encoded histories to ranked ads.
+
+    What does not depend on the decoder's layers (choosing beams, logits, keys and values of the
+    history) is the larger part of LazyAR's time the fewer layers there are.
+    """
+    paths = torch.cartesian_prod(*[torch.arange(NUM_CODES)] * 2)
+    last = torch.randint(0, NUM_CODES, (len(paths), 1))
+    trie = CodeTrie(torch.cat([paths, last], dim=1), num_codes=NUM_CODES)
+    h = torch.randn(batch, NUM_TOKENS, DIM)
+    key_mask = torch.ones(batch, NUM_TOKENS, dtype=torch.bool)
+    position = torch.full((batch, 1), NUM_TOKENS - 1)
+    tokens = random_tokens(batch, 1 + _PROMPT)
+
+    def search(config: HHDConfig) -> Callable[[], object]:
+        policy = _FromStates(HHD(config, SPEC).eval(), h, key_mask, position)
+        return lambda: beam_search(policy, tokens, trie, NUM_BEAMS)
+
+    found: dict[str, float] = {}
+    for layers in DECODER_LAYERS:
+        plain = HHDConfig(dim=DIM, num_heads=NUM_HEADS, num_ptd_layers=layers)
+        lazy = replace(plain, decoder="lazy_ar", num_lazy_layers=2 * layers // 3)
+        seconds = taking_turns({"plain": search(plain), "lazy_ar": search(lazy)}, repeats)
+        at = f"decode{layers}"
+        found |= {f"{at}/{name}_per_s": batch / value for name, value in seconds.items()}
+        found[f"{at}/lazy_ar_over_plain_per_s"] = seconds["plain"] / seconds["lazy_ar"]
+    return found

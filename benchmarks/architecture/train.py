@@ -1,0 +1,162 @@
+"""Trains one row of the architecture study on one seed and ranks the whole catalogue with it.
+
+Dims: E requests, K list entries.
+"""
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.alignment.setup import world_seed
+from benchmarks.architecture.models import Rank, Studied, build
+from benchmarks.architecture.presets import NO_TRAINING, SUITE, ArchitecturePreset
+from benchmarks.architecture.protocol import Protocol, make_protocol
+from benchmarks.measure.flops import training_flops
+from benchmarks.runs.files import write_json
+from benchmarks.runs.results import COLUMNS
+from benchmarks.runs.tasks import log_progress
+from gpr_rl.metrics import hit_rate, recall_ndcg
+from gpr_rl.pretraining.trainer import StageConfig, train_stage
+from simulators.make import load_world, silent
+from simulators.world import World
+
+CUTOFF = 10
+_BATCH = 32
+
+
+def evaluate(rank: Rank, world: World, request_id: Tensor, list_size: int) -> dict[str, float]:
+    """Return HitR at the list's length, Recall@10 and NDCG@10 over the whole catalogue."""
+    with torch.no_grad():
+        ranked = torch.cat([rank(part) for part in request_id.split(_BATCH)])
+    target = world.request_ad[request_id]
+    recall, ndcg = recall_ndcg(ranked, target, CUTOFF)
+    return {
+        f"hitr_{list_size}": float(hit_rate(ranked, target).mean()),
+        f"recall_{CUTOFF}": float(recall.mean()),
+        f"ndcg_{CUTOFF}": float(ndcg.mean()),
+    }
+
+
+def train(
+    studied: Studied, protocol: Protocol, config: StageConfig, sizes: ArchitecturePreset, name: str
+) -> dict[str, float]:
+    """Train in place, keep the weights of the best validation, and return what it took."""
+    validation = protocol.held_out("validation", sizes.num_validation_requests)
+    module = studied.module
+
+    losses: list[float] = []
+    validating = 0.0
+
+    def validate() -> float:
+        nonlocal validating
+        began = time.perf_counter()
+        module.eval()
+        try:
+            score = evaluate(studied.rank, protocol.world, validation, sizes.list_size)
+        except ValueError as error:  # a search refuses what a diverged model says
+            if torch.isfinite(studied.loss(0)):
+                raise
+            raise FloatingPointError(f"{name}: validation met a diverged model: {error}") from error
+        module.train()
+        validating += time.perf_counter() - began
+        return score[f"hitr_{sizes.list_size}"]
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        return studied.loss(step), {}
+
+    def on_step(step: int, logged: dict[str, float]) -> None:
+        losses.append(logged["loss"])
+        if (step + 1) % 20 == 0:
+            log_progress(step + 1, config.num_steps, **logged)
+
+    module.train()
+    started = time.perf_counter()
+    result = train_stage(
+        studied.groups,
+        loss,
+        config,
+        on_step,
+        name,
+        model=module,
+        validate=validate,
+        requests_of_step=studied.requests_of_step,
+    )
+    seconds = time.perf_counter() - started - validating
+    module.eval()
+    return {
+        "validation": result.best_score,
+        "num_steps": float(result.num_steps),
+        "best_step": float(result.best_step),
+        "first_loss": losses[0],
+        "last_loss": sum(losses[-10:]) / len(losses[-10:]),
+        "train_s": seconds,
+        "examples_per_s": result.num_steps * studied.examples_per_step / seconds,
+    }
+
+
+def _show(world: str, protocol: str, seed: int) -> Protocol:
+    loaded = load_world(world, seed=world_seed(world, seed), progress=silent)
+    return make_protocol(protocol, loaded)
+
+
+def run_trial(
+    *, world: str, protocol: str, row: str, sizes: ArchitecturePreset, output: Path
+) -> None:
+    """Try every learning rate on the tuning seed and write the best one's."""
+    shown = _show(world, protocol, sizes.tuning_seed)
+    scores = {}
+    for rate in sizes.learning_rates:
+        config = replace(sizes.training, learning_rate=rate)
+        try:
+            studied = build(row, shown, sizes, sizes.tuning_seed)
+            scores[rate] = train(studied, shown, config, sizes, row)["validation"]
+        except FloatingPointError:
+            scores[rate] = -math.inf
+    best = max(scores, key=lambda rate: scores[rate])
+    output.parent.mkdir(exist_ok=True)
+    trials = [
+        {"learning_rate": rate, "validation": score if math.isfinite(score) else None}
+        for rate, score in scores.items()
+    ]
+    write_json(output, {"row": row, "learning_rate": best, "trials": trials})
+
+
+def run_row(
+    *,
+    world: str,
+    protocol: str,
+    row: str,
+    seed: int,
+    tuned: Path | None,
+    sizes: ArchitecturePreset,
+) -> pd.DataFrame:
+    """Train and grade one row on one seed."""
+    shown = _show(world, protocol, seed)
+    studied = build(row, shown, sizes, seed)
+    metrics = {
+        "num_parameters": float(studied.num_parameters),
+        "num_inner_parameters": float(studied.num_inner_parameters),
+    }
+    if row not in NO_TRAINING:
+        config = sizes.training
+        if tuned is not None:
+            config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
+        flops = training_flops(lambda: studied.loss(0))
+        metrics |= train(studied, shown, config, sizes, row)
+        metrics["training_gflop"] = flops * metrics["num_steps"] / 1e9
+        metrics["learning_rate"] = config.learning_rate
+    test = shown.held_out("test", sizes.num_test_requests)
+    started = time.perf_counter()
+    metrics |= evaluate(studied.rank, shown.world, test, sizes.list_size)
+    metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
+    metrics["num_requests"] = float(len(test))
+    metrics["num_ads"] = float(shown.world.num_ads)
+    metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
+    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
+    return frame.assign(suite=SUITE, method=row, seed=seed, step=0, split="test")[COLUMNS]

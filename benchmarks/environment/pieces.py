@@ -1,0 +1,131 @@
+"""Where a batch of requests spends its time: the pieces of an episode, timed one by one.
+
+Dims: B requests, L levels.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from benchmarks.environment.play import draw_codes, make_environment, make_play
+from benchmarks.environment.presets import VECTOR
+from envs.choices import Choices
+from envs.episodes import Episodes
+from simulators.world import World
+
+NUM_CALLS = 9
+PIECES_BATCH = 64
+"""B whose pieces are timed on every catalogue."""
+EPISODE, ENGINE, INPUTS = "episode", "engine", "features"
+PIECES = {
+    "request": "requests",
+    "eligible": "eligible ads",
+    "restrict": "code tree",
+    "choices": "codes chosen",
+    "outcome": "rankers",
+    "engine_rest": "other rules",
+    "copies": "copies",
+    "wrapper_rest": "infos",
+}
+"""Metric -> a few words; together they are the episode."""
+CALLS = {
+    "request": "tokens, preference, popularity: `world.request`",
+    "eligible": "`world.eligible`",
+    "restrict": "`trie.restrict`",
+    "choices": "the legal part of the tree as needed, masks, the ad: `Choices`",
+    "outcome": "with their inputs and the outcome: `world.outcome`",
+    "engine_rest": "`Episodes` less all of the above",
+    "copies": "of observations, after the reset and every step",
+    "wrapper_rest": "the vector environment less all of the above",
+}
+"""What is timed for each piece."""
+
+
+def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
+    """Return median seconds of every piece for B requests.
+
+    Beside `PIECES`: `INPUTS` (`world.features`, a part of the rankers), `ENGINE` (`Episodes`
+    alone) and `EPISODE` (the vector environment). The two rests are differences: negative where
+    the environment does a piece in a quicker way than the call that is timed for it.
+
+    Args:
+        world: With its rankers.
+        batch: B.
+        seed: Of requests and actions.
+    """
+    env = make_environment(VECTOR, world, batch, 0)
+    play = make_play(VECTOR, env, world.spec.num_levels, seed)
+    rng = np.random.default_rng(seed)
+    observation, info = env.reset()
+    ids = torch.from_numpy(info["request_id"])
+    codes = []
+    for _ in range(world.spec.num_levels):
+        codes.append(draw_codes(observation["action_mask"], rng))
+        observation, _, _, _, info = env.step(codes[-1])
+    ads = torch.from_numpy(info["ad_id"])[:, None]
+    eligible = world.eligible(ids)
+    choices = Choices(world.trie, batch)
+
+    def choose() -> float:
+        legal = world.trie.restrict(eligible)
+        started = time.perf_counter()
+        choices.open(legal)
+        for code in codes:
+            choices.step(code)
+        return time.perf_counter() - started
+
+    def copies() -> None:
+        for _ in range(len(codes) + 1):
+            {key: np.array(value) for key, value in observation.items()}
+
+    engine = Episodes(world, batch)
+    engine.seed(np.arange(batch) + seed)
+
+    def run_engine() -> float:
+        draw_s, started = 0.0, time.perf_counter()
+        engine.reset()
+        for _ in codes:
+            before = time.perf_counter()
+            code = draw_codes(engine.legal_mask, rng)
+            draw_s += time.perf_counter() - before
+            engine.step(code)
+        return time.perf_counter() - started - draw_s
+
+    def run_episode() -> float:
+        played = play()
+        return played.reset_s + played.step_s
+
+    runs: dict[str, Callable[[], float]] = {
+        "request": _timed(lambda: world.request(ids)),
+        "eligible": _timed(lambda: world.eligible(ids)),
+        "restrict": _timed(lambda: world.trie.restrict(eligible)),
+        "choices": choose,
+        "outcome": _timed(lambda: world.outcome(ids, ads, exact=True)),
+        "copies": _timed(copies),
+        INPUTS: _timed(lambda: world.features(ids)),
+        ENGINE: run_engine,
+        EPISODE: run_episode,
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for call in range(NUM_CALLS + 2):
+        for name, run in runs.items():  # in turn, so that all meet the same machine
+            taken = run()
+            if call >= 2:
+                times[name].append(taken)
+    found = {name: statistics.median(taken) for name, taken in times.items()}
+    parts = ("request", "eligible", "restrict", "choices", "outcome")
+    found["engine_rest"] = found[ENGINE] - sum(found[name] for name in parts)
+    found["wrapper_rest"] = found[EPISODE] - found[ENGINE] - found["copies"]
+    return found
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+    return run

@@ -1,0 +1,280 @@
+"""Plays every interface of the environments with random legal actions, and times it.
+
+Dims: B rows, L levels, V codes per level.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from benchmarks.environment import presets as names
+from benchmarks.environment.presets import EnvironmentPreset
+from simulators.world import World
+
+REQUEST_ID, DAY_ID = "envs:gpr_rl/AdRequest-v0", "envs:gpr_rl/AdDay-v0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What episodes took: all rows, from reset to end."""
+
+    num_choices: int = 0
+    """Steps times rows; a row that has ended makes no choice."""
+    reset_s: float = 0.0
+    step_s: float = 0.0
+    draw_s: float = 0.0
+    """Drawing the actions, in neither of the others; 0 where the interface itself draws."""
+
+    def __add__(self, other: "Played") -> "Played":
+        return Played(
+            num_choices=self.num_choices + other.num_choices,
+            reset_s=self.reset_s + other.reset_s,
+            step_s=self.step_s + other.step_s,
+            draw_s=self.draw_s + other.draw_s,
+        )
+
+
+PREPARED = 64
+"""Episodes that make a repeat at B = 1, where many requests are prepared at once."""
+LONG = 10
+"""A first episode that is so many repeats long is all the warming up there is."""
+Play = Callable[[], Played]
+"""Plays one episode of every row."""
+
+
+def draw_code(mask: NDArray[np.int8], rng: np.random.Generator) -> int:
+    """Return a legal code, uniformly; `mask` is [V]."""
+    legal = np.flatnonzero(mask)
+    return int(legal[int(rng.random() * len(legal))])
+
+
+def draw_codes(
+    mask: NDArray[np.int8] | NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return a legal code per row, uniformly; `mask` is [B, V]."""
+    key = 1.0 - rng.random(mask.shape, dtype=np.float32)  # in (0, 1]
+    return (key * mask).argmax(axis=1)
+
+
+def single_play(env: gymnasium.Env, rng: np.random.Generator) -> Play:
+    """Return how one Gymnasium environment is played."""
+
+    def play() -> Played:
+        started = time.perf_counter()
+        observation, _ = env.reset()
+        opened = time.perf_counter()
+        num_choices, draw_s, ended = 0, 0.0, False
+        while not ended:
+            before = time.perf_counter()
+            action = draw_code(observation["action_mask"], rng)
+            draw_s += time.perf_counter() - before
+            observation, _, terminated, truncated, _ = env.step(action)
+            num_choices, ended = num_choices + 1, terminated or truncated
+        step_s = time.perf_counter() - opened - draw_s
+        return Played(
+            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
+        )
+
+    return play
+
+
+def vector_play(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) -> Play:
+    """Return how a Gymnasium vector environment without autoreset is played."""
+
+    def play() -> Played:
+        started = time.perf_counter()
+        observation, _ = env.reset()
+        opened = time.perf_counter()
+        num_choices, draw_s, ended = 0, 0.0, np.zeros(env.num_envs, dtype=np.bool_)
+        while not ended.all():
+            before = time.perf_counter()
+            action = draw_codes(observation["action_mask"], rng)
+            num_choices += int((~ended).sum())
+            draw_s += time.perf_counter() - before
+            observation, _, terminated, truncated, _ = env.step(action)
+            ended = terminated | truncated
+        step_s = time.perf_counter() - opened - draw_s
+        return Played(
+            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
+        )
+
+    return play
+
+
+def torch_play(env: Any) -> Play:
+    """Return how a TorchRL environment is played with `rand_action`, which is timed as the draw."""
+
+    def play() -> Played:
+        started = time.perf_counter()
+        state = env.reset()
+        opened = time.perf_counter()
+        num_choices, draw_s = 0, 0.0
+        open_rows = ~state["done"]
+        while open_rows.any():
+            num_choices += int(open_rows.sum())
+            before = time.perf_counter()
+            state = env.rand_action(state)
+            draw_s += time.perf_counter() - before
+            state = env.step(state)["next"]
+            open_rows = ~state["done"]
+        step_s = time.perf_counter() - opened - draw_s
+        return Played(
+            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
+        )
+
+    return play
+
+
+def rollout_play(env: Any, num_steps: int) -> Play:
+    """Return how a TorchRL environment is played by `rollout` without a policy."""
+
+    def play() -> Played:
+        started = time.perf_counter()
+        steps = env.rollout(num_steps)
+        step_s = time.perf_counter() - started
+        return Played(num_choices=steps["action"].numel(), step_s=step_s)
+
+    return play
+
+
+def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
+    """Seed an environment of `make_environment` and return how it is played.
+
+    Args:
+        method: One of `environment_presets.METHODS`.
+        env: Its environment.
+        num_levels: L.
+        seed: Of the environment and of the actions.
+    """
+    rng = np.random.default_rng(seed)
+    if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
+        env.set_seed(seed)
+        torch.manual_seed(seed)
+        return rollout_play(env, num_levels) if method == names.ROLLOUT else torch_play(env)
+    env.reset(seed=seed)
+    is_single = method in (names.SINGLE, names.DAY)
+    return single_play(env, rng) if is_single else vector_play(env, rng)
+
+
+def make_environment(
+    method: str, world: World, batch: int, day_requests: int, reward: Sequence[str] = ()
+) -> Any:
+    """Return the environment of an interface.
+
+    Args:
+        method: One of `environment_presets.METHODS`.
+        world: What it plays in.
+        batch: B; 1 for the single environments.
+        day_requests: Length of a day.
+        reward: Specs; empty means `final_value`.
+    """
+    import envs
+
+    common: dict[str, Any] = {"world": world, "reward": list(reward)}
+    day = common | {"num_requests": day_requests}
+    if method == names.SINGLE:
+        return gymnasium.make(REQUEST_ID, **common)
+    if method == names.VECTOR:
+        return gymnasium.make_vec(REQUEST_ID, num_envs=batch, **common)
+    if method == names.SYNC:
+        return gymnasium.make_vec(
+            REQUEST_ID,
+            num_envs=batch,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+            **common,
+        )
+    if method in (names.TORCH, names.ROLLOUT):
+        return envs.AdRequestTorchEnv(batch_size=[batch], **common)
+    if method == names.DAY:
+        return gymnasium.make(DAY_ID, **day)
+    if method == names.DAY_VECTOR:
+        return gymnasium.make_vec(DAY_ID, num_envs=batch, **day)
+    if method == names.DAY_TORCH:
+        return envs.AdDayTorchEnv(batch_size=[batch], **day)
+    raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Figures of one configuration, one entry per repeat."""
+
+    choices_per_s: tuple[float, ...]
+    """Without the draws; of requests with the resets, of days without."""
+    draw_s: float
+    """Median, per choice."""
+    reset_s: float
+    """Median, per reset of all rows."""
+
+    @property
+    def median(self) -> float:
+        """Choices per second."""
+        return statistics.median(self.choices_per_s)
+
+
+def warm_up(play: Play, sizes: EnvironmentPreset) -> int:
+    """Play for about a repeat's length and return how many episodes make a repeat."""
+    started = time.perf_counter()
+    play()  # caches fill, tables are built
+    if time.perf_counter() - started > LONG * sizes.repeat_s:
+        return 1
+    while time.perf_counter() - started < sizes.repeat_s:
+        play()
+    before = time.perf_counter()
+    play()
+    return max(1, math.ceil(sizes.repeat_s / max(time.perf_counter() - before, 1e-6)))
+
+
+def time_plays(
+    plays: dict[str, Play], sizes: EnvironmentPreset, *, with_reset: bool, least: int = 1
+) -> dict[str, Timing]:
+    """Time several plays in turn, so that they meet the same machine.
+
+    Args:
+        plays: By name.
+        sizes: Says how often and how long.
+        with_reset: Whether choices pay for the resets.
+        least: Episodes that a repeat has at least.
+    """
+    counts = {name: max(warm_up(play, sizes), least) for name, play in plays.items()}
+    found: dict[str, list[Played]] = {name: [] for name in plays}
+    started = time.perf_counter()
+    for repeat in range(sizes.num_repeats):
+        if repeat and time.perf_counter() - started > sizes.limit_s:
+            break
+        for name, play in plays.items():
+            played = Played()
+            for _ in range(counts[name]):
+                played += play()
+            found[name].append(played)
+    return {
+        name: Timing(
+            choices_per_s=tuple(
+                p.num_choices / (p.step_s + with_reset * p.reset_s) for p in repeats
+            ),
+            draw_s=statistics.median(p.draw_s / p.num_choices for p in repeats),
+            reset_s=statistics.median(p.reset_s / counts[name] for p in repeats),
+        )
+        for name, repeats in found.items()
+    }
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

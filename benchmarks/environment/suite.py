@@ -1,0 +1,285 @@
+"""How fast the environments are: code choices per second by interface, batch and catalogue.
+
+Every figure is measured alone: tasks run one after the other whatever `--workers` says, with one
+thread and with two. A seed is a round of measurements; all rounds share one world.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.alignment.setup import world_seed
+from benchmarks.environment.memory import catalogue_figures, environment_memory, in_fresh_process
+from benchmarks.environment.pieces import piece_seconds
+from benchmarks.environment.play import (
+    PREPARED,
+    Timing,
+    make_environment,
+    make_play,
+    time_plays,
+    torch_threads,
+)
+from benchmarks.environment.presets import (
+    DAY_TORCH,
+    DAY_VECTOR,
+    DAYS,
+    METHODS,  # noqa: F401, what `load_suite` reads
+    PRESETS,  # noqa: F401
+    SINGLES,
+    SUITE,
+    SYNC,
+    TARGET_BATCH,
+    VECTOR,
+    EnvironmentPreset,
+)
+from benchmarks.environment.report import make_report
+from benchmarks.environment.worlds import CatalogueSize, without_rankers
+from benchmarks.measure.timing import matrix_rate
+from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.files import write_text
+from benchmarks.runs.results import COLUMNS, empty_results
+from benchmarks.runs.tasks import Task, log_progress
+from benchmarks.suite import Settings
+from simulators.make import load_world, silent, world_names
+
+MACHINE = "machine"
+TAKES_REWARDS = True
+MODES = ("rankers", "free")
+"""With the world's rankers, and with rankers that cost nothing."""
+_MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]
+
+
+def batches_of(method: str, sizes: EnvironmentPreset) -> list[int]:
+    """Return the B that an interface is measured at."""
+    if method in SINGLES:
+        return [1]
+    most = max(sizes.batches)
+    if method == SYNC:
+        most = sizes.max_sync_batch
+    elif method in (DAY_VECTOR, DAY_TORCH):
+        most = sizes.max_day_batch
+    return [batch for batch in sizes.batches if batch <= most]
+
+
+def _rows(method: str, seed: int, metrics: dict[str, float]) -> pd.DataFrame:
+    if not metrics:
+        return empty_results()
+    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
+    frame = frame.assign(suite=SUITE, method=method, seed=seed, step=0, split="train")
+    return frame[COLUMNS]
+
+
+def _rate_metrics(prefix: str, timing: Timing, num_levels: int) -> dict[str, float]:
+    return {
+        f"{prefix}/choices_per_s": timing.median,
+        f"{prefix}/fastest_choices_per_s": max(timing.choices_per_s),
+        f"{prefix}/slowest_choices_per_s": min(timing.choices_per_s),
+        f"{prefix}/requests_per_s": timing.median / num_levels,
+        f"{prefix}/draw_s": timing.draw_s,
+        f"{prefix}/reset_s": timing.reset_s,
+    }
+
+
+def measure_machine(*, seed: int, sizes: EnvironmentPreset) -> pd.DataFrame:
+    """Return the machine's matrix-product rate in GFLOP per second."""
+    metrics = {}
+    for number in sizes.threads:
+        with torch_threads(number):
+            metrics[f"threads{number}/matrix_gflop_per_s"] = matrix_rate()
+    return _rows(MACHINE, seed, metrics)
+
+
+def measure_method(
+    *,
+    world: str,
+    world_seed: int,
+    seed: int,
+    method: str,
+    reward: tuple[str, ...],
+    sizes: EnvironmentPreset,
+) -> pd.DataFrame:
+    """Return how many code choices an interface makes per second.
+
+    `SyncVectorEnv` is played in turn with the native vector environment, always with rankers; the
+    quotient of the two is `.../native_over_sync_choices_per_s`.
+    """
+    loaded = load_world(world, seed=world_seed, progress=silent)
+    worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
+    if method == SYNC:
+        del worlds["free"]
+    batches, levels = batches_of(method, sizes), loaded.spec.num_levels
+    compared = (VECTOR, SYNC) if method == SYNC else (method,)
+    metrics: dict[str, float] = {}
+    for number, batch in enumerate(batches):
+        log_progress(number, len(batches))
+        least = PREPARED if batch == 1 and method not in DAYS else 1
+        for mode, played in worlds.items():
+            plays = {
+                name: make_play(
+                    name,
+                    make_environment(name, played, batch, sizes.day_requests, reward),
+                    levels,
+                    seed,
+                )
+                for name in compared
+            }
+            for threads in sizes.threads:
+                with torch_threads(threads):
+                    found = time_plays(plays, sizes, with_reset=method not in DAYS, least=least)
+                prefix = f"{mode}/threads{threads}/batch{batch}"
+                metrics |= _rate_metrics(prefix, found[method], levels)
+                if method == SYNC:
+                    metrics |= _native_metrics(prefix, found[VECTOR], found[SYNC])
+    return _rows(method, seed, metrics)
+
+
+def _native_metrics(prefix: str, native: Timing, sync: Timing) -> dict[str, float]:
+    pairs = zip(native.choices_per_s, sync.choices_per_s, strict=True)
+    quotients = [ours / theirs for ours, theirs in pairs]
+    return {
+        f"{prefix}/native_choices_per_s": native.median,
+        f"{prefix}/native_over_sync_choices_per_s": native.median / sync.median,
+        f"{prefix}/fastest_native_over_sync_choices_per_s": max(quotients),
+        f"{prefix}/slowest_native_over_sync_choices_per_s": min(quotients),
+    }
+
+
+def measure_pieces(
+    *, world: str, world_seed: int, seed: int, sizes: EnvironmentPreset
+) -> pd.DataFrame:
+    """Return what the pieces of an episode of about 1,024 requests take."""
+    loaded = load_world(world, seed=world_seed, progress=silent)
+    batch = max((b for b in sizes.batches if b <= TARGET_BATCH), default=min(sizes.batches))
+    metrics = {}
+    for threads in sizes.threads:
+        with torch_threads(threads):
+            found = piece_seconds(loaded, batch, seed)
+        for name, seconds in found.items():
+            metrics[f"pieces/threads{threads}/batch{batch}/{name}_ms"] = 1e3 * seconds
+    return _rows(VECTOR, seed, metrics)
+
+
+def measure_memory(
+    *, world: str, world_seed: int, methods: tuple[str, ...], sizes: EnvironmentPreset, file: Path
+) -> None:
+    """Write what the interfaces take, each in a process of its own."""
+    found = []
+    asked = [
+        (method, batch)
+        for method in methods
+        for batch in batches_of(method, sizes)
+        if method in SINGLES or batch in sizes.memory_batches
+    ]
+    for number, (method, batch) in enumerate(asked):
+        log_progress(number, len(asked))
+        stages = in_fresh_process(
+            environment_memory,
+            method=method,
+            world=world,
+            world_seed=world_seed,
+            batch=batch,
+            day_requests=sizes.day_requests,
+        )
+        found += [(method, -1, batch, stage, mib) for stage, mib in stages.items()]
+    _write_memory(file, found)
+
+
+def measure_catalogue(
+    *, size: CatalogueSize, seed: int, sizes: EnvironmentPreset, file: Path
+) -> pd.DataFrame:
+    """Return how the vector environment does on a catalogue of this size; write its memory."""
+    seconds, mib = in_fresh_process(
+        catalogue_figures, size=size, sizes=sizes, threads=min(sizes.threads)
+    )
+    found = []
+    for name, value in mib.items():
+        batch, _, what = name.rpartition("/")
+        found.append((VECTOR, size.num_ads, int(batch.removeprefix("batch") or 0), what, value))
+    _write_memory(file, found)
+    return _rows(VECTOR, seed, {f"ads{size.num_ads}/{k}": v for k, v in seconds.items()})
+
+
+def _write_memory(file: Path, rows: list[tuple[str, int, int, str, float]]) -> None:
+    write_text(file, pd.DataFrame(rows, columns=_MEMORY_COLUMNS).to_csv(index=False))
+
+
+def make_tasks(settings: Settings) -> list[Task]:
+    """Return the tasks, each needing the one before: none may share the machine with another."""
+    sizes = settings.sizes
+    assert isinstance(sizes, EnvironmentPreset)
+    tasks: list[Task] = []
+
+    def add(name: str, function: str, cost: float, *files: Path, **kwargs: object) -> None:
+        file = f"{name.replace(',', '').replace(' ', '-')}.parquet"
+        tasks.append(
+            Task(
+                name=name,
+                function=function,
+                kwargs=kwargs,
+                needs=(tasks[-1].name,) if tasks else (),
+                output=settings.out / "parts" / file,
+                files=files,
+                cost=cost,
+            )
+        )
+
+    first = settings.seeds[0]
+    seed_of_world = world_seed(settings.world, first)
+    at = {"world": settings.world, "world_seed": seed_of_world}
+    if settings.world in world_names():
+        add(
+            f"world, seed {seed_of_world}",
+            "benchmarks.alignment.setup:make_market",
+            5.0,
+            world=settings.world,
+            seed=seed_of_world,
+        )
+    here = "benchmarks.environment.suite"
+    for seed in settings.seeds:
+        add(f"{MACHINE}, seed {seed}", f"{here}:measure_machine", 0.2, seed=seed, sizes=sizes)
+        for method in settings.methods:
+            add(
+                f"{method}, seed {seed}",
+                f"{here}:measure_method",
+                float(len(batches_of(method, sizes))),
+                **at,
+                seed=seed,
+                method=method,
+                reward=settings.reward,
+                sizes=sizes,
+            )
+        if VECTOR in settings.methods:
+            add(f"pieces, seed {seed}", f"{here}:measure_pieces", 0.5, **at, seed=seed, sizes=sizes)
+    if VECTOR in settings.methods:
+        for size in sizes.catalogues:
+            file = settings.out / "parts" / f"memory-{size.num_ads}.csv"
+            add(
+                f"{size.num_ads} ads",
+                f"{here}:measure_catalogue",
+                4.0,
+                file,
+                size=size,
+                seed=first,
+                sizes=sizes,
+                file=file,
+            )
+    measured = tuple(m for m in settings.methods if m in sizes.memory_methods)
+    if measured:
+        file = settings.out / "parts" / "memory.csv"
+        add(
+            "memory", f"{here}:measure_memory", 4.0 * len(measured), file,
+            **at, methods=measured, sizes=sizes, file=file,
+        )  # fmt: skip
+    return tasks
+
+
+def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+    """Return the report of a finished run, and gather `memory.csv`."""
+    sizes = settings.sizes
+    assert isinstance(sizes, EnvironmentPreset)
+    files = sorted((settings.out / "parts").glob("memory*.csv"))
+    tables = [table for file in files if len(table := pd.read_csv(file))]
+    memory = pd.concat(tables) if tables else pd.DataFrame(columns=_MEMORY_COLUMNS)
+    write_text(settings.out / "memory.csv", memory.to_csv(index=False))
+    info = load_world(settings.world, seed=world_seed(settings.world, settings.seeds[0])).info
+    return make_report(results, memory, methods=settings.methods, info=info, sizes=sizes)

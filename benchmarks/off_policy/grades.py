@@ -1,0 +1,286 @@
+"""Every estimator on every log and target policy, graded against the known truth.
+
+Errors are in units of the logging policy's true value, so 0.1 is a tenth of what it earns.
+
+Dims: P requests, N ads, R replications (logs), n rows, S positions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from agents.off_policy import (
+    Estimate,
+    cascade_doubly_robust,
+    direct_method,
+    doubly_robust,
+    ips,
+    slate_direct_method,
+    slate_independent_ips,
+    slate_reward_ips,
+    slate_standard_ips,
+    snips,
+)
+from agents.off_policy.plackett_luce import (
+    conditional_probability,
+    marginal_probability,
+    reach_probability,
+)
+from benchmarks.off_policy.presets import OffPolicyPreset
+from benchmarks.off_policy.tables import REWARDS, Logs, Tables, draw_logs
+
+ATTENTION = 0.5
+"""What the slates' reward model believes: half of the users go on, whatever stands above."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What an estimator may use of R logs, for one target policy and one reward."""
+
+    reward: Tensor  # float64 [R, n], slates [R, n, S]
+    propensity: Tensor
+    target: Tensor
+    prediction: Tensor
+    expected: Tensor
+    marginal_propensity: Tensor
+    marginal_target: Tensor
+    max_weight: float
+
+    def first(self, num_rows: int) -> "Rows":
+        """Return the beginning of every log."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_weight"}
+        return replace(self, **{name: value[:, :num_rows] for name, value in tensors.items()})
+
+
+Estimator = Callable[[Rows], Estimate]
+
+ESTIMATORS: dict[str, Estimator] = {
+    "ips": lambda r: ips(r.reward, r.propensity, r.target),
+    "ips_clipped": lambda r: ips(r.reward, r.propensity, r.target, max_weight=r.max_weight),
+    "snips": lambda r: snips(r.reward, r.propensity, r.target),
+    "dm": lambda r: direct_method(r.expected),
+    "dr": lambda r: doubly_robust(r.reward, r.propensity, r.target, r.prediction, r.expected),
+    "dr_clipped": lambda r: doubly_robust(
+        r.reward, r.propensity, r.target, r.prediction, r.expected, max_weight=r.max_weight
+    ),
+    "slate_sips": lambda r: slate_standard_ips(r.reward, r.propensity, r.target),
+    "slate_snsips": lambda r: slate_standard_ips(
+        r.reward, r.propensity, r.target, self_normalized=True
+    ),
+    "slate_iips": lambda r: slate_independent_ips(
+        r.reward, r.marginal_propensity, r.marginal_target
+    ),
+    "slate_sniips": lambda r: slate_independent_ips(
+        r.reward, r.marginal_propensity, r.marginal_target, self_normalized=True
+    ),
+    "slate_rips": lambda r: slate_reward_ips(r.reward, r.propensity, r.target),
+    "slate_snrips": lambda r: slate_reward_ips(
+        r.reward, r.propensity, r.target, self_normalized=True
+    ),
+    "slate_dm": lambda r: slate_direct_method(r.expected),
+    "slate_cascade_dr": lambda r: cascade_doubly_robust(
+        r.reward, r.propensity, r.target, r.prediction, r.expected
+    ),
+}
+
+Found = dict[tuple[str, str, int], dict[str, Estimate]]
+"""Estimates [R] of every target policy by (estimator, reward, rows per log)."""
+Truth = dict[str, dict[str, float]]
+"""True value of every policy by reward, the logging policy's own among them as `behavior`."""
+
+
+def judge_ads(
+    tables: Tables, methods: Sequence[str], sizes: OffPolicyPreset, seed: int
+) -> tuple[Found, Truth]:
+    """Return the estimates of the single-ad methods, and the truth."""
+    logs = draw_logs(
+        tables,
+        tables.logging,
+        seed=seed,
+        num_replications=sizes.num_replications,
+        num_rows=max(sizes.log_sizes),
+        num_positions=1,
+    )
+    propensity = logs.take(tables.logging)[..., 0]
+    found: Found = {}
+    truth: Truth = {}
+    for name in REWARDS:
+        reward = logs.reward(tables, name)[..., 0]
+        prediction = logs.take(tables.predicted[name])[..., 0]
+        truth[name] = {
+            k: float((p * tables.truth[name]).sum(-1).mean())
+            for k, p in {**tables.targets, "behavior": tables.logging}.items()
+        }
+        for policy, probability in tables.targets.items():
+            target = logs.take(probability)[..., 0]
+            rows = Rows(
+                reward=reward,
+                propensity=propensity,
+                target=target,
+                prediction=prediction,
+                expected=(probability * tables.predicted[name]).sum(-1)[logs.row],
+                marginal_propensity=propensity,
+                marginal_target=target,
+                max_weight=sizes.max_weight,
+            )
+            _estimate(found, rows, methods, sizes, name, policy)
+    return found, truth
+
+
+def judge_slates(
+    tables: Tables, methods: Sequence[str], sizes: OffPolicyPreset, seed: int
+) -> tuple[Found, Truth]:
+    """Return the estimates of the slate methods, and the truth.
+
+    A user who gets to an ad goes on below it with probability c / (c + median c), c being the true
+    click probability and the median that of the request's legal ads. Positions that are not reached
+    are no impressions. So rewards depend on the ads above, as in the cascade model.
+    """
+    num_positions = sizes.num_positions
+    floor = {name: _with_floor(p, sizes.slate_floor) for name, p in tables.targets.items()}
+    behavior = _with_floor(tables.logging, sizes.slate_floor)
+    legal = tables.targets["uniform"] > 0
+    typical = tables.pctr.where(legal, torch.nan).nanmedian(-1, keepdim=True).values
+    stay = tables.pctr / (tables.pctr + typical)
+    logs = draw_logs(
+        tables,
+        behavior,
+        seed=seed,
+        num_replications=sizes.num_replications,
+        num_rows=max(sizes.log_sizes),
+        num_positions=num_positions,
+    )
+    goes_on = (logs.noise < logs.take(stay)).long().cumprod(-1)
+    reached = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1]], dim=-1)
+    attention = ATTENTION ** torch.arange(num_positions).double()
+    policies = {**floor, "behavior": behavior}
+    marginals = {k: marginal_probability(p, num_positions) for k, p in policies.items()}
+    truth: Truth = {name: {} for name in REWARDS}
+    for policy, probability in policies.items():
+        reach = reach_probability(probability, stay, num_positions).sum(1)
+        for name in REWARDS:
+            truth[name][policy] = float((reach * tables.truth[name]).sum(-1).mean())
+    propensity = _conditional(behavior, logs)
+    marginal_propensity = _marginal(marginals["behavior"], logs)
+    found: Found = {}
+    for policy, probability in floor.items():
+        target = _conditional(probability, logs)
+        marginal_target = _marginal(marginals[policy], logs)
+        for name in REWARDS:
+            # reward model: position s earns attention[s] * prediction, whatever stands above it
+            predicted = tables.predicted[name]
+            below = (marginals[policy] * predicted[:, None]).sum(-1) * attention  # [P, S]
+            rest = (below.flip(-1).cumsum(-1).flip(-1) - below)[logs.row]
+            rows = Rows(
+                reward=logs.reward(tables, name) * reached,
+                propensity=propensity,
+                target=target,
+                prediction=logs.take(predicted) * attention + rest,
+                expected=_expected_next(probability, predicted, logs) * attention + rest,
+                marginal_propensity=marginal_propensity,
+                marginal_target=marginal_target,
+                max_weight=sizes.max_weight,
+            )
+            _estimate(found, rows, methods, sizes, name, policy)
+    return found, truth
+
+
+def _estimate(
+    found: Found,
+    rows: Rows,
+    methods: Sequence[str],
+    sizes: OffPolicyPreset,
+    reward: str,
+    policy: str,
+) -> None:
+    """Add the estimates of all methods and log sizes for one target policy."""
+    for size in sizes.log_sizes:
+        part = rows.first(size)
+        for method in methods:
+            found.setdefault((method, reward, size), {})[policy] = ESTIMATORS[method](part)
+
+
+def _with_floor(probability: Tensor, floor: float) -> Tensor:
+    legal = (probability > 0).double()
+    return (1 - floor) * probability + floor * legal / legal.sum(-1, keepdim=True)
+
+
+def _conditional(probability: Tensor, logs: Logs) -> Tensor:
+    shape = logs.ad_id.shape
+    flat = conditional_probability(probability, logs.row.flatten(), logs.ad_id.flatten(0, 1))
+    return flat.view(shape)
+
+
+def _marginal(marginal: Tensor, logs: Logs) -> Tensor:
+    """Return marginal [P, S, N] at the logged ads, [R, n, S]."""
+    _, num_positions, num_ads = marginal.shape
+    place = logs.row[..., None] * num_positions + torch.arange(num_positions)
+    return marginal.flatten()[place * num_ads + logs.ad_id]
+
+
+def _expected_next(probability: Tensor, predicted: Tensor, logs: Logs) -> Tensor:
+    """Return the expected prediction of the ad at s given the logged ads above it, [R, n, S]."""
+    mass, value = logs.take(probability), logs.take(probability * predicted)
+    total = (probability * predicted).sum(-1)[logs.row][..., None]
+    left = 1.0 - (mass.cumsum(-1) - mass)
+    return (total - (value.cumsum(-1) - value)) / left.clamp_min(1e-12)
+
+
+def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, float]:
+    """Return the grades of one estimator over target policies and replications.
+
+    Args:
+        estimates: Of every target policy, [R].
+        truth: Of every target policy, and of the logging policy as `behavior`: the unit of errors.
+
+    Returns:
+        bias (mean over policies), abs_bias, rmse, median_error (of |error| over logs, mean over
+        policies), coverage, width (of the intervals), unsupported,
+        effective_sample_size, rank_correlation (Spearman, over policies, mean over logs); and
+        NAME/POLICY for most of them. Widths are over supported estimates.
+    """
+    unit = abs(truth["behavior"])
+    grades: dict[str, float] = {}
+    for policy, e in estimates.items():
+        error = (e.value - truth[policy]) / unit
+        inside = (e.low <= truth[policy]) & (truth[policy] <= e.high)
+        own = {
+            "bias": error.mean(),
+            "rmse": error.square().mean().sqrt(),
+            "median_error": error.abs().median(),
+            "coverage": inside.double().mean(),
+            "effective_sample_size": e.effective_sample_size.mean(),
+        }
+        grades |= {f"{name}/{policy}": float(value) for name, value in own.items()}
+    mean = {
+        name: float(np.mean([grades[f"{name}/{policy}"] for policy in estimates]))
+        for name in ("bias", "median_error", "coverage", "effective_sample_size")
+    }
+    mean["abs_bias"] = float(np.mean([abs(grades[f"bias/{policy}"]) for policy in estimates]))
+    mean["rmse"] = float(np.sqrt(np.mean([grades[f"rmse/{p}"] ** 2 for p in estimates])))
+    supported = torch.stack([e.supported for e in estimates.values()])
+    width = torch.stack([(e.high - e.low) / unit for e in estimates.values()])
+    mean["unsupported"] = float((~supported).double().mean())
+    if supported.any():
+        mean["width"] = float(width[supported].mean())
+    value = torch.stack([e.value for e in estimates.values()], dim=1).numpy()
+    mean["rank_correlation"] = rank_correlation(value, [truth[policy] for policy in estimates])
+    return grades | mean
+
+
+def rank_correlation(value: np.ndarray, truth: Sequence[float]) -> float:
+    """Return Spearman's correlation of each row of `value` [R, Q] with `truth` [Q], mean over rows.
+
+    Ties share their mean rank; a row that is constant tells nothing and counts as 0.
+    """
+    ours = pd.DataFrame(value).rank(axis=1).to_numpy()
+    theirs = pd.Series(truth).rank().to_numpy()
+    ours = ours - ours.mean(axis=1, keepdims=True)
+    theirs = theirs - theirs.mean()
+    size = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
+    product = (ours * theirs).sum(axis=1)
+    return float(np.divide(product, size, out=np.zeros_like(product), where=size > 0).mean())

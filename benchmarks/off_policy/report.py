@@ -1,0 +1,313 @@
+"""What the off-policy suite says about its results: tables, curves and a computed reading."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.off_policy.presets import AD_METHODS, SLATE_METHODS, OffPolicyPreset
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Paragraph,
+    Section,
+    SuiteReport,
+    Table,
+)
+from benchmarks.reports.figures import interval_chart, learning_curves
+from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.statistics import Interval, bootstrap
+from benchmarks.runs.results import BOOTSTRAP_SEED, final_values
+
+COLUMNS = {
+    "bias": "bias",
+    "|bias|": "abs_bias",
+    "RMSE": "rmse",
+    "median |error|": "median_error",
+    "covered by 95 % intervals": "coverage",
+    "interval width": "width",
+    "rank correlation": "rank_correlation",
+    "effective rows": "effective_sample_size",
+    "no support": "unsupported",
+}
+WORDS = {"revenue": "revenue", "clicks": "clicks"}
+NOMINAL = 0.95
+TOLERATED = 0.05
+"""How far below nominal a coverage may lie before the reading calls it too low."""
+
+
+def _interval(final: pd.DataFrame, method: str, metric: str) -> Interval | None:
+    rows = final[(final["method"] == method) & (final["metric"] == metric)]
+    values = rows["value"].to_numpy()
+    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
+
+
+def _value(final: pd.DataFrame, method: str, metric: str) -> float:
+    found = _interval(final, method, metric)
+    return np.nan if found is None else found.value
+
+
+def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, title: str) -> Table:
+    rows: list[list[Cell]] = [
+        [method, *(_interval(final, method, f"{reward}/{name}") for name in COLUMNS.values())]
+        for method in methods
+    ]
+    return Table(
+        title,
+        ["estimator", *COLUMNS],
+        rows,
+        "Means over target policies and logs, in units of what the logging policy truly earns. "
+        "RMSE: root of the mean square over policies and logs, ruled by the rare log with a huge "
+        "weight; median |error|: a typical log; rank correlation: Spearman's, of "
+        "the target policies inside one log; effective rows: Kish, (sum w)^2 / sum w^2; no "
+        "support: share of estimates without a single weighted row (their intervals are "
+        "infinite and count as covering).",
+    )
+
+
+def _policies(final: pd.DataFrame) -> list[str]:
+    """Return the target policies by true revenue, the best last."""
+    start = "revenue/value/"
+    names = final[final["metric"].str.startswith(start)]
+    order = names.groupby("metric")["value"].mean().sort_values()
+    found = [metric.removeprefix(start) for metric in order.index]
+    return [name for name in found if name != "behavior"]
+
+
+def _by_policy(
+    final: pd.DataFrame, methods: Sequence[str], kind: str, reward: str, title: str
+) -> Table:
+    columns = ["target policy", "true value"]
+    measures = [("bias", m) for m in methods] + [("rmse", m) for m in methods]
+    measures += [("coverage", m) for m in methods]
+    weighted = next((m for m in methods if "dm" not in m), None)
+    rows: list[list[Cell]] = []
+    behavior = _value(final, f"truth_{kind}", f"{reward}/value/behavior")
+    for policy in _policies(final):
+        value = _value(final, f"truth_{kind}", f"{reward}/value/{policy}") / behavior
+        cells: list[Cell] = [policy, value]
+        if weighted is not None:
+            cells.append(_value(final, weighted, f"{reward}/effective_sample_size/{policy}"))
+        cells += [_value(final, m, f"{reward}/{name}/{policy}") for name, m in measures]
+        rows.append(cells)
+    if weighted is not None:
+        columns.append("effective rows")
+    names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
+    columns += [f"{names[name]}, {m}" for name, m in measures]
+    return Table(title, columns, rows, "In units of what the logging policy truly earns.")
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]
+
+
+def _meaning(
+    final: pd.DataFrame, methods: Sequence[str], reward: str, kind: str, num_rows: int
+) -> str:
+    """Return what the numbers of one table say, in sentences that are computed from them."""
+    value: Mapping[str, Mapping[str, float]] = {
+        m: {name: _value(final, m, f"{reward}/{name}") for name in COLUMNS.values()}
+        for m in methods
+    }
+    word = WORDS[reward]
+    ranked = sorted(methods, key=lambda m: value[m]["rmse"])
+    best, worst = ranked[0], ranked[-1]
+    text = (
+        f"From logs of {num_rows:,} {kind}, `{best}` estimates {word} with the least error: its "
+        f"RMSE is {value[best]['rmse']:.2g} of what the logging policy earns"
+    )
+    if worst != best:
+        text += (
+            f", against {value[worst]['rmse']:.2g} for `{worst}` "
+            f"({value[worst]['rmse'] / value[best]['rmse']:.1f} times)"
+        )
+    text += ". "
+    leaders = sorted(methods, key=lambda m: -value[m]["rank_correlation"])
+    leader = leaders[0]
+    text += (
+        f"It orders the target policies with a rank correlation of "
+        f"{value[best]['rank_correlation']:.2f}"
+    )
+    text += (
+        ", and none is higher by a hundredth. "
+        if value[leader]["rank_correlation"] - value[best]["rank_correlation"] < 0.01
+        else f"; the highest is `{leader}`'s, {value[leader]['rank_correlation']:.2f}. "
+    )
+    low = [m for m in methods if value[m]["coverage"] < NOMINAL - TOLERATED]
+    if low:
+        text += (
+            "Intervals that promise 95 % hold the truth too rarely for "
+            + _listed([f"`{m}` ({100 * value[m]['coverage']:.0f} %)" for m in low])
+            + ". "
+        )
+    fine = [m for m in methods if m not in low]
+    if fine:
+        text += f"They hold it at least 90 % of the time for {_listed([f'`{m}`' for m in fine])}. "
+    mostly = [m for m in methods if value[m]["abs_bias"] > 0.5 * value[m]["rmse"] and m in low]
+    if mostly:
+        text += (
+            f"The error of {_listed([f'`{m}`' for m in mostly])} is more bias than chance "
+            f"(mean |bias| {_listed([format(value[m]['abs_bias'], '.2g') for m in mostly])}): more "
+            "rows do not help, and an interval made of the log's variance can't see it. "
+        )
+    return text + _support(final, methods, reward)
+
+
+def _support(final: pd.DataFrame, methods: Sequence[str], reward: str) -> str:
+    """Return how error follows the effective sample size over the policies, for one estimator."""
+    method = next((m for m in methods if "dm" not in m), None)
+    if method is None:
+        return ""
+    names = _policies(final)
+    rows = [_value(final, method, f"{reward}/effective_sample_size/{p}") for p in names]
+    error = [_value(final, method, f"{reward}/rmse/{p}") for p in names]
+    least, most = int(np.argmin(rows)), int(np.argmax(rows))
+    return (
+        f"What decides is overlap with the log: `{method}` is off by {error[least]:.2g} for "
+        f"`{names[least]}`, which the log supports with {rows[least]:,.0f} effective rows, and by "
+        f"{error[most]:.2g} for `{names[most]}` with {rows[most]:,.0f}."
+    )
+
+
+def _optimism(final: pd.DataFrame, reward: str) -> str | None:
+    """Return what the reward model says of the policies that trust it, if it was asked."""
+    own = [p for p in _policies(final) if p == "greedy" or p.startswith("softmax")]
+    told = {p: _interval(final, "dm", f"{reward}/bias/{p}") for p in own}
+    known = {p: i for p, i in told.items() if i is not None}
+    if not known:
+        return None
+    worst = max(known, key=lambda p: abs(known[p].value))
+    word = "above" if known[worst].value > 0 else "below"
+    return (
+        "The direct method takes the frozen rankers' word, and the softmax and greedy policies "
+        f"choose what these rankers like. It puts `{worst}` {abs(known[worst].value):.2g} logging "
+        f"values {word} its true {WORDS[reward]}: what a policy is worth under the rankers that it "
+        "was fitted to is no estimate of what it earns."
+    )
+
+
+def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str) -> list[Block]:
+    return [
+        Figure(
+            f"{name}_{reward}",
+            f"Error of {label} estimators of {WORDS[reward]} by the size of the log.",
+            learning_curves(
+                results,
+                f"{reward}/rmse",
+                methods=methods,
+                split="test",
+                label=f"RMSE, {WORDS[reward]}",
+                step_label="logged rows",
+            ),
+        )
+        for reward in WORDS
+        if (results["metric"] == f"{reward}/rmse").any()
+    ]
+
+
+def _bias_chart(final: pd.DataFrame, methods: Sequence[str], name: str) -> list[Block]:
+    shown = [m for m in methods if m in ("ips", "dm", "dr", "slate_rips", "slate_cascade_dr")]
+    groups = {}
+    for method in shown:
+        pairs = [(p, _interval(final, method, f"revenue/bias/{p}")) for p in _policies(final)]
+        groups[method] = [(p, i) for p, i in pairs if i is not None]
+    if not groups:
+        return []
+    chart = interval_chart(groups, label="bias, in logging values", reference=0.0)
+    return [
+        Figure(
+            name, "Mean error of revenue by target policy, the best policy at the bottom.", chart
+        )
+    ]
+
+
+_METHOD_NOTES = (
+    "`ips`: mean of w r, w = target / propensity; `snips`: divided by the mean weight; `dm`: the "
+    "frozen rankers' expectation; `dr`: `dm` plus the weighted residuals. `_clipped`: weights at "
+    "most `max_weight`.",
+    "`slate_sips` weights by the whole slate, `slate_rips` by the positions down to the reward's "
+    "(cascade), `slate_iips` by the reward's own position; `sn`: divided by each position's mean "
+    "weight; `slate_cascade_dr`: RIPS around the reward model.",
+    "Revenue is the charge in eCPM units (CPM: the bid; CPC: 1000 bid per click; oCPA: 1000 bid "
+    "per conversion), clicks and conversions drawn from the hidden truth.",
+    "The truth of a policy is exact: its expectation over all legal ads of all requests that the "
+    "logs are drawn from. Intervals of the estimators are normal; those of this report are over "
+    "seeds.",
+    "Slates are drawn one below the other without replacement. Users go on below an ad with "
+    "probability c / (c + median c), c its true click rate: rewards depend on the ads above, not "
+    "below, so SIPS and RIPS are unbiased and IIPS is not. The reward model believes that half of "
+    "the users go on.",
+)
+
+
+def make_report(
+    results: pd.DataFrame, *, methods: Sequence[str], world: str, sizes: OffPolicyPreset
+) -> SuiteReport:
+    """Return the report of all rows of a run.
+
+    Args:
+        results: Tidy rows; the step is the number of rows per log.
+        methods: Rows in the order of the command line.
+        world: Of the run.
+        sizes: The preset.
+    """
+    final = final_values(results)
+    final = final[final["split"] == "test"]
+    num_rows = max(sizes.log_sizes)
+    kinds = {
+        "ads": ([m for m in methods if m in AD_METHODS], "single ads", "impressions"),
+        "slates": (
+            [m for m in methods if m in SLATE_METHODS],
+            f"slates of {sizes.num_positions} ads",
+            "slates",
+        ),
+    }
+    sections, tables, meanings = [], [], []
+    differences: list[Difference] = []
+    for kind, (own, label, unit) in kinds.items():
+        if not own:
+            continue
+        tables.append(_grades(final, own, "revenue", f"Estimators of revenue, {label}"))
+        meanings += [_meaning(final, own, reward, unit, num_rows) for reward in WORDS]
+        sections.append(
+            Section(
+                f"{label[:1].upper()}{label[1:]}",
+                [
+                    _grades(final, own, "clicks", f"Estimators of clicks, {label}"),
+                    *_bias_chart(final, own, f"bias_{kind}"),
+                    *_curves(results, own, f"error_{kind}", label),
+                    _by_policy(final, own, kind, "revenue", f"By target policy: revenue, {label}"),
+                    _by_policy(final, own, kind, "clicks", f"By target policy: clicks, {label}"),
+                ],
+            )
+        )
+        differences += compare(
+            final,
+            "revenue/rmse",
+            f"the error of estimated revenue, {label} (RMSE in logging values)",
+            own,
+            own[0],
+            higher_is_better=False,
+        )
+    optimism = _optimism(final, "revenue")
+    if optimism is not None:
+        meanings.append(optimism)
+    blocks: list[Block] = [Paragraph(text) for text in meanings]
+    return SuiteReport(
+        title="Off-policy evaluation against the known truth",
+        lead=(
+            f"{len(methods)} estimators judge {len(_policies(final))} target policies from logs of "
+            f"the production system of world `{world}`: {final['seed'].nunique()} seeds, "
+            f"{sizes.num_replications} logs per seed. Propensities are known, and so is what each "
+            "policy truly earns."
+        ),
+        sections=[
+            Section("What it means", blocks),
+            *sections,
+            Section("How it was done", [Bullets(_METHOD_NOTES)]),
+        ],
+        tables=tables,
+        differences=differences,
+    )

@@ -1,0 +1,213 @@
+"""What the rankers suite says: cards, reliability diagrams, and whether optimising them helps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Section,
+    SuiteReport,
+    Table,
+)
+from benchmarks.reports.figures import COLOURS, plain_axes
+from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.statistics import bootstrap
+from benchmarks.runs.results import BOOTSTRAP_SEED
+from simulators.rankers.cards import MIN_POSITIVES, NEW_DAYS, OVERALL
+from simulators.world.info import WorldInfo
+
+TASKS = ("pctr", "pcvr")
+TRUTH = "truth"
+COLUMNS = {
+    "AUC": "auc",
+    "log-loss": "log_loss",
+    "ECE": "ece",
+    "sum(p)/sum(y)": "ratio",
+    "rate": "rate",
+    "positives": "num_positives",
+    "rows": "num_rows",
+}
+
+
+def _cell(results: pd.DataFrame, method: str, metric: str) -> Cell:
+    rows = results[(results["method"] == method) & (results["metric"] == metric)]
+    values = rows["value"].to_numpy()
+    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
+
+
+def _groups(results: pd.DataFrame, task: str) -> list[str]:
+    """Return the groups of a task's card: all ads, verticals by number, new and old ads."""
+    parts = results["metric"].str.split("/")
+    mine = parts[(parts.str[0] == task) & (parts.str.len() == 3)].str[1].unique()
+    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: int(g[9:]))
+    return [g for g in (OVERALL, *verticals, "new ads", "old ads") if g in mine]
+
+
+def _card_row(results: pd.DataFrame, name: str, method: str, prefix: str, side: str) -> list[Cell]:
+    """Return one row: the method's own grades, or with `side` `_oracle` those of the truth."""
+    shared = ("rate", "num_positives", "num_rows")
+    metrics = [m if m in shared else f"{m}{side}" for m in COLUMNS.values()]
+    return [name, *(_cell(results, method, f"{prefix}/{metric}") for metric in metrics)]
+
+
+def overall_table(results: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Return both tasks' grades over all held-out rows, the truth's own among them."""
+    rows: list[list[Cell]] = []
+    for task in TASKS:
+        prefix = f"{task}/{OVERALL}"
+        for method in methods:
+            row = _card_row(results, f"{task}, {method}", method, prefix, "")
+            if row[-1] is not None:
+                rows.append(row)
+        for method in methods[:1]:
+            truth = _card_row(results, f"{task}, {TRUTH}", method, prefix, "_oracle")
+            if truth[1] is not None or truth[2] is not None:
+                rows.append(truth)
+    return Table(
+        "Frozen rankers on held-out days",
+        ["", *COLUMNS],
+        rows,
+        f"`{TRUTH}`: the hidden probabilities themselves, graded on the same rows; no ranker can "
+        "expect more, and its ECE is what chance alone leaves. Of a conversion only clicks are "
+        "trials. Over the worlds used, with 95 % intervals.",
+    )
+
+
+def group_table(results: pd.DataFrame, task: str, method: str) -> Table | None:
+    """Return one task's grades by vertical and for new and old ads; None without rows."""
+    rows: list[list[Cell]] = []
+    oracle = {"AUC of the truth": "auc_oracle", "ECE of the truth": "ece_oracle"}
+    for group in _groups(results, task):
+        row = _card_row(results, group, method, f"{task}/{group}", "")
+        if row[-1] is not None:
+            row += [_cell(results, method, f"{task}/{group}/{m}") for m in oracle.values()]
+            rows.append(row)
+    if not rows:
+        return None
+    names = ["", *COLUMNS, *oracle]
+    kept = [i for i in range(len(names)) if i == 0 or any(row[i] is not None for row in rows)]
+    return Table(
+        f"{task} of `{method}` by group",
+        [names[i] for i in kept],
+        [[row[i] for i in kept] for row in rows],
+        f"A new ad started at most {NEW_DAYS} days before the impression. Groups with fewer than "
+        f"{MIN_POSITIVES} positives have no AUC, so it may rest on fewer worlds than the counts. "
+        "Counts are means per world.",
+    )
+
+
+def reliability_figure(results: pd.DataFrame, task: str, methods: Sequence[str]) -> Canvas:
+    """Return observed rate over mean prediction per bin, means over seeds, on log axes."""
+    figure, axes = plain_axes(0.7)
+    ends: list[float] = []
+    for method, colour in zip(methods, COLOURS, strict=False):
+        rows = results[
+            (results["method"] == method) & results["metric"].str.startswith(f"{task}/reliability/")
+        ]
+        if rows.empty:
+            continue
+        wide = rows["metric"].str.extract(r"reliability/(?P<bin>\d+)/(?P<what>\w+)")
+        points = rows.assign(**wide).pivot_table("value", "bin", "what")  # means over seeds
+        shown = points[(points["observed"] > 0) & (points["predicted"] > 0)]
+        x, y = shown["predicted"].to_numpy(), shown["observed"].to_numpy()
+        axes.plot(x, y, "o-", color=colour, label=method, linewidth=1.4, markersize=4.5)
+        ends += [*x, *y]
+    if ends:
+        line = np.array([min(ends), max(ends)])
+        axes.plot(line, line, ":", color="#555555", linewidth=1.2, label="calibrated")
+        axes.legend(loc="upper left", frameon=False)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(f"mean {task} of the bin")
+    axes.set_ylabel("observed rate")
+    return figure
+
+
+def regime_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | None:
+    """Return what optimising each method's rankers is worth under the truth."""
+    columns = {
+        "logging policy": "regime/logging",
+        "the rankers' best ad": "regime/proxy_argmax",
+        "truly best ad": "regime/best",
+        "share of the possible gain": "regime/share",
+        "scores per second": "scores_per_s",
+    }
+    rows: list[list[Cell]] = []
+    for method in methods:
+        cells = [_cell(results, method, metric) for metric in columns.values()]
+        rows.append([method, *cells])
+    if all(row[4] is None for row in rows):
+        columns = {"scores per second": "scores_per_s"}
+        rows = [[row[0], row[-1]] for row in rows]
+    return Table(
+        "What optimising them is worth",
+        ["", *columns],
+        rows,
+        "True final value per request on 300 held-out requests. The share is that of the way from "
+        "the logging policy (0) to the truly best ad (1) that the ad with the largest reward goes; "
+        "below 0, optimising the rankers is reward hacking. alpha of Eq. 5 is each method's own. "
+        "Scores per second: 64 requests with 40 candidates, one thread.",
+    )
+
+
+def _differences(results: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
+    first, *others = methods
+    found: list[Difference] = []
+    for metric, words in (
+        ("pctr/overall/auc", "the AUC of pCTR"),
+        ("pcvr/overall/auc", "the AUC of pCVR"),
+        ("regime/share", "the share of the possible gain of the rankers' best ad"),
+    ):
+        found += compare(results, metric, words, others, first)
+    return found
+
+
+def make_report(
+    results: pd.DataFrame, *, methods: Sequence[str], info: WorldInfo, seeds: Sequence[int]
+) -> SuiteReport:
+    """Return the report of all rows of a run.
+
+    Args:
+        results: Tidy rows.
+        methods: Rows in the order of the command line.
+        info: Of the world, or of the first one where every seed has its own.
+        seeds: Of the run.
+    """
+    names = {"pctr": "Clicks", "pcvr": "Conversions"}
+    sections = []
+    for task in TASKS:
+        tables = [table for m in methods if (table := group_table(results, task, m)) is not None]
+        if not tables:
+            continue
+        figure = Figure(
+            f"reliability_{task}",
+            f"Reliability of {task}: bins of equally many held-out rows, means over the worlds; "
+            "bins without a positive are left out.",
+            reliability_figure(results, task, methods),
+        )
+        blocks: list[Block] = [figure, *tables]
+        sections.append(Section(names[task], blocks))
+    days = f"the {info.num_days - info.num_log_days} days after the log"
+    facts = [
+        f"Fitted on all logged days but the last, calibrated on the last by centred isotonic "
+        f"regression, graded on {days}, which nothing was fitted on.",
+        "ECE: mean |predicted - observed rate| over 20 bins of equally many rows.",
+        "`lightgbm` is `examples/lightgbm_rankers.py`, plugged in as a user's rankers are.",
+    ]
+    regime = regime_table(results, methods)
+    truth = "with a known truth" if info.has_truth else "without a known truth"
+    return SuiteReport(
+        title="The frozen rankers",
+        lead=f"{', '.join(methods)} as reward simulator; {len(seeds)} seeds. World `{info.name}` "
+        f"({info.source}, {truth}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        + " ".join(info.notes),
+        sections=[*sections, Section("How they were graded", [Bullets(facts)])],
+        tables=[overall_table(results, methods), *([regime] if regime else [])],
+        differences=_differences(results, methods),
+    )

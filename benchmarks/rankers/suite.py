@@ -1,0 +1,150 @@
+"""Can the reward simulator be trusted? Cards of the frozen rankers, by vertical and age of the ad.
+
+Every seed has a world of its own; the built-in rankers are graded beside LightGBM (where it is
+installed), fitted, calibrated and graded on the same days.
+"""
+
+import importlib.util
+import runpy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.alignment.setup import world_seed
+from benchmarks.rankers.report import make_report
+from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.results import COLUMNS
+from benchmarks.runs.tasks import Task
+from benchmarks.suite import Settings
+from simulators.building import grade_regime
+from simulators.make import load_world, world_names
+from simulators.rankers.cards import ranker_card, ranker_reliability
+from simulators.rankers.custom import RankerModel, use_rankers
+from simulators.world import World
+
+SUITE = "rankers"
+NETWORK, TREES = "network", "lightgbm"
+METHODS = (NETWORK, *((TREES,) if importlib.util.find_spec("lightgbm") else ()))
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "lightgbm_rankers.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankersPreset:
+    """Sizes of one preset."""
+
+    world: str = "small"
+    """Default world."""
+    num_seeds: int = 3
+    num_trees: int = 200
+    """Boosting rounds of LightGBM, for clicks and for conversions."""
+    num_bins: int = 20
+    """Bins of the reliability diagrams, of equal size."""
+    num_requests: int = 64
+    """Requests that the speed is measured on."""
+    num_candidates: int = 40
+    """Candidates per request, as in serving."""
+
+
+PRESETS = {
+    "smoke": RankersPreset(world="tiny", num_seeds=2, num_trees=60, num_bins=10),
+    "quick": RankersPreset(),
+    "paper": RankersPreset(num_seeds=10),
+}
+
+
+def _model(world: World, sizes: RankersPreset) -> RankerModel:
+    """Return the rankers of `examples/lightgbm_rankers.py`, not fitted."""
+    return runpy.run_path(str(EXAMPLE))["LightGBMRankers"](world, num_trees=sizes.num_trees)
+
+
+def _card_metrics(world: World) -> dict[str, float]:
+    return {
+        f"{task}/{group}/{metric}": value
+        for task, groups in ranker_card(world).items()
+        for group, metrics in groups.items()
+        for metric, value in metrics.items()
+    }
+
+
+def _reliability_metrics(world: World, num_bins: int) -> dict[str, float]:
+    """Return the bins' means under names like `pctr/reliability/03/observed`."""
+    found: dict[str, float] = {}
+    for task, bins in ranker_reliability(world, num_bins).items():
+        for number, values in enumerate(bins):
+            for name, value in zip(("predicted", "observed", "num_rows"), values, strict=True):
+                found[f"{task}/reliability/{number:02d}/{name}"] = float(value)
+    return found
+
+
+def _speed_metrics(world: World, sizes: RankersPreset) -> dict[str, float]:
+    """Return candidate scores per second with everything that a score needs; the best of three."""
+    ids = world.request_ids("test")[: sizes.num_requests]
+    ads = torch.arange(len(ids) * sizes.num_candidates).view(len(ids), -1) % world.num_ads
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        world.outcome(ids, ads)
+        seconds.append(time.perf_counter() - started)
+    return {"scores_per_s": ads.numel() / min(seconds)}
+
+
+def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> pd.DataFrame:
+    """Return the grades of one kind of rankers on one world, as tidy rows."""
+    graded = load_world(world, seed=world_seed(world, seed))
+    metrics: dict[str, float] = {}
+    if method == NETWORK:
+        regime = graded.ranker_card.get("regime", {})
+    else:
+        started = time.perf_counter()
+        graded = use_rankers(graded, _model(graded, sizes))
+        metrics["fit_s"] = time.perf_counter() - started
+        regime = grade_regime(graded) if graded.info.has_truth else {}
+    metrics |= _card_metrics(graded)
+    metrics |= _reliability_metrics(graded, sizes.num_bins)
+    metrics |= {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}
+    metrics |= _speed_metrics(graded, sizes)
+    frame = pd.DataFrame({"metric": list(metrics), "value": [float(v) for v in metrics.values()]})
+    frame = frame.assign(suite=SUITE, method=method, seed=seed, step=0, split="test")
+    return frame[frame["value"].abs() < float("inf")][COLUMNS].reset_index(drop=True)
+
+
+def make_tasks(settings: Settings) -> list[Task]:
+    """Return the worlds, then every (method, seed) pair."""
+    out, sizes = settings.out, settings.sizes
+    assert isinstance(sizes, RankersPreset)
+    named = settings.world in world_names()
+    tasks = [
+        Task(
+            name=f"world, seed {seed}",
+            function="benchmarks.alignment.setup:make_market",
+            kwargs={"world": settings.world, "seed": seed},
+            output=out / "parts" / f"world-seed{seed}.parquet",
+        )
+        for seed in sorted({world_seed(settings.world, s) for s in settings.seeds} if named else ())
+    ]
+    for seed in settings.seeds:
+        of_world = (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
+        for method in settings.methods:
+            tasks.append(
+                Task(
+                    name=f"{method}, seed {seed}",
+                    function="benchmarks.rankers.suite:run_method",
+                    kwargs={
+                        "world": settings.world, "seed": seed, "method": method, "sizes": sizes
+                    },
+                    needs=of_world,
+                    output=out / "parts" / f"{method}-seed{seed}.parquet",
+                    cost=0.2 if method == NETWORK else 1.0,
+                )
+            )  # fmt: skip
+    return tasks
+
+
+def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+    """Return the report of a finished run."""
+    seed = world_seed(settings.world, settings.seeds[0])
+    info = load_world(settings.world, seed=seed).info
+    return make_report(results, methods=settings.methods, info=info, seeds=settings.seeds)

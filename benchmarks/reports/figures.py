@@ -1,0 +1,181 @@
+"""Figures of a report: curves over training, and intervals side by side."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.reports.statistics import Interval, Profile, bootstrap, interquartile_mean
+from benchmarks.runs.results import BOOTSTRAP_SEED
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a")
+"""Okabe and Ito's palette: told apart by colour-blind readers and in print."""
+WIDTH_IN = 7.2
+
+
+def learning_curves(
+    results: pd.DataFrame,
+    metric: str,
+    *,
+    methods: Sequence[str],
+    split: str,
+    label: str,
+    step_label: str = "training step",
+    steps_to_x: float = 1.0,
+    baseline: float | None = None,
+    baseline_label: str = "",
+) -> Figure:
+    """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
+
+    Args:
+        results: Tidy rows.
+        metric: Drawn upwards.
+        methods: One line each; those without rows are left out.
+        split: Of the rows.
+        label: Of the upward axis.
+        step_label: Of the other axis.
+        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
+        baseline: A level drawn as a dashed line.
+        baseline_label: Its name.
+    """
+    figure, axes = plain_axes(0.55)
+    rows = results[(results["metric"] == metric) & (results["split"] == split)]
+    for number, method in enumerate(methods):
+        points = rows[rows["method"] == method].groupby("step")["value"]
+        if not len(points):
+            continue
+        found = [bootstrap(values.to_numpy(), BOOTSTRAP_SEED) for _, values in points]
+        x = np.array(list(points.groups), dtype=float) * steps_to_x
+        value = np.array([(f.value, f.low, f.high) for f in found])
+        _banded_line(axes, number, method, x, *value.T)
+    if baseline is not None:
+        axes.axhline(baseline, color="#555555", linestyle=":", linewidth=1.2, label=baseline_label)
+    _finish_lines(axes, step_label, label)
+    return figure
+
+
+def curves_over(
+    results: pd.DataFrame,
+    metric: str,
+    x_metric: str,
+    *,
+    methods: Sequence[str],
+    split: str,
+    label: str,
+    x_label: str,
+) -> Figure:
+    """Return a line per method over another metric of the same steps, e.g. seconds of training.
+
+    Both coordinates are interquartile means over seeds at a step; the band is the interval.
+
+    Args:
+        results: Tidy rows.
+        metric: Drawn upwards.
+        x_metric: Drawn along.
+        methods: One line each; those without rows are left out.
+        split: Of the rows.
+        label: Of the upward axis.
+        x_label: Of the other axis.
+    """
+    figure, axes = plain_axes(0.55)
+    rows = results[results["split"] == split]
+    for number, method in enumerate(methods):
+        own = rows[rows["method"] == method]
+        wide = own.pivot(index=["step", "seed"], columns="metric", values="value")
+        if not {metric, x_metric} <= set(wide.columns):
+            continue
+        points = wide[[metric, x_metric]].dropna().groupby("step")
+        found = [bootstrap(part[metric].to_numpy(), BOOTSTRAP_SEED) for _, part in points]
+        x = np.array([interquartile_mean(part[x_metric].to_numpy()) for _, part in points])
+        value = np.array([(f.value, f.low, f.high) for f in found])
+        _banded_line(axes, number, method, x, *value.T)
+    _finish_lines(axes, x_label, label)
+    return figure
+
+
+def profile_chart(profiles: Mapping[str, Profile], *, label: str) -> Figure:
+    """Return performance profiles: the share of runs above each threshold, a line per method.
+
+    Args:
+        profiles: By method.
+        label: Of the threshold axis.
+    """
+    figure, axes = plain_axes(0.5)
+    for number, (method, profile) in enumerate(profiles.items()):
+        found = profile.threshold, profile.share, profile.low, profile.high
+        _banded_line(axes, number, method, *found)
+    axes.set_ylim(0.0, 1.02)
+    _finish_lines(axes, label, "share of runs above")
+    return figure
+
+
+def _banded_line(
+    axes: Axes,
+    number: int,
+    name: str,
+    x: np.ndarray,
+    value: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> None:
+    """Draw the number-th line with its interval as a band; all arrays [N]."""
+    colour = COLOURS[number % len(COLOURS)]
+    style = "-" if number < len(COLOURS) else "--"
+    axes.plot(x, value, style, color=colour, label=name, linewidth=1.8)
+    axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+
+
+def _finish_lines(axes: Axes, x_label: str, label: str) -> None:
+    """Name the axes and the lines."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+
+
+def interval_chart(
+    groups: Mapping[str, Sequence[tuple[str, Interval]]],
+    *,
+    label: str,
+    reference: float | None = None,
+) -> Figure:
+    """Return points with 95 % intervals, one row per name, side by side for a few measures.
+
+    Args:
+        groups: Per measure (shown in the legend) its (row name, interval) pairs; all measures list
+            the same names.
+        label: Of the axis.
+        reference: A level drawn as a line, e.g. 0 for differences.
+    """
+    names = [name for name, _ in next(iter(groups.values()))]
+    figure, axes = plain_axes(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))
+    rows = np.arange(len(names))[::-1]
+    for number, (measure, entries) in enumerate(groups.items()):
+        shift = 0.22 * ((len(groups) - 1) / 2 - number)
+        value = np.array([interval.value for _, interval in entries])
+        low = np.array([interval.low for _, interval in entries])
+        high = np.array([interval.high for _, interval in entries])
+        colour = COLOURS[number % len(COLOURS)]
+        axes.hlines(rows + shift, low, high, color=colour, linewidth=2.2, alpha=0.55)
+        axes.plot(value, rows + shift, "o", color=colour, markersize=5.5, label=measure)
+    if reference is not None:
+        axes.axvline(reference, color="#555555", linewidth=1.0, zorder=0)
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(label)
+    axes.grid(visible=False, axis="y")
+    if len(groups) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(groups), frameon=False)
+    return figure
+
+
+def plain_axes(height_share: float) -> tuple[Figure, Axes]:
+    """Return a figure of the report's width, as high as this share of it, and its axes."""
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * height_share))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes

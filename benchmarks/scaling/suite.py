@@ -1,0 +1,89 @@
+"""Fig. 5: how the loss falls with the size of the HHD, from 10,000 to 10 million parameters.
+
+All sizes see the same windows of one world in the same order, for as many steps, and choose their
+learning rate by the same trials on a seed that the report does not use.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.alignment.setup import world_seed
+from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.tasks import Task
+from benchmarks.scaling.presets import (
+    METHODS,  # noqa: F401, what `load_suite` reads
+    PRESETS,  # noqa: F401
+    SIZES,
+    ScalingPreset,
+)
+from benchmarks.scaling.report import make_report
+from benchmarks.scaling.train import WORLD_SEED, study_world
+from benchmarks.suite import Settings
+from simulators.make import world_names
+
+IS_EXTENDABLE = True
+
+
+def tuned_file(settings: Settings, size: str) -> Path | None:
+    """Return where a size's learning rate is kept; None where it is not tuned."""
+    assert isinstance(settings.sizes, ScalingPreset)
+    if len(settings.sizes.learning_rates) < 2:
+        return None
+    return settings.out / "tuning" / f"{size}.json"
+
+
+def make_tasks(settings: Settings) -> list[Task]:
+    """Return the world, tuning and every (size, seed)."""
+    sizes, out = settings.sizes, settings.out
+    assert isinstance(sizes, ScalingPreset)
+    tasks: list[Task] = []
+    made: tuple[str, ...] = ()
+    if settings.world in world_names():
+        made = ("world",)
+        tasks.append(
+            Task(
+                name="world",
+                function="benchmarks.alignment.setup:make_market",
+                kwargs={
+                    "world": settings.world,
+                    "seed": world_seed(settings.world, WORLD_SEED),
+                },
+                output=out / "parts" / "world.parquet",
+                cost=5.0,
+            )
+        )
+    for size in settings.methods:
+        tuned = tuned_file(settings, size)
+        cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000
+        shared: dict[str, object] = {"world": settings.world, "size": size, "sizes": sizes}
+        if tuned is not None:
+            tasks.append(
+                Task(
+                    name=f"tuning {size}",
+                    function="benchmarks.scaling.train:run_trial",
+                    kwargs={**shared, "output": tuned},
+                    needs=made,
+                    output=out / "parts" / f"tuning-{size}.parquet",
+                    files=(tuned,),
+                    cost=cost,
+                )
+            )
+        for seed in settings.seeds:
+            tasks.append(
+                Task(
+                    name=f"{size}, seed {seed}",
+                    function="benchmarks.scaling.train:run_size",
+                    kwargs={**shared, "seed": seed, "tuned": tuned},
+                    needs=made if tuned is None else (*made, f"tuning {size}"),
+                    output=out / "parts" / f"{size}-seed{seed}.parquet",
+                    cost=cost,
+                )
+            )
+    return tasks
+
+
+def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+    """Return the report of a finished run."""
+    tuned = {size: tuned_file(settings, size) for size in settings.methods}
+    return make_report(results, settings, study_world(settings.world).info, tuned)

@@ -1,0 +1,269 @@
+"""What the tokenizers suite says: Tab. 1 per catalogue, hold-out, tuning and speed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.reports.blocks import Block, Bullets, Cell, Paragraph, Section, SuiteReport, Table
+from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.statistics import bootstrap
+from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.suite import Settings
+from benchmarks.tokenizers.catalogues import FILE, JOURNEY, WORLD
+from benchmarks.tokenizers.fit import SCORE, SPACES
+from benchmarks.tokenizers.presets import MACHINE, TokenizersPreset, row_name
+
+Tuned = Mapping[tuple[str, str], Path | None]
+TITLES = {WORLD: "the synthetic world's items", JOURNEY: "The Complete Journey's products"}
+PAPER = {
+    "rq_vae": (0.2321, 0.9213, 0.985),
+    "rq_kmeans": (0.2140, 1.0, 0.986),
+    "rq_kmeans_plus": (0.2060, 0.9936, 0.992),
+}
+"""Collision rate, usage of the first level and path similarity of GPR Tab. 1, on private data."""
+COLUMNS = {
+    "collision rate": "collision_rate",
+    "usage 1": "code_usage_1",
+    "usage 2": "code_usage_2",
+    "usage 3": "code_usage_3",
+    "path similarity": "path_similarity",
+    "reconstruction error": "reconstruction_error",
+}
+_LEVELS = (1, 2, 3)
+
+
+def _cell(results: pd.DataFrame, row: str, metric: str, split: str = "all") -> Cell:
+    mask = (results["method"] == row) & (results["metric"] == metric) & (results["split"] == split)
+    values = results.loc[mask, "value"].to_numpy()
+    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
+
+
+def _mean(results: pd.DataFrame, row: str, metric: str, split: str = "all") -> float:
+    mask = (results["method"] == row) & (results["metric"] == metric) & (results["split"] == split)
+    return float(results.loc[mask, "value"].mean())
+
+
+def main_table(
+    results: pd.DataFrame, catalogue: str, methods: Sequence[str], embeddings: Path | None
+) -> Table:
+    """Return Tab. 1 of one catalogue, over all its items."""
+    first = row_name(methods[0], catalogue)
+    num_items, twins, variance = (
+        _mean(results, first, metric) for metric in ("num_items", "twins", "variance")
+    )
+    rows: list[list[Cell]] = [
+        [method, *(_cell(results, row_name(method, catalogue), m) for m in COLUMNS.values())]
+        for method in methods
+    ]
+    title = TITLES.get(catalogue, f"the items of {embeddings.name if embeddings else FILE}")
+    return Table(
+        f"Semantic IDs of {title}",
+        ["", *COLUMNS],
+        rows,
+        f"{num_items:,.0f} items, {twins:.1%} of them with the embedding of another one; "
+        f"{_mean(results, first, 'num_paths'):,.0f} paths for every tokenizer. The reconstruction "
+        f"error would be {variance:.4g} with one code for all. Four fifths of the items were "
+        "fitted; all are counted.",
+    )
+
+
+def split_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> Table:
+    """Return the grades of fitted and held-out items."""
+    rows: list[list[Cell]] = []
+    for method in methods:
+        for split in ("train", "heldout"):
+            row = row_name(method, catalogue)
+            cells = [_cell(results, row, metric, split) for metric in COLUMNS.values()]
+            rows.append([f"{method}, {split}", *cells])
+    return Table(
+        f"Fitted and held-out items ({catalogue})",
+        ["", *COLUMNS],
+        rows,
+        "Collisions are counted inside each part, and usage too: a fifth of the items meets fewer "
+        "others and uses fewer codes.",
+    )
+
+
+def entropy_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> Table:
+    """Return entropy per level and the seconds of a fit."""
+    rows: list[list[Cell]] = []
+    for method in methods:
+        row = row_name(method, catalogue)
+        cells = [_cell(results, row, f"entropy_{level}") for level in _LEVELS]
+        rows.append([method, *cells, _cell(results, row, "fit_s")])
+    return Table(
+        f"Entropy of the codes ({catalogue})",
+        ["", *(f"level {level} (nats)" for level in _LEVELS), "fit (s, one thread)"],
+        rows,
+    )
+
+
+def tuning_table(tuned: Tuned) -> Table | None:
+    """Return which settings were chosen; None without tuning."""
+    rows: list[list[Cell]] = []
+    for (method, catalogue), path in tuned.items():
+        if path is None:
+            continue
+        log = json.loads(path.read_text())
+        scores = [entry[SCORE] for entry in log["trials"]]
+        chosen = ", ".join(f"{k} = {v}" for k, v in log["chosen"].items()) or "defaults"
+        best = min(score for score in scores if score is not None)
+        rows.append([row_name(method, catalogue), len(scores), scores[0], best, chosen])
+    if not rows:
+        return None
+    return Table(
+        "Tuning: collision rate on items that the test does not use",
+        ["row", "trials", "defaults", "best", "chosen"],
+        rows,
+        "A shape gives the codes per level as multiples of V; a negative number divides.",
+    )
+
+
+def speed_blocks(results: pd.DataFrame, sizes: TokenizersPreset) -> list[Block]:
+    """Return what was measured of RQ-KMeans's speed."""
+    found = results[results["method"] == MACHINE].set_index("metric")["value"]
+    rows: list[list[Cell]] = []
+    for threads in (1, 2):
+        prefix = f"threads{threads}"
+        rate, share = (
+            float(found[f"{prefix}/{n}"]) for n in ("encoded_per_s", "share_of_matrix_per_s")
+        )
+        gflops = float(found[f"{prefix}/matrix_gflop_per_s"])
+        rows.append([f"{threads}", f"{rate:,.0f}", f"{gflops:.0f}", f"{share:.0%}"])
+    table = Table(
+        "RQ-KMeans, 64 wide, 3 x 256 codes",
+        ["threads", "encoded items per second", "matrix product (GFLOP/s)", "share of it"],
+        rows,
+        f"Fitting {sizes.speed_items:,} items took {found['rq_kmeans_fit_s']:.1f} s, on one thread "
+        "as always. The share is what the distances alone would take at the machine's rate.",
+    )
+    memory = (
+        f", with {found['stream/peak_mib']:,.0f} MiB of memory at most beside what the process had"
+        if "stream/peak_mib" in found
+        else ""
+    )
+    stream = (
+        f"{found['stream/num_items']:,.0f} items in a Parquet file were encoded at "
+        f"{found['stream/encoded_per_s']:,.0f} items per second{memory}."
+    )
+    return [table, Paragraph(stream)]
+
+
+def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> list[str]:
+    """Return whether Tab. 1's order holds on a catalogue, from seed-paired intervals."""
+    plus = "rq_kmeans_plus"
+    if plus not in methods:
+        return []
+    said = []
+    for rival in ("rq_kmeans", "rq_vae"):
+        for metric, words, higher in (
+            ("collision_rate", "fewer collisions", False),
+            ("path_similarity", "a higher path similarity", True),
+        ):
+            found = _differences(results, catalogue, metric, words, [plus], rival, higher)
+            for difference in found:
+                holds = {
+                    "improves": "holds",
+                    "worsens": "does not hold: the reverse is true",
+                    "lowers": "does not hold: the reverse is true",
+                    "no clear difference": "is not clear",
+                }.get(difference.verdict, "can't be told from so few seeds")
+                interval = difference.interval
+                said.append(
+                    f"The paper finds {words} with `{plus}` than with `{rival}`; here "
+                    f"({catalogue}) that {holds}: {interval.value:+.4f} "
+                    f"[{interval.low:+.4f}, {interval.high:+.4f}]."
+                )
+    usage = _mean(results, row_name(plus, catalogue), "code_usage_1")
+    said.append(f"`{plus}` uses {usage:.1%} of the first level's codes ({catalogue}).")
+    return said
+
+
+def _differences(
+    results: pd.DataFrame,
+    catalogue: str,
+    metric: str,
+    words: str,
+    methods: Sequence[str],
+    baseline: str,
+    higher_is_better: bool,
+) -> list[Difference]:
+    return compare(
+        results,
+        metric,
+        words,
+        [row_name(method, catalogue) for method in methods],
+        row_name(baseline, catalogue),
+        split="all",
+        higher_is_better=higher_is_better,
+    )
+
+
+def collision_quotient(results: pd.DataFrame, catalogue: str) -> str | None:
+    """Return how many times rarer UA-SID's collisions are than RQ-KMeans's, with an interval."""
+    rows = [row_name(method, catalogue) for method in ("rq_kmeans", "ua_sid")]
+    table = results[(results["metric"] == "collision_rate") & (results["split"] == "all")]
+    pairs = table[table["method"].isin(rows)].pivot(index="seed", columns="method", values="value")
+    if not set(rows) <= set(pairs.columns) or (pairs[rows[1]] == 0).any():
+        return None
+    found = bootstrap((pairs[rows[0]] / pairs[rows[1]]).to_numpy(), BOOTSTRAP_SEED)
+    return (
+        f"With as many paths, `ua_sid` has {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] "
+        f"times fewer collisions than `rq_kmeans` ({catalogue}); its keys tell ads apart that have "
+        "the same content."
+    )
+
+
+def make_report(
+    results: pd.DataFrame, settings: Settings, catalogues: Sequence[str], tuned: Tuned
+) -> SuiteReport:
+    """Return the report."""
+    sizes = settings.sizes
+    assert isinstance(sizes, TokenizersPreset)
+    tables = [
+        main_table(results, catalogue, settings.methods, settings.embeddings)
+        for catalogue in catalogues
+    ]
+    sentences: list[str] = []
+    for catalogue in catalogues:
+        sentences += expectations(results, catalogue, settings.methods)
+        quotient = collision_quotient(results, catalogue)
+        sentences += [quotient] if quotient else []
+    sections = [Section("The paper's order", [Bullets(sentences), _paper_table()])]
+    for catalogue in catalogues:
+        blocks: list[Block] = [
+            split_table(results, catalogue, settings.methods),
+            entropy_table(results, catalogue, settings.methods),
+        ]
+        sections.append(Section(f"Parts: {catalogue}", blocks))
+    choices = tuning_table(tuned)
+    if choices is not None:
+        spaces = [
+            f"`{method}` tries " + "; ".join(f"{k} in {v}" for k, v in SPACES[method].items())
+            for method in settings.methods
+        ]
+        sections.append(Section("Tuning", [choices, Bullets(spaces)]))
+    sections.append(Section("Speed and memory", speed_blocks(results, sizes)))
+    worlds = {JOURNEY: f"texts of the retail panel (TF-IDF, SVD to {sizes.text_dim})"}
+    named = [worlds.get(c, settings.world if c == WORLD else FILE) for c in catalogues]
+    return SuiteReport(
+        title="Semantic IDs: four tokenizers (GPR Tab. 1)",
+        lead="Collision rate, code usage, path similarity and reconstruction error of RQ-VAE, "
+        f"RQ-KMeans, RQ-KMeans+ and UA-SID with equally many paths, on: {'; '.join(named)}. "
+        f"{len(settings.seeds)} seeds, each with items, hold-out and start of its own; means are "
+        "interquartile means with 95 % bootstrap intervals.",
+        sections=sections,
+        tables=tables,
+    )
+
+
+def _paper_table() -> Table:
+    rows: list[list[Cell]] = [[method, *values] for method, values in PAPER.items()]
+    return Table(
+        "GPR Tab. 1, on private data",
+        ["", "collision rate", "usage 1", "path similarity"],
+        rows,
+        "For the order to expect; sizes, data and codes per level are not given in the paper.",
+    )

@@ -1,0 +1,147 @@
+"""The residual-quantised autoencoder that RQ-VAE and RQ-KMeans+ train (METHODS 2).
+
+Dims: n rows, d embedding width, z latent width, L levels, V codes of a level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gpr_rl.tokenizers.fitting.residual import encode_residual
+from gpr_rl.tokenizers.fitting.search import BLOCK
+
+
+class ResidualAutoencoder(nn.Module):
+    """Encoder, codebooks and decoder, for embeddings divided by one number.
+
+    Attributes:
+        codebooks: L parameters [V, z].
+        scale: What embeddings are divided by, float32 []; a power of two, so that nothing is
+            rounded.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, codebooks: Sequence[Tensor], scale: Tensor
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.codebooks = nn.ParameterList([book.detach().clone() for book in codebooks])
+        self.register_buffer("scale", scale)
+
+    def loss(self, x: Float[Tensor, "n d"], commitment: float) -> Tensor:
+        """Return, for embeddings in units of `scale`, the mean over rows of
+        |x - x_hat|^2 + sum_l ( |sg[r_l] - e_l|^2 + commitment |r_l - sg[e_l]|^2 ).
+
+        The decoder's gradient goes straight through the codes to the encoder. Residuals are taken
+        with sg[e], so a level's codebook is moved by its own term only.
+        """  # noqa: D205
+        latent = self.encoder(x)
+        residual, total = latent, torch.zeros_like(latent)
+        terms = x.new_zeros(len(x))
+        for codebook in self.codebooks:
+            with torch.no_grad():
+                code = torch.cdist(residual, codebook).argmin(1)
+            centroid = codebook[code]
+            terms = terms + (residual.detach() - centroid).square().sum(1)
+            terms = terms + commitment * (residual - centroid.detach()).square().sum(1)
+            total = total + centroid.detach()
+            residual = residual - centroid.detach()
+        x_hat = self.decoder(latent + (total - latent).detach())
+        return (terms + (x - x_hat).square().sum(1)).mean()
+
+    @torch.no_grad()
+    def embed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n z"]:
+        """Return the latents; a row's never depend on the others (`rowwise`)."""
+        return rowwise(self.encoder, x / self.scale)
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n L"]:
+        """Return the codes int64 [n, L]."""
+        return encode_residual(self.embed(x), list(self.codebooks))
+
+    @torch.no_grad()
+    def decode(self, latent: Float[Tensor, "n z"]) -> Float[Tensor, "n d"]:
+        """Return the embeddings float32 of quantised latents."""
+        return rowwise(self.decoder, latent) * self.scale
+
+
+def rowwise(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the network's output computed in float64 and rounded to float32.
+
+    What a matrix product rounds differently from place to place is some 1e-16 of a number, lost in
+    the rounding to float32.
+    """
+    weights = {name: value.double() for name, value in network.state_dict().items()}
+    parts = [torch.func.functional_call(network, weights, part.double()) for part in x.split(BLOCK)]
+    return torch.cat(parts).float()
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """Return the power of two nearest to the root mean square of x, float32 []; 1 for zeros."""
+    size = x.double().square().mean().sqrt()
+    return torch.where(size > 0, torch.exp2(torch.log2(size).round()), 1.0).float()
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Return a network with one hidden layer."""
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, out_dim))
+
+
+class ResidualMLP(nn.Module):
+    """x + MLP(x), which starts as x itself: the last layer is zero (RQ-KMeans+)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.mlp = mlp(dim, hidden_dim, dim)
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return float32 [n, d]."""
+        return x + self.mlp(x)
+
+
+def train_autoencoder(
+    model: ResidualAutoencoder,
+    x: Float[Tensor, "n d"],
+    *,
+    num_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    commitment: float,
+    generator: torch.Generator,
+) -> list[float]:
+    """Train with Adam and return the mean loss of every epoch.
+
+    Args:
+        model: Changed in place.
+        x: float32 [n, d], on the model's device, in units of the model's scale.
+        num_epochs: Passes over the rows, in an order drawn anew for each.
+        batch_size: Rows per step.
+        learning_rate: Adam's.
+        commitment: beta of the loss.
+        generator: Orders the rows.
+
+    Raises:
+        ValueError: The loss is no longer finite; it names the epoch.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    losses = []
+    for epoch in range(num_epochs):
+        total = 0.0
+        for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
+            loss = model.loss(x[rows], commitment)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(x))
+        if not torch.isfinite(torch.tensor(losses[-1])):
+            raise ValueError(f"the loss is {losses[-1]} in epoch {epoch}: lower the learning rate")
+    return losses

@@ -1,0 +1,375 @@
+"""Days of traffic in M independent markets: requests, auctions, events, charges, budgets.
+
+Dims: M markets, B requests (of different markets), K candidates of an auction, S ad slots,
+P conversions on their way, A advertisers, N ads.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action
+from simulators.day.auction import (
+    AuctionConfig,
+    AuctionResult,
+    auction_value,
+    charges,
+    run_auction,
+)
+from simulators.day.budgets import Budgets
+from simulators.day.conversions import PendingConversions
+from simulators.day.live import LiveHistory, Moment
+from simulators.day.live_inputs import live_features
+from simulators.day.pacing import Pacing
+from simulators.day.reality import reality_of
+from simulators.day.traffic import draw_arrivals, traffic_of
+from simulators.rewards.outcome import Outcome
+from simulators.world import World
+from simulators.world.history import DAY_S
+
+MONEY = ("revenue", "advertiser_surplus", "user_value", "gmv")
+"""In currency, but `user_value`: clicks and conversions."""
+COUNTS = ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal")
+_MAX_LOOK_AHEAD = 64
+_MAX_DELAY_S = 1e15
+"""Longer delays from click to conversion, in seconds, are as good as never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayConfig:
+    """The rules of a simulated day."""
+
+    auction: AuctionConfig = field(default_factory=AuctionConfig)
+    num_rivals: int = 0
+    """Further candidates of every auction, drawn from the eligible ads in proportion to how often
+    the logged days show them (plus 1). With 0 the chosen ad meets the reserve price only."""
+    pacing: Literal["none", "throttling", "pid"] = "none"
+    num_requests: int | None = None
+    """Requests of a day; None: as many as the world's users send."""
+    conversion_delay_s: float = 4 * 3600.0
+    """Mean delay from click to conversion, exponential. A guess; not given in public sources."""
+    attribution_window_s: float = 86_400.0
+    """A conversion later than this after its click counts for nobody."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.num_rivals < 0:
+            raise ValueError(f"num_rivals must be at least 0, got {self.num_rivals}")
+        if self.num_requests is not None and self.num_requests < 1:
+            raise ValueError(f"num_requests must be at least 1, got {self.num_requests}")
+        for name in ("conversion_delay_s", "attribution_window_s"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} must be finite and not negative, got {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True)
+class Served:
+    """What B requests led to, [B, S] by slot unless said otherwise."""
+
+    moment: Moment
+    """The requests."""
+    outcome: Outcome
+    """Under the rankers, batch [B, K]; candidate 0 is the policy's own."""
+    auction: AuctionResult
+    ad_id: Tensor
+    """-1 where a slot stays empty."""
+    clicked: Tensor
+    paid: Tensor
+    """Charged at once, in currency; conversions are charged when they come."""
+
+
+class DaySimulator:
+    """M days side by side; a market's luck is a function of its seed, episode and actions alone.
+
+    A request is open from `begin` or `advance` until it is served and `advance` moves on.
+
+    Attributes:
+        number: int64 [M], the request at hand, counted from 0 within the day.
+        over: bool [M], midnight has come.
+        eligible: bool [M, N], what may be shown: targeting, active dates, budget, pacing.
+        moment: The requests at hand, batch [M].
+        totals: Money (float64) and counts (int64) of the day so far, [M] each.
+    """
+
+    def __init__(self, world: World, num_markets: int, config: DayConfig, root: int = 0) -> None:
+        self.world, self.config, self.root = world, config, root
+        self.num_markets = num_markets
+        self._traffic, self._reality = traffic_of(world), reality_of(world)
+        self.live = LiveHistory(world, num_markets, config.auction.num_slots)
+        self.budgets = Budgets(world.advertiser_budget, num_markets)
+        self.pacing = Pacing(config.pacing, world.advertiser_budget, num_markets)
+        self._pending = PendingConversions(num_markets)
+        self._effect = torch.tensor(config.auction.effects(), dtype=torch.float64)
+        logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
+        shown = torch.bincount(world.request_ad[logged], minlength=world.num_ads)
+        self._rival_weight = shown.double() + 1.0
+        zero = torch.zeros(num_markets, dtype=torch.int64)
+        self.seed, self.episode, self.day = zero, zero.clone(), zero.clone()
+        self.number, self.over = zero - 1, torch.ones(num_markets, dtype=torch.bool)
+        self.totals = {name: zero.clone() for name in COUNTS}
+        self.totals |= {name: zero.double() for name in MONEY}
+        self.eligible = torch.zeros(num_markets, world.num_ads, dtype=torch.bool)
+
+    def playable(self, days: Int[Tensor, " D"]) -> Int[Tensor, " _"]:
+        """Return the days that have requests."""
+        return days[self._traffic.num_requests(days) > 0]
+
+    def begin(
+        self,
+        rows: Bool[Tensor, " M"],
+        seed: Int[Tensor, " M"],
+        episode: Int[Tensor, " M"],
+        day: Int[Tensor, " M"],
+    ) -> None:
+        """Start new days in the markets of `rows` and open their first requests.
+
+        Args:
+            rows: Which markets; the others stay as they are.
+            seed: Of every market's streams.
+            episode: How many days the market has begun with this seed.
+            day: Day of the world.
+        """
+        for name, value in (("seed", seed), ("episode", episode), ("day", day)):
+            setattr(self, name, torch.where(rows, value, getattr(self, name)))
+        keys = seed[rows], episode[rows], day[rows]
+        arrivals = draw_arrivals(self._traffic, self.root, *keys, self.config.num_requests)
+        self.live.begin(rows, arrivals, (self.root, self.seed, self.episode))
+        self.budgets.reset(rows)
+        self.pacing.reset(rows)
+        self._pending.reset(rows)
+        for total in self.totals.values():
+            total[rows] = 0
+        self.number = self.number.masked_fill(rows, -1)
+        self.over = self.over & ~rows
+        self.advance(rows)
+
+    def advance(self, rows: Bool[Tensor, " M"]) -> None:
+        """Open the next request of `rows` that some ad may answer; the others are unfilled.
+
+        Conversions that came in between are booked first, at midnight all of the day's.
+        """
+        count = self.live.arrivals.count
+        eligible = self.eligible.clone()
+        looking, ahead = rows & ~self.over, 0
+        while looking.any():
+            self.number = self.number + looking.long()
+            if ahead:
+                self._skip_unfillable(looking, ahead)
+            ended = looking & (self.number >= count)
+            self._book_conversions(looking, ended)
+            self.over = self.over | ended
+            looking = looking & ~ended
+            index = looking.nonzero()[:, 0]
+            if len(index) == 0:
+                break
+            self._pace(looking, count)
+            eligible[index] = self._eligible(index, self.number[index]) & self._takes_part(index)
+            self.totals["num_unfilled"] += looking & ~eligible.any(1)
+            looking = looking & ~eligible.any(1)
+            ahead = min(max(2 * ahead, 4), _MAX_LOOK_AHEAD)
+        self.eligible = eligible
+        every = torch.arange(self.num_markets)
+        self.moment = self.live.at(every, torch.minimum(self.number, count - 1).clamp_min(0))
+
+    def _eligible(self, market: Tensor, number: Tensor) -> Tensor:
+        """Return bool [B, N] by targeting, active dates and budget."""
+        arrivals = self.live.arrivals
+        user, time, scene, template = (
+            x[market, number].long()
+            for x in (arrivals.user, arrivals.time, arrivals.scene, arrivals.template)
+        )
+        legal = self.world.eligible_at(user, time, scene, template)
+        return legal & self.budgets.can_spend()[market][:, self.world.ad_advertiser]
+
+    def _takes_part(self, market: Tensor) -> Tensor:
+        """Return bool [B, N] or [1, 1]: whose advertisers pacing lets into the auction."""
+        if self.config.pacing != "throttling":
+            return torch.ones(1, 1, dtype=torch.bool)
+        owner = torch.arange(len(self.world.advertiser_budget)).expand(len(market), -1)
+        draw = uniform(self.root, Purpose.PACING, *self._keys(market), owner)
+        takes_part = self.pacing.participates(market[:, None].expand_as(owner), owner, draw)
+        return takes_part[:, self.world.ad_advertiser]
+
+    def _pace(self, rows: Tensor, count: Tensor) -> None:
+        if self.config.pacing != "none":
+            elapsed = torch.where(rows, self.number.double() / count.clamp_min(1), 0.0)
+            self.pacing.update(self.budgets.spent, elapsed.clamp(0.0, 1.0))
+
+    def _skip_unfillable(self, rows: Tensor, ahead: int) -> None:
+        """Move `number` past requests that no ad may answer, `ahead` at a time.
+
+        Budgets only shrink, so what cannot be answered with today's can't be later; a request
+        where this stops is looked at again.
+        """
+        count = self.live.arrivals.count
+        index = (rows & (self.number < count)).nonzero()[:, 0]
+        broke = ~self.budgets.can_spend()[index].any(1)
+        skip = torch.zeros_like(index)
+        if self.config.pacing == "none":  # else every request may adjust who takes part
+            skip = self._count_unfillable(index, ahead)
+        skip = torch.where(broke, count[index] - self.number[index], skip)
+        self.number[index] += skip
+        self.totals["num_unfilled"][index] += skip
+
+    def _count_unfillable(self, market: Tensor, ahead: int) -> Tensor:
+        """Return how many of the next `ahead` requests no ad may answer, up to the first other."""
+        count = self.live.arrivals.count[market, None]
+        window = self.number[market, None] + torch.arange(ahead)
+        flat = torch.minimum(window, count - 1).flatten()
+        legal = self._eligible(market.repeat_interleave(ahead), flat).any(1).view(-1, ahead)
+        found = legal | (window >= count)
+        return torch.where(found.any(1), found.to(torch.int8).argmax(1), ahead)
+
+    def _keys(self, market: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return seed, episode and request number of markets, [B, 1] each."""
+        return tuple(x[market, None] for x in (self.seed, self.episode, self.number))  # type: ignore[return-value]
+
+    def serve(self, market: Int[Tensor, " B"], ad_id: Int[Tensor, " B"]) -> Served:
+        """Answer the requests at hand of different markets with one ad each.
+
+        The ad competes with the rivals, winners are shown, users react, charges are settled: the
+        impression and the click at once, in order of the slots.
+        """
+        world, moment = self.world, self.moment.select(market)
+        candidate, valid = self._candidates(market, ad_id)
+        inputs, past = live_features(world, moment)
+        pctr, pcvr = world.rankers(inputs, past, candidate, exact=True)
+        advertiser = world.ad_advertiser[candidate]
+        row = market[:, None].expand_as(candidate)
+        bid = world.bid[candidate] * self.pacing.bid_multiplier(row, advertiser)
+        outcome = world.describe(moment.number, moment.user, candidate, pctr, pcvr, bid.float())
+        tie = None  # nobody to tie with
+        if self.config.num_rivals:
+            tie = uniform(self.root, Purpose.AUCTION_TIE, *self._keys(market), candidate)
+        auction = run_auction(
+            pctr, pcvr, bid, outcome.bid_type, self.config.auction, valid, tie_break=tie
+        )
+        budget = world.advertiser_budget[advertiser]
+        left = self.budgets.remaining()[row, advertiser] / budget
+        outcome.budget_left = torch.where(budget > 0, left, 0.0).nan_to_num(nan=1.0).float()
+        own = auction.slot_candidate == 0
+        outcome.payment = outcome.ecpm.clone()
+        outcome.payment[:, 0] = (auction.price_cpm * own).sum(1).float()
+        shown, clicked, paid = self._show(market, moment, candidate, auction)
+        return Served(moment, outcome, auction, shown, clicked, paid)
+
+    def _candidates(self, market: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ad and its rivals, int64 [B, K], and which of them count (no ad twice)."""
+        size = self.config.num_rivals
+        own = ad_id[:, None]
+        if size == 0:
+            return own, torch.ones_like(own, dtype=torch.bool)
+        weight = (self._rival_weight * self.eligible[market]).cumsum(1)
+        draw = uniform(self.root, Purpose.RIVAL, *self._keys(market), torch.arange(size))
+        rival = torch.searchsorted(weight, draw * weight[:, -1:], right=True)
+        candidate = torch.cat([own, rival.clamp_max(self.world.num_ads - 1)], dim=1)
+        same = candidate[:, :, None] == candidate[:, None]
+        valid = ~same.tril(-1).any(-1)
+        return candidate, valid
+
+    def _show(
+        self, market: Tensor, moment: Moment, candidate: Tensor, auction: AuctionResult
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return shown ads, clicks and what was paid at once, [B, S]; book everything."""
+        world = self.world
+        filled = auction.slot_candidate >= 0
+        shown = candidate.gather(1, auction.slot_candidate.clamp_min(0)).where(filled, -1)
+        pctr, pcvr = (p.double() for p in self._reality.probabilities(moment, shown))
+        pctr = pctr * self._effect if world.info.has_clicks else pctr
+        slot = torch.arange(shown.shape[1])
+        keys = self._keys(market)
+        clicked = filled & (uniform(self.root, Purpose.CLICK, *keys, slot) < _decided(pctr))
+        bid_type = world.bid_type[shown.clamp_min(0)]
+        owner = world.ad_advertiser[shown.clamp_min(0)]
+        none = torch.zeros_like(filled)
+        clicks = clicked if world.info.has_clicks else none
+        due = charges(auction.price, bid_type, filled, clicked, none)
+        row = market[:, None].expand_as(shown)
+        paid = self.budgets.settle(row.flatten(), owner.flatten(), due.flatten()).view_as(due)
+        bid = world.bid[shown.clamp_min(0)]
+        surplus = auction_value(bid, bid_type, paid, filled, clicked, none).advertiser_surplus
+        action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
+        self.live.record(market, moment.number, shown, action)
+        unfilled = ~filled.any(1, keepdim=True)
+        self._add(market, impressions=filled, clicks=clicks, num_unfilled=unfilled)
+        self._add(market, revenue=paid, advertiser_surplus=surplus, user_value=clicks)
+        at = clicked.nonzero().unbind(1)
+        if len(at[0]):
+            self._await_conversions(
+                market[at[0]], at[1], moment.time[at[0]], shown[at], auction.price[at], pcvr[at]
+            )
+        return shown, clicks, paid
+
+    def _await_conversions(
+        self,
+        market: Tensor,
+        slot: Tensor,
+        clicked_at: Tensor,
+        ad_id: Tensor,
+        price: Tensor,
+        pcvr: Tensor,
+    ) -> None:
+        """Draw which of C clicks convert and when; at once in worlds without clicks. [C] each."""
+        number = self.number[market]
+        keys = self.seed[market], self.episode[market], number, slot
+        converts = uniform(self.root, Purpose.CONVERSION, *keys) < _decided(pcvr)
+        draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys)
+        mean = self.config.conversion_delay_s if self.world.info.has_clicks else 0.0
+        delay = (-mean * torch.log(draw)).ceil().clamp_max(_MAX_DELAY_S).long()
+        counts = converts & (delay <= self.config.attribution_window_s)
+        self._pending.add(
+            market[counts],
+            time=(clicked_at + delay)[counts],
+            number=number[counts],
+            slot=slot[counts],
+            ad_id=ad_id[counts],
+            price=price[counts],
+        )
+
+    def _book_conversions(self, rows: Tensor, ended: Tensor) -> None:
+        """Book the conversions of `rows` up to the request at hand, or midnight where it ended."""
+        arrivals = self.live.arrivals
+        last = torch.minimum(self.number, arrivals.count - 1).clamp_min(0)
+        every = torch.arange(self.num_markets)
+        now = arrivals.time[every, last].long()
+        now = torch.where(ended, (self.day + 1) * DAY_S - 1, now)
+        come = self._pending.take(rows, now)
+        if len(come.market) == 0:
+            return
+        world = self.world
+        bid_type, owner = world.bid_type[come.ad_id], world.ad_advertiser[come.ad_id]
+        none, yes = (torch.full_like(come.ad_id, x, dtype=torch.bool) for x in (0, 1))
+        due = charges(come.price, bid_type, none, none, yes)
+        paid = self.budgets.settle(come.market, owner, due, order=come.time)
+        value = auction_value(world.bid[come.ad_id], bid_type, paid, none, none, yes)
+        self.live.convert(come.market, come.number, come.slot)
+        for name, amount in (
+            ("conversions", yes),
+            ("revenue", paid),
+            ("advertiser_surplus", value.advertiser_surplus),
+            ("user_value", value.user_value),
+            ("gmv", world.price[come.ad_id]),
+        ):
+            total = self.totals[name]
+            total.index_add_(0, come.market, amount.to(total.dtype))
+
+    def _add(self, market: Tensor, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.totals[name][market] += value.sum(1).to(self.totals[name].dtype)
+
+    def open_clicks(self, market: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return the clicks without a conversion whose attribution window outlasts midnight."""
+        end = (self.day[market] + 1) * DAY_S
+        window = int(min(self.config.attribution_window_s, _MAX_DELAY_S))
+        return self.live.open_clicks(market, end - window)
+
+
+def _decided(probability: Tensor) -> Tensor:
+    """Return what draws are compared with: rounded, so that batch sizes decide alike."""
+    return probability.round(decimals=6)

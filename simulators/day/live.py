@@ -1,0 +1,264 @@
+"""Days in progress: what users did today, seen beside the log of the days before.
+
+A simulated day starts from the log at midnight. Organic views of the day come from the log, ad
+impressions are those of the simulation, and a request sees all that came before it.
+
+Dims: B requests at hand, M markets (independent days), R requests of a day, S ad slots of a
+request, W events of today, C context attributes.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gpr_rl.data.streams import Stream
+from gpr_rl.random import Purpose, uniform
+from gpr_rl.schema import Action
+from simulators.day.traffic import HOUR_S, Arrivals
+from simulators.world import World
+from simulators.world.history import DAY_S
+
+_ORDER_BITS = 24
+
+
+@dataclass(frozen=True)
+class Moment:
+    """B requests of days in progress, int64 [B] each, and what their users did today [B, W].
+
+    Today's events are aligned to the right, oldest first; `known` tells them from padding.
+    """
+
+    market: Tensor
+    number: Tensor
+    user: Tensor
+    time: Tensor
+    midnight: Tensor
+    context: Tensor
+    """[B, C], scene, position, hour, device."""
+    template: Tensor
+    item: Tensor
+    """Ads, then organic items."""
+    action: Tensor
+    event_time: Tensor
+    event_context: Tensor
+    """[B, W, C]; 0 for organic views."""
+    kept: Tensor
+    """bool [B, W], part of the token stream."""
+    known: Tensor
+
+    def select(self, row: Int[Tensor, " R"]) -> "Moment":
+        """Return the given rows."""
+        if torch.equal(row, torch.arange(len(self.user))):
+            return self
+        return Moment(**{f.name: getattr(self, f.name)[row] for f in fields(self)})
+
+
+class LiveHistory:
+    """What M markets showed today, and every moment's view of it.
+
+    Attributes:
+        arrivals: The requests of the days.
+    """
+
+    def __init__(self, world: World, num_markets: int, num_slots: int = 1) -> None:
+        """Start without days; call `begin`."""
+        self.world, self.num_slots = world, num_slots
+        events = world.events
+        self._organic = Stream.build(
+            events[events["kind"] == 0], ("timestamp", "item_id"), len(world.users)
+        )
+        columns = self._organic.columns  # with a last entry, so that there always is one
+        self._organic_item, self._organic_time = (
+            torch.nn.functional.pad(torch.from_numpy(columns[name]), (0, 1))
+            for name in ("item_id", "timestamp")
+        )
+        empty = torch.zeros(num_markets, 0, dtype=torch.int32)
+        count = torch.zeros(num_markets, dtype=torch.int64)
+        self.arrivals = Arrivals(empty, empty, empty, empty, empty, count)
+        self._store = {"cell": empty, "first": empty, "request": empty}
+        self._store |= {"shown": empty[..., None].expand(-1, -1, num_slots)}
+        self._store |= {"action": self._store["shown"].to(torch.int8)}
+        self._store |= {"kept": self._store["shown"].bool()}
+
+    def begin(
+        self,
+        rows: Bool[Tensor, " M"],
+        arrivals: Arrivals,
+        keys: tuple[int, Int[Tensor, " M"], Int[Tensor, " M"]],
+    ) -> None:
+        """Start new days.
+
+        Args:
+            rows: In which markets.
+            arrivals: Their requests, one row each.
+            keys: Root, and every market's seed and episode: what draws depend on.
+        """
+        self._keys = keys
+        markets, size = arrivals.user.shape
+        # A market's store is in order of (user, time), so that a user's past is one run.
+        padding = torch.arange(size) >= arrivals.count[:, None]
+        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(
+            dim=1, stable=True
+        )
+        index = torch.arange(size).expand(markets, -1)
+        user = arrivals.user.gather(1, order)
+        opens = torch.ones_like(user, dtype=torch.bool)
+        opens[:, 1:] = user[:, 1:] != user[:, :-1]
+        first = torch.where(opens, index, 0).cummax(1).values
+        shape = (markets, size, self.num_slots)
+        fresh = {
+            "cell": torch.empty_like(order).scatter_(1, order, index).int(),
+            "first": torch.empty_like(first).scatter_(1, order, first).int(),
+            "request": order.int(),
+            "shown": torch.full(shape, -1, dtype=torch.int32),
+            "action": torch.zeros(shape, dtype=torch.int8),
+            "kept": torch.zeros(shape, dtype=torch.bool),
+        }
+        self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
+        columns = {
+            name: _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
+            for name in ("user", "time", "scene", "position", "template")
+        }
+        count = self.arrivals.count.masked_scatter(rows, arrivals.count)
+        self.arrivals = Arrivals(**columns, count=count)
+
+    def record(
+        self,
+        market: Int[Tensor, " B"],
+        number: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B S"],
+        action: Int[Tensor, "B S"],
+    ) -> None:
+        """Store what requests showed (-1: nothing in a slot) and what users did at once.
+
+        Whether an impression stays in the token stream if nobody reacts is drawn here.
+        """
+        cell = self._store["cell"][market, number].long()
+        self._store["shown"][market, cell] = ad_id.int()
+        self._store["action"][market, cell] = action.to(torch.int8)
+        root, seed, episode = self._keys
+        keys = seed[market, None], episode[market, None], number[:, None]
+        draw = uniform(root, Purpose.DAY_IMPRESSION_KEPT, *keys, torch.arange(self.num_slots))
+        self._store["kept"][market, cell] = draw < self.world.info.impression_share
+
+    def convert(
+        self, market: Int[Tensor, " P"], number: Int[Tensor, " P"], slot: Int[Tensor, " P"]
+    ) -> None:
+        """Turn earlier clicks into conversions."""
+        cell = self._store["cell"][market, number].long()
+        self._store["action"][market, cell, slot] = int(Action.CONVERSION)
+
+    def open_clicks(self, market: Int[Tensor, " B"], since: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return how many clicks at `since` (seconds) or later have not converted."""
+        request = self._store["request"][market].long()
+        time = self.arrivals.time[market].gather(1, request)
+        clicked = self._store["action"][market] == Action.CLICK
+        return (clicked & (time >= since[:, None])[..., None]).flatten(1).sum(1)
+
+    def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
+        """Return what is known at the given requests, before they show anything."""
+        arrivals = self.arrivals
+
+        def take(name: str) -> Tensor:
+            return getattr(arrivals, name)[market, number].long()
+
+        user, time, scene, position = (take(n) for n in ("user", "time", "scene", "position"))
+        midnight = time // DAY_S * DAY_S
+        item, action, when, kept, context, key = zip(
+            self._organic_today(user, time, midnight),
+            self._shown_today(market, number, user, midnight),
+            strict=True,
+        )
+        order_key, order = torch.cat(key, 1).sort(1)
+        known = order_key >= 0
+        columns = [torch.cat(x, 1).gather(1, order) for x in (item, action, when, kept)]
+        joined = torch.cat(context, 1)
+        places = joined.gather(1, order[..., None].expand(-1, -1, joined.shape[-1]))
+        return Moment(
+            market=market,
+            number=number,
+            user=user,
+            time=time,
+            midnight=midnight,
+            context=self._context(user, time, scene, position),
+            template=take("template"),
+            item=columns[0],
+            action=columns[1],
+            event_time=columns[2],
+            event_context=places,
+            kept=known & (columns[3] | (columns[1] != Action.IMPRESSION)),
+            known=known,
+        )
+
+    def _context(self, user: Tensor, time: Tensor, scene: Tensor, position: Tensor) -> Tensor:
+        device = self.world.user_column("device")[user]
+        return torch.stack([scene, position, time % DAY_S // HOUR_S, device], dim=-1)
+
+    def _organic_today(self, user: Tensor, time: Tensor, midnight: Tensor) -> tuple[Tensor, ...]:
+        """Return item, action, time, kept, context and sort key of today's organic views."""
+        users = user.numpy()
+        _, stop = self._organic.before(users, time.numpy())
+        _, start = self._organic.before(users, midnight.numpy())
+        width = int((stop - start).max(initial=1))
+        index = torch.from_numpy(start)[:, None] + torch.arange(width)
+        known = index < torch.from_numpy(stop)[:, None]
+        index = torch.where(known, index, 0)
+        item = self._organic_item[index] + self.world.num_ads
+        item = item.clamp_max(len(self.world.item_codes) - 1)  # padding, in a world of ads alone
+        when = self._organic_time[index]
+        key = torch.where(known, (when - midnight[:, None]) << _ORDER_BITS, -1)
+        context = when.new_zeros(*when.shape, self.world.request_context.shape[1])
+        return item, torch.full_like(item, int(Action.VIEW)), when, known, context, key
+
+    def _shown_today(
+        self, market: Tensor, number: Tensor, user: Tensor, midnight: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the same of today's ad impressions."""
+        store = self._store
+        stop, first = (store[name][market, number].long() for name in ("cell", "first"))
+        width = int((stop - first).max()) if len(stop) else 0
+        index = first[:, None] + torch.arange(width)
+        inside = index < stop[:, None]
+        index = torch.where(inside, index, 0)
+        row = market[:, None]
+        ad_id = store["shown"][row, index].long()
+        known = inside[..., None] & (ad_id >= 0)
+        request = store["request"][row, index].long()
+        arrivals = self.arrivals
+        when, scene, position = (
+            getattr(arrivals, name)[row, request].long() for name in ("time", "scene", "position")
+        )
+        slots = self.num_slots
+        rank = torch.arange(width)[:, None] * slots + torch.arange(slots) + 1
+        key = ((when - midnight[:, None])[..., None] << _ORDER_BITS) + rank
+        context = self._context(user[:, None].expand(when.shape), when, scene, position)
+
+        def each_slot(x: Tensor) -> Tensor:
+            return x.unsqueeze(2).expand(-1, -1, slots, *x.shape[2:]).flatten(1, 2)
+
+        return (
+            ad_id.clamp_min(0).flatten(1),
+            store["action"][row, index].long().flatten(1),
+            each_slot(when),
+            store["kept"][row, index].flatten(1),
+            each_slot(context),
+            torch.where(known, key, -1).flatten(1),
+        )
+
+
+def _replace(old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor) -> Tensor:
+    """Return `old` with other rows, padded with zeros to the longer of the two."""
+    if rows.all():
+        return fresh
+    width = max(old.shape[1], fresh.shape[1])
+
+    def widen(x: Tensor) -> Tensor:
+        wide = x.new_zeros(len(x), width, *x.shape[2:])
+        wide[:, : x.shape[1]] = x
+        return wide
+
+    joined = widen(old)
+    joined[rows] = widen(fresh)
+    return joined

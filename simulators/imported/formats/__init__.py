@@ -1,0 +1,23 @@
+"""Readers of public logs, one module per format; importing this package registers all of them."""
+
+from simulators.imported.formats import (
+    amazon_reviews,
+    generic,
+    ipinyou,
+    journey,
+    kuairand,
+    movielens,
+    taobao_ad,
+    tencentgr,
+)
+
+__all__ = [
+    "amazon_reviews",
+    "generic",
+    "ipinyou",
+    "journey",
+    "kuairand",
+    "movielens",
+    "taobao_ad",
+    "tencentgr",
+]

@@ -1,0 +1,125 @@
+"""iPinYou logs in the formalised format (make-ipinyou-data): one row per ad that was shown.
+
+A folder, or folders in it, of `*.log.txt` (tab separated, with a header). An item is a creative; a
+row is an impression, or a click if there was one. A bid is CNY per 1,000 impressions: the file's
+fen divided by 100. Creatives and users are found in a pass of their own over all files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from simulators.imported.readers.columns import Kind
+from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.tables import Table
+
+_FEN_PER_CNY = 100.0
+_LOG: dict[str, Kind] = {
+    "ipinyouid": "id",
+    "creative": "id",
+    "timestamp": "text",
+    "click": "integer",
+    "bidprice": "number",
+    "adexchange": "label",
+}
+_CREATIVE: dict[str, Kind] = {"creative": "id", "keypage": "label"}
+_USER: dict[str, Kind] = {"ipinyouid": "id", "region": "label", "useragent": "label"}
+_NAMES = {
+    "ipinyouid": "user_id",
+    "creative": "item_id",
+    "useragent": "device",
+    "bidprice": "bid",
+    "adexchange": "scene",
+}
+
+
+@register_format("ipinyou")
+class IPinYou:
+    """A folder of logs; see the module."""
+
+    title = "iPinYou"
+    notes: tuple[str, ...] = (
+        "Times are by the clock of China (UTC+8).",
+        "An item is a creative; conversions are not read.",
+        "Region and device of a user are those of the user's first row.",
+    )
+    simulated: tuple[str, ...] = ()
+    one_row_per_exposure = True
+
+    def __init__(self, source: Path) -> None:
+        paths = sorted(source.rglob("*.log.txt"))
+        if not paths:
+            raise LogFormatError(f"{source}: no *.log.txt in it or in its folders")
+        self._tables = [_open(path) for path in paths]
+        for table in self._tables:
+            table.require(_LOG | _CREATIVE | _USER)
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield impressions and clicks; see `LogSource`."""
+        for table in self._tables:
+            for piece in table.pieces(_LOG):
+                frame = piece.frame.rename(columns=_NAMES)
+                clicks = frame.pop("click")
+                action = clicks.map(
+                    lambda n: "click" if isinstance(n, int) and n > 0 else f"click {n}"
+                )
+                frame["action"] = action.where(clicks != 0, "impression")
+                frame["timestamp"] = _seconds(frame["timestamp"])
+                if frame["bid"].dtype != object:
+                    frame["bid"] = frame["bid"] / _FEN_PER_CNY
+                else:
+                    frame["bid"] = frame["bid"].map(
+                        lambda fen: fen / _FEN_PER_CNY if isinstance(fen, float) else fen
+                    )
+                yield Rows(frame, piece.file, piece.line, piece.unreadable)
+
+    def items(self) -> ItemTable:
+        """Return the creatives: words of advertiser, landing page and creative."""
+        parts = []
+        for table in self._tables:
+            # the first season has no advertiser
+            extra: dict[str, Kind] = {"advertiser": "label"} if "advertiser" in table.types else {}
+            parts += [
+                piece.frame.drop_duplicates("creative") for piece in table.pieces(_CREATIVE | extra)
+            ]
+        found = pd.concat(parts, ignore_index=True).dropna(subset="creative")
+        found = found.drop_duplicates("creative", ignore_index=True)
+        text = "creative_" + found["creative"]
+        frame = found[["creative"]].rename(columns=_NAMES).assign(is_ad=True, bid_type="CPM")
+        if "advertiser" in found:
+            frame["advertiser"] = found["advertiser"]
+            text = text + (" advertiser_" + found["advertiser"]).fillna("")
+        return ItemTable(frame=frame, text=text + (" page_" + found["keypage"]).fillna(""))
+
+    def users(self) -> pd.DataFrame:
+        """Return region and device of each user's first row; see `LogSource`."""
+        known = pd.DataFrame()
+        for table in self._tables:
+            for piece in table.pieces(_USER):
+                known = pd.concat([known, piece.frame]).drop_duplicates("ipinyouid")
+        return known.dropna(subset="ipinyouid").reset_index(drop=True).rename(columns=_NAMES)
+
+    def offers(self) -> Iterator[pd.DataFrame]:
+        """Yield nothing: what could be shown is not known."""
+        return iter(())
+
+
+def _open(path: Path) -> Table:
+    """Open a log; rows of test files have two counts more than the header may say."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header, first = (file.readline().rstrip("\r\n").split("\t") for _ in range(2))
+    names = [name.strip() for name in header]
+    if len(first) == len(names) + 2:
+        names += ["count 1", "count 2"]
+    return Table(path, delimiter="\t", quoted=False, names=tuple(names), skip_header=True)
+
+
+def _seconds(text: pd.Series) -> pd.Series:
+    """Return seconds of `yyyyMMddHHmmssSSS`; what can't be read stays text."""
+    digits = text.where(text.str.fullmatch(r"\d{17}"))
+    time = pd.to_datetime(digits.str[:14], format="%Y%m%d%H%M%S", errors="coerce")
+    if time.isna().any():
+        since = (time.dropna() - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
+        return since.astype(object).reindex(text.index).fillna("time " + text)
+    return (time - pd.Timestamp(0)) // pd.Timedelta(seconds=1)

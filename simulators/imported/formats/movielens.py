@@ -1,0 +1,133 @@
+"""MovieLens: `ml-1m` (`ratings.dat`, `movies.dat`, `users.dat`) or `ml-latest-small` (CSV).
+
+A rating of 4 or more is a conversion. A lower one is an organic view: the film was watched, but it
+is nothing to steer anybody to. The `.dat` files separate by `::` and are in Latin-1.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from simulators.imported.readers.columns import Kind, no_users, unique_ids
+from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.tables import Table
+
+MIN_CONVERSION_RATING = 4.0
+_RATINGS: dict[str, Kind] = {
+    "userId": "integer",
+    "movieId": "integer",
+    "rating": "number",
+    "timestamp": "integer",
+}
+_MOVIES: dict[str, Kind] = {"movieId": "integer", "title": "text", "genres": "text"}
+_USERS: dict[str, Kind] = {
+    "userId": "integer",
+    "gender": "label",
+    "age": "number",
+    "occupation": "label",
+    "zip": "label",
+}
+
+
+@register_format("movielens")
+class MovieLens:
+    """A folder of either release; see the module."""
+
+    notes: tuple[str, ...] = (
+        "MovieLens is for research only and may not be passed on.",
+        "It has no ads: films stand for items, ratings of 4 or more for conversions, lower ones "
+        "for organic views.",
+    )
+    simulated: tuple[str, ...] = ()
+    one_row_per_exposure = False
+
+    def __init__(self, source: Path) -> None:
+        self._users: Table | None = None
+        if (source / "ratings.dat").exists():
+            self.title = "MovieLens-1M"
+            self._ratings = _dat(source / "ratings.dat", tuple(_RATINGS))
+            self._movies = _movies_dat(source / "movies.dat")
+            self._users = _dat(source / "users.dat", tuple(_USERS))
+        elif (source / "ratings.csv").exists():
+            self.title = f"MovieLens ({source.name})"
+            self._ratings = Table(source / "ratings.csv")
+            self._ratings.require(_RATINGS)
+            movies = Table(source / "movies.csv")
+            movies.require(_MOVIES)
+            self._movies = movies.read(_MOVIES)
+        else:
+            raise LogFormatError(f"{source}: ratings.dat or ratings.csv is missing")
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield the ratings; see `LogSource`."""
+        for piece in self._ratings.pieces(_RATINGS):
+            rating = pd.to_numeric(piece.frame["rating"], errors="coerce")
+            liked = np.where(rating >= MIN_CONVERSION_RATING, "conversion", "view")
+            action = pd.Series(liked, dtype=object).where(
+                rating.between(0.5, 5.0), "rating " + piece.frame["rating"].astype(str)
+            )
+            frame = pd.DataFrame(
+                {
+                    "user_id": piece.frame["userId"],
+                    "item_id": piece.frame["movieId"],
+                    "timestamp": piece.frame["timestamp"],
+                    "action": action,
+                }
+            )
+            yield Rows(frame, piece.file, piece.line, piece.unreadable)
+
+    def items(self) -> ItemTable:
+        """Return the films: title and genres; see `LogSource`."""
+        genres = self._movies["genres"].fillna("")
+        title = self._movies["title"].fillna("")
+        frame = pd.DataFrame(
+            {
+                "item_id": self._movies["movieId"],
+                "category": genres.str.split("|").str[0],
+                "name": title,
+            }
+        )
+        words = title.str.replace(r"\s*\(\d{4}\)\s*$", "", regex=True)
+        return ItemTable(frame=frame, text=words + " " + genres.str.replace("|", " "))
+
+    def users(self) -> pd.DataFrame:
+        """Return age (lower end of the class), gender, occupation, region (first digit of ZIP)."""
+        if self._users is None:
+            return no_users()
+        known = self._users.read(_USERS).rename(columns={"userId": "user_id"})
+        known["region"] = known.pop("zip").str[0]
+        return unique_ids(known, "user_id", self._users.path)
+
+    def offers(self) -> Iterator[pd.DataFrame]:
+        """Yield nothing: what was shown is not known."""
+        return iter(())
+
+
+def _dat(path: Path, names: tuple[str, ...]) -> Table:
+    """Open a `::` table: read by single colons, every other column is empty."""
+    if not path.exists():
+        raise LogFormatError(f"{path} is missing")
+    with path.open(encoding="latin-1") as file:
+        num_columns = file.readline().count("::") + 1
+    if num_columns != len(names):
+        raise LogFormatError(
+            f"{path}: line 1 must have {len(names)} columns ({', '.join(names)}) separated by ::, "
+            f"got {num_columns}"
+        )
+    spaced = [part for at, name in enumerate(names) for part in (name, f"between {at}")][:-1]
+    return Table(path, delimiter=":", quoted=False, names=tuple(spaced), encoding="latin-1")
+
+
+def _movies_dat(path: Path) -> pd.DataFrame:
+    """Return the films; a title may hold a colon, so this small file is split by hand."""
+    if not path.exists():
+        raise LogFormatError(f"{path} is missing")
+    cells = []
+    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
+        row = line.split("::")
+        if len(row) != len(_MOVIES) or not row[0].isdecimal():
+            raise LogFormatError(f"{path}:{number} must read MovieID::Title::Genres, got {line!r}")
+        cells.append((int(row[0]), row[1], row[2]))
+    return pd.DataFrame(cells, columns=list(_MOVIES))

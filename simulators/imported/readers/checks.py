@@ -1,0 +1,307 @@
+"""Checking the rows of a public log, piece by piece: the good ones pass, the others are listed.
+
+A row is bad, and is left out, by the first of these rules that it breaks:
+
+- `user_id`, `item_id`, `timestamp` and `action` must be there and readable. User ids are all
+  integers or all text; item ids as those of the items are.
+- `timestamp` is in 0 .. 1e11: seconds, not milliseconds. Fractions of a second are cut off.
+- `action` is one of `ACTIONS`.
+- `item_id` is one of the items.
+- `value`, `price` and `bid` are numbers of at least 0, and finite. Nothing (null, NaN) is no
+  mistake: it is not known.
+- A line that is no row at all (too many cells, broken JSON) is bad as well.
+
+Two things are not bad but counted. Of rows with equal user, item, time and action only the first is
+kept: shops sell two of a kind, and logs are written twice; the others are listed as duplicates. A
+time before that of the row above in the same file is legal, as events are sorted later.
+
+Duplicates are found over the whole log by a 64-bit hash of each row; see `readers.duplicates`.
+
+Dims: n rows.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from simulators.imported.readers.duplicates import SeenHashes, row_hashes
+from simulators.imported.readers.log import ACTIONS, OPTIONAL_COLUMNS, LogFormatError, Rows
+
+MAX_TIMESTAMP = 100_000_000_000
+"""Seconds; in milliseconds it is in March 1973, before any log."""
+_LARGEST = float(np.finfo(np.float32).max)
+_CHECK_EVERY = 100_000
+_AMOUNTS = ("value", "price", "bid")
+_LABELS = tuple(name for name in OPTIONAL_COLUMNS if name not in _AMOUNTS)
+_DUPLICATE = "duplicate: an earlier row has the same user, item, time and action"
+_SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCounts:
+    """What became of the rows of a log."""
+
+    num_rows: int
+    """All that were read."""
+    num_accepted: int
+    num_duplicates: int
+    """Left out, but not bad."""
+    num_bad: int
+    num_backwards: int
+    """Accepted rows with a time before that of the accepted row above in the file."""
+    bad: dict[str, int]
+    """How many rows broke which rule."""
+    actions: dict[str, int]
+    """Accepted rows of each of `ACTIONS`."""
+
+
+class RowChecker:
+    """Checks a log by the rules above and lists what is left out.
+
+    Args:
+        known_items: All item ids, unique.
+        rejected: Parquet table to write: `file`, `line` and `reason` of each row that was left
+            out; empty if there is none. It gets its name when the check ends.
+        max_bad_share: Largest share of bad rows, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        known_items: Sequence | pd.Index | pd.Series,
+        rejected: Path,
+        *,
+        max_bad_share: float = 0.01,
+    ) -> None:
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must be in [0, 1], got {max_bad_share}")
+        self._items = pd.Index(known_items)
+        self._rejected = rejected
+        self._temporary = rejected.with_name(rejected.name + ".tmp")
+        self._writer = pq.ParquetWriter(self._temporary, _SCHEMA)
+        self._max_bad_share = max_bad_share
+        self._seen = SeenHashes()
+        self._users_are_text: bool | None = None
+        self._last = (Path(), 0)
+        self._first_bad = ""
+        self._checked_at = 0
+        self._num: Counter[str] = Counter()
+        self._bad: Counter[str] = Counter()
+        self._actions: NDArray[np.int64] = np.zeros(len(ACTIONS), dtype=np.int64)
+
+    def check(self, rows: Rows) -> pd.DataFrame:
+        """Return the good rows of a piece, in their order and with an index from 0.
+
+        Returns:
+            `user_id` and `item_id` (int64, or text) as they came, `timestamp` (int64), `action`
+            (int8, position in `ACTIONS`), `value`, `price` and `bid` (float32, NaN: not known),
+            `scene` and `place` (labels as they came, null: not known). All columns, always.
+
+        Raises:
+            LogFormatError: More than the share allowed is bad, once 100,000 rows have been read.
+        """
+        frame = rows.frame
+        verdict = _Verdict(len(frame))
+        user_id = self._check_ids(frame["user_id"], "user_id", verdict)
+        item_id = self._check_ids(frame["item_id"], "item_id", verdict)
+        timestamp = _check_times(frame["timestamp"], verdict)
+        action = _check_actions(frame["action"], verdict)
+        at_item = self._items.get_indexer(pd.Index(item_id))
+        verdict.fail("unknown item", at_item < 0, frame["item_id"])
+        amounts = {
+            name: _check_amounts(frame[name], name, verdict)
+            if name in frame
+            else np.full(len(frame), np.nan, dtype=np.float32)
+            for name in _AMOUNTS
+        }
+        good = np.flatnonzero(verdict.good)
+        users = user_id.iloc[good].infer_objects()
+        new = self._seen.add(row_hashes(users, at_item[good], timestamp[good], action[good]))
+        kept = good[new]
+        self._count(rows, verdict, good[~new], timestamp[kept], action[kept])
+        columns = {
+            "user_id": users.to_numpy()[new] if users.dtype != "str" else users.array[new],
+            "item_id": item_id.iloc[kept].infer_objects().array,
+            "timestamp": timestamp[kept],
+            "action": action[kept],
+            **{name: amount[kept] for name, amount in amounts.items()},
+        }
+        for name in _LABELS:
+            columns[name] = (
+                frame[name].iloc[kept].array
+                if name in frame
+                else pd.array([None] * len(kept), dtype="str")
+            )
+        return pd.DataFrame(columns)
+
+    def finish(self) -> CheckCounts:
+        """Return the counts; the list of rejected rows is then whole and has its name.
+
+        Raises:
+            LogFormatError: More than the share allowed is bad, or no row is left.
+        """
+        self._stop_if_bad()
+        self._close()
+        if not self._num["accepted"]:
+            raise LogFormatError(f"no row is left of {self._num['rows']}; see {self._rejected}")
+        return CheckCounts(
+            num_rows=self._num["rows"],
+            num_accepted=self._num["accepted"],
+            num_duplicates=self._num["duplicates"],
+            num_bad=self._num["bad"],
+            num_backwards=self._num["backwards"],
+            bad=dict(self._bad),
+            actions=dict(zip(ACTIONS, self._actions.tolist(), strict=True)),
+        )
+
+    def _check_ids(self, column: pd.Series, name: str, verdict: "_Verdict") -> pd.Series:
+        """Fail null ids and, for users, those that are text where the others are integers."""
+        missing = column.isna().to_numpy()
+        if column.dtype == object:
+            text = column.map(lambda cell: isinstance(cell, str)).to_numpy(dtype=bool)
+        else:
+            text = np.full(len(column), column.dtype == "str")
+        if column.dtype == object or column.dtype == "str":
+            missing = missing | (column == "").to_numpy(dtype=bool, na_value=False)
+        verdict.fail(f"{name} is missing", missing)
+        if name == "user_id" and not missing.all():
+            if self._users_are_text is None:
+                self._users_are_text = bool(text[~missing].all())
+            other = "an integer" if self._users_are_text else "text"
+            verdict.fail(
+                f"user_id is {other}, unlike the others", text != self._users_are_text, column
+            )
+        return column
+
+    def _count(
+        self,
+        rows: Rows,
+        verdict: "_Verdict",
+        duplicates: NDArray[np.int64],
+        timestamp: NDArray[np.int64],
+        action: NDArray[np.int8],
+    ) -> None:
+        bad = np.flatnonzero(~verdict.good)
+        lines = [*rows.line[bad].tolist(), *(line for line, _ in rows.unreadable)]
+        reasons = [*verdict.reasons(bad), *(reason for _, reason in rows.unreadable)]
+        if lines and not self._first_bad:
+            first = int(np.argmin(lines))
+            self._first_bad = f"{rows.file}:{lines[first]}: {reasons[first]}"
+        self._write(rows.file, lines, reasons)
+        self._write(rows.file, rows.line[duplicates].tolist(), [_DUPLICATE] * len(duplicates))
+        self._bad.update(verdict.rules(bad))
+        if rows.unreadable:
+            self._bad["no row"] += len(rows.unreadable)
+        self._num["rows"] += len(rows.frame) + len(rows.unreadable)
+        self._num["bad"] += len(lines)
+        self._num["duplicates"] += len(duplicates)
+        self._num["accepted"] += len(timestamp)
+        self._actions += np.bincount(action, minlength=len(ACTIONS))
+        file, last = self._last
+        before = timestamp[:1] if file != rows.file else np.array([last])
+        self._num["backwards"] += int((np.diff(timestamp, prepend=before) < 0).sum())
+        if len(timestamp):
+            self._last = (rows.file, int(timestamp[-1]))
+        if self._num["rows"] - self._checked_at >= _CHECK_EVERY:
+            self._checked_at = self._num["rows"]
+            self._stop_if_bad()
+
+    def _write(self, file: Path, lines: list[int], reasons: list[str]) -> None:
+        if lines:
+            cells = [[str(file)] * len(lines), lines, reasons]
+            self._writer.write_table(pa.table(cells, schema=_SCHEMA))
+
+    def _stop_if_bad(self) -> None:
+        bad, total = self._num["bad"], self._num["rows"]
+        if bad > self._max_bad_share * total:
+            self._close()
+            rules = ", ".join(f"{rule} ({number})" for rule, number in self._bad.most_common())
+            raise LogFormatError(
+                f"{bad} of the first {total} rows are bad, more than the share "
+                f"{self._max_bad_share:g} allowed: {rules}; the first is {self._first_bad}; "
+                f"all are listed in {self._rejected}"
+            )
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._temporary.replace(self._rejected)
+
+
+class _Verdict:
+    """Which rows of a piece are good, and which rule each of the others broke first."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._rule = np.full(num_rows, -1, dtype=np.int8)
+        self._rules: list[tuple[str, pd.Series | None]] = []
+
+    @property
+    def good(self) -> BoolArray:
+        return self._rule < 0
+
+    def fail(self, rule: str, broken: BoolArray, cells: pd.Series | None = None) -> None:
+        """Note who broke a rule; `cells` are shown in the reason."""
+        if broken.any():
+            self._rule[broken & (self._rule < 0)] = len(self._rules)
+            self._rules.append((rule, cells))
+
+    def rules(self, rows: NDArray[np.int64]) -> list[str]:
+        return [self._rules[rule][0] for rule in self._rule[rows]]
+
+    def reasons(self, rows: NDArray[np.int64]) -> list[str]:
+        found = np.empty(len(rows), dtype=object)
+        for number, (rule, cells) in enumerate(self._rules):
+            at = np.flatnonzero(self._rule[rows] == number)
+            if cells is None:
+                found[at] = rule
+            else:
+                found[at] = [f"{rule}: {cell!r}" for cell in cells.iloc[rows[at]].tolist()]
+        return found.tolist()
+
+
+def _numeric(column: pd.Series) -> tuple[NDArray[np.float64], BoolArray]:
+    """Return the numbers (NaN where there is none) and which cells hold something else."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(column), dtype=bool)
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return numbers, np.isnan(numbers) & column.notna().to_numpy()
+
+
+def _check_times(column: pd.Series, verdict: _Verdict) -> NDArray[np.int64]:
+    if column.dtype == np.int64:
+        seconds = column.to_numpy()
+    else:
+        numbers, unreadable = _numeric(column)
+        verdict.fail("timestamp is not a number", unreadable, column)
+        verdict.fail("timestamp is missing", np.isnan(numbers))
+        # a float outside of int64 has no integer: it is out of range all the same
+        seconds = np.nan_to_num(numbers, nan=0.0).clip(-1, MAX_TIMESTAMP + 1).astype(np.int64)
+    verdict.fail("timestamp is before 1970", seconds < 0, column)
+    verdict.fail(
+        "timestamp is too large for seconds since 1970, perhaps milliseconds",
+        seconds > MAX_TIMESTAMP,
+        column,
+    )
+    return seconds
+
+
+def _check_actions(column: pd.Series, verdict: _Verdict) -> NDArray[np.int8]:
+    code = pd.Index(ACTIONS).get_indexer(pd.Index(column)).astype(np.int8)
+    verdict.fail("action is missing", column.isna().to_numpy())
+    verdict.fail(f"action must be one of {', '.join(ACTIONS)}", code < 0, column)
+    return code
+
+
+def _check_amounts(column: pd.Series, name: str, verdict: _Verdict) -> NDArray[np.float32]:
+    numbers, unreadable = _numeric(column)
+    verdict.fail(f"{name} is not a number", unreadable, column)
+    outside = (numbers < 0) | (numbers > _LARGEST)
+    verdict.fail(f"{name} must be at least 0 and finite", outside, column)
+    return numbers.clip(0, _LARGEST).astype(np.float32)

@@ -1,0 +1,151 @@
+"""What the columns of a table hold, and how they become columns of pandas.
+
+Dims: n rows.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from simulators.imported.readers.log import LogFormatError
+
+Kind = Literal["id", "integer", "number", "time", "flag", "text", "label", "any"]
+"""What a column holds. `id`: integers or text (text, in a CSV). `time`: seconds, or a datetime,
+which becomes UTC seconds (without a time zone it is taken as UTC). `flag`: true or false, 1 or 0.
+`label`: text, or integers that become text."""
+
+_Test = Callable[[pa.DataType], bool]
+
+
+def is_text(of: pa.DataType) -> bool:
+    """Return whether a column of a table is text."""
+    return pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of)
+
+
+def _is_number(of: pa.DataType) -> bool:
+    return pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of)
+
+
+_FLAGS = {"1": True, "true": True, "0": False, "false": False}
+EXPECTED: dict[Kind, tuple[str, _Test]] = {
+    "id": ("integers or text", lambda of: pa.types.is_integer(of) or is_text(of)),
+    "integer": ("integers", pa.types.is_integer),
+    "number": ("numbers", _is_number),
+    "time": ("seconds or a datetime", lambda of: _is_number(of) or pa.types.is_timestamp(of)),
+    "flag": (
+        "true or false",
+        lambda of: pa.types.is_boolean(of) or pa.types.is_integer(of) or is_text(of),
+    ),
+    "text": ("text", is_text),
+    "label": ("text or integers", lambda of: pa.types.is_integer(of) or is_text(of)),
+    "any": ("anything", lambda of: True),
+}
+
+
+def join_words(cells: pd.DataFrame) -> pd.Series:
+    """Return the text of each row's cells, a blank between them; nothing counts as no word."""
+    text = pd.Series("", index=cells.index, dtype="str")
+    for name in cells:
+        text = text + (" " + cells[name].astype("str")).fillna("")
+    return text.str.strip()
+
+
+def seconds(milliseconds: pd.Series) -> pd.Series:
+    """Return whole seconds; cells that are no integers stay as they are."""
+    if milliseconds.dtype == np.int64:
+        return milliseconds // 1000
+    whole = milliseconds.map(lambda cell: cell // 1000 if isinstance(cell, int) else cell)
+    return whole.astype(object)
+
+
+def no_users() -> pd.DataFrame:
+    """Return the users' table of a log that knows nothing of its users."""
+    return pd.DataFrame({"user_id": []})
+
+
+def convert(column: pa.Array, kind: Kind) -> pd.Series:
+    """Return a column as pandas holds it: int64, float64 or str; object if some cells don't fit.
+
+    Args:
+        column: Of a Parquet table, or the bytes of a CSV's cells.
+        kind: What it should hold; a cell that does not fit stays as text.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_binary(column.type) and kind != "any":
+        column = _decoded(column)
+    text = is_text(column.type)
+    if kind == "flag":
+        words = [None if cell is None else str(cell) for cell in column.to_pylist()]
+        flags = [None if word is None else _FLAGS.get(word.lower(), word) for word in words]
+        known = all(isinstance(flag, bool) for flag in flags)
+        return pd.Series(flags, dtype=bool if known else object)
+    if kind in ("text", "label") or (kind == "id" and text):
+        return column.cast(pa.string()).to_pandas()
+    if kind == "any":
+        return column.to_pandas()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s", column.type.tz), safe=False)
+    try:
+        target = pa.float64() if kind == "number" else pa.int64()
+        if kind == "time" and pa.types.is_floating(column.type):
+            target = pa.float64()
+        return column.cast(target).to_pandas(integer_object_nulls=True)
+    except pa.ArrowInvalid:
+        if not text:
+            raise
+        read = {"number": _number, "time": _second}.get(kind, _integer)
+        cells = [cell if cell is None else read(cell) for cell in column.to_pylist()]
+        return pd.Series(cells, dtype=object)
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        cells = [
+            cell if cell is None else cell.decode(errors="replace") for cell in column.to_pylist()
+        ]
+        return pa.array(cells, pa.string())
+
+
+def _integer(text: str) -> int | str:
+    try:
+        number = int(text)
+    except ValueError:
+        return text
+    return number if abs(number) < 1 << 63 else text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _second(text: str) -> int | float | str:
+    number = _number(text)
+    if isinstance(number, float):
+        return number
+    try:
+        return int(pd.Timestamp(text).timestamp())
+    except ValueError:
+        return text
+
+
+def unique_ids(frame: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
+    """Return the table as it is if its ids are there and differ.
+
+    Raises:
+        LogFormatError: An id is missing or occurs twice.
+    """
+    wrong = (frame[name].isna() | frame[name].duplicated()).to_numpy()
+    if wrong.any():
+        cell = frame[name].iloc[int(wrong.argmax())]
+        raise LogFormatError(f"{path}: column {name!r} must be unique and filled, got {cell!r}")
+    return frame

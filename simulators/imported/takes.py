@@ -1,0 +1,162 @@
+"""Which rows of a log are exposures of ads, which are organic, and which items a world keeps.
+
+Dims: n rows, I items of the log, N ads, M organic items, C candidates, G places.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpr_rl.data.streams import IntArray
+from gpr_rl.random import Purpose
+from gpr_rl.schema import Action
+from simulators.imported.config import ImportConfig
+from simulators.imported.days import DaySplit
+from simulators.imported.events import Visits, attribute
+from simulators.imported.items import Chosen, most_frequent, positions
+from simulators.imported.readers.log import LogSource
+from simulators.imported.rows import Log, keyed_draw
+from simulators.world.history import DAY_S
+
+NO_VISIT = -1
+_CANDIDATES_PER_AD = 5
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The rows of a world: user_id, timestamp, item_id, kind, action, scene, place, and visit."""
+
+    exposures: pd.DataFrame
+    """Of ads (kind 1), with the time `seen` of their outcome."""
+    organic: pd.DataFrame
+    """Views, and successes that are no exposures of ads (kind 0)."""
+    visits: Visits | None
+    """Of a log of successes alone; rows name their visit, or `NO_VISIT`."""
+    chosen: Chosen
+    offered: BoolArray | None
+    """What was offered at each place, [G + 1, N]; None: not known. The last row, for rows without
+    a place, is empty."""
+    ads_drawn: bool
+    """Whether the ads among the items were drawn."""
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What may be an exposure of an ad, before the most frequent ads are chosen."""
+
+    as_ad: BoolArray  # the exposures that may be one, [n]
+    organic_too: BoolArray  # the items whose other successes are organic, [I]
+    offered: BoolArray | None = None  # [G + 1, C]
+
+
+def choose_takes(
+    source: LogSource,
+    items: pd.DataFrame,
+    log: Log,
+    days: DaySplit,
+    config: ImportConfig,
+    seed: int,
+) -> Takes:
+    """Attribute outcomes, tell ads from organic items, and keep the most frequent of both.
+
+    Args:
+        source: Says what was offered where.
+        items: Frame of the item table.
+        log: The rows.
+        days: What is most frequent, is so on the log days.
+        config: How many items are kept.
+        seed: Root of the keyed draw.
+
+    Raises:
+        ValueError: Nothing to learn from.
+    """
+    is_view = (log.rows["action"] == Action.VIEW).to_numpy()
+    views, shown = log.rows[is_view], Action.IMPRESSION in log.actions
+    # a reader whose rows are exposures with their outcome has attributed them already
+    attributed = source.one_row_per_exposure
+    exposures = attribute(log.rows[~is_view], 0 if attributed else config.attribution_window_s)
+    item = exposures["item"].to_numpy()
+    logged = exposures["timestamp"].to_numpy() < days.num_log_days * DAY_S
+    success = (exposures["action"] >= Action.CLICK).to_numpy()
+    if not (success & logged).any():
+        raise ValueError("the log days have no click and no conversion: there is nothing to learn")
+    # an ad must be taken where it is offered, so only items that are taken often can become one
+    limit = None if config.max_ads is None else _CANDIDATES_PER_AD * config.max_ads
+    candidates = most_frequent(item[logged & (shown | success)], limit)
+    ads_drawn = False
+    split = _by_offers(source, log, items, exposures, candidates)
+    if split is None:
+        ads_drawn = not shown and "is_ad" not in items
+        is_ad = _drawn(items, config.ad_share, seed) if ads_drawn else _as_labelled(items)
+        split = _Split(is_ad[item], ~is_ad)
+    ad_item = most_frequent(item[split.as_ad & logged], config.max_ads)
+    if not len(ad_item):
+        raise ValueError("the log days have no exposure of an ad")
+    visits = None if shown else Visits.of(exposures)
+    if visits is not None:
+        exposures, views = exposures.assign(visit=visits.row), views.assign(visit=NO_VISIT)
+    taken = split.as_ad & (positions(ad_item, item) >= 0)
+    others = exposures[~taken & success & split.organic_too[item]]
+    organic = pd.concat([views, others.assign(action=int(Action.VIEW)).drop(columns="seen")])
+    at_log = organic["timestamp"].to_numpy() < days.num_log_days * DAY_S
+    organic_item = most_frequent(organic["item"].to_numpy()[at_log], config.max_organic)
+    organic = _numbered(organic, organic_item, kind=0)
+    offered = split.offered
+    if offered is not None:
+        offered = offered[:, positions(candidates, ad_item)]
+    return Takes(
+        exposures=_numbered(exposures[taken], ad_item, kind=1),
+        organic=organic[organic["item_id"] >= 0],
+        visits=visits,
+        chosen=Chosen(ad_item, organic_item),
+        offered=offered,
+        ads_drawn=ads_drawn,
+    )
+
+
+def _numbered(rows: pd.DataFrame, item: IntArray, kind: int) -> pd.DataFrame:
+    """Return rows with the numbers of their items, -1 of those that the world does not have."""
+    number = positions(item, rows["item"].to_numpy())
+    return rows.drop(columns=["item", "value", "price", "bid"]).assign(item_id=number, kind=kind)
+
+
+def _drawn(items: pd.DataFrame, ad_share: float, seed: int) -> BoolArray:
+    return keyed_draw(pd.Index(items["item_id"]), seed, Purpose.IMPORTED_AD) < ad_share
+
+
+def _as_labelled(items: pd.DataFrame) -> BoolArray:
+    """Return which items are ads as the item table says, all where it does not."""
+    if "is_ad" not in items:
+        return np.ones(len(items), dtype=bool)
+    return items["is_ad"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+
+
+def _by_offers(
+    source: LogSource,
+    log: Log,
+    items: pd.DataFrame,
+    exposures: pd.DataFrame,
+    candidates: IntArray,
+) -> _Split | None:
+    """Return the split where the log knows what was offered: an ad is what is taken at an offer."""
+    if not len(log.places):
+        return None
+    ids = pd.Index(items["item_id"].to_numpy()[candidates])
+    offered: BoolArray | None = None
+    for frame in source.offers():
+        if offered is None:
+            offered = np.zeros((len(log.places) + 1, len(candidates)), dtype=bool)
+        place, item = log.places.get_indexer(frame["place"]), ids.get_indexer(frame["item_id"])
+        known = (place >= 0) & (item >= 0)
+        offered[place[known], item[known]] = True
+    if offered is None:
+        return None
+    column, place = positions(candidates, exposures["item"].to_numpy()), exposures["place"]
+    as_ad = (column >= 0) & (place.to_numpy() >= 0)
+    if Action.IMPRESSION not in log.actions:  # what was shown was shown, whatever the offers say
+        as_ad &= offered[place, column]
+    return _Split(as_ad, np.ones(len(items), dtype=bool), offered)

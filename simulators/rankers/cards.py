@@ -1,0 +1,206 @@
+"""Grades of frozen rankers on held-out days: overall, by vertical, for new and for old ads.
+
+Dims: R logged requests, H rows of held-out days.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+
+from gpr_rl.schema import Action
+from simulators.synthetic.evaluator import TruthEvaluator
+from simulators.world import World
+from simulators.world.history import DAY_S
+
+NUM_BINS = 20
+MIN_POSITIVES = 10
+"""Fewer positives, or fewer negatives, than this and a group has no AUC."""
+NEW_DAYS = 3
+"""An ad is new on the day it starts and on this many days after it."""
+OVERALL = "overall"
+
+Card = dict[str, dict[str, dict[str, float]]]
+"""Task (`pctr`, `pcvr`), group (`overall`, `vertical 3`, `new ads`, `old ads`), metric."""
+
+_CHUNK = 2_048
+
+
+def expected_calibration_error(probability: NDArray, label: NDArray, bins: int = NUM_BINS) -> float:
+    """Return the mean |predicted - observed rate| over equal-frequency bins, weighted by size.
+
+    Labels are draws, so a perfect model does not reach 0: compare with the oracle's figure.
+    """
+    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
+    gaps = [len(p) * abs(probability[p].mean() - label[p].mean()) for p in parts if len(p)]
+    return float(sum(gaps) / len(label))
+
+
+def reliability(
+    probability: NDArray, label: NDArray, bins: int = NUM_BINS
+) -> list[tuple[float, float, int]]:
+    """Return (mean prediction, observed rate, rows) of equal-frequency bins, in rising order."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
+    return [(float(probability[p].mean()), float(label[p].mean()), len(p)) for p in parts if len(p)]
+
+
+def grade(
+    probability: Float[Tensor, " R"],
+    label: Float[Tensor, " R"],
+    oracle: Float[Tensor, " R"] | None,
+    *,
+    min_positives: int = 1,
+) -> dict[str, float]:
+    """Return the card of one task on some rows.
+
+    Args:
+        probability: In [0, 1], calibrated.
+        label: 0 or 1.
+        oracle: The true probability where it is known.
+        min_positives: AUC is left out where positives or negatives are fewer.
+
+    Returns:
+        num_rows, num_positives and, of at least one row, rate, ece, log_loss (nats per row), ratio
+        (sum(p)/sum(y)) and auc; the same with `_oracle` for the true probability.
+    """
+    y = label.double().numpy()
+    positives = float(y.sum())
+    if len(y) == 0:
+        return {"num_rows": 0.0, "num_positives": 0.0}
+    card = {"num_rows": float(len(y)), "num_positives": positives, "rate": float(y.mean())}
+    sides = {"": probability} if oracle is None else {"": probability, "_oracle": oracle}
+    for suffix, values in sides.items():
+        p = values.double().numpy()
+        card[f"ece{suffix}"] = expected_calibration_error(p, y)
+        card[f"log_loss{suffix}"] = float(log_loss(y, np.clip(p, 1e-7, 1 - 1e-7), labels=[0, 1]))
+        if positives > 0:
+            card[f"ratio{suffix}"] = float(p.sum() / positives)
+        if min(positives, len(y) - positives) >= max(min_positives, 1):
+            card[f"auc{suffix}"] = float(roc_auc_score(y, p))
+    return card
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The logged rows of the days that nothing was fitted on, H rows."""
+
+    request_id: Int[Tensor, " H"]
+    clicked: Bool[Tensor, " H"]
+    converted: Bool[Tensor, " H"]
+    has_clicks: bool
+    has_conversions: bool
+
+    @classmethod
+    def of(cls, world: World) -> "HeldOut":
+        """Return the validation and test days of a world."""
+        day = torch.from_numpy(world.request_time // DAY_S)
+        rows = torch.nonzero(day >= world.info.num_log_days)[:, 0]
+        action = world.request_action[rows]
+        return cls(
+            rows,
+            action >= Action.CLICK,
+            action == Action.CONVERSION,
+            world.info.has_clicks,
+            world.info.has_conversions,
+        )
+
+    def tasks(self) -> dict[str, tuple[Bool[Tensor, " H"], Bool[Tensor, " H"]]]:
+        """Return per task its trials and labels: a conversion is tried by a click, where known."""
+        every = torch.ones_like(self.clicked)
+        if not self.has_clicks:
+            return {"pcvr": (every, self.converted)}
+        if not self.has_conversions:
+            return {"pctr": (every, self.clicked)}
+        return {"pctr": (every, self.clicked), "pcvr": (self.clicked, self.converted)}
+
+
+def oracle_probabilities(
+    world: World, request_id: Int[Tensor, " H"]
+) -> dict[str, Float[Tensor, " H"]] | None:
+    """Return the true pctr and pcvr of logged rows; None in a world without a known truth."""
+    if not world.info.has_truth:
+        return None
+    truth = TruthEvaluator(world)
+    parts = [truth.outcome(ids, world.request_ad[ids][:, None]) for ids in request_id.split(_CHUNK)]
+    return {
+        "pctr": torch.cat([part.pctr[:, 0] for part in parts]),
+        "pcvr": torch.cat([part.pcvr[:, 0] for part in parts]),
+    }
+
+
+def heldout_groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Bool[Tensor, " H"]]:
+    """Return the groups of a card: all rows, each vertical, new and old ads, by the shown ad."""
+    ad = world.request_ad[request_id].numpy()
+    vertical = world.ads["vertical"].to_numpy()[ad]
+    day = world.request_time[request_id.numpy()] // DAY_S
+    new = day - world.ads["first_day"].to_numpy()[ad] <= NEW_DAYS
+    groups = {OVERALL: np.ones(len(ad), dtype=bool)}
+    groups |= {f"vertical {v}": vertical == v for v in np.unique(world.ads["vertical"])}
+    groups |= {"new ads": new, "old ads": ~new}
+    return {name: torch.from_numpy(rows) for name, rows in groups.items()}
+
+
+def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return each task's grades over all held-out rows; a task without a trial is left out.
+
+    Args:
+        world: Whose log is graded.
+        logged: pctr and pcvr of all logged rows, float [R].
+    """
+    heldout = HeldOut.of(world)
+    oracle = oracle_probabilities(world, heldout.request_id)
+    return {
+        task: grade(
+            logged[task][heldout.request_id][trial],
+            label[trial].float(),
+            None if oracle is None else oracle[task][trial],
+        )
+        for task, (trial, label) in heldout.tasks().items()
+        if trial.any()
+    }
+
+
+def ranker_card(world: World, *, with_oracle: bool = True) -> Card:
+    """Return the grades of a world's rankers by task and group; groups without rows are left out.
+
+    Args:
+        world: With rankers attached.
+        with_oracle: Add the truth's own figures where it is known.
+    """
+    heldout = HeldOut.of(world)
+    oracle = oracle_probabilities(world, heldout.request_id) if with_oracle else None
+    groups = heldout_groups(world, heldout.request_id)
+    card: Card = {}
+    for task, (trial, label) in heldout.tasks().items():
+        probability = world.logged[task][heldout.request_id]
+        card[task] = {}
+        for name, inside in groups.items():
+            rows = inside & trial
+            if rows.any():
+                card[task][name] = grade(
+                    probability[rows],
+                    label[rows].float(),
+                    None if oracle is None else oracle[task][rows],
+                    min_positives=MIN_POSITIVES,
+                )
+    return card
+
+
+def ranker_reliability(
+    world: World, bins: int = NUM_BINS
+) -> dict[str, list[tuple[float, float, int]]]:
+    """Return each task's reliability diagram over all held-out rows; see `reliability`."""
+    heldout = HeldOut.of(world)
+    return {
+        task: reliability(
+            world.logged[task][heldout.request_id][trial].double().numpy(),
+            label[trial].double().numpy(),
+            bins,
+        )
+        for task, (trial, label) in heldout.tasks().items()
+    }

@@ -1,0 +1,318 @@
+"""Rankers of one's own: three methods, and a world that uses them as its reward simulator.
+
+    model = MyRankers()                       # features, fit, predict
+    mine = use_rankers(load_world("tiny"), model)
+    env = gymnasium.make("envs:gpr_rl/AdRequest-v0", world=mine)
+
+Dims: B requests, K candidates, S recent items, F count features, D columns, N ads, M organic items,
+n rows (request b and candidate k are row b * K + k).
+"""
+
+import copy
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from gpr_rl.schema import Action
+from simulators.rankers.cards import overall_card
+from simulators.rankers.frozen import Counts
+from simulators.rankers.network import Calibration
+from simulators.rankers.scores import (
+    attach_scored,
+    calibrate,
+    first_row,
+    labels,
+    logged_scores,
+    num_fitted_rows,
+)
+from simulators.rankers.training import LoggedRows, RankerTraining
+from simulators.world import World
+from simulators.world.features import RankerInput
+
+_MAX_ROWS = 65_536
+_SMALLEST = 1e-7
+"""Probabilities are kept this far from 0 and 1 before they are calibrated as logits."""
+
+
+class RankerModelError(ValueError):
+    """A model returned features or predictions that break the protocol; names the model's class."""
+
+
+@runtime_checkable
+class RankerModel(Protocol):
+    """What a model must have to be a world's rankers."""
+
+    def features(
+        self, inputs: RankerInput, counts: Float[Tensor, "B K F"], ad_id: Int[Tensor, "B K"]
+    ) -> ArrayLike:
+        """Return a table [B * K, D] of whatever the model reads; NaN may mark a missing value.
+
+        A row must not depend on the other rows. `TabularFeatures` is a ready one.
+
+        Args:
+            inputs: User, context and recent items of B requests.
+            counts: What the user did before with each candidate's vertical, category and
+                advertiser.
+            ad_id: The candidates.
+        """
+        ...
+
+    def fit(
+        self, x: NDArray, clicked: NDArray[np.float32], converted: NDArray[np.float32]
+    ) -> object:
+        """Learn from logged impressions, oldest first; what is returned is ignored.
+
+        Args:
+            x: Features [n, D].
+            clicked: 0 or 1, [n]; ones in a world without clicks, where pCTR is not used.
+            converted: 0 or 1, [n]; only clicked rows are trials of a conversion.
+        """
+        ...
+
+    def predict(self, x: NDArray) -> ArrayLike:
+        """Return [n, 2]: probability of a click, and of a conversion given the click."""
+        ...
+
+
+class TabularFeatures:
+    """Ready-made columns for `RankerModel.features`: float32 [B * K, D], no bid and no ad id.
+
+    User and context attributes; the count features; how many of the last 20 clicks, conversions
+    and organic views there are by action and of the candidate's vertical, category and
+    advertiser, with mean and largest cosine of their content to the candidate's; and of the ad
+    its vertical, category and advertiser, log price and content embedding.
+
+    Attributes:
+        names: D column names.
+        categorical: Indices of the columns that hold category numbers.
+    """
+
+    _ACTIONS = (Action.VIEW, Action.CLICK, Action.CONVERSION)
+    _GROUPS = ("vertical", "category", "advertiser")
+
+    def __init__(self, world: World) -> None:
+        self._group = world.group
+        self._embedding = world.item_embedding
+        unit = torch.nn.functional.normalize(world.item_embedding.double(), dim=-1)
+        self._unit = unit
+        self._log_price = torch.log(world.price)
+        offset = world.group.amin(0)
+        self._own_group = (world.group[: world.num_ads] - offset).float()
+        num_counts = self._num_counts(world)
+        context = [f"context_{i}" for i in range(len(world.info.context_cardinalities))]
+        self.names = [
+            *world.info.user_columns,
+            *context,
+            *(f"count_{i}" for i in range(num_counts)),
+            *(f"recent_{action.name.lower()}s" for action in self._ACTIONS),
+            *(f"recent_same_{name}" for name in self._GROUPS),
+            "recent_cosine_mean",
+            "recent_cosine_max",
+            *self._GROUPS,
+            "log_price",
+            *(f"content_{i}" for i in range(world.item_embedding.shape[1])),
+        ]
+        grouped = {*world.info.user_columns, *context, *self._GROUPS}
+        self.categorical = [i for i, name in enumerate(self.names) if name in grouped]
+
+    @staticmethod
+    def _num_counts(world: World) -> int:
+        none = torch.zeros(1, dtype=torch.int64)
+        _, past = world.features(none)
+        return past.of(world.group, none[:, None]).shape[-1]
+
+    def __call__(
+        self, inputs: RankerInput, counts: Float[Tensor, "B K F"], ad_id: Int[Tensor, "B K"]
+    ) -> NDArray[np.float32]:
+        """Return the table, float32 [B * K, D]."""
+        b, k = ad_id.shape
+        per_request = [inputs.user, inputs.context, self._recent_actions(inputs)]
+        user, context, actions = (x.float()[:, None].expand(b, k, -1) for x in per_request)
+        own = self._own_group[ad_id]
+        columns = [
+            user,
+            context,
+            counts,
+            actions,
+            self._recent_groups(inputs, ad_id),
+            self._recent_cosine(inputs, ad_id),
+            own,
+            self._log_price[ad_id][..., None],
+            self._embedding[ad_id],
+        ]
+        return torch.cat(columns, dim=-1).flatten(0, 1).numpy()
+
+    def _recent_actions(self, inputs: RankerInput) -> Tensor:
+        """Return how many recent items are of each action, [B, 3]; unknown ones have action 0."""
+        return torch.stack([(inputs.recent_action == a).sum(-1) for a in self._ACTIONS], dim=-1)
+
+    def _recent_groups(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
+        """Return how many recent items share each candidate's groups, float32 [B, K, 3]."""
+        of_recent = self._group[inputs.recent_item.long()].flatten(1)
+        known = inputs.recent_known[..., None].expand(-1, -1, 3).flatten(1)
+        count = known.new_zeros(len(known), int(self._group.max()) + 1, dtype=torch.float32)
+        count.scatter_add_(1, of_recent, known.float())
+        return count.gather(1, self._group[ad_id].flatten(1)).view(*ad_id.shape, 3)
+
+    def _recent_cosine(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
+        """Return mean and largest cosine to the recent items, float32 [B, K, 2]; 0 if none.
+
+        In float64, so that float32 columns do not depend on the batch.
+        """
+        known = inputs.recent_known[:, None]
+        cosine = self._unit[ad_id] @ self._unit[inputs.recent_item.long()].mT
+        mean = (cosine * known).sum(-1) / known.sum(-1).clamp_min(1)
+        largest = cosine.masked_fill(~known, -torch.inf).amax(-1)
+        largest = torch.where(known.any(-1), largest, 0.0)
+        return torch.stack([mean, largest], dim=-1).float()
+
+
+class FrozenModel:
+    """A fitted and calibrated `RankerModel` in the place of `FrozenRankers`.
+
+    Args:
+        model: Fitted; only `features` and `predict` are called.
+        group: int64 [N + M, 3], groups that the counts are taken of.
+        has_clicks: Whether the world has clicks; without them pCTR is 1.
+        has_conversions: Whether it has conversions; without them pCVR is 0.
+        calibration: Monotone maps; None leaves the model's own probabilities.
+    """
+
+    def __init__(
+        self,
+        model: RankerModel,
+        group: Int[Tensor, "items 3"],
+        has_clicks: bool,
+        has_conversions: bool = True,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.model, self.group = model, group
+        self.has_clicks, self.has_conversions = has_clicks, has_conversions
+        self.calibration = calibration
+
+    def __deepcopy__(self, memo: dict) -> "FrozenModel":
+        """Return itself: frozen rankers are read-only."""
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each.
+
+        Args:
+            inputs: Batch [B].
+            past: Counts of the same B requests.
+            ad_id: int64 [B, K].
+            exact: Makes no difference: a row must not depend on its batch in any case.
+        """
+        counts = past.of(self.group, ad_id)
+        b, k = ad_id.shape
+        step = max(1, _MAX_ROWS // max(k, 1))
+        rows = [slice(i, min(i + step, b)) for i in range(0, b, step)]
+        parts = [self.logits(inputs[r], counts[r], ad_id[r]) for r in rows]
+        logit = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.float64)
+        probability = torch.sigmoid(logit) if self.calibration is None else self.calibration(logit)
+        pctr, pcvr = probability.float().view(b, k, 2).unbind(-1)
+        pctr = pctr.contiguous() if self.has_clicks else torch.ones_like(pctr)
+        return pctr, (pcvr.contiguous() if self.has_conversions else torch.zeros_like(pcvr))
+
+    def table(self, inputs: RankerInput, counts: Tensor, ad_id: Tensor) -> NDArray:
+        """Return the model's features [B * K, D], checked."""
+        x = np.asarray(self.model.features(inputs, counts, ad_id))
+        if x.ndim != 2 or len(x) != ad_id.numel():
+            raise RankerModelError(
+                f"{self._name}.features must return one row per candidate, shape "
+                f"({ad_id.numel()}, D), got {x.shape}"
+            )
+        return x
+
+    def logits(self, inputs: RankerInput, counts: Tensor, ad_id: Tensor) -> Float[Tensor, "n 2"]:
+        """Return the model's predictions as logits before calibration, float64 [B * K, 2]."""
+        return self.predicted(self.table(inputs, counts, ad_id))
+
+    def predicted(self, x: NDArray) -> Float[Tensor, "n 2"]:
+        """Return checked predictions for features [n, D] as logits, float64 [n, 2].
+
+        Raises:
+            RankerModelError: Another shape, NaN or a value outside [0, 1]; names the model's
+                class, the row and the value.
+        """
+        probability = np.asarray(self.model.predict(x), dtype=np.float64)
+        if probability.shape != (len(x), 2):
+            raise RankerModelError(
+                f"{self._name}.predict must return shape ({len(x)}, 2): pCTR and pCVR, "
+                f"got {probability.shape}"
+            )
+        bad = ~((probability >= 0.0) & (probability <= 1.0))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise RankerModelError(
+                f"{self._name}.predict must return probabilities in [0, 1], got "
+                f"{probability[row, column]} as {('pCTR', 'pCVR')[column]} of row {row}"
+            )
+        return torch.logit(torch.from_numpy(probability).clamp(_SMALLEST, 1 - _SMALLEST))
+
+    @property
+    def _name(self) -> str:
+        return type(self.model).__name__
+
+
+def use_rankers(world: World, model: RankerModel, training: RankerTraining | None = None) -> World:
+    """Return a new world whose reward simulator is `model`; the given world stays as it is.
+
+    The model is fitted on the logged days that the built-in rankers are fitted on, calibrated on
+    the same later days with the same monotone maps, graded on the same held-out days, and frozen.
+    pctr, pcvr, ecpm and final_value of the log, alpha of Eq. 5, the reward scale and the ads that
+    shared paths resolve to are made anew. Nothing is written: the new world lives in this process.
+
+    Args:
+        world: Any world.
+        model: Not fitted yet, or to be fitted again; see `RankerModel`.
+        training: Which rows fit and calibrate; only `max_rows` and `num_calibration_days` count.
+
+    Raises:
+        RankerModelError: The model lacks a method, or returns what the protocol does not allow.
+    """
+    missing = [m for m in ("features", "fit", "predict") if not callable(getattr(model, m, None))]
+    if missing:
+        raise RankerModelError(f"{type(model).__name__} has no method {', '.join(missing)}")
+    training = training or RankerTraining()
+    new = _without_rankers(world)
+    first, fitted = first_row(world, training), num_fitted_rows(world, training)
+    ids = torch.arange(first, world.num_requests)
+    rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
+    frozen = FrozenModel(model, world.group, world.info.has_clicks, world.info.has_conversions)
+
+    def table(part: Tensor) -> NDArray:
+        return frozen.table(rows.inputs[part], rows.counts[part], rows.ad_id[part])
+
+    start = max(first, fitted - training.max_rows)
+    chunks = torch.arange(start - first, fitted - first).split(_MAX_ROWS)
+    clicked, converted = labels(world)
+    trial = clicked if world.info.has_clicks else torch.ones_like(clicked)
+    model.fit(
+        np.concatenate([table(part) for part in chunks]),
+        trial[start:fitted].numpy().copy(),
+        converted[start:fitted].numpy().copy(),
+    )
+    logit = torch.cat([frozen.predicted(table(part)) for part in (ids - first).split(_MAX_ROWS)])
+    frozen.calibration = calibrate(world, logit, training)
+    scores = logged_scores(new, frozen, frozen.calibration(logit))
+    card = dict(overall_card(new, scores), model=type(model).__name__)
+    attach_scored(new, frozen, scores, card)
+    return new
+
+
+def _without_rankers(world: World) -> World:
+    """Return a world that shares the tables and the history, and nothing that is computed later."""
+    new = copy.copy(world)
+    for name, kind in vars(type(world)).items():
+        if isinstance(kind, cached_property):
+            new.__dict__.pop(name, None)
+    return new

@@ -1,0 +1,152 @@
+"""A remedy against reward hacking: many rankers, and the mean less their spread as the reward.
+
+Where the rankers know little they disagree; a policy that is paid the mean less a multiple of the
+spread has nothing to gain from their errors. Training only: results are measured by the world's own
+rankers and by the truth.
+
+Dims: B requests, K candidates, M rankers.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.random import Purpose, random_bits, uniform
+from simulators.rankers.frozen import Counts, FrozenRankers
+from simulators.rankers.scores import calibrate, first_row, labels, num_fitted_rows
+from simulators.rankers.training import LoggedRows, RankerTraining, fit_rankers
+from simulators.world import World
+from simulators.world.features import FeatureBuilder, RankerInput
+from simulators.world.files import build_rankers, ranker_tensors, restore_rankers
+
+
+class PessimisticRankers(nn.Module):
+    """pCTR and pCVR as the mean over members less `pessimism` standard deviations, at least 0."""
+
+    def __init__(self, members: Sequence[FrozenRankers], pessimism: float) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise ValueError(f"an ensemble needs at least 2 rankers, got {len(members)}")
+        if not pessimism >= 0.0:
+            raise ValueError(f"pessimism must be at least 0, got {pessimism}")
+        self.members = nn.ModuleList(members)
+        self.pessimism = pessimism
+
+    def forward(
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each."""
+        said = [member(inputs, past, ad_id, exact=exact) for member in self.members]
+        pctr, pcvr = (self._low(torch.stack(parts)) for parts in zip(*said, strict=True))
+        return pctr, pcvr
+
+    def _low(self, said: Tensor) -> Tensor:
+        spread = said.std(0, correction=0)
+        return (said.mean(0) - self.pessimism * spread).clamp_min(0.0)
+
+
+def pessimistic(
+    world: World,
+    *,
+    seed: int,
+    num_rankers: int = 4,
+    pessimism: float = 1.0,
+    training: RankerTraining | None = None,
+    path: Path | None = None,
+) -> World:
+    """Return the world with an ensemble in the place of its rankers; the rest is shared.
+
+    Args:
+        world: A synthetic or imported world with built-in rankers.
+        seed: Root of the initial weights and of the resamples of users.
+        num_rankers: M, at least 2.
+        pessimism: Standard deviations that are taken off.
+        training: How a ranker is fitted; the world's default.
+        path: A safetensors file: read if it is there, else written.
+
+    Raises:
+        ValueError: Fewer than 2 rankers, or a negative pessimism.
+    """
+    members = train_members(world, num_rankers, seed, training or RankerTraining(), path)
+    other = copy.copy(world)
+    other.rankers = PessimisticRankers(members, pessimism)
+    return other
+
+
+def train_members(
+    world: World, num_rankers: int, seed: int, training: RankerTraining, path: Path | None = None
+) -> list[FrozenRankers]:
+    """Train rankers on bootstrap resamples of the users, each calibrated as the world's own are."""
+    if path is not None and path.exists():
+        tensors, _ = load_checkpoint(path)
+        return [
+            restore_rankers(
+                world, {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{m}/")}
+            )
+            for m in range(num_rankers)
+        ]
+    assert isinstance(world.features, FeatureBuilder)
+    clicked, converted = labels(world)
+    first = first_row(world, training)
+    ids = torch.arange(first, world.num_requests)
+    rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
+    fitted = num_fitted_rows(world, training) - first
+    members = [
+        _train_member(world, rows, ids, clicked, converted, fitted, m, seed, training)
+        for m in range(num_rankers)
+    ]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{m}/{k}": v for m, f in enumerate(members) for k, v in ranker_tensors(f).items()
+        }
+        save_checkpoint(path, tensors, {"num_rankers": num_rankers, "seed": seed})
+    return members
+
+
+def _train_member(
+    world: World,
+    rows: LoggedRows,
+    ids: Tensor,
+    clicked: Tensor,
+    converted: Tensor,
+    num_fitted: int,
+    member: int,
+    seed: int,
+    training: RankerTraining,
+) -> FrozenRankers:
+    user = torch.from_numpy(world.request_user[ids[:num_fitted].numpy()])
+    weight = _resample(len(world.users), member, seed)[user]
+    drawn = torch.arange(num_fitted).repeat_interleave(weight)
+    chosen = replace(
+        rows, inputs=rows.inputs[drawn], counts=rows.counts[drawn], ad_id=rows.ad_id[drawn]
+    )
+    own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member)) & 0x7FFFFFFF)
+    with torch.random.fork_rng():
+        torch.manual_seed(own_seed)
+        rankers = build_rankers(world)
+    fit_rankers(
+        rankers,
+        chosen,
+        clicked[ids[drawn]],
+        converted[ids[drawn]],
+        num_rows=len(drawn),
+        has_clicks=world.info.has_clicks,
+        config=training,
+        generator=torch.Generator().manual_seed(own_seed),
+    )
+    rankers.eval()
+    calibration = calibrate(world, rows.all_logits(rankers), training)
+    info = world.info
+    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
+
+
+def _resample(num_users: int, member: int, seed: int) -> Tensor:
+    """Return how often each user is drawn with replacement, int64 [U]."""
+    draw = uniform(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member), torch.arange(num_users))
+    return torch.bincount((draw * num_users).long(), minlength=num_users)

@@ -1,0 +1,90 @@
+"""Frozen pCTR and pCVR rankers: the reward simulator (GPR 3.3).
+
+Dims: B requests, K candidates, F count features.
+"""
+
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from simulators.rankers.exact import ExactRankers
+from simulators.rankers.network import Calibration, Rankers
+from simulators.world.features import MAX_LOOKED_UP, PastCounts, RankerInput
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What B users did before their requests: `features.PastCounts`, or that of a day's traffic."""
+
+    def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
+        """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
+        ...
+
+
+@runtime_checkable
+class WorldRankers(Protocol):
+    """What a world asks of its rankers; `FrozenRankers` and `custom_rankers.FrozenModel` are it."""
+
+    def __call__(
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each."""
+        ...
+
+
+def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
+    if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
+        return past.exact(ad_id.numpy())
+    return past.of(group, ad_id).double().numpy()
+
+
+class FrozenRankers(nn.Module):
+    """Calibrated rankers with every ad-only part precomputed; no gradient, no training mode."""
+
+    def __init__(
+        self,
+        rankers: Rankers,
+        calibration: Calibration,
+        has_clicks: bool,
+        has_conversions: bool = True,
+    ) -> None:
+        super().__init__()
+        self.rankers = rankers.eval().requires_grad_(False)
+        self.calibration = calibration
+        self.has_clicks, self.has_conversions = has_clicks, has_conversions
+        self.tables = rankers.tables()
+
+    @cached_property
+    def _exact(self) -> ExactRankers:
+        return ExactRankers(self.rankers, self.calibration)
+
+    def forward(
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return pCTR and pCVR, float32 [B, K] each.
+
+        pCTR is 1 in a world without clicks, pCVR 0 in one without conversions.
+
+        Args:
+            inputs: Batch [B].
+            past: Counts of the same B requests.
+            ad_id: int64 [B, K].
+            exact: Compute in float64, so that a row's float32 result does not depend on what else
+                is in the batch (float32 sums differ by some 1e-6 between batch sizes).
+        """
+        if exact:
+            ads = ad_id.numpy()
+            exact_counts = _exact_counts(past, self.rankers.group, ad_id)
+            exactly = self._exact(inputs, exact_counts, ads)
+            probability = torch.from_numpy(exactly.astype(np.float32))
+        else:
+            with torch.no_grad():
+                own = past.of(self.rankers.group, ad_id)
+                probability = self.calibration(self.rankers(inputs, own, ad_id, self.tables))
+        pctr, pcvr = probability.unbind(-1)
+        pctr = pctr if self.has_clicks else torch.ones_like(pctr)
+        return pctr, (pcvr if self.has_conversions else torch.zeros_like(pcvr))

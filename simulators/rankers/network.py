@@ -1,0 +1,197 @@
+"""The network of the pCTR and pCVR rankers, and its calibration (GPR 3.3).
+
+One network with a tower per task. Everything that depends on the request alone, or on the ad
+alone, is computed once and added, so a candidate costs a few thousand multiply-adds.
+
+Dims: B requests, K candidates, S recent items, G groups, F count features, N ads, H hidden width.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gpr_rl.schema import Action
+from simulators.world.features import NUM_COUNT_FEATURES, NUM_REPEAT_FEATURES, RankerInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """Size and inputs of the rankers."""
+
+    user_cardinalities: tuple[int, ...]
+    context_cardinalities: tuple[int, ...]
+    num_items: int
+    """Ads and organic items."""
+    embedding_dim: int
+    """d of the content embeddings."""
+    num_groups: int
+    hidden: int = 64
+    attention_dim: int = 16
+    id_dim: int = 8
+    """Width of learned ad and group embeddings."""
+    use_counts: bool = True
+    """Strictly-past counts per user by vertical, category and advertiser."""
+    use_history: bool = True
+    """Target attention over recent clicks, conversions and organic views."""
+    use_repeats: bool = False
+    """Strictly-past count per user of the ad's own product, for worlds with repeat purchases."""
+
+
+class Rankers(nn.Module):
+    """pCTR and pCVR of (request, ad) pairs.
+
+    Inputs: user and context attributes, target attention over the recent items, strictly-past
+    counts of the candidate's vertical, category and advertiser, and of the ad its content
+    embedding, price, ad id and groups.
+
+    Args:
+        config: Sizes and switches.
+        item_embedding: float32 [N + M, d], content of ads, then of organic items.
+        group: int64 [N + M, 3].
+        price: float32 [N], standardised log price.
+    """
+
+    item_embedding: Tensor
+    group: Tensor
+    price: Tensor
+
+    def __init__(
+        self, config: RankerConfig, item_embedding: Tensor, group: Tensor, price: Tensor
+    ) -> None:
+        super().__init__()
+        self.config = config
+        h, a = config.hidden, config.attention_dim
+        self.register_buffer("item_embedding", item_embedding, persistent=False)
+        self.register_buffer("group", group, persistent=False)
+        self.register_buffer("price", price, persistent=False)
+        self.num_ads = len(price)
+        self.user = nn.ModuleList(nn.Embedding(c, h) for c in config.user_cardinalities)
+        self.context = nn.ModuleList(nn.Embedding(c, h) for c in config.context_cardinalities)
+        self.ad_id = nn.Embedding(self.num_ads, config.id_dim)
+        self.group_id = nn.Embedding(config.num_groups, config.id_dim)
+        ad_width = config.embedding_dim + 1 + 4 * config.id_dim
+        self.ad = nn.Linear(ad_width, h)
+        self.query = nn.Linear(ad_width, a)
+        self.key = nn.Linear(config.embedding_dim + 3 * config.id_dim, a)
+        self.action = nn.Embedding(max(Action) + 1, a)
+        self.recent = nn.Linear(2 * a, h)
+        num_counts = 3 * NUM_COUNT_FEATURES + config.use_repeats * NUM_REPEAT_FEATURES
+        self.counts = nn.Linear(num_counts, h)
+        self.user_factor = nn.ModuleList(nn.Embedding(c, a) for c in config.user_cardinalities)
+        self.match = nn.Linear(a, h)
+        self.tower = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(h, 32), nn.ReLU(), nn.Linear(32, 1))
+            for _ in range(2)
+        )
+        for embedding in (*self.user, *self.context, self.ad_id, self.group_id):
+            nn.init.normal_(embedding.weight, std=0.05)
+
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what depends on the item alone: ads [N, H], queries [N, a], keys [N + M, a]."""
+        groups = self.group_id(self.group).flatten(-2)
+        content = torch.cat([self.item_embedding, groups], dim=-1)
+        ad = [content[: self.num_ads], self.price[:, None], self.ad_id.weight]
+        features = torch.cat(ad, dim=-1)
+        return self.ad(features), self.query(features), self.key(content)
+
+    def forward(
+        self,
+        inputs: RankerInput,
+        counts: Tensor,
+        ad_id: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return click and conversion logits, float [B, K, 2].
+
+        Args:
+            inputs: Batch [B].
+            counts: float [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
+            ad_id: int64 [B, K].
+            tables: `self.tables()`, given once the weights are frozen.
+        """
+        ad_table, query_table, key_table = tables or self.tables()
+        flat = ad_id.flatten()
+        ad = ad_table.index_select(0, flat).unflatten(0, ad_id.shape)
+        query = query_table.index_select(0, flat).unflatten(0, ad_id.shape)
+        recent = inputs.recent_item
+        key = key_table.index_select(0, recent.flatten()).unflatten(0, recent.shape)
+        request: Tensor = sum(e(x) for e, x in zip(self.user, inputs.user.T, strict=True))
+        request = request + sum(e(x) for e, x in zip(self.context, inputs.context.T, strict=True))
+        factor: Tensor = sum(e(x) for e, x in zip(self.user_factor, inputs.user.T, strict=True))
+        wide = [query * factor[:, None]]
+        weights = [self.match.weight]
+        bias: Tensor = self.match.bias
+        if self.config.use_history:
+            key = key + self.action(inputs.recent_action.long())
+            score = query @ key.mT / self.config.attention_dim**0.5
+            gate = torch.sigmoid(score) * inputs.recent_known[:, None]
+            pooled = gate @ key / inputs.recent_known.shape[-1] ** 0.5
+            wide += [pooled, pooled * query]
+            weights.append(self.recent.weight)
+            bias = bias + self.recent.bias
+        if self.config.use_counts:
+            wide.append(counts)
+            weights.append(self.counts.weight)
+            bias = bias + self.counts.bias
+        joint = torch.cat(wide, dim=-1).flatten(0, 1)
+        hidden = torch.addmm(ad.flatten(0, 1), joint, torch.cat(weights, dim=-1).T)
+        hidden = hidden.view_as(ad) + (request + bias)[:, None]
+        return self._towers(hidden)
+
+    def _towers(self, hidden: Tensor) -> Tensor:
+        """Return both tasks' logits [B, K, 2]; their first layers are one matrix product."""
+        towers = [cast(nn.Sequential, tower) for tower in self.tower]
+        first = [cast(nn.Linear, tower[1]) for tower in towers]
+        last = [cast(nn.Linear, tower[3]) for tower in towers]
+        weight = torch.cat([layer.weight for layer in first])
+        middle = torch.relu(
+            nn.functional.linear(
+                torch.relu(hidden), weight, torch.cat([layer.bias for layer in first])
+            )
+        )
+        return nn.functional.linear(
+            middle,
+            torch.block_diag(*(layer.weight for layer in last)),
+            torch.cat([layer.bias for layer in last]),
+        )
+
+
+class Calibration(nn.Module):
+    """Monotone map of logits, one per task: centred isotonic regression (Oron and Flournoy 2017).
+
+    Isotonic regression gives steps, and steps tie candidates that the ranker told apart. Joining
+    the steps' centres by lines keeps the order; beyond the outer centres the logit is shifted.
+    """
+
+    knots: Tensor
+    values: Tensor
+    _from: Tensor
+    _to: Tensor
+    _slope: Tensor
+
+    def __init__(self, knots: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("knots", knots)  # float64 [2, Q], rising raw logits
+        self.register_buffer("values", values)  # float64 [2, Q], rising calibrated logits
+        # segment i lies left of knot i and passes through (from, to); the outer slopes are 1
+        outer = knots.new_ones(2, 1)
+        slope = torch.cat([outer, values.diff(dim=1) / knots.diff(dim=1), outer], dim=1)
+        self.register_buffer("_from", torch.cat([knots[:, :1], knots], dim=1), persistent=False)
+        self.register_buffer("_to", torch.cat([values[:, :1], values], dim=1), persistent=False)
+        self.register_buffer("_slope", slope, persistent=False)
+
+    def segments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a point left of and on each segment, and its slope, float64 [2, Q + 1] each."""
+        return self._from, self._to, self._slope
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
+        flat = logit.reshape(-1, 2).T.contiguous()
+        segment = torch.searchsorted(self.knots.to(logit.dtype), flat)
+        start, end, slope = (
+            table.to(logit.dtype).gather(1, segment)
+            for table in (self._from, self._to, self._slope)
+        )
+        return torch.sigmoid(end + slope * (flat - start)).T.reshape(logit.shape)

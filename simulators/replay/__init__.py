@@ -1,0 +1,27 @@
+"""Bidders replayed against a log of auctions with known market prices, such as iPinYou's.
+
+Imports NumPy, pandas and the readers of `simulators.imported`; no world.
+Start with `replay.run`; `rlb` is the RL bidder of Cai et al. 2017.
+"""
+
+from simulators.replay.replay import (
+    Bidder,
+    ConstantBidder,
+    LinearBidder,
+    MaxCPCBidder,
+    ReplayResult,
+    VectorBidder,
+    run,
+    tune_linear,
+)
+
+__all__ = [
+    "Bidder",
+    "ConstantBidder",
+    "LinearBidder",
+    "MaxCPCBidder",
+    "ReplayResult",
+    "VectorBidder",
+    "run",
+    "tune_linear",
+]

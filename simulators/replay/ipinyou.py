@@ -1,0 +1,295 @@
+"""iPinYou logs in the formalised format (make-ipinyou-data), as logs for `simulators.replay`.
+
+A campaign's folder holds `train.log.txt` and `test.log.txt` (tab separated, with a header) and
+`train.yzx.txt` and `test.yzx.txt` (`click payprice feature:1 ...`). Prices are CNY fen per 1,000
+impressions. The files are the user's; none comes with this package.
+
+Dims: n rows that were accepted, F hashed features.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.feature_extraction import FeatureHasher
+from sklearn.linear_model import LogisticRegression
+
+FloatArray = NDArray[np.float64]
+# fmt: off
+LOG_COLUMNS = (
+    "click", "weekday", "hour", "bidid", "timestamp", "logtype", "ipinyouid", "useragent", "IP",
+    "region", "city", "adexchange", "domain", "url", "urlid", "slotid", "slotwidth", "slotheight",
+    "slotvisibility", "slotformat", "slotprice", "creative", "bidprice", "payprice", "keypage",
+    "advertiser", "usertag",
+)
+_FEATURES = (
+    "weekday", "hour", "useragent", "IP", "region", "city", "adexchange", "domain", "slotid",
+    "slotwidth", "slotheight", "slotvisibility", "slotformat", "creative", "advertiser",
+)
+# fmt: on
+_PRICE_EDGES = (0, 10, 50, 100)  # of the slot's floor price; the classes of make-ipinyou-data
+NUM_FEATURES = 1 << 18
+_CHUNK = 100_000
+
+
+class IPinYouError(ValueError):
+    """A file that is not in the formalised format, or with too many bad rows."""
+
+
+@dataclass(frozen=True)
+class IPinYouRows:
+    """The rows of one file that were accepted."""
+
+    frame: pd.DataFrame
+    """click (int64, 0 or 1) and market_price (float64, the payprice), in the file's order."""
+    features: sp.csr_matrix
+    """[n, F] float32, hashed one-hot features of each row."""
+    row: NDArray[np.int64]
+    """[n], which data row of the file each is, counted from 0 without the header."""
+    num_rows: int
+    """Data rows in the file, the rejected ones included."""
+    rejects: Path | None
+    """Table of rejected rows (file, line, reason); None if there is none."""
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that were left out."""
+        return self.num_rows - len(self.frame)
+
+
+def read_ipinyou(
+    path: str | Path, *, max_bad_share: float = 0.01, rejects: str | Path | None = None
+) -> IPinYouRows:
+    """Read one `*.log.txt` or `*.yzx.txt` file.
+
+    A bad row is left out and listed by file, line and reason in a side file.
+
+    Args:
+        path: The file; its name says which of the two formats it is in.
+        max_bad_share: Largest share of bad rows, in [0, 1].
+        rejects: The side file; None: the file's name with `.rejected.tsv` after it. Written only if
+            a row is rejected.
+
+    Raises:
+        IPinYouError: Another header, another name, or too large a share of bad rows (checked after
+            every 100,000 rows and at the end).
+    """
+    path = Path(path)
+    side = Path(rejects) if rejects is not None else path.with_name(path.name + ".rejected.tsv")
+    hasher = FeatureHasher(
+        NUM_FEATURES, input_type="string", alternate_sign=False, dtype=np.float32
+    )
+    clicks: list[int] = []
+    prices: list[int] = []
+    rows: list[int] = []
+    bad: list[tuple[int, str]] = []
+    parts = [sp.csr_matrix((0, NUM_FEATURES), dtype=np.float32)]
+    tokens: list[list[str]] = []
+    num_rows = 0
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        parse, first_line = _parser(path, file.readline if path.name.endswith(".log.txt") else None)
+        for number, line in enumerate(file, first_line):
+            num_rows += 1
+            try:
+                click, price, features = parse(line.rstrip("\r\n"))
+            except ValueError as error:
+                bad.append((number, str(error)))
+            else:
+                clicks.append(click)
+                prices.append(price)
+                rows.append(num_rows - 1)
+                tokens.append(features)
+            if num_rows % _CHUNK == 0:
+                parts.append(hasher.transform(tokens))
+                tokens = []
+                if len(bad) > max_bad_share * num_rows:
+                    break
+    if bad:
+        _write_rejects(side, path, bad)
+    if len(bad) > max_bad_share * num_rows:
+        raise IPinYouError(
+            f"{path}: {len(bad)} of the first {num_rows} rows are bad, more than the share "
+            f"{max_bad_share:g} allowed; the first is line {bad[0][0]}: {bad[0][1]}; "
+            f"all are listed in {side}"
+        )
+    if tokens:
+        parts.append(hasher.transform(tokens))
+    frame = pd.DataFrame(
+        {
+            "click": np.array(clicks, dtype=np.int64),
+            "market_price": np.array(prices, dtype=np.float64),
+        }
+    )
+    return IPinYouRows(
+        frame,
+        sp.vstack(parts, format="csr"),
+        np.array(rows, dtype=np.int64),
+        num_rows,
+        side if bad else None,
+    )
+
+
+Row = tuple[int, int, list[str]]
+
+
+def _parser(path: Path, read_header: Callable[[], str] | None) -> tuple[Callable[[str], Row], int]:
+    """Return what reads a line (click, price, feature words) and the first data line's number."""
+    if read_header is None:
+        if not path.name.endswith(".yzx.txt"):
+            raise IPinYouError(
+                f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
+            )
+        return _parse_yzx, 1
+    header = read_header().rstrip("\r\n").split("\t")
+    # The first season has no advertiser and usertag; test files add two counts at the end.
+    known = LOG_COLUMNS if "advertiser" in header else LOG_COLUMNS[:-2]
+    for at, name in enumerate(known):
+        if at >= len(header) or header[at].strip() != name:
+            got = header[at] if at < len(header) else "nothing"
+            raise IPinYouError(
+                f"{path}: column {at + 1} of the header must be {name!r}, got {got!r}"
+            )
+    if len(header) not in (len(known), len(known) + 2):
+        raise IPinYouError(
+            f"{path}: the header has {len(header)} columns, must be {len(known)} or two more"
+        )
+    column = {name: at for at, name in enumerate(known)}
+    return lambda line: _parse_log(line, column), 2
+
+
+def _parse_log(line: str, column: dict[str, int]) -> Row:
+    """Return click, payprice and feature words of a line of a log; ValueError says what is bad."""
+    cells = _cells(line, "\t")
+    if len(cells) not in (len(column), len(column) + 2):
+        raise ValueError(f"{len(cells)} columns, must be {len(column)} or two more")
+    _whole("weekday", cells[column["weekday"]], 6)
+    _whole("hour", cells[column["hour"]], 23)
+    floor = _whole("slotprice", cells[column["slotprice"]])
+    words = [f"{name}={cells[column[name]]}" for name in _FEATURES if name in column]
+    words.append(f"slotprice={sum(floor > edge for edge in _PRICE_EDGES)}")
+    if "usertag" in column:
+        words += [f"usertag={tag}" for tag in cells[column["usertag"]].split(",")]
+    click = _whole("click", cells[column["click"]], 1)
+    return click, _whole("payprice", cells[column["payprice"]]), words
+
+
+def _parse_yzx(line: str) -> Row:
+    """Return click, payprice and feature words of `click payprice feature:1 ...`."""
+    cells = _cells(line, None)
+    if len(cells) < 2:
+        raise ValueError(f"{len(cells)} columns, at least click and payprice are needed")
+    words = []
+    for cell in cells[2:]:
+        name, _, value = cell.partition(":")
+        if not name.isdigit() or value != "1":
+            raise ValueError(f"feature must read <number>:1, got {cell!r}")
+        words.append(name)
+    return _whole("click", cells[0], 1), _whole("payprice", cells[1]), words
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    if "�" in line:
+        raise ValueError("not UTF-8")
+    return line.split(separator)
+
+
+def _whole(name: str, text: str, high: int | None = None) -> int:
+    """Return a whole number in 0..high; ValueError names what was read."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or (high is not None and int(text) > high):
+        rule = "a whole number" if high is None else f"a whole number in 0..{high}"
+        raise ValueError(f"{name} must be {rule}, got {text!r}")
+    return int(text)
+
+
+def _write_rejects(side: Path, path: Path, bad: list[tuple[int, str]]) -> None:
+    temporary = side.with_name(side.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write("file\tline\treason\n")
+        for line, reason in bad:
+            out.write(f"{path.name}\t{line}\t{reason}\n")
+    os.replace(temporary, side)
+
+
+@dataclass(frozen=True)
+class PctrModel:
+    """A logistic regression on the hashed features, for the `pctr` column of a log."""
+
+    coefficient: FloatArray
+    """[F]."""
+    intercept: float
+
+    def predict(self, rows: IPinYouRows) -> FloatArray:
+        """Return click probabilities in [0, 1], [n]."""
+        logit = rows.features @ self.coefficient + self.intercept
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -500.0, 500.0))))
+
+
+def fit_pctr(train: IPinYouRows, inverse_penalty: float = 1.0) -> PctrModel:
+    """Fit a logistic regression with an L2 penalty; no randomness.
+
+    Args:
+        train: Rows of a training file; features of the test file must come from the same format.
+        inverse_penalty: scikit-learn's C, larger is weaker.
+
+    Raises:
+        IPinYouError: All rows have the same click, which says nothing.
+    """
+    clicks = train.frame["click"].to_numpy()
+    if len(np.unique(clicks)) < 2:
+        raise IPinYouError(
+            f"a click model needs rows with and without a click, got {int(clicks.sum())} clicks "
+            f"in {len(clicks)} rows"
+        )
+    model = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(train.features, clicks)
+    return PctrModel(model.coef_[0].astype(np.float64), float(model.intercept_[0]))
+
+
+def load_ipinyou(
+    path: str | Path,
+    pctr: PctrModel | FloatArray | None = None,
+    *,
+    max_bad_share: float = 0.01,
+    rejects: str | Path | None = None,
+) -> pd.DataFrame:
+    """Return a log for `simulators.replay.run`: click, market_price (the payprice) and pctr.
+
+    Args:
+        path: A `*.log.txt` or `*.yzx.txt` file.
+        pctr: A fitted model; or click probabilities, one per data row of the file, those of bad
+            rows included; or None: a logistic regression fitted on `train.log.txt` or
+            `train.yzx.txt` beside it (on the file itself if it is that one: in sample then).
+        max_bad_share: See `read_ipinyou`.
+        rejects: See `read_ipinyou`.
+
+    Raises:
+        IPinYouError: As `read_ipinyou`; no training file; or a wrong number of probabilities.
+    """
+    path = Path(path)
+    rows = read_ipinyou(path, max_bad_share=max_bad_share, rejects=rejects)
+    log = rows.frame.copy()
+    if pctr is None:
+        train = path.with_name("train" + "".join(path.suffixes[-2:]))
+        if train == path:
+            pctr = fit_pctr(rows)
+        elif train.exists():
+            pctr = fit_pctr(read_ipinyou(train, max_bad_share=max_bad_share))
+        else:
+            raise IPinYouError(
+                f"{path}: without pctr a click model is fitted on {train.name} beside it, which "
+                f"does not exist"
+            )
+    if isinstance(pctr, PctrModel):
+        log["pctr"] = pctr.predict(rows)
+    else:
+        if len(pctr) != rows.num_rows:
+            raise IPinYouError(
+                f"{path}: pctr needs one value per data row ({rows.num_rows}), got {len(pctr)}"
+            )
+        log["pctr"] = np.asarray(pctr, dtype=np.float64)[rows.row]
+    return log

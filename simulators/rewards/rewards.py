@@ -1,0 +1,217 @@
+"""Rewards: plain functions of an outcome, batched over candidates (GPR Eq. 5).
+
+Dims: B requests, K candidates.
+"""
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from simulators.rewards import shipped
+from simulators.rewards.outcome import Outcome, ecpm
+from simulators.rewards.shipped import final_value
+
+__all__ = [
+    "Outcome",
+    "RewardError",
+    "RewardFunction",
+    "RewardMix",
+    "ecpm",
+    "evaluate_reward",
+    "final_value",
+    "load_reward",
+    "register_reward",
+]
+
+RewardFunction = Callable[[Outcome], Tensor]
+_REWARDS: dict[str, RewardFunction] = {
+    "final_value": shipped.final_value,
+    "ecpm": shipped.ecpm_only,
+    "revenue": shipped.revenue,
+    "gmv": shipped.gmv,
+    "user_value": shipped.user_value,
+    "user_value_aware": shipped.user_value_aware,
+    "budget_aware": shipped.budget_aware,
+    "fairness": shipped.fairness,
+}
+
+
+class RewardError(ValueError):
+    """A reward function failed, or returned something that can't be a reward."""
+
+
+def _origin(function: RewardFunction) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _same_definition(one: RewardFunction, other: RewardFunction) -> bool:
+    """Return whether both come from one module, or one file under two module names."""
+    if _origin(one) == _origin(other):
+        return True
+    places = [_place(one), _place(other)]
+    return places[0] is not None and places[0] == places[1]
+
+
+def _place(function: RewardFunction) -> tuple[str, str] | None:
+    """Return file and name of a function, also of a decorated one; None of anything else."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None)
+    return None if code is None else (code.co_filename, inner.__qualname__)
+
+
+def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
+    """Make a reward available under a name: `register_reward("name")(function)`.
+
+    Anything that can be called with an `Outcome` will do: a function, a lambda, an object with
+    `__call__`. Running the same definition again, as a notebook does, replaces the old one.
+
+    Raises:
+        RewardError: The name is empty or holds `=` or `:` (a spec could not name it), something
+            that is not callable is registered, or another definition has the name.
+    """
+    if not name or "=" in name or ":" in name:
+        raise RewardError(f"a reward's name must be non-empty without '=' and ':', got {name!r}")
+
+    def register(function: RewardFunction) -> RewardFunction:
+        if not callable(function):
+            raise RewardError(
+                f"reward {name!r} must be callable, got {type(function).__name__} {function!r}"
+            )
+        known = _REWARDS.get(name)
+        if known is not None and not _same_definition(known, function):
+            raise RewardError(
+                f"reward {name!r} is registered already, by {_origin(known)}; "
+                f"{_origin(function)} needs another name"
+            )
+        _REWARDS[name] = function
+        return function
+
+    return register
+
+
+def load_reward(spec: str) -> tuple[str, RewardFunction, float]:
+    """Read `name`, `name=weight`, `package.module:function` or `package.module:function=weight`.
+
+    Modules are found on PYTHONPATH and in the current directory.
+
+    Returns:
+        The reward's name, the function and its weight (1 if none is given).
+
+    Raises:
+        RewardError: Unknown name, module or function, or a weight that is not a number.
+    """
+    target, given, weight_text = spec.partition("=")
+    try:
+        weight = float(weight_text) if given else 1.0
+    except ValueError as error:
+        raise RewardError(f"reward {spec!r}: weight {weight_text!r} is not a number") from error
+    if not math.isfinite(weight):
+        raise RewardError(f"reward {spec!r}: weight must be finite, got {weight}")
+    if ":" not in target:
+        if target not in _REWARDS:
+            raise RewardError(
+                f"unknown reward {target!r}; registered: {', '.join(sorted(_REWARDS))}"
+            )
+        return target, _REWARDS[target], weight
+    module_name, _, function_name = target.partition(":")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise RewardError(f"reward {spec!r}: can't import {module_name!r}: {error}") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise RewardError(f"reward {spec!r}: {module_name!r} has no function {function_name!r}")
+    return target, function, weight
+
+
+def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Float[Tensor, "B K"]:
+    """Call one reward and check what it returns: float [B, K], finite or NaN (not applicable).
+
+    Raises:
+        RewardError: The function raised, or returned another type, another shape or inf; the
+            message names the function, the request (the batch's first one unless a value is at
+            fault) and the value.
+    """
+    try:
+        value = function(outcome)
+    except Exception as error:
+        raise RewardError(
+            f"reward {name!r} raised {type(error).__name__}: {error} {_batch(outcome)}"
+        ) from error
+    if not isinstance(value, Tensor):
+        raise RewardError(
+            f"reward {name!r} must return a tensor, got {type(value).__name__} {_batch(outcome)}"
+        )
+    shape = tuple(outcome.ecpm.shape)
+    if tuple(value.shape) != shape:
+        raise RewardError(
+            f"reward {name!r} must return shape {shape}, got {tuple(value.shape)} {_batch(outcome)}"
+        )
+    infinite = torch.isinf(value)
+    if infinite.any():
+        at = infinite.nonzero()[0].tolist()
+        raise RewardError(
+            f"reward {name!r} returned {value[tuple(at)].item()} for request "
+            f"{outcome.request_id[tuple(at)].item()} (ad {outcome.ad_id[tuple(at)].item()})"
+        )
+    return value.to(outcome.ecpm.dtype)
+
+
+def _batch(outcome: Outcome) -> str:
+    first = outcome.request_id.flatten()[:1].tolist()
+    return f"for the batch of request {first[0]}" if first else "for an empty batch"
+
+
+@dataclass(frozen=True)
+class RewardMix:
+    """A weighted sum of rewards. Weight 0 only logs; NaN counts as not applicable."""
+
+    functions: Mapping[str, RewardFunction]
+    weights: Mapping[str, float]
+
+    @classmethod
+    def from_specs(cls, specs: tuple[str, ...] | list[str]) -> "RewardMix":
+        """Build from command-line specs (`load_reward`); an empty list means `final_value`."""
+        loaded = [load_reward(spec) for spec in (specs or ["final_value"])]
+        names = [name for name, _, _ in loaded]
+        for name in names:
+            if names.count(name) > 1:
+                raise RewardError(f"reward {name!r} is given {names.count(name)} times")
+        return cls(
+            {name: function for name, function, _ in loaded},
+            {name: weight for name, _, weight in loaded},
+        )
+
+    def __call__(self, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total reward [B, K] and every unweighted component by name."""
+        components = {
+            name: evaluate_reward(name, function, outcome)
+            for name, function in self.functions.items()
+        }
+        total = torch.zeros_like(outcome.ecpm)
+        for value in self.weighted(components).values():
+            total = total + value.nan_to_num(nan=0.0)
+        return total, components
+
+    def weighted(self, components: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what each component adds to the total: weight times value, same shapes.
+
+        NaN (not applicable) stays NaN and adds 0.
+        """
+        return {name: self.weights[name] * value for name, value in components.items()}

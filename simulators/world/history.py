@@ -1,0 +1,211 @@
+"""What was known about a user strictly before a moment: streams, counts, recent positives.
+
+A batch of requests is answered by ragged gathers and one histogram; no loop over requests.
+
+Dims: B moments (a user and a time each), S recent items, L levels, V codes, G groups.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpr_rl.data.streams import IntArray, Stream, ragged
+from gpr_rl.schema import Action
+from simulators.world.counts import CountIndex
+
+DAY_S = 86_400
+_KINDS = torch.tensor(
+    [  # impressions, clicks, conversions, views, recent impressions
+        [0, 0, 0, 1, 0],
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 1],
+        [1, 1, 1, 0, 1],
+    ]
+).float()
+"""What each column of `History.counts` adds to each kind; sums are exact below 2^24."""
+
+
+def count_kinds(histogram: Tensor) -> Tensor:
+    """Return impressions, clicks, conversions, views and recent impressions, float32 [..., 5].
+
+    Args:
+        histogram: int64 [..., 8], rows of `History.counts`. A click is also an impression, a
+            conversion also a click; recent impressions are yesterday's and today's.
+    """
+    return histogram.float() @ _KINDS.to(histogram.device)
+
+
+def moments(timestamp: IntArray) -> IntArray:
+    """Return each moment and the beginning of the day before, int64 [B, 2]."""
+    return np.stack([timestamp, (timestamp // DAY_S - 1) * DAY_S], axis=-1)
+
+
+class History:
+    """Strictly-past views of an event table.
+
+    Args:
+        events: user_id, timestamp, kind (0 organic, 1 ad), item_id, action.
+        group: int64 [N + M, 3], vertical, category and advertiser of every item (ads, then
+            organic), as disjoint group numbers below `num_groups`.
+        num_users: U.
+        num_ads: N.
+        same_ad: int64 [N + M], the ad that promotes the item's product, N where there is none;
+            only `repeats` needs it.
+    """
+
+    def __init__(
+        self,
+        events: pd.DataFrame,
+        group: IntArray,
+        num_users: int,
+        num_ads: int,
+        same_ad: IntArray | None = None,
+    ) -> None:
+        self.num_ads, self.same_ad = num_ads, same_ad
+        item = events["item_id"].to_numpy() + np.where(events["kind"] == 1, 0, num_ads)
+        events = events.assign(item=item)
+        self.group = group
+        self.num_groups = int(group.max()) + 1
+        self._group_offset = group * 8
+        self.events = Stream.build(events, ("timestamp", "item", "action"), num_users)
+        action = events["action"].to_numpy()
+        positive = np.isin(action, (Action.VIEW, Action.CLICK, Action.CONVERSION))
+        self.positives = Stream.build(events[positive], ("item", "action", "timestamp"), num_users)
+        bought = np.isin(action, (Action.CLICK, Action.CONVERSION))
+        self.successes = Stream.build(events[bought], ("item",), num_users)
+
+    def counts(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
+        """Return a histogram of events strictly before each moment, int64 [B, G, 8].
+
+        The last axis counts views, impressions without a click, clicks without a conversion and
+        conversions of the days before yesterday, then nothing, and the last three again for
+        yesterday and the moment's own day. `count_kinds` turns it into counts that nest.
+        """
+        row, index = ragged(*self.events.before(user_id, timestamp))
+        columns = self.events.columns
+        action = columns["action"][index]
+        since = (timestamp // DAY_S - 1) * DAY_S
+        recent = (columns["timestamp"][index] >= since[row]) & (action != Action.VIEW)
+        kind = (action - Action.VIEW) + 4 * recent
+        base = row * (8 * self.num_groups) + kind
+        flat = self._group_offset[columns["item"][index]] + base[:, None]
+        shape = (len(user_id), self.num_groups, 8)
+        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+
+    @cached_property
+    def _group_index(self) -> CountIndex:
+        columns, num = self.events.columns, self.group.shape[1]
+        cell = self.events.user[:, None] * self.num_groups + self.group[columns["item"]]
+        kind = (columns["action"] - Action.VIEW).astype(np.int8)
+        time = np.repeat(columns["timestamp"], num)
+        return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
+
+    def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
+        """Return the rows of `counts` for a few groups, without the histogram.
+
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B].
+            group: int64 [B, G'], below `num_groups`.
+
+        Returns:
+            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
+        """
+        seen = self.group_events(user_id[:, None], moments(timestamp), group)
+        before, old = seen[..., 0, :], seen[..., 1, 1:]
+        counts = np.zeros((*group.shape, 8), dtype=np.int64)
+        counts[..., 0] = before[..., 0]
+        counts[..., 1:4] = old
+        counts[..., 5:] = before[..., 1:] - old
+        return counts
+
+    def group_events(self, user_id: IntArray, moment: IntArray, group: IntArray) -> IntArray:
+        """Return how many events of each kind users had in groups before two moments each.
+
+        Args:
+            user_id: int64 [B, 1, ...], broadcasts with `group`.
+            moment: int64 [B, 2], see `moments`.
+            group: int64 [B, ...].
+
+        Returns:
+            int64 [B, ..., 2, 4]: views, impressions without a click, clicks without a conversion,
+            conversions, strictly before each of the two.
+        """
+        cell = user_id * self.num_groups + group
+        # a user's look-ups side by side: they hit the same memory
+        when = moment.reshape(len(moment), *(1,) * (group.ndim - 1), 2)
+        return self._group_index.before(cell[..., None], when)
+
+    @cached_property
+    def _repeat_index(self) -> CountIndex:
+        assert self.same_ad is not None
+        columns = self.positives.columns
+        cell = self.positives.user * (self.num_ads + 1) + self.same_ad[columns["item"]]
+        time = columns["timestamp"]
+        return CountIndex(cell, time, np.zeros_like(cell), num_kinds=1)
+
+    def ad_repeats(
+        self, user_id: IntArray, timestamp: IntArray, ad_id: IntArray
+    ) -> IntArray | None:
+        """Return `repeats` of a few ads, int64 [B, K] for `ad_id` int64 [B, K]."""
+        if self.same_ad is None:
+            return None
+        cell = user_id[:, None] * (self.num_ads + 1) + ad_id
+        return self._repeat_index.before(cell, timestamp[:, None])[..., 0]
+
+    def repeats(self, user_id: IntArray, timestamp: IntArray) -> IntArray | None:
+        """Return how often each user took each ad's own product before, int64 [B, N].
+
+        Views, clicks and conversions strictly before each moment count; None where the world does
+        not say which items are one product.
+        """
+        if self.same_ad is None:
+            return None
+        row, index = ragged(*self.positives.before(user_id, timestamp))
+        flat = self.same_ad[self.positives.columns["item"][index]] + row * (self.num_ads + 1)
+        shape = (len(user_id), self.num_ads + 1)
+        return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)[:, :-1]
+
+    def popularity(
+        self,
+        user_id: IntArray,
+        timestamp: IntArray,
+        codes: IntArray,
+        num_codes: int,
+    ) -> NDArray[np.float32]:
+        """Return P_l(t) of GPR Eq. 6: share of past clicks and conversions per code, [B, L, V].
+
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B]; only events strictly before it count.
+            codes: int64 [N, L] of the ads.
+            num_codes: V.
+
+        Returns:
+            float32 [B, L, V]; 0 everywhere for a user without a past success.
+        """
+        table = self.success_counts(user_id, timestamp, codes, num_codes)
+        start, stop = self.successes.before(user_id, timestamp)
+        total = np.maximum(stop - start, 1).astype(np.float32)
+        return np.divide(table, total[:, None, None], dtype=np.float32, casting="unsafe")
+
+    def success_counts(
+        self, user_id: IntArray, timestamp: IntArray, codes: IntArray, num_codes: int
+    ) -> IntArray:
+        """Return past clicks and conversions per code, int64 [B, L, V]; see `popularity`."""
+        row, index = ragged(*self.successes.before(user_id, timestamp))
+        levels = codes.shape[1]
+        item = np.take(self.successes.columns["item"], index)
+        flat = np.take(codes.T, item, axis=1)  # [L, events]: long inner loops
+        flat += np.arange(levels)[:, None] * num_codes
+        flat += row * (levels * num_codes)
+        shape = (len(user_id), levels, num_codes)
+        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)

@@ -1,0 +1,242 @@
+"""What a training run can be asked for beside its method: each dial does what it says."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.record.loggers import get_logger
+
+from agents.critic_replay import CriticReplay
+from agents.methods import (
+    default_learning_rate,
+    method_names,
+    register_method,
+    search_space,
+)
+from agents.rollout import RolloutConfig, rollout
+from agents.train_config import TrainConfig
+from agents.trainer import train
+from agents.warm_start import build_model
+from gpr_rl.models import HHDConfig
+from simulators.make import load_world
+from simulators.rewards import RewardMix
+from simulators.world.past_successes import past_successes
+from tests.references.tabular import TableContext, TablePolicy, TableWorld
+
+REWARD = RewardMix.from_specs([])
+Measures = list[dict[str, float]]
+
+
+def config(**changes: object) -> TrainConfig:
+    small: dict[str, object] = {
+        "num_steps": 6, "num_requests": 12, "num_candidates": 8, "critic_warmup_steps": 2,
+        "learning_rate": 0.05, "critic_learning_rate": 0.05, "critic_requests": 12,
+    }  # fmt: skip
+    return TrainConfig(**{**small, **changes})  # type: ignore[arg-type]
+
+
+def run(method: str = "hepo_terminal", **changes: object) -> tuple[TablePolicy, Measures]:
+    world = TableWorld()
+    model = TablePolicy(world.num_states, 2, 3).double()
+    return model, train(model, world, method, config(**changes), seed=0)
+
+
+def same(one: TablePolicy, other: TablePolicy) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        ({"process_reward": "uncapped"}, "hepo"),
+        ({"process_reward": "potential"}, "hepo"),
+        ({"popularity": "shuffled"}, "hepo"),
+        ({"terminal": "mean"}, "hepo_terminal"),
+        ({"terminal": "batch"}, "grpo"),
+        ({"terminal_at_all_levels": True}, "hepo"),
+        ({"through_terminal": True}, "hepo"),
+        ({"critic_replay": 3}, "ppo"),
+        ({"behavior": "gumbel"}, "grpo"),
+        ({"behavior": "beam"}, "grpo"),
+        ({"kl_stop": 1e-9}, "grpo"),
+        ({"gae_lambda": 0.0}, "ppo"),
+        ({"kl_penalty": 0.0}, "ppo"),
+    ],
+)
+def test_every_dial_changes_the_result_and_only_by_itself(changes: dict, method: str) -> None:
+    plain, _ = run(method)
+    changed, history = run(method, **changes)
+    again, _ = run(method, **changes)
+    assert same(changed, again)
+    assert not same(changed, plain)
+    assert all(value == value for m in history for value in m.values())
+
+
+def test_through_terminal_makes_hepo_hepo_terminal() -> None:
+    assert same(run("hepo", through_terminal=True)[0], run("hepo_terminal")[0])
+
+
+def test_without_a_critic_at_all_levels_there_is_no_warm_up() -> None:
+    _, history = run("hepo", terminal_at_all_levels=True)
+    assert "critic_loss" not in history[0]
+    assert "loss" in history[0]
+
+
+def test_epochs_stop_where_the_policy_has_moved_far_enough() -> None:
+    _, free = run("grpo", num_epochs=4, kl_stop=None)
+    _, stopped = run("grpo", num_epochs=4, kl_stop=1e-9)
+    assert [m["num_epochs"] for m in free] == [4.0] * 6
+    assert [m["num_epochs"] for m in stopped] == [1.0] * 6
+    assert all(m["behavior_kl"] > 1e-9 for m in stopped)
+    assert free[0]["behavior_kl"] > stopped[0]["behavior_kl"]
+
+
+def test_offline_candidates_come_from_the_warm_start() -> None:
+    _, history = run("dpo_offline", num_steps=30, learning_rate=0.2)
+    # The candidates' distribution never moves, so neither does what they earn on average.
+    assert history[-1]["kl"] == 0.0
+    assert history[-1]["entropy"] == pytest.approx(history[0]["entropy"], rel=0.1)
+    assert history[-1]["behavior_kl"] > 0.1  # but the policy did
+
+
+def test_gumbel_rollouts_are_distinct_and_their_weights_average_one() -> None:
+    world = TableWorld()
+    model = TablePolicy(world.num_states, 2, 3).double()
+    ids = torch.arange(9)
+    drawn = RolloutConfig(num_candidates=4, behavior="gumbel")
+    data = rollout(model, world, ids, REWARD, drawn, 0, 0)
+    for row in range(9):
+        ads = data["ad_id"][row][data["valid"][row]].tolist()
+        assert len(set(ads)) == len(ads)
+    count = data["valid"].sum(-1)
+    torch.testing.assert_close(data["weight"].sum(-1), count.double())
+    assert "weight" not in rollout(model, world, ids, REWARD, RolloutConfig(), 0, 0)
+
+
+def test_replay_survives_an_interruption(tmp_path: Path) -> None:
+    world = TableWorld()
+
+    def fresh() -> TablePolicy:
+        return TablePolicy(world.num_states, 2, 3).double()
+
+    settings = config(num_steps=8, critic_replay=2)
+    whole = fresh()
+    train(whole, world, "hepo", settings, seed=0)
+    path = tmp_path / "run.safetensors"
+    for num_steps in (3, 6, 8):  # the buffer is not full, wraps round, wraps again
+        model = fresh()
+        part = config(num_steps=num_steps, critic_replay=2)
+        train(model, world, "hepo", part, seed=0, checkpoint_path=path, resume=True)
+    assert same(model, whole)
+
+
+def test_the_replay_forgets_the_oldest_requests() -> None:
+    replay = CriticReplay(4)
+    for step in range(3):
+        number = torch.full((2,), step)
+        context = TableContext(state=number, batch_size=[2])
+        data = TensorDict({"context": context, "step": number}, [2])
+        replay.extend(data)
+    assert len(replay) == 4
+    kept = replay.read(torch.arange(4), data)
+    assert sorted(kept["step"].tolist()) == [1, 1, 2, 2]
+    assert torch.equal(kept["context"].state, kept["step"])
+
+
+# ---- loggers
+
+
+def test_the_csv_logger_gets_every_measure(tmp_path: Path) -> None:
+    world = TableWorld()
+    model = TablePolicy(world.num_states, 2, 3).double()
+    logger = get_logger("csv", str(tmp_path), "run")
+    history = train(model, world, "ppo", config(), seed=0, logger=logger)
+    files = {str(p.relative_to(tmp_path / "run" / "scalars")) for p in tmp_path.rglob("*.csv")}
+    assert {"reward.csv", "entropy.csv", "kl.csv", "clip_fraction.csv", "grad_norm.csv"} <= files
+    assert {"explained_variance/1.csv", "value_error/2.csv", "behavior_kl.csv"} <= files
+    with (tmp_path / "run" / "scalars" / "reward.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert [int(step) for step, _ in rows] == [1, 2, 3, 4, 5, 6]
+    assert [float(x) for _, x in rows] == pytest.approx([m["reward"] for m in history])
+
+
+def test_the_tensorboard_logger_gets_them_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    world = TableWorld()
+    model = TablePolicy(world.num_states, 2, 3).double()
+    logger = get_logger("tensorboard", str(tmp_path), "run")
+    history = train(model, world, "hepo", config(), seed=0, logger=logger)
+    logger.experiment.close()
+    found = EventAccumulator(str(tmp_path / "run"))
+    found.Reload()
+    events = found.Scalars("value_error/1")
+    assert [e.step for e in events] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in events] == pytest.approx([m["value_error/1"] for m in history])
+
+
+# ---- search spaces
+
+
+def test_all_search_spaces_have_one_size() -> None:
+    sizes = {}
+    for name in method_names():
+        size = 1
+        for values in search_space(name).values():
+            size *= len(values)
+        sizes[name] = size
+        assert default_learning_rate(name) in search_space(name)["learning_rate"]
+    assert set(sizes.values()) == {36}, sizes
+
+
+def test_a_search_space_with_a_wrong_field_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"search space of 'x' has unknown fields: \['speed'\]"):
+        register_method("x", search_space={"speed": (1.0,)})
+
+
+# ---- on the real model
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic_moves_trunk": True},
+        {"critic_replay": 2},
+        {"behavior": "gumbel"},
+        {"popularity": "prefix"},
+    ],
+)
+def test_the_hhd_trains_with_it(changes: dict) -> None:
+    world = load_world("tiny", seed=0)
+
+    def policy_weights(**more: object) -> list[Tensor]:
+        model = build_model(world, HHDConfig(dim=16, num_heads=2, num_hsd_layers=1), 0)
+        settings = TrainConfig(
+            num_steps=3, num_requests=4, num_candidates=4, critic_requests=4, critic_updates=1,
+            critic_warmup_steps=1, dpo_num_pairs=2, **more,
+        )  # fmt: skip
+        history = train(model, world, "hepo", settings, seed=0)
+        assert all(value == value for m in history for value in m.values())
+        return [p.detach() for p in model.policy_parameters()]
+
+    plain, changed = policy_weights(), policy_weights(**changes)
+    assert not all(torch.equal(x, y) for x, y in zip(plain, changed, strict=True))
+
+
+def test_past_successes_agree_with_the_popularity_of_requests() -> None:
+    world = load_world("tiny", seed=0)
+    ids = world.request_ids("test")[::37]
+    codes, valid = past_successes(world, ids)
+    popularity = world.request(ids).popularity
+    for row in range(len(ids)):
+        own = codes[row][valid[row]]
+        for level in range(codes.shape[2]):
+            count = torch.bincount(own[:, level], minlength=popularity.shape[-1]).double()
+            share = count / max(len(own), 1)
+            torch.testing.assert_close(popularity[row, level].double(), share, rtol=1e-6, atol=0)
+    assert valid.any(-1).float().mean() > 0.5

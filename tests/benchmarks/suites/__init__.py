@@ -1,0 +1,5 @@
+"""Tests of each suite: its rows, and every cell and sentence of its report.
+
+Imports every package.
+Start with `test_alignment.py`.
+"""
