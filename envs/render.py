@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from simulators.synthetic.catalog import BID_TYPES
+from simulators.world.tables import BID_TYPES
 
 WIDTH = 100
 

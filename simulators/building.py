@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from simulators.progress import Progress
 from simulators.rankers.cards import overall_card
-from simulators.rankers.frozen import FrozenRankers
+from simulators.rankers.frozen import FrozenRankers, build_rankers, ranker_tensors
 from simulators.rankers.scores import (
     attach_scored,
     calibrate,
@@ -34,11 +35,8 @@ from simulators.rankers.training import LoggedRows, RankerTraining, fit_rankers
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.files import build_rankers, ranker_tensors
 from simulators.world.info import WorldInfo
 from simulators.world.item_codes import make_ids
-
-Progress = Callable[[str], None]
 
 
 def build_world(

@@ -27,7 +27,7 @@ from torch import Tensor
 import simulators.imported.formats  # noqa: F401  (registers the formats)
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
-from simulators.building import Progress, build_world
+from simulators.building import build_world
 from simulators.imported.ads import make_ads
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import split_days
@@ -36,7 +36,7 @@ from simulators.imported.labels import make_users
 from simulators.imported.readers.log import LogFormatError, LogSource, open_log
 from simulators.imported.requests import Requests, make_requests
 from simulators.imported.rows import Log, read_log
-from simulators.make import print_cards, to_stderr
+from simulators.progress import Progress, print_cards, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.rankers.training import RankerTraining
 from simulators.world import World
@@ -269,7 +269,7 @@ class ImportArgs:
     source: Annotated[Path, tyro.conf.Positional]
     """Folder (or file) of the data set."""
     format: str = "generic"
-    """Its format, a name that a reader in gpr_rl/data/formats has."""
+    """Its format, a name that a reader in simulators/imported/formats has."""
     out: Path
     """Directory to make; must not exist yet."""
     seed: int = 0

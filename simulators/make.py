@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.building import Progress, build_world
+from simulators.building import build_world
+from simulators.opening import read_world
+from simulators.progress import Progress, print_cards, silent, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.synthetic.cascade import make_cascade, market_bids
 from simulators.synthetic.catalog import (
-    NUM_AGE_BUCKETS,
     NUM_DEVICES,
     NUM_REGIONS,
     context_targeting,
@@ -27,22 +28,12 @@ from simulators.synthetic.catalog import (
 from simulators.synthetic.config import PRESETS, WorldConfig, named_config
 from simulators.synthetic.logs import simulate_logs
 from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
-from simulators.world.world import World, age_bucket
-from simulators.world.files import read_world
 from simulators.world.info import FORMAT_VERSION, WorldInfo
+from simulators.world.world import World, age_bucket
 
 _LOADED: dict[Path, World] = {}
 _MAX_LOADED = 3
 """Worlds kept by one process; a run over many seeds would otherwise hold them all."""
-
-
-def silent(message: str) -> None:
-    """Drop progress lines."""
-
-
-def to_stderr(message: str) -> None:
-    """Print one progress line."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def make_world(
@@ -75,7 +66,6 @@ def make_world(
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
     item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
     users_attributes = (
-        NUM_AGE_BUCKETS,
         2,
         NUM_REGIONS,
         NUM_DEVICES,
@@ -193,7 +183,7 @@ def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> No
     if config is not None:
         make_world(config, seed, directory, progress)
         return
-    from simulators.imported.journey import make_journey  # optional package
+    from simulators.journey import make_journey  # optional package
 
     make_journey(name, seed, directory, progress)
 
@@ -225,14 +215,6 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
         except ValueError as error:
             raise ValueError(f"dial {field!r} takes {kind.__name__}, got {text!r}") from error
     return replace(config, **changes)  # type: ignore[arg-type]
-
-
-def print_cards(world: World) -> None:
-    """Print the grades of a world's rankers."""
-    for task in ("pctr", "pcvr"):
-        if task in world.ranker_card:
-            grades = world.ranker_card[task]
-            print(f"{task}: " + "  ".join(f"{k} {v:.4g}" for k, v in grades.items()))
 
 
 def main() -> int:

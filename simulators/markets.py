@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
 from simulators.building import Progress
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.rewards import final_value
 from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS

@@ -17,7 +17,8 @@ os.environ["GPR_RL_CACHE"] = os.environ["GPR_RL_TEST_CACHE"]
 @pytest.fixture(scope="session")
 def world():
     """The world `tiny`, seed 0; read-only."""
-    from simulators.make import load_world, silent
+    from simulators.make import load_world
+    from simulators.progress import silent
 
     return load_world("tiny", progress=silent)
 

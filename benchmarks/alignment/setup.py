@@ -27,8 +27,8 @@ from benchmarks.runs.tasks import log_progress
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
-from simulators.make import silent
 from simulators.markets import load_market, log_view, train_view
+from simulators.progress import silent
 from simulators.rankers.cards import OVERALL, ranker_card
 from simulators.rewards import RewardMix
 from simulators.synthetic.config import PRESETS as SYNTHETIC

@@ -25,7 +25,8 @@ from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
-from simulators.make import load_world, silent, world_names
+from simulators.make import load_world, world_names
+from simulators.progress import silent
 
 IS_EXTENDABLE = True
 _OPTIONAL = {"tiger": "transformers"}

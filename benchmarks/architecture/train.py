@@ -23,7 +23,8 @@ from benchmarks.runs.results import COLUMNS
 from benchmarks.runs.tasks import log_progress
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.world import World
 
 CUTOFF = 10

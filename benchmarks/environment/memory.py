@@ -30,7 +30,8 @@ from benchmarks.environment.play import (
 from benchmarks.environment.presets import VECTOR, EnvironmentPreset
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from gpr_rl.decoding import CodeTrie
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _MEMORY_INFO = Path("/proc/meminfo")

@@ -40,7 +40,8 @@ from benchmarks.runs.files import write_text
 from benchmarks.runs.results import COLUMNS, empty_results
 from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.suite import Settings
-from simulators.make import load_world, silent, world_names
+from simulators.make import load_world, world_names
+from simulators.progress import silent
 
 MACHINE = "machine"
 TAKES_REWARDS = True

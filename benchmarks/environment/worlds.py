@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpr_rl.schema import Action
-from simulators.rankers.frozen import FrozenRankers
+from simulators.rankers.frozen import FrozenRankers, build_rankers
 from simulators.rankers.network import Calibration, RankerConfig
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES
-from simulators.synthetic.catalog import NUM_AGE_BUCKETS, NUM_DEVICES, NUM_REGIONS, make_catalog
+from simulators.synthetic.catalog import NUM_DEVICES, NUM_REGIONS, make_catalog
 from simulators.synthetic.config import PRESETS
 from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_users
-from simulators.world.world import World, age_bucket
-from simulators.world.files import build_rankers
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldInfo
+from simulators.world.tables import NUM_AGE_BUCKETS
+from simulators.world.world import World, age_bucket
 
 NUM_LEVELS = 3
 EVENTS_PER_USER = 100

@@ -28,7 +28,8 @@ from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
 from gpr_rl.policy import load_policy, save_policy
-from simulators.make import load_world, silent, world_names
+from simulators.make import load_world, world_names
+from simulators.progress import silent
 from simulators.rewards import RewardMix
 from simulators.synthetic.config import PRESETS as SYNTHETIC
 from simulators.synthetic.evaluator import TruthEvaluator

@@ -27,7 +27,8 @@ from gpr_rl.models import HHD
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from gpr_rl.schema import Targets, Tokens
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches

@@ -13,8 +13,8 @@ from simulators.day.live import Moment
 from simulators.day.live_inputs import LiveCounts, live_features
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.evaluator import read_truth
-from simulators.world.world import HOUR_S, World
 from simulators.world.history import DAY_S, count_kinds
+from simulators.world.world import HOUR_S, World
 
 
 @runtime_checkable

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
-from simulators.synthetic.behavior import NUM_POSITIONS, NUM_SCENES
-from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE
+from simulators.synthetic.behavior import NUM_POSITIONS
+from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.history import DAY_S
@@ -95,11 +95,6 @@ class LoggedTraffic:
         template = self._first[day][:, None] + (u[0] * size).long()
         scene, position = self._context[template][..., :2].unbind(-1)
         return self._user[template], self._hour[template], scene, position, template
-
-
-def has_synthetic_places(world: World) -> bool:
-    """Return whether scenes and positions are those of `synthetic.logs`, with known shares."""
-    return tuple(world.info.context_cardinalities[:2]) == (NUM_SCENES, NUM_POSITIONS)
 
 
 def traffic_of(world: World) -> Source:

@@ -15,8 +15,8 @@ from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit
 from simulators.imported.requests import Requests
 from simulators.imported.rows import Log
-from simulators.synthetic.catalog import BID_TYPES
 from simulators.world.history import DAY_S
+from simulators.world.tables import BID_TYPES
 
 _TARGETS = ("target_gender", "target_region", "target_device", "target_age_min", "target_age_max")
 _PAID = {"CPM": Action.IMPRESSION, "CPC": Action.CLICK, "OCPA": Action.CONVERSION}

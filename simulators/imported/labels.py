@@ -11,8 +11,8 @@ import pandas as pd
 from gpr_rl.data.streams import IntArray
 from simulators.imported.days import DaySplit
 from simulators.imported.rows import UNKNOWN, Log
-from simulators.world.world import age_bucket
 from simulators.world.history import DAY_S
+from simulators.world.world import age_bucket
 
 NUM_ACTIVITY_GROUPS = 5
 _OWN_COLUMNS = ("gender", "region", "device")

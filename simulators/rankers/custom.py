@@ -20,7 +20,6 @@ from torch import Tensor
 
 from gpr_rl.schema import Action
 from simulators.rankers.cards import overall_card
-from simulators.rankers.frozen import Counts
 from simulators.rankers.network import Calibration
 from simulators.rankers.scores import (
     attach_scored,
@@ -33,6 +32,7 @@ from simulators.rankers.scores import (
 from simulators.rankers.training import LoggedRows, RankerTraining
 from simulators.world import World
 from simulators.world.features import RankerInput
+from simulators.world.scoring import Counts
 
 _MAX_ROWS = 65_536
 _SMALLEST = 1e-7

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.random import Purpose, random_bits, uniform
-from simulators.rankers.frozen import Counts, FrozenRankers
+from simulators.rankers.frozen import FrozenRankers, build_rankers, ranker_tensors, restore_rankers
 from simulators.rankers.scores import calibrate, first_row, labels, num_fitted_rows
 from simulators.rankers.training import LoggedRows, RankerTraining, fit_rankers
 from simulators.world import World
 from simulators.world.features import FeatureBuilder, RankerInput
-from simulators.world.files import build_rankers, ranker_tensors, restore_rankers
+from simulators.world.scoring import Counts
 
 
 class PessimisticRankers(nn.Module):

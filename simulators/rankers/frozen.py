@@ -4,36 +4,18 @@ Dims: B requests, K candidates, F count features.
 """
 
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
-from simulators.rankers.network import Calibration, Rankers
+from simulators.rankers.network import Calibration, RankerConfig, Rankers
+from simulators.world import World
 from simulators.world.features import MAX_LOOKED_UP, PastCounts, RankerInput
-
-
-@runtime_checkable
-class Counts(Protocol):
-    """What B users did before their requests: `features.PastCounts`, or that of a day's traffic."""
-
-    def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
-        """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
-        ...
-
-
-@runtime_checkable
-class WorldRankers(Protocol):
-    """What a world asks of its rankers; `FrozenRankers` and `custom_rankers.FrozenModel` are it."""
-
-    def __call__(
-        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Return pCTR and pCVR, float32 [B, K] each."""
-        ...
+from simulators.world.scoring import Counts
 
 
 def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
@@ -88,3 +70,34 @@ class FrozenRankers(nn.Module):
         pctr, pcvr = probability.unbind(-1)
         pctr = pctr if self.has_clicks else torch.ones_like(pctr)
         return pctr, (pcvr if self.has_conversions else torch.zeros_like(pcvr))
+
+
+def build_rankers(world: World) -> Rankers:
+    """Return untrained rankers of the world's shape."""
+    price = torch.log(world.price)
+    spread = price.std().clamp_min(1e-6) if len(price) > 1 else price.new_ones(())
+    price = (price - price.mean()) / spread
+    return Rankers(
+        RankerConfig(**with_tuples(world.info.ranker_config)),
+        world.item_embedding,
+        world.group,
+        price,
+    )
+
+
+def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
+    """Return frozen rankers from what `ranker_tensors` gave."""
+    rankers = build_rankers(world)
+    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
+    rankers.load_state_dict(weights)
+    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
+    info = world.info
+    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
+
+
+def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
+    """Return the weights and calibration knots for safetensors."""
+    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
+    out["calibration.knots"] = frozen.calibration.knots.contiguous()
+    out["calibration.values"] = frozen.calibration.values.contiguous()
+    return out

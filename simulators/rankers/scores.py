@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gpr_rl.schema import Action
-from simulators.rankers.frozen import WorldRankers
 from simulators.rankers.network import Calibration
 from simulators.rankers.training import RankerTraining, fit_calibration
 from simulators.rewards import final_value
-from simulators.world.world import World, score_scale, spread
 from simulators.world.history import DAY_S
+from simulators.world.scoring import WorldRankers
+from simulators.world.world import World, score_scale, spread
 
 _CHUNK = 2_048
 

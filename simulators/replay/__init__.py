@@ -14,12 +14,15 @@ from simulators.replay.replay import (
     run,
     tune_linear,
 )
+from simulators.replay.rlb import RLBBidder, RLBConfig
 
 __all__ = [
     "Bidder",
     "ConstantBidder",
     "LinearBidder",
     "MaxCPCBidder",
+    "RLBBidder",
+    "RLBConfig",
     "ReplayResult",
     "VectorBidder",
     "run",

@@ -20,10 +20,9 @@ from torch import Tensor
 from gpr_rl.data.streams import IntArray, ragged
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
-from simulators.day.traffic import has_synthetic_places
-from simulators.rewards.outcome import Outcome
+from simulators.rewards import Outcome
 from simulators.synthetic.behavior import NUM_POSITIONS
-from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE
+from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.features import FeatureBuilder

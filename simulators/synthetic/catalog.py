@@ -10,13 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulators.synthetic.config import WorldConfig
+from simulators.world.tables import BID_TYPES
 
-BID_TYPES = ("CPM", "CPC", "OCPA")
 NUM_REGIONS = 8
 NUM_DEVICES = 3
 NUM_SCENES = 4
-NUM_AGE_BUCKETS = 6
-AGE_EDGES = (25, 32, 40, 50, 60)
 
 
 @dataclass(frozen=True)

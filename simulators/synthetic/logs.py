@@ -16,6 +16,7 @@ from simulators.synthetic.behavior import NUM_POSITIONS, NUM_SCENES, HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.synthetic.catalog import Catalog
 from simulators.synthetic.config import WorldConfig
+from simulators.world import World
 from simulators.world.eligibility import Targeting
 
 DAY_S = 86_400
@@ -221,3 +222,8 @@ def _organic_day(
             "recent_advertiser": 0,
         }
     )
+
+
+def has_synthetic_places(world: World) -> bool:
+    """Return whether scenes and positions are those of synthetic logs, with known shares."""
+    return tuple(world.info.context_cardinalities[:2]) == (NUM_SCENES, NUM_POSITIONS)

@@ -14,8 +14,8 @@ from gpr_rl.data.streams import IntArray
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Targets, Tokens
-from simulators.world import World
 from simulators.world.history import DAY_S
+from simulators.world.world import World
 
 
 class NoWindows(ValueError):

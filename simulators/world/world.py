@@ -21,13 +21,13 @@ from gpr_rl.data.streams import IntArray
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
-from simulators.rankers.frozen import WorldRankers
 from simulators.rewards import Outcome, ecpm
-from simulators.synthetic.catalog import AGE_EDGES, BID_TYPES
 from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
 from simulators.world.features import FeatureBuilder, PreparedFeatures
 from simulators.world.history import DAY_S, History
 from simulators.world.info import WorldInfo
+from simulators.world.scoring import WorldRankers
+from simulators.world.tables import AGE_EDGES, BID_TYPES
 
 HOUR_S = 3_600
 

@@ -15,7 +15,6 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
-from test_hidden_truth import Secrets
 from torchrl.envs.utils import check_env_specs
 
 from envs import (
@@ -31,9 +30,11 @@ from envs.episodes import SPLIT_ROOTS, IllegalActionError
 from gpr_rl.random import Purpose, random_bits
 from simulators.day.reality import reality_of
 from simulators.day.traffic import draw_arrivals, traffic_of
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.rewards import Outcome
 from simulators.world import World
+from tests.simulators.synthetic.test_hidden_truth import Secrets
 
 DAY, REQUEST = "envs:gpr_rl/AdDay-v0", "envs:gpr_rl/AdRequest-v0"
 END_KEYS = {"answered_request_id", "ad_id", "pctr", "pcvr", "ecpm", "final_value", "components",

@@ -9,13 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.ipinyou import (
-    LOG_COLUMNS,
-    IPinYouError,
-    fit_pctr,
-    load_ipinyou,
-    read_ipinyou,
-)
 from simulators.replay import (
     ConstantBidder,
     LinearBidder,
@@ -23,6 +16,13 @@ from simulators.replay import (
     RLBBidder,
     run,
     tune_linear,
+)
+from simulators.replay.ipinyou import (
+    LOG_COLUMNS,
+    IPinYouError,
+    fit_pctr,
+    load_ipinyou,
+    read_ipinyou,
 )
 from simulators.replay.rlb import RLBConfig, value_table
 

@@ -19,7 +19,7 @@ from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import run_task
 from benchmarks.suite import SUITES, load_suite
-from simulators.synthetic.catalog import BID_TYPES
+from simulators.world.tables import BID_TYPES
 
 TINY = replace(
     PRESETS["smoke"],

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure.flops import training_flops
-from gpr_rl.models import attention
+from gpr_rl.models.layers import attention
 from gpr_rl.models.layers.attention import Biases
 
 HEADS, WIDTH, BUCKETS = 2, 4, 5

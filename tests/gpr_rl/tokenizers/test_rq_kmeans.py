@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from gpr_rl.tokenizers import RQKMeans, quality, search
+from gpr_rl.tokenizers import RQKMeans, quality
+from gpr_rl.tokenizers.fitting import search
 
 
 def clusters(num_rows: int = 400, width: int = 8, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,8 @@ from envs.episodes import SPLIT_ROOTS
 from gpr_rl.random import Purpose, uniform
 from simulators.day.conversions import PendingConversions
 from simulators.day.day import DayConfig
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.world import World
 from simulators.world.eligibility import Targeting
 from tests.references.day_reference import Ask, Distort, ReferenceDay

@@ -10,9 +10,10 @@ from gpr_rl.schema import Action
 from simulators.day.live import LiveHistory, Moment
 from simulators.day.live_inputs import live_features, live_request
 from simulators.day.traffic import Arrivals
-from simulators.make import cached_directory, load_world, silent
+from simulators.make import cached_directory, load_world
+from simulators.opening import read_world
+from simulators.progress import silent
 from simulators.world import World
-from simulators.world.files import read_world
 from simulators.world.history import DAY_S
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from simulators.day.traffic import ActivityTraffic, LoggedTraffic, draw_arrivals, traffic_of
-from simulators.make import load_world, silent
+from simulators.make import load_world
+from simulators.progress import silent
 from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE
 from simulators.world import World
 from simulators.world.history import DAY_S

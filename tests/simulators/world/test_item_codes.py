@@ -11,9 +11,9 @@ from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.tokenizers import UASID, RQKMeans
 from gpr_rl.tokenizers.kinds import TOKENIZERS, open_tokenizer
 from simulators.make import make_world
+from simulators.opening import read_world
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.world import World
-from simulators.world.files import read_world
 
 SMALLEST = replace(
     PRESETS["tiny"],

@@ -9,10 +9,11 @@ import pytest
 
 from envs.day import AdDayEnv, AdDayVectorEnv
 from simulators.building import build_world
-from simulators.make import make_world, silent
+from simulators.make import make_world
+from simulators.opening import read_world
+from simulators.progress import silent
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.world import World
-from simulators.world.files import read_world
 
 NUM_WORLDS = 100
 

@@ -10,11 +10,11 @@ from sklearn.isotonic import IsotonicRegression
 
 from gpr_rl.schema import Action, TokenType
 from simulators.make import load_world, make_world
+from simulators.opening import read_world
 from simulators.rankers.training import fit_calibration
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.files import read_world
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldError
 from simulators.world.supervision import WindowBatches

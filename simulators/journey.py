@@ -22,10 +22,10 @@ Repeat buying dominates, so the rankers see how often the household bought the p
 from dataclasses import replace
 from pathlib import Path
 
-from simulators.building import Progress
 from simulators.import_log import import_log
 from simulators.imported.config import ImportConfig
 from simulators.imported.readers.log import open_log
+from simulators.progress import Progress
 from simulators.world import World
 
 _JOURNEY = ImportConfig(

@@ -1,0 +1,44 @@
+"""Opens the directory of a world that was made before."""
+
+from pathlib import Path
+
+from gpr_rl.schema import with_tuples
+from simulators.rankers.frozen import restore_rankers
+from simulators.world import World
+from simulators.world.files import TABLES, read_frame, read_json, read_tensors
+from simulators.world.info import FORMAT_VERSION, WorldError, WorldInfo
+
+
+def read_world(directory: str | Path) -> World:
+    """Read a world that was made before.
+
+    Raises:
+        WorldError: The directory is no world, has another format, or a file is damaged; the
+            message names the file.
+    """
+    directory = Path(directory)
+    if not (directory / "world.json").exists():
+        raise WorldError(f"{directory} is not a world: it has no world.json")
+    meta = read_json(directory / "world.json")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise WorldError(
+            f"{directory / 'world.json'} has format {meta.get('format_version')}, "
+            f"this version reads {FORMAT_VERSION}"
+        )
+    try:
+        info = WorldInfo(**with_tuples(meta))
+    except TypeError as error:
+        raise WorldError(f"{directory / 'world.json'} is not of a world: {error}") from error
+    frames = {name: read_frame(directory / f"{name}.parquet") for name in TABLES}
+    tensors = read_tensors(directory / "embeddings.safetensors")
+    scores = read_tensors(directory / "scores.safetensors")
+    stored = read_tensors(directory / "rankers.safetensors")
+    card = read_json(directory / "ranker_card.json")
+    try:
+        world = World(info, **frames, tensors=tensors, directory=directory)
+        world.attach_rankers(restore_rankers(world, stored), scores, card)
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise WorldError(
+            f"{directory} is not a whole world: {type(error).__name__} {error}"
+        ) from error
+    return world
