@@ -29,6 +29,7 @@ from simulators.synthetic.config import PRESETS, WorldConfig, named_config
 from simulators.synthetic.logs import simulate_logs
 from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
 from simulators.world.info import FORMAT_VERSION, WorldInfo
+from simulators.world.tables import NUM_AGE_BUCKETS
 from simulators.world.world import World, age_bucket
 
 _LOADED: dict[Path, World] = {}
@@ -66,6 +67,7 @@ def make_world(
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
     item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
     users_attributes = (
+        NUM_AGE_BUCKETS,
         2,
         NUM_REGIONS,
         NUM_DEVICES,

@@ -61,7 +61,7 @@ def make_tasks(settings: Settings) -> list[Task]:
         tasks.append(
             Task(
                 name=f"prepare, seed {seed}",
-                function="fake_suite:prepare",
+                function="tests.benchmarks.fake_suite:prepare",
                 kwargs={"out": str(out), "seed": seed},
                 output=out / "parts" / f"prepare-{seed}.parquet",
                 files=(out / f"prepared-{seed}",),
@@ -71,7 +71,7 @@ def make_tasks(settings: Settings) -> list[Task]:
             tasks.append(
                 Task(
                     name=f"{method}, seed {seed}",
-                    function="fake_suite:work",
+                    function="tests.benchmarks.fake_suite:work",
                     kwargs={
                         "out": str(out),
                         "method": method,

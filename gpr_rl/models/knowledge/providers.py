@@ -174,26 +174,10 @@ def embed_thoughts(
     return embed(provider.thoughts(user_id, timestamp))
 
 
-class KnowingModel(Protocol):
-    """A model that takes what is known of each user; `gpr_rl.models.HHD` is one."""
-
-    begin: Any
-    extend: Any
-    step: Any
-    logits: Any
-    final_value: Any
-
-    def encode(self, request: Request, knowledge: Float[Tensor, "B k"] | None = None) -> Any:
-        """Return the context of B requests."""
-        ...
-
-
 class InformedPolicy:
-    """A model that looks up what is known of each request's user, for decoding and evaluation."""
+    """An `HHD` that looks up what is known of each request's user, for decoding and evaluation."""
 
-    def __init__(
-        self, model: KnowingModel, provider: KnowledgeProvider, embed: TextEmbedder
-    ) -> None:
+    def __init__(self, model: Any, provider: KnowledgeProvider, embed: TextEmbedder) -> None:
         self.model, self.provider, self.embed = model, provider, embed
         self.begin, self.extend, self.step = model.begin, model.extend, model.step
         self.logits, self.final_value = model.logits, model.final_value
