@@ -37,6 +37,7 @@ from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.provenance import command, made_with, page_name
 from benchmarks.reports.blocks import print_tables, write_report
 from benchmarks.reports.markdown import write_markdown
+from benchmarks.reports.summary import summarise
 from benchmarks.runs.files import write_text
 from benchmarks.runs.folder import (
     CHECKPOINTS,
@@ -48,7 +49,7 @@ from benchmarks.runs.folder import (
     stored_settings,
 )
 from benchmarks.runs.launchers import LAUNCHERS
-from benchmarks.runs.results import KEY, check_results, summarise, write_results
+from benchmarks.runs.results import KEY, check_results, write_results
 from benchmarks.runs.runner import TaskFailed, run_tasks
 from benchmarks.suite import (
     EXTENDABLE,

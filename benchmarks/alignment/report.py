@@ -19,14 +19,12 @@ from benchmarks.alignment.tables import (
     REFERENCES,
     WARM_START,
     add_normalised,
-    interval_of,
     metric_table,
     same_clock_table,
     time_table,
     verdict_table,
 )
 from benchmarks.alignment.tuning import read_choice, tuned_file
-from benchmarks.rankers.report import group_table
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -38,7 +36,9 @@ from benchmarks.reports.blocks import (
     SuiteReport,
     Table,
 )
+from benchmarks.reports.cards import group_table
 from benchmarks.reports.figures import curves_over, interval_chart, learning_curves
+from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED
@@ -194,7 +194,7 @@ def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
         words: [
             (method, interval)
             for method in order
-            if (interval := interval_of(final, method, f"{name}_share_expected")) is not None
+            if (interval := interval_of(final, method, f"{name}_share_expected", TEST)) is not None
         ]
         for name, words in (("proxy", "rankers"), ("truth", "truth"))
     }

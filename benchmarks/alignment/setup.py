@@ -23,15 +23,15 @@ from benchmarks.evaluation import (
     popularity_distribution,
     value_metrics,
 )
+from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import log_progress
+from benchmarks.worlds import open_market
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
-from simulators.markets import load_market, log_view, train_view
-from simulators.progress import silent
+from simulators.markets import log_view, train_view
 from simulators.rankers.cards import OVERALL, ranker_card
 from simulators.rewards import RewardMix
-from simulators.synthetic.config import PRESETS as SYNTHETIC
 from simulators.world import World
 
 
@@ -39,18 +39,7 @@ def rows_frame(
     method: str, seed: int, step: int, split: str, metrics: dict[str, float]
 ) -> pd.DataFrame:
     """Return tidy rows; what is not finite does not apply and has none."""
-    table = pd.DataFrame(
-        {
-            "suite": SUITE,
-            "method": method,
-            "seed": seed,
-            "step": step,
-            "split": split,
-            "metric": list(metrics),
-            "value": [float(v) for v in metrics.values()],
-        }
-    )
-    return table[table["value"].abs() < float("inf")].reset_index(drop=True)
+    return tidy(SUITE, method, seed, applicable(metrics), step=step, split=split)
 
 
 @dataclass(frozen=True)
@@ -92,21 +81,6 @@ class Setup:
 def checkpoint(out: Path, row: str, seed: int) -> Path:
     """Return where a row's weights are kept."""
     return out / "checkpoints" / f"{row}-seed{seed}.safetensors"
-
-
-def world_seed(world: str, seed: int) -> int:
-    """Return the seed of the world of a run's seed: a synthetic world is drawn anew for each."""
-    return seed if world in SYNTHETIC else 0
-
-
-def open_market(world: str, market: str, seed: int) -> World:
-    """Return the world of a run's seed under a market's rules; it is made unless it is cached."""
-    return load_market(world, market, world_seed(world, seed), progress=silent)
-
-
-def make_market(*, world: str, seed: int, market: str = BASE) -> None:
-    """Make the world of a market unless it is cached."""
-    open_market(world, market, seed)
 
 
 def _card_rows(world: World, name: str, seed: int) -> list[pd.DataFrame]:

@@ -10,9 +10,10 @@ from agents.methods import search_space
 from benchmarks.alignment.ablations import ABLATIONS
 from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentPreset
 from benchmarks.alignment.rows import BASE, Row, on_market, rows_of
-from benchmarks.alignment.tables import VIEWS, interval_of, market_table, paired
+from benchmarks.alignment.tables import VIEWS, market_table, paired
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
 from benchmarks.reports.figures import interval_chart, profile_chart
+from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import coverage_note
 from benchmarks.reports.statistics import Interval, Profile, performance_profile
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
@@ -86,7 +87,7 @@ def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
 def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
     rows: list[list[Cell]] = []
     for market in markets:
-        share = interval_of(results, on_market("rankers", market), "regime/share")
+        share = interval_of(results, on_market("rankers", market), "regime/share", TEST)
         if share is not None:
             rows.append([market, share])
     if not rows:
@@ -179,7 +180,7 @@ def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | No
             continue
         cells: list[Cell] = [
             str(row),
-            interval_of(results, str(row), VIEWS["rankers"]),
+            interval_of(results, str(row), VIEWS["rankers"], TEST),
             *(None if pair is None else pair[0] for pair in found.values()),
             None if entropy is None else entropy[0].value,
             found["rankers"][1],

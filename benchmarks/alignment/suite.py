@@ -20,12 +20,13 @@ from benchmarks.alignment.presets import (
 )
 from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
-from benchmarks.alignment.setup import checkpoint, open_market, world_seed
+from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
+from benchmarks.worlds import open_market, world_seed
 from simulators.make import world_names
 
 IS_EXTENDABLE = TAKES_METHODS = TAKES_REWARDS = TAKES_LOGGER = True
@@ -72,7 +73,7 @@ def _world_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> lis
     return [
         Task(
             name=_world_name(settings, market, seed),
-            function="benchmarks.alignment.setup:make_market",
+            function="benchmarks.worlds:make_market",
             kwargs={"world": settings.world, "market": market, "seed": seed},
             output=_part(settings, on_market("world", market), seed),
             cost=1.0,

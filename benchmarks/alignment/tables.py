@@ -6,6 +6,7 @@ import pandas as pd
 
 from benchmarks.alignment.rows import Row, on_market
 from benchmarks.reports.blocks import Cell, Table
+from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import Difference
 from benchmarks.reports.statistics import Interval, bootstrap, paired_difference
 from benchmarks.runs.results import BOOTSTRAP_SEED, final_values, seed_table
@@ -15,13 +16,6 @@ REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
 KINDS = ("expected", "greedy", "served")
 VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
 """The two measures that comparisons are made on."""
-
-
-def interval_of(results: pd.DataFrame, method: str, metric: str) -> Interval | None:
-    """Return the interquartile mean over seeds of a row's test metric, with its interval."""
-    rows = results[(results["method"] == method) & (results["metric"] == metric)]
-    values = rows[rows["split"] == "test"]["value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
 
 
 def metric_table(
@@ -34,7 +28,9 @@ def metric_table(
     """Return a row per method and a column per metric; empty rows and columns are left out."""
     rows: list[list[Cell]] = []
     for method in methods:
-        cells: list[Cell] = [interval_of(results, method, metric) for metric in columns.values()]
+        cells: list[Cell] = [
+            interval_of(results, method, metric, TEST) for metric in columns.values()
+        ]
         if any(cell is not None for cell in cells):
             rows.append([method, *cells])
     kept = [i for i in range(len(columns)) if any(row[i + 1] is not None for row in rows)]
@@ -166,7 +162,7 @@ def market_table(
     rows: list[list[Cell]] = []
     for method in methods:
         cells: list[Cell] = [
-            interval_of(results, on_market(method, market), VIEWS[view]) for market in markets
+            interval_of(results, on_market(method, market), VIEWS[view], TEST) for market in markets
         ]
         if any(cell is not None for cell in cells):
             rows.append([method, *cells])

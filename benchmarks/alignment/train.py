@@ -17,7 +17,6 @@ from benchmarks.alignment.rows import Row, on_market
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
-    open_market,
     rows_frame,
     starting_model,
     validation_metrics,
@@ -30,6 +29,7 @@ from benchmarks.evaluation import (
 from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
+from benchmarks.worlds import open_market
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import save_policy
 from simulators.markets import train_view

@@ -17,7 +17,6 @@ from benchmarks.alignment.presets import AlignmentPreset
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
-    open_market,
     rows_frame,
     train_warm_start,
     validation_metrics,
@@ -29,6 +28,7 @@ from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import draw_trials
 from benchmarks.suite import Settings
+from benchmarks.worlds import open_market
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix

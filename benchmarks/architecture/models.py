@@ -23,6 +23,7 @@ from benchmarks.architecture.presets import (
     row_config,
 )
 from benchmarks.architecture.protocol import Protocol
+from benchmarks.measure.sizes import examples_per_step, non_embedding_parameters
 from gpr_rl.decoding import beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
@@ -35,7 +36,6 @@ from simulators.world.supervision import WindowBatches
 from simulators.world.world import World, as_seen
 
 _ENTROPY_WEIGHT = 0.01
-_COUNTED_STEPS = 8
 Rank = Callable[[Tensor], Tensor]
 """Request ids int64 [B] to ads int64 [B, K] of the whole catalogue, -1 where there are fewer."""
 
@@ -197,12 +197,6 @@ def _hhd(
     return Studied(model, loss, rank, statistics, examples, batches.request_ids, guided)
 
 
-def examples_per_step(batches: WindowBatches) -> float:
-    """Return how many supervised requests a step has, the mean of a few steps."""
-    steps = range(_COUNTED_STEPS)
-    return sum(int(batches.windows(step).valid[..., 0].sum()) for step in steps) / len(steps)
-
-
 class _Knowledge:
     """The template's texts, as vectors fitted on what may be learned from."""
 
@@ -238,21 +232,6 @@ class _Knowledge:
         return embed_thoughts(
             self.provider, self.embed, torch.from_numpy(user), torch.from_numpy(time)
         )
-
-
-def non_embedding_parameters(module: nn.Module, *, critic: bool = False) -> int:
-    """Return the trained numbers outside of tables that grow with codes, items or attributes.
-
-    Args:
-        module: An HHD or a rival.
-        critic: Whether those of the HTE count.
-    """
-    tables = ("embedding.table", "codes", "output", "item.weight", "ads", "shared.weight")
-    return sum(
-        p.numel()
-        for name, p in module.named_parameters()
-        if not name.endswith(tables) and (critic or not name.startswith("hte."))
-    )
 
 
 def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConfig:

@@ -27,9 +27,9 @@ from benchmarks.architecture.speed import (
     THREADS,
 )
 from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
+from benchmarks.reports.lookup import interval_of, mean_of
 from benchmarks.reports.reading import Difference, adjust, compare
-from benchmarks.reports.statistics import bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.reports.trials import trial_words
 from benchmarks.suite import Settings
 from simulators.world.info import WorldInfo
 
@@ -65,18 +65,6 @@ _PROTOCOL = {
 }
 
 
-def _cell(results: pd.DataFrame, row: str, metric: str) -> Cell:
-    mask = (results["method"] == row) & (results["metric"] == metric)
-    values = results.loc[mask, "value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
-
-
-def _mean(results: pd.DataFrame, row: str, metric: str) -> float | None:
-    mask = (results["method"] == row) & (results["metric"] == metric)
-    values = results.loc[mask, "value"]
-    return float(values.mean()) if len(values) else None
-
-
 def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Table:
     """Return Tab. 2."""
     metrics = {
@@ -85,10 +73,10 @@ def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Ta
         "NDCG@10": "ndcg_10",
     }
     cells: list[list[Cell]] = [
-        [row, *(_cell(results, row, metric) for metric in metrics.values())] for row in rows
+        [row, *(interval_of(results, row, metric) for metric in metrics.values())] for row in rows
     ]
-    requests = _mean(results, rows[0], "num_requests") or 0.0
-    num_ads = _mean(results, rows[0], "num_ads")
+    requests = mean_of(results, rows[0], "num_requests") or 0.0
+    num_ads = mean_of(results, rows[0], "num_ads")
     note = (
         f"{requests:,.0f} held-out requests per seed whose ad was clicked; the ad is to be found "
         "among all ads, whether the user may see them or not."
@@ -113,7 +101,7 @@ def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
         "at the end": "last_loss",
     }
     cells: list[list[Cell]] = [
-        [row, *(_mean(results, row, metric) for metric in names.values())] for row in rows
+        [row, *(mean_of(results, row, metric) for metric in names.values())] for row in rows
     ]
     return Table(
         "What each row costs (means over seeds, one thread)",
@@ -168,7 +156,8 @@ def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) ->
 def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     """Return how many rows ended before they stopped getting better; nothing if none did."""
     steps = {
-        row: (_mean(results, row, "num_steps"), _mean(results, row, "best_step")) for row in rows
+        row: (mean_of(results, row, "num_steps"), mean_of(results, row, "best_step"))
+        for row in rows
     }
     trained = {row: pair for row, pair in steps.items() if pair[0] is not None}
     late = [row for row, (last, best) in trained.items() if best == last]
@@ -179,14 +168,6 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
         "they were still learning. The order is that of this budget, not of models trained to the "
         "end, and a row that learns slowly from few steps may lead after many."
     ]
-
-
-def trial_words(trials: Sequence[Mapping[str, float | None]], score: str) -> str:
-    """Return what each learning rate came to."""
-    return ", ".join(
-        f"{t['learning_rate']:g}: " + ("diverged" if t[score] is None else f"{t[score]:.3f}")
-        for t in trials
-    )
 
 
 def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.architecture.presets import MACHINE, OFF, SUITE, ArchitecturePreset
-from benchmarks.environment.memory import in_fresh_process
-from benchmarks.environment.play import torch_threads
-from benchmarks.measure.timing import matrix_rate
-from benchmarks.runs.results import COLUMNS
+from benchmarks.measure.memory import in_fresh_process
+from benchmarks.measure.timing import matrix_rate, torch_threads
+from benchmarks.runs.results import tidy
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.hsd import HSD
@@ -51,8 +50,7 @@ def measure_speed(*, seed: int, sizes: ArchitecturePreset) -> pd.DataFrame:
     for threads in THREADS:
         found = in_fresh_process(time_parts, seed=seed, threads=threads, sizes=sizes)
         metrics |= {f"threads{threads}/{name}": value for name, value in found.items()}
-    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
-    return frame.assign(suite=SUITE, method=MACHINE, seed=seed, step=0, split="test")[COLUMNS]
+    return tidy(SUITE, MACHINE, seed, metrics)
 
 
 def time_parts(*, seed: int, threads: int, sizes: ArchitecturePreset) -> dict[str, float]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.alignment.setup import world_seed
 from benchmarks.architecture.presets import (
     MACHINE,
     NO_TRAINING,
@@ -25,6 +24,7 @@ from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_seed
 from simulators.make import load_world, world_names
 from simulators.progress import silent
 
@@ -54,7 +54,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     tasks = [
         Task(
             name=f"world, seed {seed}",
-            function="benchmarks.alignment.setup:make_market",
+            function="benchmarks.worlds:make_market",
             kwargs={"world": settings.world, "seed": seed},
             output=out / "parts" / f"world-seed{seed}.parquet",
             cost=3.0,

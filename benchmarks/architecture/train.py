@@ -13,14 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.alignment.setup import world_seed
 from benchmarks.architecture.models import Rank, Studied, build
 from benchmarks.architecture.presets import NO_TRAINING, SUITE, ArchitecturePreset
 from benchmarks.architecture.protocol import Protocol, make_protocol
 from benchmarks.measure.flops import training_flops
 from benchmarks.runs.files import write_json
-from benchmarks.runs.results import COLUMNS
+from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
+from benchmarks.worlds import world_seed
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from simulators.make import load_world
@@ -159,5 +159,4 @@ def run_row(
     metrics["num_requests"] = float(len(test))
     metrics["num_ads"] = float(shown.world.num_ads)
     metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
-    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
-    return frame.assign(suite=SUITE, method=row, seed=seed, step=0, split="test")[COLUMNS]
+    return tidy(SUITE, row, seed, metrics)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.alignment.setup import world_seed
-from benchmarks.environment.memory import catalogue_figures, environment_memory, in_fresh_process
+from benchmarks.environment.memory import catalogue_figures, environment_memory
 from benchmarks.environment.pieces import piece_seconds
 from benchmarks.environment.play import (
     PREPARED,
@@ -17,7 +16,6 @@ from benchmarks.environment.play import (
     make_environment,
     make_play,
     time_plays,
-    torch_threads,
 )
 from benchmarks.environment.presets import (
     DAY_TORCH,
@@ -34,12 +32,14 @@ from benchmarks.environment.presets import (
 )
 from benchmarks.environment.report import make_report
 from benchmarks.environment.worlds import CatalogueSize, without_rankers
-from benchmarks.measure.timing import matrix_rate
+from benchmarks.measure.memory import in_fresh_process
+from benchmarks.measure.timing import matrix_rate, torch_threads
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.files import write_text
-from benchmarks.runs.results import COLUMNS, empty_results
+from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_seed
 from simulators.make import load_world, world_names
 from simulators.progress import silent
 
@@ -62,14 +62,6 @@ def batches_of(method: str, sizes: EnvironmentPreset) -> list[int]:
     return [batch for batch in sizes.batches if batch <= most]
 
 
-def _rows(method: str, seed: int, metrics: dict[str, float]) -> pd.DataFrame:
-    if not metrics:
-        return empty_results()
-    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
-    frame = frame.assign(suite=SUITE, method=method, seed=seed, step=0, split="train")
-    return frame[COLUMNS]
-
-
 def _rate_metrics(prefix: str, timing: Timing, num_levels: int) -> dict[str, float]:
     return {
         f"{prefix}/choices_per_s": timing.median,
@@ -87,7 +79,7 @@ def measure_machine(*, seed: int, sizes: EnvironmentPreset) -> pd.DataFrame:
     for number in sizes.threads:
         with torch_threads(number):
             metrics[f"threads{number}/matrix_gflop_per_s"] = matrix_rate()
-    return _rows(MACHINE, seed, metrics)
+    return tidy(SUITE, MACHINE, seed, metrics, split="train")
 
 
 def measure_method(
@@ -131,7 +123,7 @@ def measure_method(
                 metrics |= _rate_metrics(prefix, found[method], levels)
                 if method == SYNC:
                     metrics |= _native_metrics(prefix, found[VECTOR], found[SYNC])
-    return _rows(method, seed, metrics)
+    return tidy(SUITE, method, seed, metrics, split="train")
 
 
 def _native_metrics(prefix: str, native: Timing, sync: Timing) -> dict[str, float]:
@@ -157,7 +149,7 @@ def measure_pieces(
             found = piece_seconds(loaded, batch, seed)
         for name, seconds in found.items():
             metrics[f"pieces/threads{threads}/batch{batch}/{name}_ms"] = 1e3 * seconds
-    return _rows(VECTOR, seed, metrics)
+    return tidy(SUITE, VECTOR, seed, metrics, split="train")
 
 
 def measure_memory(
@@ -197,7 +189,13 @@ def measure_catalogue(
         batch, _, what = name.rpartition("/")
         found.append((VECTOR, size.num_ads, int(batch.removeprefix("batch") or 0), what, value))
     _write_memory(file, found)
-    return _rows(VECTOR, seed, {f"ads{size.num_ads}/{k}": v for k, v in seconds.items()})
+    return tidy(
+        SUITE,
+        VECTOR,
+        seed,
+        {f"ads{size.num_ads}/{k}": v for k, v in seconds.items()},
+        split="train",
+    )
 
 
 def _write_memory(file: Path, rows: list[tuple[str, int, int, str, float]]) -> None:
@@ -230,7 +228,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     if settings.world in world_names():
         add(
             f"world, seed {seed_of_world}",
-            "benchmarks.alignment.setup:make_market",
+            "benchmarks.worlds:make_market",
             5.0,
             world=settings.world,
             seed=seed_of_world,

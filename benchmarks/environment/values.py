@@ -6,19 +6,16 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.environment.presets import TARGET_BATCH, VECTOR
+from benchmarks.reports.lookup import values_of
 from benchmarks.reports.statistics import Interval
 
 _BATCH = re.compile(r"^(?:rankers|free)/threads\d+/batch(\d+)/")
 _PIECES = re.compile(r"^pieces/threads(\d+)/batch(\d+)/")
 
 
-def _values(results: pd.DataFrame, method: str, metric: str) -> pd.Series:
-    return results.loc[(results["method"] == method) & (results["metric"] == metric), "value"]
-
-
 def value(results: pd.DataFrame, method: str, metric: str) -> float | None:
     """Return the median over rounds; None without rows."""
-    found = _values(results, method, metric)
+    found = values_of(results, method, metric)
     return float(found.median()) if len(found) else None
 
 
@@ -29,7 +26,7 @@ def figure(
     middle = value(results, method, f"{prefix}/{name}")
     if middle is None:
         return None
-    ends = [_values(results, method, f"{prefix}/{end}_{name}") for end in ("slowest", "fastest")]
+    ends = [values_of(results, method, f"{prefix}/{end}_{name}") for end in ("slowest", "fastest")]
     both = pd.concat(ends)
     return Interval(middle, float(both.min()), float(both.max()))
 

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,3 +25,14 @@ def matrix_rate(size: int = 1024) -> float:
     """Return GFLOPS of a float32 product of square matrices."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / median_s(lambda: a @ b) / 1e9
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

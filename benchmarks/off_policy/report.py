@@ -17,9 +17,9 @@ from benchmarks.reports.blocks import (
     Table,
 )
 from benchmarks.reports.figures import interval_chart, learning_curves
+from benchmarks.reports.lookup import interval_of
 from benchmarks.reports.reading import Difference, compare
-from benchmarks.reports.statistics import Interval, bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED, final_values
+from benchmarks.runs.results import final_values
 
 COLUMNS = {
     "bias": "bias",
@@ -38,20 +38,14 @@ TOLERATED = 0.05
 """How far below nominal a coverage may lie before the reading calls it too low."""
 
 
-def _interval(final: pd.DataFrame, method: str, metric: str) -> Interval | None:
-    rows = final[(final["method"] == method) & (final["metric"] == metric)]
-    values = rows["value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
-
-
 def _value(final: pd.DataFrame, method: str, metric: str) -> float:
-    found = _interval(final, method, metric)
+    found = interval_of(final, method, metric)
     return np.nan if found is None else found.value
 
 
 def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, title: str) -> Table:
     rows: list[list[Cell]] = [
-        [method, *(_interval(final, method, f"{reward}/{name}") for name in COLUMNS.values())]
+        [method, *(interval_of(final, method, f"{reward}/{name}") for name in COLUMNS.values())]
         for method in methods
     ]
     return Table(
@@ -174,7 +168,7 @@ def _support(final: pd.DataFrame, methods: Sequence[str], reward: str) -> str:
 def _optimism(final: pd.DataFrame, reward: str) -> str | None:
     """Return what the reward model says of the policies that trust it, if it was asked."""
     own = [p for p in _policies(final) if p == "greedy" or p.startswith("softmax")]
-    told = {p: _interval(final, "dm", f"{reward}/bias/{p}") for p in own}
+    told = {p: interval_of(final, "dm", f"{reward}/bias/{p}") for p in own}
     known = {p: i for p, i in told.items() if i is not None}
     if not known:
         return None
@@ -211,7 +205,7 @@ def _bias_chart(final: pd.DataFrame, methods: Sequence[str], name: str) -> list[
     shown = [m for m in methods if m in ("ips", "dm", "dr", "slate_rips", "slate_cascade_dr")]
     groups = {}
     for method in shown:
-        pairs = [(p, _interval(final, method, f"revenue/bias/{p}")) for p in _policies(final)]
+        pairs = [(p, interval_of(final, method, f"revenue/bias/{p}")) for p in _policies(final)]
         groups[method] = [(p, i) for p, i in pairs if i is not None]
     if not groups:
         return []

@@ -6,6 +6,7 @@ an exact expectation under the hidden truth.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,7 @@ from benchmarks.off_policy.presets import (
 from benchmarks.off_policy.report import make_report
 from benchmarks.off_policy.tables import Tables, make_tables
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
 from gpr_rl.policy import load_policy, save_policy
@@ -37,7 +39,6 @@ from simulators.world import World
 
 TAKES_REWARDS = True
 KINDS = {"ads": AD_METHODS, "slates": SLATE_METHODS}
-_COLUMNS = ["suite", "method", "seed", "step", "split", "metric", "value"]
 
 
 def _world(name: str, seed: int) -> World:
@@ -90,17 +91,19 @@ def judge(
 
 
 def _rows(found: Found, truth: Truth, tables: Tables, kind: str, seed: int) -> pd.DataFrame:
-    rows = [
-        (SUITE, method, seed, size, "test", f"{reward}/{name}", value)
+    grades = [
+        tidy(SUITE, method, seed, _under(reward, grade(estimates, truth[reward])), step=size)
         for (method, reward, size), estimates in found.items()
-        for name, value in grade(estimates, truth[reward]).items()
     ]
-    rows += [
-        (SUITE, f"truth_{kind}", seed, 0, "test", f"{reward}/value/{policy}", value)
-        for reward, values in truth.items()
-        for policy, value in values.items()
+    values = [
+        tidy(SUITE, f"truth_{kind}", seed, _under(f"{reward}/value", known))
+        for reward, known in truth.items()
     ]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.concat([*grades, *values])
+
+
+def _under(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
 def _no_truth(world: str) -> str:

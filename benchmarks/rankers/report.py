@@ -15,45 +15,15 @@ from benchmarks.reports.blocks import (
     SuiteReport,
     Table,
 )
+from benchmarks.reports.cards import CARD_COLUMNS, card_row, group_table
 from benchmarks.reports.figures import COLOURS, plain_axes
+from benchmarks.reports.lookup import interval_of
 from benchmarks.reports.reading import Difference, compare
-from benchmarks.reports.statistics import bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED
-from simulators.rankers.cards import MIN_POSITIVES, NEW_DAYS, OVERALL
+from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 
 TASKS = ("pctr", "pcvr")
 TRUTH = "truth"
-COLUMNS = {
-    "AUC": "auc",
-    "log-loss": "log_loss",
-    "ECE": "ece",
-    "sum(p)/sum(y)": "ratio",
-    "rate": "rate",
-    "positives": "num_positives",
-    "rows": "num_rows",
-}
-
-
-def _cell(results: pd.DataFrame, method: str, metric: str) -> Cell:
-    rows = results[(results["method"] == method) & (results["metric"] == metric)]
-    values = rows["value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
-
-
-def _groups(results: pd.DataFrame, task: str) -> list[str]:
-    """Return the groups of a task's card: all ads, verticals by number, new and old ads."""
-    parts = results["metric"].str.split("/")
-    mine = parts[(parts.str[0] == task) & (parts.str.len() == 3)].str[1].unique()
-    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: int(g[9:]))
-    return [g for g in (OVERALL, *verticals, "new ads", "old ads") if g in mine]
-
-
-def _card_row(results: pd.DataFrame, name: str, method: str, prefix: str, side: str) -> list[Cell]:
-    """Return one row: the method's own grades, or with `side` `_oracle` those of the truth."""
-    shared = ("rate", "num_positives", "num_rows")
-    metrics = [m if m in shared else f"{m}{side}" for m in COLUMNS.values()]
-    return [name, *(_cell(results, method, f"{prefix}/{metric}") for metric in metrics)]
 
 
 def overall_table(results: pd.DataFrame, methods: Sequence[str]) -> Table:
@@ -62,43 +32,20 @@ def overall_table(results: pd.DataFrame, methods: Sequence[str]) -> Table:
     for task in TASKS:
         prefix = f"{task}/{OVERALL}"
         for method in methods:
-            row = _card_row(results, f"{task}, {method}", method, prefix, "")
+            row = card_row(results, f"{task}, {method}", method, prefix, "")
             if row[-1] is not None:
                 rows.append(row)
         for method in methods[:1]:
-            truth = _card_row(results, f"{task}, {TRUTH}", method, prefix, "_oracle")
+            truth = card_row(results, f"{task}, {TRUTH}", method, prefix, "_oracle")
             if truth[1] is not None or truth[2] is not None:
                 rows.append(truth)
     return Table(
         "Frozen rankers on held-out days",
-        ["", *COLUMNS],
+        ["", *CARD_COLUMNS],
         rows,
         f"`{TRUTH}`: the hidden probabilities themselves, graded on the same rows; no ranker can "
         "expect more, and its ECE is what chance alone leaves. Of a conversion only clicks are "
         "trials. Over the worlds used, with 95 % intervals.",
-    )
-
-
-def group_table(results: pd.DataFrame, task: str, method: str) -> Table | None:
-    """Return one task's grades by vertical and for new and old ads; None without rows."""
-    rows: list[list[Cell]] = []
-    oracle = {"AUC of the truth": "auc_oracle", "ECE of the truth": "ece_oracle"}
-    for group in _groups(results, task):
-        row = _card_row(results, group, method, f"{task}/{group}", "")
-        if row[-1] is not None:
-            row += [_cell(results, method, f"{task}/{group}/{m}") for m in oracle.values()]
-            rows.append(row)
-    if not rows:
-        return None
-    names = ["", *COLUMNS, *oracle]
-    kept = [i for i in range(len(names)) if i == 0 or any(row[i] is not None for row in rows)]
-    return Table(
-        f"{task} of `{method}` by group",
-        [names[i] for i in kept],
-        [[row[i] for i in kept] for row in rows],
-        f"A new ad started at most {NEW_DAYS} days before the impression. Groups with fewer than "
-        f"{MIN_POSITIVES} positives have no AUC, so it may rest on fewer worlds than the counts. "
-        "Counts are means per world.",
     )
 
 
@@ -140,7 +87,7 @@ def regime_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | None:
     }
     rows: list[list[Cell]] = []
     for method in methods:
-        cells = [_cell(results, method, metric) for metric in columns.values()]
+        cells = [interval_of(results, method, metric) for metric in columns.values()]
         rows.append([method, *cells])
     if all(row[4] is None for row in rows):
         columns = {"scores per second": "scores_per_s"}

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.alignment.setup import world_seed
 from benchmarks.rankers.report import make_report
 from benchmarks.reports.blocks import SuiteReport
-from benchmarks.runs.results import COLUMNS
+from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_seed
 from simulators.building import grade_regime
 from simulators.make import load_world, world_names
 from simulators.rankers.cards import ranker_card, ranker_reliability
@@ -106,9 +106,7 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
     metrics |= _reliability_metrics(graded, sizes.num_bins)
     metrics |= {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}
     metrics |= _speed_metrics(graded, sizes)
-    frame = pd.DataFrame({"metric": list(metrics), "value": [float(v) for v in metrics.values()]})
-    frame = frame.assign(suite=SUITE, method=method, seed=seed, step=0, split="test")
-    return frame[frame["value"].abs() < float("inf")][COLUMNS].reset_index(drop=True)
+    return tidy(SUITE, method, seed, applicable(metrics))
 
 
 def make_tasks(settings: Settings) -> list[Task]:
@@ -119,7 +117,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     tasks = [
         Task(
             name=f"world, seed {seed}",
-            function="benchmarks.alignment.setup:make_market",
+            function="benchmarks.worlds:make_market",
             kwargs={"world": settings.world, "seed": seed},
             output=out / "parts" / f"world-seed{seed}.parquet",
         )

@@ -5,13 +5,14 @@ row. A metric of time ends in `_s`, `_ms` or `_per_s` and is outside the promise
 """
 
 import io
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.errors import UserError
-from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.files import write_bytes
 
 DTYPES = {
@@ -25,7 +26,6 @@ DTYPES = {
 }
 COLUMNS = list(DTYPES)
 KEY = COLUMNS[:-1]
-SUMMARY_COLUMNS = ["suite", "method", "split", "metric", "num_seeds", "iqm", "ci_low", "ci_high"]
 BOOTSTRAP_SEED = 20_250
 """Of every interval in a report: resampling is not part of what `--seeds` varies."""
 
@@ -33,6 +33,29 @@ BOOTSTRAP_SEED = 20_250
 def empty_results() -> pd.DataFrame:
     """Return a table without rows."""
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in DTYPES.items()})
+
+
+def tidy(
+    suite: str,
+    method: str,
+    seed: int,
+    metrics: Mapping[str, float],
+    *,
+    step: int = 0,
+    split: str = "test",
+) -> pd.DataFrame:
+    """Return the rows of one (method, seed, step, split), a row per metric.
+
+    Nothing is left out: a value that is not finite is refused when the run's table is checked.
+    """
+    frame = pd.DataFrame({"metric": list(metrics), "value": [float(v) for v in metrics.values()]})
+    frame = frame.assign(suite=suite, method=method, seed=seed, step=step, split=split)
+    return frame[COLUMNS].astype(DTYPES)
+
+
+def applicable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that apply: what is not finite has no row."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def check_results(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -86,19 +109,6 @@ def final_values(results: pd.DataFrame) -> pd.DataFrame:
     order = results.sort_values("step", kind="stable")
     last = order.drop_duplicates(["suite", "method", "seed", "split", "metric"], keep="last")
     return last.sort_index()
-
-
-def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Return interquartile mean and 95 % interval over seeds of every final value.
-
-    With one seed the interval is empty (NaN).
-    """
-    rows = []
-    groups = final_values(results).groupby(SUMMARY_COLUMNS[:4], sort=False)["value"]
-    for key, values in groups:
-        found = bootstrap(values.to_numpy(), BOOTSTRAP_SEED)
-        rows.append((*key, len(values), found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
 def seed_table(results: pd.DataFrame, metric: str, split: str = "test") -> pd.DataFrame:

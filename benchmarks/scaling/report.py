@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from benchmarks.architecture.report import trial_words
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.reports.figures import COLOURS, learning_curves, plain_axes
 from benchmarks.reports.power_law import (
@@ -21,6 +20,7 @@ from benchmarks.reports.power_law import (
 )
 from benchmarks.reports.reading import Difference, adjust, compare, coverage_note
 from benchmarks.reports.statistics import bootstrap
+from benchmarks.reports.trials import trial_words
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
 from benchmarks.scaling.presets import METHODS, SIZES, ScalingPreset
 from benchmarks.suite import Settings

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.alignment.setup import world_seed
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.scaling.presets import (
@@ -20,6 +19,7 @@ from benchmarks.scaling.presets import (
 from benchmarks.scaling.report import make_report
 from benchmarks.scaling.train import WORLD_SEED, study_world
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_seed
 from simulators.make import world_names
 
 IS_EXTENDABLE = True
@@ -44,7 +44,7 @@ def make_tasks(settings: Settings) -> list[Task]:
         tasks.append(
             Task(
                 name="world",
-                function="benchmarks.alignment.setup:make_market",
+                function="benchmarks.worlds:make_market",
                 kwargs={
                     "world": settings.world,
                     "seed": world_seed(settings.world, WORLD_SEED),

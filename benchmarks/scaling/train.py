@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.alignment.setup import world_seed
-from benchmarks.architecture.models import examples_per_step, non_embedding_parameters
 from benchmarks.measure.flops import training_flops
+from benchmarks.measure.sizes import examples_per_step, non_embedding_parameters
 from benchmarks.runs.files import write_json
-from benchmarks.runs.results import COLUMNS
+from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.scaling.presets import SIZES, SUITE, ScalingPreset
+from benchmarks.worlds import world_seed
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
@@ -161,13 +161,12 @@ def run_size(
     if tuned is not None:
         config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
     curve, facts = train_size(study_world(world), size, seed, config, sizes, "test")
-    rows = [
-        (SUITE, size, seed, step, "train" if metric == "train_loss" else "test", metric, value)
-        for step, metrics in curve.items()
-        for metric, value in metrics.items()
-    ]
-    rows += [
-        (SUITE, size, seed, max(curve), "test" if "loss" in name else "train", name, value)
-        for name, value in facts.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = []
+    for step, metrics in curve.items():
+        for metric, value in metrics.items():
+            split = "train" if metric == "train_loss" else "test"
+            rows.append(tidy(SUITE, size, seed, {metric: value}, step=step, split=split))
+    for name, value in facts.items():
+        split = "test" if "loss" in name else "train"
+        rows.append(tidy(SUITE, size, seed, {name: value}, step=max(curve), split=split))
+    return pd.concat(rows)

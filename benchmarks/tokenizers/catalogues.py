@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
-from benchmarks.alignment.setup import world_seed
 from benchmarks.runs.files import write_bytes
+from benchmarks.worlds import world_seed
 from gpr_rl.tokenizers.base import read_embeddings
 from gpr_rl.tokenizers.files import load_matrix
 from gpr_rl.tokenizers.keys import Keys

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from benchmarks.runs.files import write_json
-from benchmarks.runs.results import COLUMNS, read_results
+from benchmarks.runs.results import applicable, read_results, tidy
 from benchmarks.runs.trials import draw_trials
 from benchmarks.tokenizers.catalogues import Catalogue, load_catalogue
 from benchmarks.tokenizers.presets import SUITE, TokenizersPreset, row_name
@@ -121,13 +121,10 @@ def _load(
 
 
 def _frame(row: str, seed: int, grades: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    rows = [
-        (SUITE, row, seed, 0, split, metric, value)
+    return pd.concat(
+        tidy(SUITE, row, seed, applicable(metrics), split=split)  # no path shared: no similarity
         for split, metrics in grades.items()
-        for metric, value in metrics.items()
-        if math.isfinite(value)  # no path similarity where no path is shared
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    )
 
 
 def run_trial(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.reports.blocks import Block, Bullets, Cell, Paragraph, Section, SuiteReport, Table
+from benchmarks.reports.lookup import interval_of, values_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED
@@ -32,17 +33,8 @@ COLUMNS = {
     "reconstruction error": "reconstruction_error",
 }
 _LEVELS = (1, 2, 3)
-
-
-def _cell(results: pd.DataFrame, row: str, metric: str, split: str = "all") -> Cell:
-    mask = (results["method"] == row) & (results["metric"] == metric) & (results["split"] == split)
-    values = results.loc[mask, "value"].to_numpy()
-    return bootstrap(values, BOOTSTRAP_SEED) if len(values) else None
-
-
-def _mean(results: pd.DataFrame, row: str, metric: str, split: str = "all") -> float:
-    mask = (results["method"] == row) & (results["metric"] == metric) & (results["split"] == split)
-    return float(results.loc[mask, "value"].mean())
+ALL = "all"
+"""The split of figures over all items."""
 
 
 def main_table(
@@ -50,11 +42,15 @@ def main_table(
 ) -> Table:
     """Return Tab. 1 of one catalogue, over all its items."""
     first = row_name(methods[0], catalogue)
-    num_items, twins, variance = (
-        _mean(results, first, metric) for metric in ("num_items", "twins", "variance")
+    num_items, twins, variance, num_paths = (
+        values_of(results, first, metric, ALL).mean()
+        for metric in ("num_items", "twins", "variance", "num_paths")
     )
     rows: list[list[Cell]] = [
-        [method, *(_cell(results, row_name(method, catalogue), m) for m in COLUMNS.values())]
+        [
+            method,
+            *(interval_of(results, row_name(method, catalogue), m, ALL) for m in COLUMNS.values()),
+        ]
         for method in methods
     ]
     title = TITLES.get(catalogue, f"the items of {embeddings.name if embeddings else FILE}")
@@ -63,7 +59,7 @@ def main_table(
         ["", *COLUMNS],
         rows,
         f"{num_items:,.0f} items, {twins:.1%} of them with the embedding of another one; "
-        f"{_mean(results, first, 'num_paths'):,.0f} paths for every tokenizer. The reconstruction "
+        f"{num_paths:,.0f} paths for every tokenizer. The reconstruction "
         f"error would be {variance:.4g} with one code for all. Four fifths of the items were "
         "fitted; all are counted.",
     )
@@ -75,7 +71,7 @@ def split_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -
     for method in methods:
         for split in ("train", "heldout"):
             row = row_name(method, catalogue)
-            cells = [_cell(results, row, metric, split) for metric in COLUMNS.values()]
+            cells = [interval_of(results, row, metric, split) for metric in COLUMNS.values()]
             rows.append([f"{method}, {split}", *cells])
     return Table(
         f"Fitted and held-out items ({catalogue})",
@@ -91,8 +87,8 @@ def entropy_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str])
     rows: list[list[Cell]] = []
     for method in methods:
         row = row_name(method, catalogue)
-        cells = [_cell(results, row, f"entropy_{level}") for level in _LEVELS]
-        rows.append([method, *cells, _cell(results, row, "fit_s")])
+        cells = [interval_of(results, row, f"entropy_{level}", ALL) for level in _LEVELS]
+        rows.append([method, *cells, interval_of(results, row, "fit_s", ALL)])
     return Table(
         f"Entropy of the codes ({catalogue})",
         ["", *(f"level {level} (nats)" for level in _LEVELS), "fit (s, one thread)"],
@@ -176,7 +172,7 @@ def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) 
                     f"({catalogue}) that {holds}: {interval.value:+.4f} "
                     f"[{interval.low:+.4f}, {interval.high:+.4f}]."
                 )
-    usage = _mean(results, row_name(plus, catalogue), "code_usage_1")
+    usage = values_of(results, row_name(plus, catalogue), "code_usage_1", ALL).mean()
     said.append(f"`{plus}` uses {usage:.1%} of the first level's codes ({catalogue}).")
     return said
 

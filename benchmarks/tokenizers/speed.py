@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.environment.memory import PeakMemory, in_fresh_process
-from benchmarks.environment.play import torch_threads
-from benchmarks.measure.timing import matrix_rate
-from benchmarks.runs.results import COLUMNS
+from benchmarks.measure.memory import PeakMemory, in_fresh_process
+from benchmarks.measure.timing import matrix_rate, torch_threads
+from benchmarks.runs.results import tidy
 from benchmarks.tokenizers.presets import MACHINE, SUITE, TokenizersPreset
 from gpr_rl.tokenizers import RQKMeans
 from gpr_rl.tokenizers.streaming import encode_file
@@ -31,8 +30,7 @@ def measure_speed(*, seed: int, sizes: TokenizersPreset) -> pd.DataFrame:
     """Return the figures of the machine on one seed, as tidy rows."""
     metrics = in_fresh_process(fit_and_encode, seed=seed, num_items=sizes.speed_items)
     metrics |= in_fresh_process(encode_stream, seed=seed, num_items=sizes.stream_items)
-    frame = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
-    return frame.assign(suite=SUITE, method=MACHINE, seed=seed, step=0, split="test")[COLUMNS]
+    return tidy(SUITE, MACHINE, seed, metrics)
 
 
 def clustered_rows(num_items: int, rng: np.random.Generator, centres: np.ndarray) -> np.ndarray:

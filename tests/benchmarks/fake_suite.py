@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.reading import compare
 from benchmarks.reports.statistics import Interval
-from benchmarks.runs.results import summarise
+from benchmarks.reports.summary import summarise
 from benchmarks.runs.runner import Task, UserError, log_progress
 from benchmarks.suite import Settings, Suite
 

@@ -26,8 +26,9 @@ from benchmarks.reports.blocks import (
 from benchmarks.reports.figures import learning_curves
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
+from benchmarks.reports.summary import summarise
 from benchmarks.runs.progress import BarDisplay
-from benchmarks.runs.results import COLUMNS, check_results, final_values, summarise
+from benchmarks.runs.results import COLUMNS, check_results, final_values
 from benchmarks.runs.tasks import Ending, Task
 
 

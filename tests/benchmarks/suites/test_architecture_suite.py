@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.architecture.models import build, matched_config, non_embedding_parameters
+from benchmarks.architecture.models import build, matched_config
 from benchmarks.architecture.presets import (
     BASE,
     CONTROLS,
@@ -22,6 +22,7 @@ from benchmarks.architecture.report import main_table
 from benchmarks.architecture.suite import METHODS
 from benchmarks.architecture.train import evaluate, train
 from benchmarks.measure.flops import training_flops
+from benchmarks.measure.sizes import non_embedding_parameters
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.runs.results import read_results
 from benchmarks.suite import SUITES, load_suite

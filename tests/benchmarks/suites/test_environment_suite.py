@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.environment import memory as environment_memory
 from benchmarks.environment import suite as environment
-from benchmarks.environment.memory import PeakMemory, can_measure, catalogue_figures
+from benchmarks.environment.memory import catalogue_figures
 from benchmarks.environment.pieces import EPISODE, PIECES
 from benchmarks.environment.play import (
     Played,
@@ -22,7 +22,6 @@ from benchmarks.environment.play import (
     make_environment,
     make_play,
     time_plays,
-    torch_threads,
 )
 from benchmarks.environment.presets import METHODS, PRESETS, SINGLES, EnvironmentPreset
 from benchmarks.environment.reading import sentences
@@ -39,6 +38,8 @@ from benchmarks.environment.suite import (
 )
 from benchmarks.environment.values import best_threads
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue, without_rankers
+from benchmarks.measure.memory import PeakMemory, can_measure
+from benchmarks.measure.timing import torch_threads
 from benchmarks.reports.blocks import write_report
 from benchmarks.run import main
 from benchmarks.runs.results import COLUMNS, check_results

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.architecture.models import non_embedding_parameters
+from benchmarks.measure.sizes import non_embedding_parameters
 from benchmarks.reports.power_law import fit_with_seeds
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.runs.results import read_results
