@@ -44,13 +44,29 @@ from agents.clock import Clock
 from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
-from simulators.rewards import Outcome, RewardMix
+from simulators.rewards import Outcome, RewardMix, RewardSpec
 
 BEHAVIORS = ("sample", "gumbel", "beam")
 
 Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
 """Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one, and the
 only one whose components have weights."""
+
+
+def as_reward(reward: RewardSpec | Reward) -> Reward:
+    """Return a reward that gives total and components, of whatever a user passed.
+
+    Args:
+        reward: As `RewardMix.of` takes it, or a function that returns total and components itself.
+    """
+    if isinstance(reward, RewardMix) or not callable(reward):
+        return RewardMix.of(reward)
+
+    def called(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+        found = reward(outcome)
+        return found if isinstance(found, tuple) else RewardMix.of(lambda _: found)(outcome)
+
+    return called
 
 
 @runtime_checkable

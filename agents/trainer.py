@@ -34,6 +34,7 @@ from agents.rollout import (
     NonFiniteError,
     Reward,
     World,
+    as_reward,
     reward_unit,
     rollout,
     score_reference,
@@ -41,7 +42,7 @@ from agents.rollout import (
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
 from agents.train_state import TrainState
-from simulators.rewards import RewardMix
+from simulators.rewards import RewardSpec
 from simulators.world.past_successes import past_successes
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
@@ -56,7 +57,7 @@ def train(
     config: TrainConfig,
     seed: int,
     *,
-    reward: Reward | None = None,
+    reward: RewardSpec | Reward = None,
     on_step: OnStep | None = None,
     checkpoint_path: str | Path | None = None,
     checkpoint_every: int = 25,
@@ -86,8 +87,8 @@ def train(
         method: A registered name, see `agents.methods.method_names`.
         config: Everything that changes the result, with the seed.
         seed: Root of the draws of requests and candidates.
-        reward: What is optimised; Eq. 5 by default. Another one is divided by its std over the
-            first batch of the warm start (one more batch of ranker evaluations, for any method),
+        reward: What is optimised (`RewardMix.of`); Eq. 5 by default. Another one is divided by
+            its std over the first batch of the warm start (one more batch of ranker evaluations, for any method),
             unless the configuration has a `reward_scale`; a constant one is left as it is.
         on_step: Called after each step with its number (from 0) and measures.
         checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
@@ -101,7 +102,7 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
-    reward = RewardMix.from_specs([]) if reward is None else reward
+    reward = as_reward(reward)
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)
     model.eval()

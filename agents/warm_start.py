@@ -30,7 +30,7 @@ from gpr_rl.pretraining.vaft import (
 from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
 from gpr_rl.random import Purpose, random_bits, uniform
 from gpr_rl.schema import Targets
-from simulators.rewards import RewardMix
+from simulators.rewards import RewardMix, RewardSpec
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
@@ -282,7 +282,7 @@ def warm_start(
     world: World,
     config: WarmStartConfig,
     seed: int,
-    reward: RewardMix | None = None,
+    reward: RewardSpec = None,
     on_stage: OnStage | None = None,
 ) -> HHD:
     """Return a policy with its critic after all three stages, in evaluation mode.
@@ -291,11 +291,11 @@ def warm_start(
         world: Gives logged windows, requests and outcomes.
         config: Sizes of the model and of the stages.
         seed: Root of the initial weights and of every draw.
-        reward: What the critic learns to expect; Eq. 5 by default.
+        reward: What the critic learns to expect (`RewardMix.of`); Eq. 5 by default.
         on_stage: Called with the stage's name, the step and the logged values.
     """
     model = build_model(world, config.model, seed)
     train_mtp(model, world, config, seed, on_stage)
     train_vaft(model, world, config, seed, on_stage)
-    train_critic(model, world, config, seed, reward or RewardMix.from_specs([]), on_stage)
+    train_critic(model, world, config, seed, RewardMix.of(reward), on_stage)
     return model.eval()

@@ -7,10 +7,10 @@ from gymnasium.vector import AutoresetMode
 
 from envs.arguments import positive_integer
 from envs.days import Days, day_rules
-from envs.episodes import Reward
 from envs.single import SingleEnv
 from envs.vector import VectorEnv
 from simulators.make import load_world
+from simulators.rewards import RewardSpec
 from simulators.world import World
 
 
@@ -102,7 +102,7 @@ class AdDayEnv(SingleEnv):
         self,
         world: str | Path | World = "tiny",
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,
@@ -135,7 +135,7 @@ class AdDayVectorEnv(VectorEnv):
         num_envs: int = 1,
         world: str | Path | World = "tiny",
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,

@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.arguments import integer, one_of, real, reals
 from envs.choices import Choices
 from envs.engine import Arrays
-from envs.episodes import SPLIT_ROOTS, Reward, make_reward
+from envs.episodes import SPLIT_ROOTS
 from envs.last_auctions import LastAuctions
 from envs.render import AuctionView
 from envs.spaces import request_tensors
@@ -24,7 +24,7 @@ from simulators.day.auction import MECHANISMS, AuctionConfig
 from simulators.day.day import DayConfig, DaySimulator
 from simulators.day.live_inputs import live_request
 from simulators.day.pacing import KINDS
-from simulators.rewards import final_value
+from simulators.rewards import RewardMix, RewardSpec, final_value
 from simulators.world import World
 
 _NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
@@ -86,7 +86,7 @@ class Days:
         world: World,
         num_rows: int,
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,
@@ -98,7 +98,7 @@ class Days:
             ValueError: An unknown split, or one without a day that has requests.
         """
         self.world, self.num_rows = world, num_rows
-        self.reward = make_reward(reward)
+        self.reward = RewardMix.of(reward)
         self.illegal_reward, self.strict = float(illegal_reward), strict
         days = world.days(split)
         self.simulator = DaySimulator(world, num_rows, config or DayConfig(), SPLIT_ROOTS[split])

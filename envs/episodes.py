@@ -19,40 +19,18 @@ from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
 from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
-from simulators.rewards import RewardFunction, RewardMix, final_value
+from simulators.rewards import RewardMix, RewardSpec, final_value
 from simulators.world import World
 
-__all__ = ["OUTCOME_KEYS", "Episodes", "IllegalActionError", "Reward", "make_reward"]
+__all__ = ["OUTCOME_KEYS", "Episodes", "IllegalActionError", "RewardSpec"]
 
 OUTCOME_KEYS = ("pctr", "pcvr", "ecpm", "final_value")
 """What the rankers say of the ad at the end of an episode."""
-Reward = RewardMix | RewardFunction | str | Sequence[str] | None
-"""What environments take as a reward; see `make_reward`."""
 SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 """Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
 is a key of the draw: rows may have different ones."""
 _MOST_AHEAD = 32
 """Requests that a single row prepares ahead at most, in one batch."""
-
-
-def make_reward(reward: Reward) -> RewardMix:
-    """Return a `RewardMix` of what a user passed.
-
-    Args:
-        reward: A mix (as it is), one function of an `Outcome`, one spec or several specs
-            (`name`, `name=weight`, `package.module:function=weight`), or None for `final_value`.
-
-    Raises:
-        RewardError: A spec that can't be loaded.
-    """
-    if isinstance(reward, RewardMix):
-        return reward
-    if reward is None or isinstance(reward, str):
-        return RewardMix.from_specs([reward] if reward else [])
-    if callable(reward):
-        name = getattr(reward, "__name__", type(reward).__name__)
-        return RewardMix({name: reward}, {name: 1.0})
-    return RewardMix.from_specs(list(reward))
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ class Episodes:
         world: World,
         num_rows: int,
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,
@@ -109,7 +87,7 @@ class Episodes:
         """
         self.world = world
         self.num_rows = num_rows
-        self.reward = make_reward(reward)
+        self.reward = RewardMix.of(reward)
         self.illegal_reward = float(illegal_reward)
         self.strict = strict
         self.request_ids = world.request_ids(split).numpy()

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from envs.episodes import Episodes, Reward
+from envs.episodes import Episodes
 from envs.single import SingleEnv
 from simulators.make import load_world
+from simulators.rewards import RewardSpec
 from simulators.world import World
 
 
@@ -74,7 +75,7 @@ class AdRequestEnv(SingleEnv):
     | argument         | default       | meaning                                                 |
     |------------------|---------------|---------------------------------------------------------|
     | `world`          | `"tiny"`      | a name, a world's directory, or a `World`               |
-    | `reward`         | `final_value` | `RewardMix`, function of an `Outcome`, spec or specs    |
+    | `reward`         | `final_value` | see `simulators.rewards.RewardMix.of`                   |
     |                  |               | such as `["module:function=0.5", "ecpm"]`               |
     | `split`          | `"train"`     | `train`, `validation` or `test`                         |
     | `illegal_reward` | -1.0          | reward of an illegal code                               |
@@ -91,7 +92,7 @@ class AdRequestEnv(SingleEnv):
         self,
         world: str | Path | World = "tiny",
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,

@@ -20,9 +20,10 @@ from torchrl.envs import EnvBase
 from envs.arguments import row_seeds
 from envs.days import Days, day_rules
 from envs.engine import Arrays, Engine
-from envs.episodes import Episodes, Reward
+from envs.episodes import Episodes
 from envs.spaces import Field, observation_fields
 from simulators.make import load_world
+from simulators.rewards import RewardSpec
 from simulators.world import World
 
 _ENDS = ("done", "terminated", "truncated")
@@ -153,7 +154,7 @@ class AdRequestTorchEnv(TorchEnv):
         world: str | Path | World = "tiny",
         batch_size: Sequence[int] | torch.Size | int = (1024,),
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         seed: int = 0,
         illegal_reward: float = -1.0,
@@ -166,10 +167,10 @@ class AdRequestTorchEnv(TorchEnv):
         Args:
             world: A name, a world's directory, or a `World`.
             batch_size: [B].
-            reward: See `envs.episodes.make_reward`; default `final_value`.
+            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
             split: `train`, `validation` or `test`.
             seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: Reward of an illegal code, which ends the row's episode.
+            illegal_reward: RewardSpec of an illegal code, which ends the row's episode.
             strict: Raise `IllegalActionError` at an illegal code instead.
             world_seed: Of a named world.
             device: Of the TensorDicts. The world itself works on the CPU.
@@ -199,7 +200,7 @@ class AdDayTorchEnv(TorchEnv):
         world: str | Path | World = "tiny",
         batch_size: Sequence[int] | torch.Size | int = (64,),
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         seed: int = 0,
         illegal_reward: float = -1.0,
@@ -213,10 +214,10 @@ class AdDayTorchEnv(TorchEnv):
         Args:
             world: A name, a world's directory, or a `World`.
             batch_size: [B].
-            reward: See `envs.episodes.make_reward`; default `final_value`.
+            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
             split: `train`, `validation` or `test`.
             seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: Reward of an illegal code; the request stays unfilled.
+            illegal_reward: RewardSpec of an illegal code; the request stays unfilled.
             strict: Raise `IllegalActionError` at an illegal code instead.
             world_seed: Of a named world.
             device: Of the TensorDicts. The world itself works on the CPU.

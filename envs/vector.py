@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from envs import arguments
 from envs.arguments import Seeds, positive_integer, reset_rows, row_actions, row_seeds
 from envs.engine import Arrays, Engine
-from envs.episodes import Episodes, Reward
+from envs.episodes import Episodes
 from envs.render import auction_text
 from envs.single import SingleEnv
 from envs.spaces import observation_space
 from simulators.make import load_world
+from simulators.rewards import RewardSpec
 from simulators.world import World
 
 Observations = dict[str, NDArray]
@@ -253,7 +254,7 @@ class AdRequestVectorEnv(VectorEnv):
         num_envs: int = 1,
         world: str | Path | World = "tiny",
         *,
-        reward: Reward = None,
+        reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
         strict: bool = False,

@@ -6,10 +6,12 @@ Dims: B requests, K candidates.
 import importlib
 import inspect
 import math
+import numbers
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Union
 
 import torch
 from jaxtyping import Float
@@ -24,6 +26,7 @@ __all__ = [
     "RewardError",
     "RewardFunction",
     "RewardMix",
+    "RewardSpec",
     "ecpm",
     "evaluate_reward",
     "final_value",
@@ -32,6 +35,15 @@ __all__ = [
 ]
 
 RewardFunction = Callable[[Outcome], Tensor]
+RewardSpec = Union[
+    "RewardMix",
+    RewardFunction,
+    str,
+    Sequence[str | RewardFunction],
+    Mapping[str, float],
+    None,
+]
+"""What a user may pass as a reward, everywhere; read by `RewardMix.of`."""
 _REWARDS: dict[str, RewardFunction] = {
     "final_value": shipped.final_value,
     "ecpm": shipped.ecpm_only,
@@ -178,6 +190,30 @@ def _batch(outcome: Outcome) -> str:
     return f"for the batch of request {first[0]}" if first else "for an empty batch"
 
 
+def _named(reward: object) -> tuple[str, RewardFunction, float]:
+    """Return name, function and weight of one spec or function."""
+    if isinstance(reward, str):
+        return load_reward(reward)
+    if isinstance(reward, RewardMix) or not callable(reward):
+        raise RewardError(
+            "one of several rewards must be a name, `module:function` or a function, got "
+            f"{type(reward).__name__} {reward!r}"
+        )
+    return getattr(reward, "__name__", type(reward).__name__), reward, 1.0
+
+
+def _weighted(spec: object, weight: float) -> tuple[str, RewardFunction, float]:
+    """Return name, function and weight of an entry of a mapping."""
+    if not isinstance(spec, str):
+        raise RewardError(
+            f"a mapping of rewards goes from name to weight, got {type(spec).__name__} {spec!r}"
+        )
+    if "=" in spec:
+        raise RewardError(f"reward {spec!r} has a weight and is mapped to another, {weight!r}")
+    name, function, _ = load_reward(spec)
+    return name, function, weight
+
+
 @dataclass(frozen=True)
 class RewardMix:
     """A weighted sum of rewards. Weight 0 only logs; NaN counts as not applicable."""
@@ -185,18 +221,64 @@ class RewardMix:
     functions: Mapping[str, RewardFunction]
     weights: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        if not self.functions:
+            raise RewardError("a reward needs at least one function, got none")
+        if set(self.functions) != set(self.weights):
+            raise RewardError(
+                f"a reward's functions and weights must have the same names, got "
+                f"{sorted(self.functions)} and {sorted(self.weights)}"
+            )
+        for name, weight in self.weights.items():
+            is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+            if not is_number or not math.isfinite(weight):
+                raise RewardError(
+                    f"reward {name!r}: weight must be a finite number, got {weight!r}"
+                )
+
     @classmethod
-    def from_specs(cls, specs: tuple[str, ...] | list[str]) -> "RewardMix":
-        """Build from command-line specs (`load_reward`); an empty list means `final_value`."""
-        loaded = [load_reward(spec) for spec in (specs or ["final_value"])]
-        names = [name for name, _, _ in loaded]
+    def of(cls, reward: RewardSpec) -> "RewardMix":
+        """Return the mix that a user means, whatever way it was written.
+
+        Args:
+            reward: None for `final_value`; a mix, as it is; a spec (`load_reward`); a function of
+                an `Outcome`; several specs or functions, in a list or tuple; or a mapping from
+                spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
+
+        Raises:
+            RewardError: Anything else, a spec that can't be loaded, a name that stands twice, or
+                a weight that is not a finite number.
+        """
+        if isinstance(reward, RewardMix):
+            return reward
+        if reward is None:
+            return cls.from_specs([])
+        if isinstance(reward, str) or callable(reward):
+            return cls._joined([_named(reward)])
+        if isinstance(reward, Mapping):
+            return cls._joined([_weighted(spec, weight) for spec, weight in reward.items()])
+        if isinstance(reward, (list, tuple)):
+            return cls._joined([_named(one) for one in reward])
+        raise RewardError(
+            "a reward must be a name, `module:function`, a function, a list or tuple of these, a "
+            f"mapping from name to weight, or a RewardMix, got {type(reward).__name__} {reward!r}"
+        )
+
+    @classmethod
+    def _joined(cls, parts: Sequence[tuple[str, RewardFunction, float]]) -> "RewardMix":
+        names = [name for name, _, _ in parts]
         for name in names:
             if names.count(name) > 1:
                 raise RewardError(f"reward {name!r} is given {names.count(name)} times")
         return cls(
-            {name: function for name, function, _ in loaded},
-            {name: weight for name, _, weight in loaded},
+            {name: function for name, function, _ in parts},
+            {name: weight for name, _, weight in parts},
         )
+
+    @classmethod
+    def from_specs(cls, specs: tuple[str, ...] | list[str]) -> "RewardMix":
+        """Build from command-line specs (`load_reward`); an empty list means `final_value`."""
+        return cls._joined([load_reward(spec) for spec in (specs or ["final_value"])])
 
     def __call__(self, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total reward [B, K] and every unweighted component by name."""

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from envs import AdRequestEnv, AdRequestVectorEnv, check_vector_env
 from envs.check import sampled_actions
-from envs.episodes import IllegalActionError, make_reward
+from envs.episodes import IllegalActionError
 from envs.render import AuctionView
 from envs.spaces import observation_space
 from envs.vector import VectorEnv
 from gpr_rl.schema import InputSpec
+from simulators.rewards import RewardMix
 from simulators.world import World
 
 ID = "envs:gpr_rl/AdRequest-v0"
@@ -358,7 +359,7 @@ class Rings:
             )
         )
         self.num_rows = num_rows
-        self.reward = make_reward(None)
+        self.reward = RewardMix.of(None)
         self.legal_mask = np.ones((num_rows, 3), dtype=np.bool_)
         self.ads = np.ones((num_rows, 4), dtype=np.bool_)
         self.terminated = np.zeros(num_rows, dtype=np.bool_)

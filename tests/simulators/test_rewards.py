@@ -1,10 +1,15 @@
 """Reward plug-ins: Eq. 5 by hand, weights, NaN, and the messages of bad functions."""
 
+import re
+
+import gymnasium
 import pytest
 import torch
 
 from agents.methods import TrainConfig
+from agents.rollout import as_reward
 from agents.trainer import train
+from envs import AdRequestTorchEnv
 from simulators.rewards import (
     Outcome,
     RewardError,
@@ -205,3 +210,73 @@ def test_training_logs_each_component_before_and_after_its_weight() -> None:
     assert measures["component/logged"] > 0.0
     assert measures["component_weighted/logged"] == 0.0
     assert not {name for name in measures if name.endswith("/never")}
+
+
+def _outcome(world):
+    ids = world.request_ids("test")[:3]
+    return world.outcome(ids, torch.arange(4).expand(3, 4))
+
+
+def test_a_mapping_keeps_its_weights(world):
+    outcome = _outcome(world)
+    total, components = RewardMix.of({"final_value": 0.0, "gmv": 5.0})(outcome)
+    (_, alone) = RewardMix.of("gmv")(outcome)
+    torch.testing.assert_close(total, 5.0 * alone["gmv"])
+    assert list(components) == ["final_value", "gmv"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "weights"),
+    [
+        (None, {"final_value": 1.0}),
+        ("gmv=2", {"gmv": 2.0}),
+        (["gmv=2", "ecpm"], {"gmv": 2.0, "ecpm": 1.0}),
+        (("ecpm", final_value), {"ecpm": 1.0, "final_value": 1.0}),
+        ({"ecpm": 3}, {"ecpm": 3}),
+        (RewardMix.from_specs(["ecpm=7"]), {"ecpm": 7.0}),
+    ],
+)
+def test_every_way_to_write_a_reward(reward, weights):
+    assert RewardMix.of(reward).weights == weights
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (3, "got int 3"),
+        ({"ecpm"}, "got set"),
+        (b"ecpm", "got bytes"),
+        ({}, "at least one function"),
+        ([], "at least one function"),
+        ({"ecpm": True}, "'ecpm': weight must be a finite number, got True"),
+        ({"ecpm": float("nan")}, "'ecpm': weight must be a finite number, got nan"),
+        ({"ecpm": "2"}, "'ecpm': weight must be a finite number, got '2'"),
+        ({"ecpm=2": 1.0}, "'ecpm=2' has a weight and is mapped to another, 1.0"),
+        ({final_value: 1.0}, "from name to weight"),
+        (["ecpm", 4], "got int 4"),
+        (["ecpm", "ecpm=2"], "'ecpm' is given 2 times"),
+        ("nothing", "unknown reward 'nothing'"),
+    ],
+)
+def test_anything_else_is_refused(reward, message):
+    with pytest.raises(RewardError, match=re.escape(message)):
+        RewardMix.of(reward)
+
+
+def test_environments_and_training_keep_a_mapping(world):
+    mapping = {"final_value": 0.0, "gmv": 5.0}
+    env = gymnasium.make("envs:gpr_rl/AdRequest-v0", world="tiny", reward=mapping)
+    vector = gymnasium.make_vec(
+        "envs:gpr_rl/AdRequest-v0", num_envs=2, world="tiny", reward=mapping
+    )
+    observed = AdRequestTorchEnv("tiny", batch_size=[2], reward=mapping)
+    for mix in (e._engine.reward for e in (env.unwrapped, vector.unwrapped, observed)):
+        assert mix.weights == mapping
+
+    def plain(outcome):
+        return 5.0 * outcome.ecpm
+
+    outcome = _outcome(world)
+    total, _ = as_reward(plain)(outcome)
+    torch.testing.assert_close(total, 5.0 * outcome.ecpm)
+    assert as_reward(mapping).weights == mapping
