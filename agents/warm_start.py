@@ -1,8 +1,8 @@
 """The warm start that every method of a comparison shares: MTP, VAFT, and a trained critic.
 
 MTP learns what users meet next, VAFT weights it by value, and the HTE learns what candidates are
-worth, first from the log and then from candidates of the policy scored by the rankers (METHODS:
-HEPO lives by its critic, so the critic is trained before RL).
+worth, first from the log and then from candidates of the policy scored by the rankers: HEPO lives
+by its critic, so the critic is trained before RL (`docs/decisions.md`).
 
 Dims: B requests, P positions, N heads, K candidates.
 """

@@ -189,7 +189,7 @@ def train_rankers(
 
 
 def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str]:
-    """Say whether optimising the rankers helps under the truth (FINDINGS-style gate).
+    """Say whether optimising the rankers helps under the truth.
 
     Returns:
         Mean true final value on held-out requests of the logging policy, of the ad that the

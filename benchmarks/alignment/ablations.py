@@ -1,4 +1,4 @@
-"""The ablations of the alignment suite: one name, one change (GPR 3.3, METHODS 7).
+"""The ablations of the alignment suite: one name, one change (GPR 3.3).
 
 `--ablate NAME ...` adds, for every method that an ablation concerns, a row `METHOD+NAME` beside the
 row without it.

@@ -150,7 +150,7 @@ def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
     """Seed an environment of `make_environment` and return how it is played.
 
     Args:
-        method: One of `environment_presets.METHODS`.
+        method: One of `benchmarks.environment.presets.METHODS`.
         env: Its environment.
         num_levels: L.
         seed: Of the environment and of the actions.
@@ -171,7 +171,7 @@ def make_environment(
     """Return the environment of an interface.
 
     Args:
-        method: One of `environment_presets.METHODS`.
+        method: One of `benchmarks.environment.presets.METHODS`.
         world: What it plays in.
         batch: B; 1 for the single environments.
         day_requests: Length of a day.

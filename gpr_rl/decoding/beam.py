@@ -1,4 +1,4 @@
-"""Value-guided beam search over the legal paths (GPR 2.3, METHODS 4).
+"""Value-guided beam search over the legal paths (GPR 2.3).
 
 Dims: B requests, K candidates, W beams (1 at the root, then up to K), L levels, V codes per level.
 """

@@ -1,4 +1,4 @@
-"""Independent draws of legal paths: the behaviour policy of on-policy RL (METHODS 4).
+"""Independent draws of legal paths: the behaviour policy of on-policy RL (`docs/decisions.md`).
 
 Dims: B requests, K candidates, L levels, V codes per level.
 """

@@ -41,7 +41,7 @@ class CodeTrie:
     """The prefix tree of N ads' codes, built once per catalogue.
 
     Several ads may share a path; it then stands for the eligible ad with the highest `ad_value`
-    (METHODS 2), ties and no `ad_value` giving the lowest ad id.
+    (`docs/decisions.md`), ties and no `ad_value` giving the lowest ad id.
 
     Memory is 4 V bytes per distinct prefix: 20 MB for 20,000 ads with V = 256; a search in which
     every ad may be shown adds a quarter.

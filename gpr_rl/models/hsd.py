@@ -19,7 +19,7 @@ from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 
 
 class TokenEmbedding(nn.Module):
-    """Sum of what a token carries, from one table with a range per vocabulary (METHODS 1).
+    """Sum of what a token carries, from one table with a range per vocabulary (GPR 2.1).
 
     USER: attributes, and the past preference as a preference-weighted sum of code embeddings;
     ORGANIC and ITEM: L codes and the action; ENVIRONMENT: context attributes; all of them: the

@@ -1,4 +1,6 @@
-"""What happens where several items share a path (METHODS 2): one of them wins, or a suffix.
+"""What happens where several items share a path: one of them wins, or a suffix.
+
+The paper is silent on it (`docs/decisions.md`, Semantic IDs).
 
 Dims: n items, L levels.
 """

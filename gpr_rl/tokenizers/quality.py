@@ -1,4 +1,4 @@
-"""How good a set of semantic IDs is (GPR Tab. 1, METHODS 2).
+"""How good a set of semantic IDs is (GPR 4.1, Tab. 1).
 
 Dims: n items, d embedding width, L levels.
 """

@@ -20,7 +20,7 @@ _RESEED_ROUNDS = 10
 
 
 class RQKMeans(Tokenizer):
-    """Level by level k-means on what the levels before left over (METHODS 2).
+    """Level by level k-means on what the levels before left over (GPR 2.1).
 
     A row is coded greedily: its nearest centroid, then the nearest one to the residual, and so on.
     Codes of a prefix cluster rows that are alike, coarse to fine.

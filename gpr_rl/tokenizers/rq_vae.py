@@ -58,7 +58,7 @@ class RQVAE(Tokenizer):
             num_epochs: Passes over the rows.
             batch_size: Rows per step.
             learning_rate: Adam's.
-            commitment: beta, 0.25 as in METHODS 2; the paper gives none.
+            commitment: beta, 0.25 here; the paper gives none (`docs/decisions.md`).
 
         Raises:
             ValueError: A number out of range.

@@ -389,7 +389,7 @@ def spread(x: Float[Tensor, " R"]) -> Float[Tensor, ""]:
 
 
 def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
-    """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (Eq. 5, METHODS 6)."""
+    """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (GPR Eq. 5)."""
     of_target = torch.stack([spread(pctr), spread(pcvr)])
     return torch.where(
         of_target > 1e-9, 0.1 * spread(outcome_ecpm) / of_target.clamp_min(1e-9), 0.0

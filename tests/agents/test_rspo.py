@@ -19,7 +19,7 @@ def tensor(values: object) -> torch.Tensor:
 def by_loops(
     log_prob: list[float], ref: list[float] | None, reward: list[float], beta: float, delta: float
 ) -> float:
-    """METHODS 7, written out for one request of valid candidates."""
+    """The loss in `docs/decisions.md` (RSPO), written out for one request of valid candidates."""
     n = len(reward)
     shift = min(0.0, min(reward))
     gain = [v - shift for v in reward]

@@ -1,4 +1,4 @@
-"""The residual-quantised autoencoder that RQ-VAE and RQ-KMeans+ train (METHODS 2).
+"""The residual-quantised autoencoder that RQ-VAE and RQ-KMeans+ train (GPR 2.1).
 
 Dims: n rows, d embedding width, z latent width, L levels, V codes of a level.
 """
