@@ -35,8 +35,9 @@ from benchmarks.arguments import (
 )
 from benchmarks.errors import UserError, describe_error, is_users_mistake
 from benchmarks.provenance import command, made_with, page_name
-from benchmarks.reports.blocks import print_tables, write_report
+from benchmarks.reports.blocks import print_tables
 from benchmarks.reports.markdown import write_markdown
+from benchmarks.reports.page import write_report
 from benchmarks.runs.files import write_text
 from benchmarks.runs.folder import (
     CHECKPOINTS,

@@ -21,9 +21,9 @@ from benchmarks.reports.blocks import (
     format_column,
     print_tables,
     render_figure,
-    write_report,
 )
 from benchmarks.reports.figures import learning_curves
+from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
 from benchmarks.runs.progress import BarDisplay

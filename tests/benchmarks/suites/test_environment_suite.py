@@ -39,7 +39,7 @@ from benchmarks.environment.suite import (
 )
 from benchmarks.environment.values import best_threads
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue, without_rankers
-from benchmarks.reports.blocks import write_report
+from benchmarks.reports.page import write_report
 from benchmarks.run import main
 from benchmarks.runs.results import COLUMNS, check_results
 from benchmarks.runs.runner import check_graph
