@@ -12,7 +12,6 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
 
 _MARKUP = re.compile(r"[\\*<\[\]]|(?<!\w)_|_(?!\w)|~(?=~)|&(?=#?\w+;)")
 _LINE_START = re.compile(r"^(\d{0,9})(>|[#+\-=.)](?=[\s#+\-=]|$))")

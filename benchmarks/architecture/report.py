@@ -27,7 +27,7 @@ from benchmarks.architecture.speed import (
     THREADS,
 )
 from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
-from benchmarks.reports.reading import Difference, adjust, compare
+from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED
 from benchmarks.suite import Settings
@@ -162,7 +162,7 @@ def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) ->
             found += compare(results, metric, words, [FULL], rival)
     if LAZY in rows:
         found += compare(results, metric, words, [LAZY], DEEP)
-    return adjust(found)
+    return found
 
 
 def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
