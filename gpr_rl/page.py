@@ -13,7 +13,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 
-_MARKUP = re.compile(r"[\\*<\[\]]|(?<![^\W_])_|_(?![^\W_])|~(?=~)|&(?=#?\w+;)")
+_MARKUP = re.compile(r"[\\*<]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|~(?=~)|&(?=#?\w+;)")
 _LINE_START = re.compile(r"^(\d{0,9})(>|[#+\-=.)](?=[\s#+\-=]|$))")
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2330; --soft: #5b6575; --line: #dfe3ea; --tint: #f5f7fa;
