@@ -42,9 +42,9 @@ def broken_links(text: str, folder: Path, own: str = "") -> list[str]:
             continue
         path, _, anchor = link.partition("#")
         target = folder / path
-        if path and not target.exists():
-            broken.append(link)
-        elif anchor and anchor not in anchors(target.read_text() if path else own or text):
+        if (path and not target.exists()) or (
+            anchor and anchor not in anchors(target.read_text() if path else own or text)
+        ):
             broken.append(link)
     return broken
 

@@ -8,6 +8,7 @@ from benchmarks.alignment.rows import Row, on_market
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import Difference
+from benchmarks.reports.significance import smallest_p_value
 from benchmarks.reports.statistics import Interval, bootstrap, paired_difference
 from benchmarks.runs.results import BOOTSTRAP_SEED, final_values, seed_table
 
@@ -69,7 +70,7 @@ SHORT_VERDICTS = {
 def verdict_table(differences: Sequence[Difference], title: str) -> Table:
     """Return a line per method: better, same or worse than the baseline, and how sure.
 
-    `same` means that the interval of the seed-paired differences holds 0, not that the two are
+    `same` means that there is no clear difference (`Difference.verdict`), not that the two are
     equal.
     """
     rows: list[list[Cell]] = [
@@ -84,11 +85,13 @@ def verdict_table(differences: Sequence[Difference], title: str) -> Table:
         ]
         for d in differences
     ]
-    least = min((2.0 / 2**d.num_seeds for d in differences), default=1.0)
+    least = min((smallest_p_value(d.num_seeds) for d in differences), default=1.0)
+    together = max((d.num_together for d in differences), default=1)
     note = (
-        "same: the interval of the seed-paired differences holds 0. p: sign flips of the pairs, "
-        "two-sided; with so few seeds it can't be below "
-        f"{least:.2g}, and Holm's correction multiplies that by up to the number of rows."
+        "same: the interval of the seed-paired differences holds 0, or the corrected p-value is "
+        ".05 or more though it could be less. p: sign flips of the pairs, two-sided; with so few "
+        f"seeds it can't be below {least:.2g}, and Holm's correction multiplies that by up to "
+        f"{together}, the number of comparisons on this measure, those with rivals included."
     )
     columns = ["method", "verdict", "difference", "P(better)", "p", "p, Holm", "seeds"]
     return Table(title, columns, rows, note)

@@ -1,27 +1,23 @@
-"""One HTML file that opens offline, and the same tables on a terminal.
+"""What a report is made of, and its tables on a terminal.
 
-A suite hands over a `SuiteReport` of plain blocks; how they look is decided here and in
-`templates/report.html.j2`.
+A suite hands over a `SuiteReport` of plain blocks; how they look on a page is decided in
+`benchmarks.reports.markdown`.
 """
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from benchmarks.reports.reading import Difference, reading
+from benchmarks.reports.reading import Difference
 from benchmarks.reports.statistics import Interval
-from benchmarks.runs.files import to_plain, write_bytes, write_text
+from benchmarks.runs.files import to_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -93,7 +89,7 @@ class SuiteReport:
     """What was compared, and on what, in a few sentences."""
     sections: Sequence[Section]
     tables: Sequence[Table]
-    """Printed on the terminal; also shown first in the HTML file."""
+    """Printed on the terminal; also shown first on the page."""
     differences: Sequence[Difference] = field(default_factory=tuple)
     """Turned into sentences; the reading is never written beforehand."""
     how_to_read: Sequence[str] = ()
@@ -142,7 +138,8 @@ def _columns(table: Table) -> list[list[tuple[str, str]]]:
     return [format_column([row[i] for row in table.rows]) for i in range(len(table.columns))]
 
 
-def _is_number_column(table: Table, index: int) -> bool:
+def is_number_column(table: Table, index: int) -> bool:
+    """Return whether a column has a number in it."""
     return any(isinstance(row[index], int | float | Interval) for row in table.rows)
 
 
@@ -168,7 +165,7 @@ def _console_table(table: Table, separator: str) -> RichTable:
         caption_justify="left",
     )
     for index, name in enumerate(table.columns):
-        numbers = _is_number_column(table, index)
+        numbers = is_number_column(table, index)
         shown.add_column(
             escape(name),
             justify="right" if numbers else "left",
@@ -202,54 +199,3 @@ def render_figure(canvas: "Canvas", kind: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "gpr_rl"}):
         canvas.savefig(buffer, format=kind, dpi=160, metadata=metadata, bbox_inches="tight")
     return buffer.getvalue()
-
-
-def write_report(
-    out: Path, report: SuiteReport, settings: Mapping[str, object], about: Mapping[str, object]
-) -> Path:
-    """Write report.html and figures/ of a run and return the page's path.
-
-    Args:
-        out: The run's folder.
-        report: What the suite made.
-        settings: Of the run.
-        about: Versions, commit and platform.
-    """
-    images: dict[str, str] = {}
-    for section in report.sections:
-        for block in section.blocks:
-            if isinstance(block, Figure):
-                for kind in ("png", "svg"):
-                    content = render_figure(block.canvas, kind)
-                    write_bytes(out / "figures" / f"{block.name}.{kind}", content)
-                images[block.name] = base64.b64encode(content).decode()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code_marks
-    environment.globals.update(
-        kind=lambda block: type(block).__name__,
-        columns=_columns,
-        is_number=_is_number_column,
-        flatten=flatten,
-        images=images,
-    )
-    page = environment.get_template("report.html.j2").render(
-        report=report,
-        reading=reading(report.differences),
-        appendix=[KeyValues("Settings", settings), KeyValues("Versions", about)],
-    )
-    path = out / "report.html"
-    write_text(path, page)
-    return path
-
-
-def _code_marks(text: str) -> Markup:
-    """Return escaped text whose `marked` words are set in code type."""
-    parts = text.split("`")
-    marked = [Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts)]
-    return Markup("").join(marked)

@@ -1,4 +1,4 @@
-"""A suite's report as Markdown with its figures beside it, to be kept in a repository."""
+"""A suite's report as Markdown: the one text that both its pages are made from."""
 
 import io
 from collections.abc import Sequence
@@ -11,15 +11,42 @@ from benchmarks.reports.blocks import (
     Figure,
     KeyValues,
     Paragraph,
+    Section,
     SuiteReport,
     Table,
     flatten,
     format_column,
+    is_number_column,
 )
 from benchmarks.reports.reading import reading
 from benchmarks.runs.files import write_bytes, write_text
+from gpr_rl.page import escape, table
 
 DPI = 130
+
+
+def report_text(
+    report: SuiteReport, figures: str, kind: str, end: Sequence[Section], command: str = ""
+) -> str:
+    """Return a report as Markdown.
+
+    Args:
+        report: What it says.
+        figures: Folder of the figures, as seen from the page.
+        kind: Of the figures' files, `png` or `svg`.
+        end: Sections after the report's own.
+        command: What makes the run again; left out if empty.
+    """
+    parts = [f"# {escape(report.title)}", escape(report.lead)]
+    parts += [f"```\n{command}\n```"] if command else []
+    words = reading(report.differences)
+    if words:
+        parts += ["## What the numbers say", _bullets(words)]
+    parts += [_table(block) for block in report.tables]
+    for section in (*report.sections, *end):
+        parts.append(f"## {escape(section.title)}")
+        parts += [_block(block, figures, kind) for block in section.blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write_markdown(
@@ -34,25 +61,26 @@ def write_markdown(
         command: What makes the run again.
         made_with: Versions, machine and commit, a line each.
     """
-    figures = folder / name
-    figures.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {report.title}", report.lead, f"```\n{command}\n```"]
-    words = reading(report.differences)
-    if words:
-        parts += ["## What the numbers say", _bullets(words)]
-    parts += [_table(table) for table in report.tables]
-    for section in report.sections:
-        parts.append(f"## {section.title}")
-        parts += [_block(block, figures) for block in section.blocks]
-    parts += ["## Made with", _bullets(made_with)]
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for figure in figures_of(report):
+        content = io.BytesIO()
+        figure.canvas.savefig(content, format="png", dpi=DPI, bbox_inches="tight")
+        write_bytes(folder / name / f"{figure.name}.png", content.getvalue())
+    end = [Section("Made with", [Bullets(made_with)])]
     path = folder / f"{name}.md"
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, report_text(report, name, "png", end, command))
     return path
 
 
-def _block(block: Block, figures: Path) -> str:
+def figures_of(report: SuiteReport) -> list[Figure]:
+    """Return all figures of a report."""
+    blocks = [block for section in report.sections for block in section.blocks]
+    return [block for block in blocks if isinstance(block, Figure)]
+
+
+def _block(block: Block, figures: str, kind: str) -> str:
     if isinstance(block, Paragraph):
-        return block.text
+        return escape(block.text)
     if isinstance(block, Bullets):
         return _bullets(block.items)
     if isinstance(block, Table):
@@ -61,27 +89,20 @@ def _block(block: Block, figures: Path) -> str:
         rows: list[list[Cell]] = [[name, text] for name, text in flatten(block.values)]
         return _table(Table(block.title, ["setting", "value"], rows))
     assert isinstance(block, Figure)
-    content = io.BytesIO()
-    block.canvas.savefig(content, format="png", dpi=DPI, bbox_inches="tight")
-    write_bytes(figures / f"{block.name}.png", content.getvalue())
-    return f"![{block.caption}]({figures.name}/{block.name}.png)\n\n*{block.caption}*"
+    caption = escape(block.caption)
+    return f"![{caption}]({figures}/{block.name}.{kind})\n\n*{caption}*"
 
 
 def _bullets(items: Sequence[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+    return "\n".join(f"- {escape(item)}" for item in items)
 
 
-def _table(table: Table) -> str:
+def _table(block: Table) -> str:
     columns = [
         [" ".join(part for part in text if part) for text in format_column(list(cells))]
-        for cells in zip(*table.rows, strict=True)
+        for cells in zip(*block.rows, strict=True)
     ]
-    lines = [f"**{table.title}**", "", _line(table.columns), _line(["---"] * len(table.columns))]
-    lines += [_line(cells) for cells in zip(*columns, strict=True)]
-    if table.note:
-        lines += ["", table.note]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    numbers = [is_number_column(block, index) for index in range(len(block.columns))]
+    text = table(block.columns, list(zip(*columns, strict=True)), numbers)
+    title = f"**{escape(block.title)}**\n\n" if block.title else ""
+    return title + text + (f"\n\n{escape(block.note)}" if block.note else "")

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from benchmarks.reports.significance import holm, sign_flip_p_value
+from benchmarks.reports.significance import holm, sign_flip_p_value, smallest_p_value
 from benchmarks.reports.statistics import Interval, paired_difference, probability_of_improvement
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
 
 MIN_SEEDS = 3
 """With fewer seeds the reading gives no verdict."""
+LEVEL = 0.05
+"""A verdict on one of several comparisons needs a corrected p-value below this."""
 COVERAGE = ((10, "93 to 94 %"), (5, "about 90 %"), (3, "75 to 89 %"))
 """What a nominal 95 % bootstrap interval covers, from this many seeds on (simulated)."""
 
@@ -43,13 +45,37 @@ class Difference:
     """Of a mean difference of 0, by sign flips (`benchmarks.reports.significance`)."""
     adjusted_p_value: float = math.nan
     """The same after Holm's correction over the comparisons declared together; see `adjust`."""
+    num_together: int = 1
+    """How many were declared together, itself among them."""
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether there is enough for a verdict."""
+        bounds = (self.interval.low, self.interval.high)
+        return self.num_seeds >= MIN_SEEDS and all(map(math.isfinite, bounds))
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it is one of several comparisons whose p-values were corrected."""
+        return self.num_together > 1 and math.isfinite(self.adjusted_p_value)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the verdict asks for the corrected p-value: one that could be low enough."""
+        smallest = self.num_together * smallest_p_value(self.num_seeds)
+        return self.is_several and smallest < LEVEL
 
     @property
     def verdict(self) -> str:
-        """One of `VERDICTS`."""
-        bounds = (self.interval.low, self.interval.high)
-        if self.num_seeds < MIN_SEEDS or not all(map(math.isfinite, bounds)):
+        """One of `VERDICTS`; of several comparisons both interval and corrected p-value decide.
+
+        Where no corrected p-value can fall below `LEVEL` at this number of seeds, the interval
+        decides alone.
+        """
+        if not self.has_seeds:
             return "too few seeds"
+        if self.is_corrected and self.adjusted_p_value >= LEVEL:
+            return "no clear difference"
         if self.interval.low > 0:
             return "improves" if self.higher_is_better else "worsens"
         if self.interval.high < 0:
@@ -106,18 +132,33 @@ def compare(
 
 
 def adjust(declared: Sequence[Difference]) -> list[Difference]:
-    """Return the same comparisons with p-values corrected for their number (Holm)."""
-    adjusted = holm([d.p_value for d in declared])
-    return [replace(d, adjusted_p_value=float(p)) for d, p in zip(declared, adjusted, strict=True)]
+    """Return the same comparisons with p-values corrected for their number (Holm).
+
+    Those on one measure count together, whatever their baselines; those without a p-value don't.
+    """
+    together: dict[str, list[int]] = {}
+    for index, d in enumerate(declared):
+        if math.isfinite(d.p_value):
+            together.setdefault(d.measure, []).append(index)
+    found = list(declared)
+    for indices in together.values():
+        p_values = holm([declared[index].p_value for index in indices])
+        for index, p in zip(indices, p_values, strict=True):
+            found[index] = replace(
+                declared[index], adjusted_p_value=float(p), num_together=len(indices)
+            )
+    return found
 
 
 def reading(differences: Sequence[Difference]) -> list[str]:
     """Return a sentence per measure and baseline, and last how far to trust them.
 
-    Each sentence sorts the methods by verdict and gives every difference with its interval.
+    Each sentence sorts the methods by verdict and gives every difference with its interval. The
+    p-values are corrected here, for all comparisons on one measure (`adjust`).
     """
     if not differences:
         return []
+    differences = adjust(differences)
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for d in differences:
         verdicts = groups.setdefault((d.measure, d.baseline), {verdict: [] for verdict in VERDICTS})
@@ -128,7 +169,34 @@ def reading(differences: Sequence[Difference]) -> list[str]:
         lines.append(
             f"{measure[:1].upper()}{measure[1:]}, against `{baseline}`: {'; '.join(parts)}."
         )
-    return [*lines, coverage_note(min(d.num_seeds for d in differences))]
+    trust = coverage_note(min(d.num_seeds for d in differences))
+    return [*lines, f"{trust} {correction_note(differences)}"]
+
+
+def correction_note(adjusted: Sequence[Difference]) -> str:
+    """Return how many comparisons were made and whether verdicts are corrected for that."""
+    made = "1 comparison was" if len(adjusted) == 1 else f"{len(adjusted)} comparisons were"
+    text = f"{made} made"
+    several = [d for d in adjusted if d.is_several and d.has_seeds]
+    weak = [d for d in several if not d.is_corrected]
+    per_measure = " on each measure" if len({d.measure for d in adjusted}) > 1 else ""
+    number = f"their number{per_measure}"
+    if not weak:
+        if several:
+            return f"{text}; verdicts hold after Holm's correction for {number}."
+        if len(adjusted) > 1 and any(d.has_seeds for d in adjusted):
+            return f"{text}; verdicts rest on intervals that are not corrected for their number."
+        return f"{text}."
+    seeds = min(d.num_seeds for d in weak)
+    if len(weak) == len(several):
+        return (
+            f"{text}; at {seeds} seeds no p-value corrected for {number} (Holm) can fall below "
+            ".05, so verdicts rest on uncorrected intervals."
+        )
+    return (
+        f"{text}; verdicts hold after Holm's correction for {number}, but {len(weak)} of them rest "
+        f"on uncorrected intervals: at {seeds} seeds their corrected p-value can't fall below .05."
+    )
 
 
 def _size(interval: Interval) -> str:

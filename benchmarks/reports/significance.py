@@ -35,6 +35,11 @@ def sign_flip_p_value(differences: ArrayLike, seed: int = 0) -> float:
     return float((flipped >= abs(d.sum()) - _TOLERANCE * np.abs(d).sum()).mean())
 
 
+def smallest_p_value(num_pairs: int) -> float:
+    """Return the smallest value that `sign_flip_p_value` can have with so many pairs."""
+    return 2.0 / 2**num_pairs if num_pairs <= MAX_EXACT else 1.0 / (_NUM_SAMPLED + 1)
+
+
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Return Holm's adjusted p-values [m], which control the chance of any false discovery.
 

@@ -18,7 +18,7 @@ from benchmarks.reports.power_law import (
     Fit,
     fit_with_seeds,
 )
-from benchmarks.reports.reading import Difference, adjust, compare, coverage_note
+from benchmarks.reports.reading import Difference, compare, coverage_note
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.reports.trials import trial_words
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
@@ -153,7 +153,7 @@ def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Differ
     words, found = "the held-out loss", []
     for smaller, larger in pairwise(sizes):
         found += compare(results, LOSS, words, [larger], smaller, higher_is_better=False)
-    return adjust(found)
+    return found
 
 
 def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:

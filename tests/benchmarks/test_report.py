@@ -21,9 +21,10 @@ from benchmarks.reports.blocks import (
     format_column,
     print_tables,
     render_figure,
-    write_report,
 )
 from benchmarks.reports.figures import learning_curves
+from benchmarks.reports.markdown import write_markdown
+from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
 from benchmarks.reports.summary import summarise
@@ -241,6 +242,68 @@ def test_the_page_stands_alone(tmp_path, report):
     for part in ("A &amp; B", "&lt;here&gt;", "<code>tiny</code>", "[1.00, 2.00]", "improved by"):
         assert part in text
     assert (tmp_path / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Cells(HTMLParser):
+    """Collects the rows of all tables of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.inside = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_both_pages_have_the_same_cells(tmp_path, report):
+    odd = Table("Odd", ["a|b", "n"], [["<script>x</script>", 2], ["`c|d` *e*", None]])
+    report = replace(report, tables=[*report.tables, odd])
+    kept = write_markdown(tmp_path / "docs", "fake", report, "python -m x", ["torch 2"])
+    text = kept.read_text()
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| method | value |",
+        "| --- | ---: |",
+        "| a | 1.50 [1.00, 2.00] |",
+        "| a\\|b | n |",
+        "| --- | ---: |",
+        "| \\<script>x\\</script> | 2 |",
+        f"| `c\\|d` \\*e\\* | {ABSENT} |",
+        "| setting | value |",
+        "| --- | --- |",
+        "| auc | 0.7 |",
+    ]
+    assert "![A curve](fake/curve.png)\n\n*A curve*" in text
+    assert (tmp_path / "docs" / "fake" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    cells = Cells()
+    page = write_report(tmp_path, report, {"seeds": [0, 1]}, {"git_commit": None}).read_text()
+    cells.feed(page)
+    assert cells.rows == [
+        ["method", "value"],
+        ["a", "1.50 [1.00, 2.00]"],
+        ["a|b", "n"],
+        ["<script>x</script>", "2"],
+        ["c|d *e*", ABSENT],
+        ["setting", "value"],
+        ["auc", "0.7"],
+        ["setting", "value"],
+        ["seeds", "0, 1"],
+        ["setting", "value"],
+        ["git_commit", ABSENT],
+    ]
+    for part in ("<em>A curve</em>", "1 comparison was made.", "Settings and versions", "note"):
+        assert part in page
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path, report):

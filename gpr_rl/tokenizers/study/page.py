@@ -1,65 +1,70 @@
 """The report of a tokenizer as one HTML page that opens offline."""
 
-import base64
 import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from gpr_rl.page import escape, html_page, svg_uri, table
 from gpr_rl.tokenizers.study.study import Study
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}
-th,td{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child,td.text{text-align:left}
-img{max-width:100%} .bad{border-left:4px solid #d55e00;padding-left:1rem}
-.good{border-left:4px solid #009e73;padding-left:1rem} code{background:#f4f4f4;padding:0 .2rem}
-</style>
-<h1>{{ title }}</h1>
-<div class="{{ 'bad' if study.verdict else 'good' }}"><h2>Verdict</h2>
-{% if study.verdict %}<ul>{% for line in study.verdict %}<li>{{ line }}</li>{% endfor %}</ul>
-{% else %}<p>Nothing wrong was found.</p>{% endif %}</div>
-<h2>Quality</h2>
-<table><tr><th>rows<th>number<th>collision rate<th>path similarity<th>reconstruction error</tr>
-{% for name, (number, q) in study.parts.items() %}<tr><td>{{ name }}<td>{{ '{:,}'.format(number) }}
-<td>{{ '%.4f'|format(q.collision_rate) }}<td>{{ dash(q.path_similarity) }}
-<td>{{ dash(q.reconstruction_error) }}</tr>{% endfor %}</table>
-<p>Collision rate: share of items whose whole path another item of the same line has too. Path
-similarity: mean cosine similarity of the items of a shared path. Reconstruction error: mean
-squared distance of an embedding and what its codes decode to.
-{{ '%.2f'|format(100 * study.twins) }} % of the rows have the embedding of another row.</p>
-<h2>Levels</h2>
-<table><tr><th>level<th>codes<th>in use<th>entropy (nats)<th>at most<th>codes after a prefix</tr>
-{% for level in levels %}<tr>{% for cell in level %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}
-</table>
-<p><img alt="Items per code of every level, sorted"
-src="data:image/svg+xml;base64,{{ figure }}"></p>
-<h2>Largest collisions</h2>
-{% if study.largest %}<table><tr><th>path<th>items<th>similarity<th>first rows{% if named %}
-<th>names{% endif %}</tr>{% for c in study.largest %}<tr><td><code>{{ c.path|join('-') }}</code>
-<td>{{ c.rows|length }}<td>{{ dash(c.similarity) }}<td>{{ c.rows[:5]|join(', ') }}
-{% if named %}<td class="text">{{ c.names|join(' \u00b7 ') }}{% endif %}</tr>{% endfor %}</table>
-{% else %}<p>No two items share a path.</p>{% endif %}
-<h2>Made with</h2>
-<table>{% for name, value in settings.items() %}<tr><td>{{ name }}<td class="text">{{ value }}</tr>
-{% endfor %}</table></html>
-"""
+_USAGE = "usage.svg"
 
 
 def write_page(path: Path, title: str, study: Study, settings: Mapping[str, object]) -> None:
     """Write the report of a study; settings are shown as they are."""
-    whole = study.parts["all"][1]
-    levels = [
+    parts = [f"# {escape(title)}", "## Verdict"]
+    parts.append(
+        "\n".join(f"- {escape(line)}" for line in study.verdict) or "Nothing wrong was found."
+    )
+    parts += [
+        "## Quality",
+        _quality(study),
+        "Collision rate: share of items whose whole path another item of the same line has too. "
+        "Path similarity: mean cosine similarity of the items of a shared path. Reconstruction "
+        "error: mean squared distance of an embedding and what its codes decode to. "
+        f"{100 * study.twins:.2f} % of the rows have the embedding of another row.",
+        "## Levels",
+        _levels(study),
+        f"![Items per code of every level, sorted]({_USAGE})",
+        "## Largest collisions",
+        _collisions(study) if study.largest else "No two items share a path.",
+        "## Made with",
+        table(
+            ["setting", "value"],
+            [[name, str(value)] for name, value in settings.items()],
+            [False, False],
+        ),
+    ]
+    text = html_page(title, "\n\n".join(parts) + "\n", {_USAGE: svg_uri(_usage_figure(study))})
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _quality(study: Study) -> str:
+    rows = [
         [
-            number + 1,
-            size,
+            name,
+            f"{number:,}",
+            f"{quality.collision_rate:.4f}",
+            _number(quality.path_similarity),
+            _number(quality.reconstruction_error),
+        ]
+        for name, (number, quality) in study.parts.items()
+    ]
+    columns = ["rows", "number", "collision rate", "path similarity", "reconstruction error"]
+    return table(columns, rows, [False, True, True, True, True])
+
+
+def _levels(study: Study) -> str:
+    whole = study.parts["all"][1]
+    rows = [
+        [
+            str(number + 1),
+            str(size),
             f"{float(whole.code_usage[number]):.1%}",
             f"{float(whole.entropy[number]):.3f}",
             f"{math.log(size):.3f}",
@@ -67,19 +72,27 @@ def write_page(path: Path, title: str, study: Study, settings: Mapping[str, obje
         ]
         for number, size in enumerate(study.num_codes)
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(_PAGE).render(
-        title=title,
-        study=study,
-        levels=levels,
-        figure=Markup(base64.b64encode(_usage_figure(study)).decode()),
-        named=any(collision.names for collision in study.largest),
-        settings=settings,
-        dash=lambda value: "\N{EN DASH}" if value != value else f"{value:.4g}",
-    )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    columns = ["level", "codes", "in use", "entropy (nats)", "at most", "codes after a prefix"]
+    return table(columns, rows, [False, True, True, True, True, True])
+
+
+def _collisions(study: Study) -> str:
+    is_named = any(collision.names for collision in study.largest)
+    rows = []
+    for collision in study.largest:
+        row = [
+            f"`{'-'.join(str(code) for code in collision.path)}`",
+            str(len(collision.rows)),
+            _number(collision.similarity),
+            ", ".join(str(number) for number in collision.rows[:5]),
+        ]
+        rows.append([*row, " \u00b7 ".join(collision.names)] if is_named else row)
+    columns = ["path", "items", "similarity", "first rows", "names"][: len(rows[0])]
+    return table(columns, rows, [False, True, True, True, False][: len(columns)])
+
+
+def _number(value: float) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.4g}"
 
 
 def _usage_figure(study: Study) -> bytes:

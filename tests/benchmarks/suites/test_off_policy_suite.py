@@ -14,7 +14,7 @@ from agents.off_policy.plackett_luce import conditional_probability
 from benchmarks.off_policy.grades import grade, judge_ads, judge_slates, rank_correlation
 from benchmarks.off_policy.presets import AD_METHODS, METHODS, PRESETS, SLATE_METHODS
 from benchmarks.off_policy.tables import Tables, draw_logs
-from benchmarks.reports.blocks import write_report
+from benchmarks.reports.page import write_report
 from benchmarks.run import RunArgs, main, make_settings
 from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import run_task
