@@ -66,8 +66,9 @@ class TrainConfig(RolloutConfig):
     critic_updates: int = 4
     """Critic updates per step. Not given in the paper."""
     critic_requests: int = 16
-    """Requests per critic update, with all their candidates; the updates walk through the batch.
-    Not given in the paper."""
+    """Requests per critic update, with all their candidates; the updates walk through the batch. A
+    batch of fewer (`num_requests`) is taken whole, and methods without a critic read nothing of
+    it. Not given in the paper."""
     critic_warmup_steps: int = 15
     """First steps that train the critic only, for methods with a critic; they count in
     num_steps. Departs from the paper, which trains the HTE before RL and is silent on this."""
@@ -93,9 +94,10 @@ class TrainConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_steps", "num_requests", "num_epochs", "critic_updates"):
+        for name in (
+            "num_steps", "num_requests", "num_epochs", "critic_updates", "critic_requests",
+        ):  # fmt: skip
             check_range(name, getattr(self, name), 1)
-        check_range("critic_requests", self.critic_requests, 1, self.num_requests)
         for name in ("discount", "gae_lambda", "arr_share"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in (
