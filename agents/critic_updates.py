@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.actor_critic import HTECritic
-from agents.objectives.hepo import value_loss
+from agents.objectives.surrogate_loss import value_loss
 from agents.rollout import NonFiniteError
 from agents.train_config import TrainConfig
 from agents.train_state import TrainState

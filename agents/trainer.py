@@ -27,9 +27,9 @@ from agents.actor_critic import (
 from agents.clock import Clock
 from agents.critic_updates import update_critic
 from agents.methods import Method, make_method
-from agents.objectives.hepo import value_loss
 from agents.objectives.process_rewards import prefix_popularity, shuffle_popularity
 from agents.objectives.surrogate import mean_over_candidates
+from agents.objectives.surrogate_loss import value_loss
 from agents.rollout import (
     NonFiniteError,
     Reward,
