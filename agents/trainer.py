@@ -33,10 +33,11 @@ from agents.objectives.surrogate_loss import value_loss
 from agents.rollout import (
     NonFiniteError,
     Reward,
+    RolloutSource,
     World,
     reward_unit,
-    rollout,
     score_reference,
+    timed_rollout,
 )
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
@@ -156,13 +157,10 @@ def _step(
     uses_critic = method.uses_critic and not config.terminal_at_all_levels
     warm_up = uses_critic and state.step < config.critic_warmup_steps
     on_policy = not (warm_up or method.is_offline)
-    data = rollout(
+    data = timed_rollout(
         state.reference if method.is_offline else state.model,
-        world,
+        RolloutSource(world, reward, config, seed),
         request_ids,
-        reward,
-        config,
-        seed,
         state.step,
         keep_graph=on_policy,
         clock=clock,
