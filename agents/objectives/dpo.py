@@ -3,6 +3,8 @@
 Dims: B requests, K candidates, L levels, P pairs.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict, TensorDictBase
@@ -13,11 +15,27 @@ from torch.nn.functional import logsigmoid, softplus
 
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+    """The dials of dpo, dpo_offline and sdpo."""
+
+    dpo_beta: float = 0.5
+    """beta of DPO, per nat of the whole path. Not given in the paper."""
+    dpo_num_pairs: int = 4
+    """Pairs per request: i-th best against i-th worst by reward. Not given in the paper."""
+    sdpo_num_negatives: int = 7
+    """Worse candidates that the best one is held against."""
+
+    def __post_init__(self) -> None:
+        check_above("dpo_beta", self.dpo_beta, 0.0)
 
 
 def dpo_loss(

@@ -3,6 +3,8 @@
 Dims: B requests, K candidates, L levels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
@@ -15,6 +17,14 @@ from agents.objectives.surrogate import (
     check_shape,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAFTConfig:
+    """The dial of raft."""
+
+    raft_num_best: int = 1
+    """Best candidates per request that are imitated."""
 
 
 def raft_loss(

@@ -4,6 +4,7 @@ Dims: B requests, K candidates, L levels.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,12 +15,27 @@ from torch.nn.functional import softplus
 
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
     mean_over_candidates,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSPOConfig:
+    """The dials of rspo, and of vsl_rspo's preferences."""
+
+    rspo_beta: float = 0.3
+    """beta of RSPO, per nat of the whole path. Not given in the source."""
+    rspo_delta: float = 1.0
+    """delta of RSPO, nats: the reference counts while the mean log-ratio is below it. Not given
+    in the source."""
+
+    def __post_init__(self) -> None:
+        check_above("rspo_beta", self.rspo_beta, 0.0)
 
 
 def rspo_loss(

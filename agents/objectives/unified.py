@@ -6,6 +6,8 @@ first to be imitated (or not) in proportion to its value.
 Dims: B requests, K candidates, L levels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
@@ -15,6 +17,7 @@ from torch.distributions import Distribution
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.rspo import rspo_losses
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
@@ -23,6 +26,17 @@ from agents.objectives.surrogate import (
 )
 
 _MAX_VALUE = 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedConfig:
+    """The dial of vsl_rspo beside rspo's."""
+
+    unified_weight: float = 0.1
+    """w_0 of GR4AD's unified stage. Not given in the source."""
+
+    def __post_init__(self) -> None:
+        check_above("unified_weight", self.unified_weight, 0.0)
 
 
 def rank_disagreement(
