@@ -15,6 +15,7 @@ from agents.objectives import (
     RAFTLoss,
     RSPOLoss,
     SDPOLoss,
+    SurrogateLoss,
     UnifiedLoss,
 )
 from agents.rollout import NonFiniteError, RolloutConfig, rollout
@@ -40,6 +41,7 @@ __all__ = [
     "RSPOLoss",
     "RolloutConfig",
     "SDPOLoss",
+    "SurrogateLoss",
     "TrainConfig",
     "UnifiedLoss",
     "make_actor",

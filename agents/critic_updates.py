@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.actor_critic import HTECritic
-from agents.objectives.hepo import value_loss
+from agents.objectives.surrogate_loss import value_loss
 from agents.rollout import NonFiniteError
 from agents.train_config import TrainConfig
 from agents.train_state import TrainState
@@ -25,13 +25,14 @@ def update_critic(state: TrainState, data: TensorDict, config: TrainConfig, seed
     """
     critic = HTECritic(state.model)
     data = data.select(*_KEYS).detach()
-    row = torch.arange(config.critic_requests)
+    num_requests = min(config.critic_requests, config.num_requests)
+    row = torch.arange(num_requests)
     if state.replay is not None:
         state.replay.extend(data)
     losses = []
     for update in range(config.critic_updates):
         if state.replay is None:
-            part = data[(row + update * config.critic_requests) % len(data)]
+            part = data[(row + update * num_requests) % len(data)]
         else:
             keys = (torch.tensor(state.step), torch.tensor(update), row)
             draw = uniform(seed, Purpose.CRITIC_REPLAY, *keys)

@@ -21,12 +21,13 @@ from agents.objectives.dpo import DPOLoss, PreferencePairs, SDPOLoss
 from agents.objectives.ecpo import ecpo_surrogate
 from agents.objectives.gbpo import gbpo_surrogate
 from agents.objectives.grpo import GRPOAdvantage
-from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, Surrogate
+from agents.objectives.hepo import HEPOAdvantage
 from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
 from agents.objectives.raft import RAFTLoss
 from agents.objectives.reinforce import LeaveOneOutAdvantage, reinforce_surrogate
 from agents.objectives.rspo import RSPOLoss
 from agents.objectives.surrogate import check_range
+from agents.objectives.surrogate_loss import Surrogate, SurrogateLoss
 from agents.objectives.unified import UnifiedLoss
 from agents.train_config import TrainConfig
 
@@ -153,8 +154,8 @@ def _hepo(config: TrainConfig, *, through_terminal: bool) -> Method:
     return Method(advantage, _clipped_loss(config), uses_critic=True)
 
 
-def _clipped_loss(config: TrainConfig, surrogate: Surrogate | None = None) -> HEPOLoss:
-    return HEPOLoss(
+def _clipped_loss(config: TrainConfig, surrogate: Surrogate | None = None) -> SurrogateLoss:
+    return SurrogateLoss(
         make_policy_head(),
         clip=config.clip,
         entropy_coefficient=config.entropy_coefficient,

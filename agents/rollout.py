@@ -127,6 +127,17 @@ class RolloutConfig:
             raise ValueError(f"reward_scale must be above 0, got {self.reward_scale}")
 
 
+@dataclass(frozen=True)
+class RolloutSource:
+    """What a run's rollouts have in common: only the policy, the requests and the step change."""
+
+    world: World
+    reward: Reward
+    config: RolloutConfig
+    seed: int
+    """Root of the draws."""
+
+
 class _Encoded:
     """A policy whose context is at hand, so that decoding does not run the HSD again."""
 
@@ -151,7 +162,6 @@ def rollout(
     step: int,
     *,
     keep_graph: bool = False,
-    clock: Clock | None = None,
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
@@ -168,19 +178,32 @@ def rollout(
         step: Training step: the `draw` of the random streams.
         keep_graph: Leave `logits` attached to the policy's parameters, so that the first update
             needs no second pass. All else is detached either way.
-        clock: Counts the seconds of `requests`, `model`, `decoding` and `rankers`.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
     """
-    clock = clock or Clock()
+    source = RolloutSource(world, reward, config, seed)
+    return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph, clock=Clock())
+
+
+def timed_rollout(
+    model: ActorCriticModel,
+    source: RolloutSource,
+    request_ids: Int[Tensor, " B"],
+    step: int,
+    *,
+    keep_graph: bool,
+    clock: Clock,
+) -> TensorDict:
+    """Return what `rollout` does; `clock` counts `requests`, `model`, `decoding` and `rankers`."""
+    world, config = source.world, source.config
     with clock("requests"):
         request = world.request(request_ids)
         eligible = world.eligible(request_ids)
     with torch.set_grad_enabled(keep_graph), clock("model"):
         context = model.encode(request)
     with clock("decoding"):
-        candidates = _draw(model, context, request, world.trie, eligible, config, seed, step)
+        candidates = _draw(model, context, request, eligible, source, step)
         valid = candidates.valid
         codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
         legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
@@ -208,7 +231,7 @@ def rollout(
     if candidates.log_weight is not None:
         data["weight"] = _mean_one(candidates.log_weight, valid)
     with clock("rankers"):
-        _score(data, world, request_ids, candidates, reward, config.reward_scale)
+        _score(data, source, request_ids, candidates)
     return data
 
 
@@ -217,18 +240,17 @@ def _draw(
     model: ActorCriticModel,
     context: Any,
     request: Request,
-    trie: CodeTrie,
     eligible: Tensor,
-    config: RolloutConfig,
-    seed: int,
+    source: RolloutSource,
     step: int,
 ) -> Candidates:
     policy = _Encoded(model, context)
+    trie, config = source.world.trie, source.config
     k = config.num_candidates
     if config.behavior == "beam":
         return beam_search(policy, request, trie, k, eligible, renormalize=True)
     draw = gumbel_paths if config.behavior == "gumbel" else sample_paths
-    return draw(policy, request, trie, k, seed, step, eligible, config.temperature)
+    return draw(policy, request, trie, k, source.seed, step, eligible, config.temperature)
 
 
 def _mean_one(log_weight: Tensor, valid: Tensor) -> Tensor:
@@ -279,14 +301,10 @@ def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _score(
-    data: TensorDict,
-    world: World,
-    request_ids: Tensor,
-    candidates: Candidates,
-    reward: Reward,
-    reward_scale: float | None,
+    data: TensorDict, source: RolloutSource, request_ids: Tensor, candidates: Candidates
 ) -> None:
     """Write the reward, its components, and the transition torchrl's GAE reads."""
+    world, reward = source.world, source.reward
     valid = candidates.valid
     total, components = reward(world.outcome(request_ids, candidates.ad_id))
     bad = valid & ~total.isfinite()
@@ -299,7 +317,7 @@ def _score(
     value = data["state_value"]
     total = keep_valid(total.to(value.dtype), valid)
     data["reward"] = total
-    data["terminal_reward"] = total / (reward_scale or world.reward_scale)
+    data["terminal_reward"] = total / (source.config.reward_scale or world.reward_scale)
     weighted = reward.weighted(components) if isinstance(reward, RewardMix) else components
     for key, parts in (("component", components), ("component_weighted", weighted)):
         data[key] = TensorDict(

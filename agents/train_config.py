@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
-from agents.objectives.surrogate import check_clip, check_range
+from agents.objectives.dpo import DPOConfig
+from agents.objectives.raft import RAFTConfig
+from agents.objectives.rspo import RSPOConfig
+from agents.objectives.surrogate import check_above, check_clip, check_range
+from agents.objectives.unified import UnifiedConfig
 from agents.rollout import RolloutConfig
 
 _CHOICES = {
@@ -13,8 +17,11 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RolloutConfig):
-    """One training run. Every default that the paper leaves open says so."""
+class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, RolloutConfig):
+    """One training run. Every default that the paper leaves open says so.
+
+    What all methods share is here; what only one family reads is beside its loss.
+    """
 
     num_steps: int = 100
     """Rollout batches, the critic's warm-up included: the budget of ranker evaluations is
@@ -66,8 +73,9 @@ class TrainConfig(RolloutConfig):
     critic_updates: int = 4
     """Critic updates per step. Not given in the paper."""
     critic_requests: int = 16
-    """Requests per critic update, with all their candidates; the updates walk through the batch.
-    Not given in the paper."""
+    """Requests per critic update, with all their candidates; the updates walk through the batch. A
+    batch of fewer (`num_requests`) is taken whole, and methods without a critic read nothing of
+    it. Not given in the paper."""
     critic_warmup_steps: int = 15
     """First steps that train the critic only, for methods with a critic; they count in
     num_steps. Departs from the paper, which trains the HTE before RL and is silent on this."""
@@ -75,27 +83,14 @@ class TrainConfig(RolloutConfig):
     """Earlier steps whose requests the critic's updates draw from as well. Not in the paper."""
     critic_moves_trunk: bool = False
     """Let the value loss move the HSD too; the paper stops that gradient."""
-    dpo_beta: float = 0.5
-    """beta of DPO, per nat of the whole path. Not given in the paper."""
-    rspo_beta: float = 0.3
-    """beta of RSPO, per nat of the whole path. Not given in the source."""
-    rspo_delta: float = 1.0
-    """delta of RSPO, nats: the reference counts while the mean log-ratio is below it. Not given
-    in the source."""
-    dpo_num_pairs: int = 4
-    """Pairs per request: i-th best against i-th worst by reward. Not given in the paper."""
-    sdpo_num_negatives: int = 7
-    """Worse candidates that the best one is held against."""
-    raft_num_best: int = 1
-    """Best candidates per request that are imitated."""
-    unified_weight: float = 0.1
-    """w_0 of GR4AD's unified stage. Not given in the source."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_steps", "num_requests", "num_epochs", "critic_updates"):
+        for part in (RolloutConfig, DPOConfig, RSPOConfig, UnifiedConfig):
+            part.__post_init__(self)
+        for name in (
+            "num_steps", "num_requests", "num_epochs", "critic_updates", "critic_requests",
+        ):  # fmt: skip
             check_range(name, getattr(self, name), 1)
-        check_range("critic_requests", self.critic_requests, 1, self.num_requests)
         for name in ("discount", "gae_lambda", "arr_share"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in (
@@ -107,14 +102,11 @@ class TrainConfig(RolloutConfig):
             "learning_rate",
             "critic_learning_rate",
             "max_grad_norm",
-            "dpo_beta",
-            "rspo_beta",
-            "unified_weight",
             "kl_stop",
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0.0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+            if value is not None:
+                check_above(name, value, 0.0)
         check_clip(self.clip)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

@@ -27,17 +27,18 @@ from agents.actor_critic import (
 from agents.clock import Clock
 from agents.critic_updates import update_critic
 from agents.methods import Method, make_method
-from agents.objectives.hepo import value_loss
 from agents.objectives.process_rewards import prefix_popularity, shuffle_popularity
 from agents.objectives.surrogate import mean_over_candidates
+from agents.objectives.surrogate_loss import value_loss
 from agents.rollout import (
     NonFiniteError,
     Reward,
+    RolloutSource,
     World,
     as_reward,
     reward_unit,
-    rollout,
     score_reference,
+    timed_rollout,
 )
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
@@ -157,13 +158,10 @@ def _step(
     uses_critic = method.uses_critic and not config.terminal_at_all_levels
     warm_up = uses_critic and state.step < config.critic_warmup_steps
     on_policy = not (warm_up or method.is_offline)
-    data = rollout(
+    data = timed_rollout(
         state.reference if method.is_offline else state.model,
-        world,
+        RolloutSource(world, reward, config, seed),
         request_ids,
-        reward,
-        config,
-        seed,
         state.step,
         keep_graph=on_policy,
         clock=clock,

@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
-from agents import HEPOLoss, Method, TrainConfig, make_policy_head, register_method, train
+from agents import Method, SurrogateLoss, TrainConfig, make_policy_head, register_method, train
 from agents.warm_start import WarmStartConfig, warm_start
 from gpr_rl.pretraining.trainer import StageConfig
 from simulators.make import load_world
@@ -40,7 +40,7 @@ class RankAdvantage(TensorDictModuleBase):
 @register_method("ranks", learning_rate=1e-3)
 def ranks(config: TrainConfig, num_levels: int) -> Method:
     """The clipped surrogate on ranks in the place of z-scores."""
-    return Method(RankAdvantage(), HEPOLoss(make_policy_head(), clip=config.clip))
+    return Method(RankAdvantage(), SurrogateLoss(make_policy_head(), clip=config.clip))
 
 
 def main() -> None:

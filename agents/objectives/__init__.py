@@ -11,7 +11,8 @@ from agents.objectives.dpo import (
 from agents.objectives.ecpo import ecpo_surrogate
 from agents.objectives.gbpo import gbpo_surrogate
 from agents.objectives.grpo import GRPOAdvantage, grpo_advantages
-from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, hepo_advantages, value_loss
+from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, hepo_advantages
+from agents.objectives.loss_shell import RolloutLoss
 from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
 from agents.objectives.process_rewards import (
     popularity_deltas,
@@ -28,6 +29,7 @@ from agents.objectives.reinforce import (
 )
 from agents.objectives.rspo import RSPOLoss, rspo_loss, rspo_losses
 from agents.objectives.surrogate import candidate_zscore, clipped_surrogate, terminal_advantage
+from agents.objectives.surrogate_loss import SurrogateLoss, value_loss
 from agents.objectives.unified import UnifiedLoss, unified_loss, unified_weights
 
 __all__ = [
@@ -41,7 +43,9 @@ __all__ = [
     "PreferencePairs",
     "RAFTLoss",
     "RSPOLoss",
+    "RolloutLoss",
     "SDPOLoss",
+    "SurrogateLoss",
     "UnifiedLoss",
     "candidate_zscore",
     "clipped_surrogate",

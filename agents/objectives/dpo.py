@@ -3,25 +3,39 @@
 Dims: B requests, K candidates, L levels, P pairs.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModuleBase,
-)
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
-from torchrl.objectives import LossModule
 
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
-    mean_over_candidates,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+    """The dials of dpo, dpo_offline and sdpo."""
+
+    dpo_beta: float = 0.5
+    """beta of DPO, per nat of the whole path. Not given in the paper."""
+    dpo_num_pairs: int = 4
+    """Pairs per request: i-th best against i-th worst by reward. Not given in the paper."""
+    sdpo_num_negatives: int = 7
+    """Worse candidates that the best one is held against."""
+
+    def __post_init__(self) -> None:
+        check_above("dpo_beta", self.dpo_beta, 0.0)
 
 
 def dpo_loss(
@@ -156,7 +170,7 @@ class PreferencePairs(TensorDictModuleBase):
         return tensordict
 
 
-class DPOLoss(LossModule):
+class DPOLoss(RolloutLoss):
     """DPO over the pairs of a rollout; the reference's log-probabilities come with the rollout.
 
     Reads what the actor reads, and `codes`, `valid`, `chosen`, `rejected`, `pair_valid` and
@@ -164,38 +178,20 @@ class DPOLoss(LossModule):
     share of pairs whose chosen path gained more over the reference than the rejected one).
     """
 
-    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
-
-    def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
-        *,
-        beta: float = 0.5,
-    ) -> None:
-        super().__init__()
-        self.actor_network = actor_network
+    def __init__(self, actor_network: Actor, *, beta: float = 0.5) -> None:
+        super().__init__(
+            actor_network,
+            reads=["codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs"],
+            writes=["loss_objective", "entropy", "pair_accuracy"],
+        )
         self.beta = beta
-        self.in_keys = [
-            "codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs",
-            *actor_network.in_keys,
-        ]  # fmt: skip
-        self.out_keys = ["loss_objective", "entropy", "pair_accuracy"]
 
-    @property
-    def functional(self) -> bool:
-        """False: the network keeps its own parameters."""
-        return False
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the loss and its diagnostics; `tensordict` is left as it is."""
-        tensordict = tensordict.copy()
-        codes, valid = tensordict["codes"], tensordict["valid"]
-        distribution = self.actor_network.get_dist(tensordict)
-        log_prob = keep_valid(distribution.log_prob(codes), valid).sum(-1)
-        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        reference = keep_valid(reference, valid).sum(-1)
-        chosen, rejected = tensordict["chosen"], tensordict["rejected"]
-        pair_valid = tensordict["pair_valid"]
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
+        log_prob = path_log_prob(data, distribution)
+        reference = reference_path_log_prob(data)
+        chosen, rejected = data["chosen"], data["rejected"]
+        pair_valid = data["pair_valid"]
         log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected = (
             source.gather(1, index)[pair_valid]
             for source in (log_prob, reference)
@@ -208,11 +204,10 @@ class DPOLoss(LossModule):
         with torch.no_grad():
             margin = (log_prob_chosen - ref_chosen) - (log_prob_rejected - ref_rejected)
             out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
-            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out
 
 
-class SDPOLoss(LossModule):
+class SDPOLoss(RolloutLoss):
     """S-DPO over a rollout: each request's best candidate against its worst ones.
 
     Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
@@ -220,39 +215,21 @@ class SDPOLoss(LossModule):
     than the best count as worse.
     """
 
-    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
-
-    def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
-        *,
-        beta: float = 0.5,
-        num_negatives: int = 7,
-    ) -> None:
-        super().__init__()
+    def __init__(self, actor_network: Actor, *, beta: float = 0.5, num_negatives: int = 7) -> None:
+        super().__init__(
+            actor_network,
+            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
+            writes=["loss_objective", "entropy"],
+        )
         check_range("num_negatives", num_negatives, 1)
-        self.actor_network = actor_network
         self.beta = beta
         self.num_negatives = num_negatives
-        self.in_keys = [
-            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
-        ]  # fmt: skip
-        self.out_keys = ["loss_objective", "entropy"]
 
-    @property
-    def functional(self) -> bool:
-        """False: the network keeps its own parameters."""
-        return False
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the loss; `tensordict` is left as it is."""
-        tensordict = tensordict.copy()
-        codes, valid = tensordict["codes"], tensordict["valid"]
-        distribution = self.actor_network.get_dist(tensordict)
-        log_prob = keep_valid(distribution.log_prob(codes), valid).sum(-1)
-        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        reference = keep_valid(reference, valid).sum(-1)
-        reward = tensordict["terminal_reward"]
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
+        log_prob = path_log_prob(data, distribution)
+        reference = reference_path_log_prob(data)
+        reward, valid = data["terminal_reward"], data["valid"]
         best = torch.where(valid, reward, -torch.inf).argmax(-1, keepdim=True)
         worst = torch.where(valid, reward, torch.inf).argsort(dim=-1, stable=True)
         worst = worst[:, : self.num_negatives]
@@ -266,6 +243,4 @@ class SDPOLoss(LossModule):
             self.beta,
             counts,
         )
-        with torch.no_grad():
-            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

@@ -3,20 +3,28 @@
 Dims: B requests, K candidates, L levels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor
-from torchrl.objectives import LossModule
+from torch.distributions import Distribution
 
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob
 from agents.objectives.surrogate import (
     check_range,
     check_shape,
-    keep_valid,
-    mean_over_candidates,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAFTConfig:
+    """The dial of raft."""
+
+    raft_num_best: int = 1
+    """Best candidates per request that are imitated."""
 
 
 def raft_loss(
@@ -57,43 +65,27 @@ def raft_loss(
     return -per_request.sum() / (count > 0).sum().clamp_min(1)
 
 
-class RAFTLoss(LossModule):
+class RAFTLoss(RolloutLoss):
     """RAFT over a rollout's candidates.
 
     Reads what the actor reads, and `codes`, `valid` and `terminal_reward`. Writes `loss_objective`
     and `entropy`.
     """
 
-    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
-
-    def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
-        *,
-        num_best: int = 1,
-    ) -> None:
-        super().__init__()
+    def __init__(self, actor_network: Actor, *, num_best: int = 1) -> None:
+        super().__init__(
+            actor_network,
+            reads=["codes", "valid", "terminal_reward"],
+            writes=["loss_objective", "entropy"],
+        )
         check_range("num_best", num_best, 1)
-        self.actor_network = actor_network
         self.num_best = num_best
-        self.in_keys = ["codes", "valid", "terminal_reward", *actor_network.in_keys]
-        self.out_keys = ["loss_objective", "entropy"]
 
-    @property
-    def functional(self) -> bool:
-        """False: the network keeps its own parameters."""
-        return False
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the loss; `tensordict` is left as it is."""
-        tensordict = tensordict.copy()
-        codes, valid = tensordict["codes"], tensordict["valid"]
-        distribution = self.actor_network.get_dist(tensordict)
-        log_prob = keep_valid(distribution.log_prob(codes), valid).sum(-1)
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
+        log_prob = path_log_prob(data, distribution)
         out = TensorDict()
         out["loss_objective"] = raft_loss(
-            log_prob, tensordict["terminal_reward"], self.num_best, valid
+            log_prob, data["terminal_reward"], self.num_best, data["valid"]
         )
-        with torch.no_grad():
-            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

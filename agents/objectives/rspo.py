@@ -4,22 +4,38 @@ Dims: B requests, K candidates, L levels.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import softplus
-from torchrl.objectives import LossModule
 
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
     mean_over_candidates,
     resolve_valid,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSPOConfig:
+    """The dials of rspo, and of vsl_rspo's preferences."""
+
+    rspo_beta: float = 0.3
+    """beta of RSPO, per nat of the whole path. Not given in the source."""
+    rspo_delta: float = 1.0
+    """delta of RSPO, nats: the reference counts while the mean log-ratio is below it. Not given
+    in the source."""
+
+    def __post_init__(self) -> None:
+        check_above("rspo_beta", self.rspo_beta, 0.0)
 
 
 def rspo_loss(
@@ -120,52 +136,32 @@ def _lambda_weights(log_prob: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
     return torch.where(apart, discount, 0.0) * (gain[:, :, None] - gain[:, None, :]).abs()
 
 
-class RSPOLoss(LossModule):
+class RSPOLoss(RolloutLoss):
     """RSPO over a rollout's candidates.
 
     Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
     [B, K, L, V]. Writes `loss_objective` and `entropy`.
     """
 
-    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
-
-    def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
-        *,
-        beta: float = 0.3,
-        delta: float = 1.0,
-    ) -> None:
-        super().__init__()
+    def __init__(self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0) -> None:
+        super().__init__(
+            actor_network,
+            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
+            writes=["loss_objective", "entropy"],
+        )
         check_range("beta", beta, 0.0)
-        self.actor_network = actor_network
         self.beta = beta
         self.delta = delta
-        self.in_keys = [
-            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
-        ]  # fmt: skip
-        self.out_keys = ["loss_objective", "entropy"]
 
-    @property
-    def functional(self) -> bool:
-        """False: the network keeps its own parameters."""
-        return False
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the loss; `tensordict` is left as it is."""
-        tensordict = tensordict.copy()
-        codes, valid = tensordict["codes"], tensordict["valid"]
-        distribution = self.actor_network.get_dist(tensordict)
-        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
         out = TensorDict()
         out["loss_objective"] = rspo_loss(
-            keep_valid(distribution.log_prob(codes), valid).sum(-1),
-            keep_valid(reference, valid).sum(-1),
-            tensordict["terminal_reward"],
+            path_log_prob(data, distribution),
+            reference_path_log_prob(data),
+            data["terminal_reward"],
             self.beta,
             self.delta,
-            valid,
+            data["valid"],
         )
-        with torch.no_grad():
-            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

@@ -28,6 +28,12 @@ def check_range(
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
 
+def check_above(name: str, value: float, low: float) -> None:
+    """Raise ValueError unless value > low."""
+    if not value > low:
+        raise ValueError(f"{name} must be above {low:g}, got {value}")
+
+
 def check_clip(clip: float) -> None:
     """Raise ValueError unless 0 < clip < 1."""
     if not 0.0 < clip < 1.0:

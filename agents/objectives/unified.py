@@ -6,15 +6,18 @@ first to be imitated (or not) in proportion to its value.
 Dims: B requests, K candidates, L levels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor
-from torchrl.objectives import LossModule
+from torch.distributions import Distribution
 
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.objectives.rspo import rspo_losses
 from agents.objectives.surrogate import (
+    check_above,
     check_range,
     check_shape,
     keep_valid,
@@ -23,6 +26,17 @@ from agents.objectives.surrogate import (
 )
 
 _MAX_VALUE = 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedConfig:
+    """The dial of vsl_rspo beside rspo's."""
+
+    unified_weight: float = 0.1
+    """w_0 of GR4AD's unified stage. Not given in the source."""
+
+    def __post_init__(self) -> None:
+        check_above("unified_weight", self.unified_weight, 0.0)
 
 
 def rank_disagreement(
@@ -117,55 +131,36 @@ def unified_loss(
     )
 
 
-class UnifiedLoss(LossModule):
+class UnifiedLoss(RolloutLoss):
     """The unified loss over a rollout's candidates.
 
     Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
     [B, K, L, V]. Writes `loss_objective` (RSPO), `loss_supervised` and `entropy`.
     """
 
-    actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
-
     def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
-        *,
-        beta: float = 0.3,
-        delta: float = 1.0,
-        weight: float = 0.1,
+        self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0, weight: float = 0.1
     ) -> None:
-        super().__init__()
+        super().__init__(
+            actor_network,
+            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
+            writes=["loss_objective", "loss_supervised", "entropy"],
+        )
         check_range("beta", beta, 0.0)
-        self.actor_network = actor_network
         self.beta = beta
         self.delta = delta
         self.weight = weight
-        self.in_keys = [
-            "codes", "valid", "terminal_reward", "reference_log_probs", *actor_network.in_keys,
-        ]  # fmt: skip
-        self.out_keys = ["loss_objective", "loss_supervised", "entropy"]
 
-    @property
-    def functional(self) -> bool:
-        """False: the network keeps its own parameters."""
-        return False
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the losses; `tensordict` is left as it is."""
-        tensordict = tensordict.copy()
-        codes, valid = tensordict["codes"], tensordict["valid"]
-        distribution = self.actor_network.get_dist(tensordict)
-        reference = tensordict["reference_log_probs"].gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
         out = TensorDict()
         out["loss_objective"], out["loss_supervised"] = unified_loss(
-            keep_valid(distribution.log_prob(codes), valid).sum(-1),
-            keep_valid(reference, valid).sum(-1),
-            tensordict["terminal_reward"],
+            path_log_prob(data, distribution),
+            reference_path_log_prob(data),
+            data["terminal_reward"],
             self.beta,
             self.delta,
             self.weight,
-            valid,
+            data["valid"],
         )
-        with torch.no_grad():
-            out["entropy"] = mean_over_candidates(distribution.entropy(), valid)
         return out

@@ -14,6 +14,7 @@ from agents.off_policy.estimators import (
 )
 from agents.off_policy.logged import LogError, LoggedFeedback, read_parquet
 from agents.off_policy.rollouts import (
+    Feedback,
     log_of_distribution,
     log_of_policy,
     log_of_world,
@@ -29,6 +30,7 @@ from agents.off_policy.slate import (
 
 __all__ = [
     "Estimate",
+    "Feedback",
     "LogError",
     "LoggedFeedback",
     "PropensityError",

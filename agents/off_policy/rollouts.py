@@ -7,6 +7,7 @@ Dims: n rows, B requests, K candidates, N ads.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,20 @@ class Truth(Protocol):
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates."""
         ...
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What comes of the ads that a log shows."""
+
+    reward: Reward = ecpm_only
+    """Of an outcome."""
+    truth: Truth | None = None
+    """Clicks and conversions are drawn from it, keyed by (seed, request, draw, candidate); None:
+    the reward is the expected one under the frozen rankers, and nothing is drawn."""
+
+
+EXPECTED_ECPM = Feedback()
 
 
 def log_of_world(
@@ -79,8 +94,7 @@ def log_of_policy(
     draw: int = 0,
     num_candidates: int = 1,
     temperature: float = 1.0,
-    reward: Reward = ecpm_only,
-    truth: Truth | None = None,
+    feedback: Feedback = EXPECTED_ECPM,
 ) -> LoggedFeedback:
     """Return K independent draws of a policy per request, each a row and a slate of its own.
 
@@ -95,9 +109,7 @@ def log_of_policy(
         draw: Which draw for these requests.
         num_candidates: K.
         temperature: See `gpr_rl.decoding.sample_paths`.
-        reward: Of an outcome.
-        truth: Clicks and conversions are drawn from it, keyed by (seed, request, draw, candidate);
-            None: the reward is the expected one under the frozen rankers, and nothing is drawn.
+        feedback: The reward, and what clicks and conversions are drawn from.
     """
     found = sample_paths(
         policy,
@@ -113,7 +125,7 @@ def log_of_policy(
     candidate = torch.arange(num_candidates).expand_as(found.ad_id)[found.valid]
     propensity = found.log_prob.double().sum(-1).exp()[found.valid].clamp_max(1.0)
     ad_id = found.ad_id[found.valid]
-    return _rollout(world, rows, ad_id, propensity, reward, truth, (seed, draw), candidate)
+    return _rollout(world, rows, ad_id, propensity, feedback, (seed, draw), candidate)
 
 
 def log_of_distribution(
@@ -123,8 +135,7 @@ def log_of_distribution(
     *,
     seed: int,
     draw: int = 0,
-    reward: Reward = ecpm_only,
-    truth: Truth | None = None,
+    feedback: Feedback = EXPECTED_ECPM,
 ) -> LoggedFeedback:
     """Return one row per request, its ad drawn from a table of probabilities.
 
@@ -134,8 +145,7 @@ def log_of_distribution(
         probability: Of every ad; each row sums to one.
         seed: See `log_of_policy`.
         draw: See `log_of_policy`.
-        reward: See `log_of_policy`.
-        truth: See `log_of_policy`.
+        feedback: See `log_of_policy`.
 
     Raises:
         PropensityError: A row that does not sum to one.
@@ -143,7 +153,7 @@ def log_of_distribution(
     noise = uniform(seed, Purpose.LOGGED_AD, request_id, torch.tensor(draw))
     ad_id, propensity = draw_ad(probability, noise)
     first = torch.zeros_like(ad_id)
-    return _rollout(world, request_id, ad_id, propensity, reward, truth, (seed, draw), first)
+    return _rollout(world, request_id, ad_id, propensity, feedback, (seed, draw), first)
 
 
 @torch.no_grad()
@@ -208,11 +218,11 @@ def _rollout(
     request_id: Tensor,
     ad_id: Tensor,
     propensity: Tensor,
-    reward: Reward,
-    truth: Truth | None,
+    feedback: Feedback,
     stream: tuple[int, int],
     candidate: Tensor,
 ) -> LoggedFeedback:
+    truth, reward = feedback.truth, feedback.reward
     if truth is None:
         return _make_log(world, request_id, ad_id, propensity, reward)
     seed, draw = stream

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agents.off_policy import log_of_distribution
+from agents.off_policy import Feedback, log_of_distribution
 from agents.warm_start import build_model, train_mtp
 from benchmarks.errors import UserError
 from benchmarks.off_policy.grades import Found, Truth, grade, judge_ads, judge_slates
@@ -66,7 +66,7 @@ def prepare_seed(*, out: Path, world: str, seed: int, sizes: OffPolicyPreset) ->
     ids = loaded.request_ids("test")[: sizes.num_requests]
     truth = TruthEvaluator(loaded)
     probability = truth.logging_distribution(ids)
-    log = log_of_distribution(loaded, ids, probability, seed=seed, truth=truth)
+    log = log_of_distribution(loaded, ids, probability, seed=seed, feedback=Feedback(truth=truth))
     log.to_parquet(_log_file(out, seed))
 
 

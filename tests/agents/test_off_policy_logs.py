@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.off_policy import (
+    Feedback,
     LogError,
     LoggedFeedback,
     PropensityError,
@@ -163,7 +164,9 @@ def test_realised_clicks_follow_the_truth_and_do_not_depend_on_the_batch(
 ) -> None:
     truth = TruthEvaluator(world)
     ids = world.request_ids("test")[:60]
-    log = log_of_policy(model, world, ids, seed=3, num_candidates=40, truth=truth)
+    log = log_of_policy(
+        model, world, ids, seed=3, num_candidates=40, feedback=Feedback(truth=truth)
+    )
     chance = truth.outcome(log.request_id, log.ad_id[:, None])
     click, both = chance.pctr[:, 0].double(), (chance.pctr * chance.pcvr)[:, 0].double()
     for drawn, p in ((log.click, click), (log.conversion, both)):
@@ -171,11 +174,15 @@ def test_realised_clicks_follow_the_truth_and_do_not_depend_on_the_batch(
         assert abs(float(drawn.sum() - p.sum())) < 4 * spread
     assert bool((log.conversion <= log.click).all())
     assert int(log.conversion.sum()) > 0
-    half = log_of_policy(model, world, ids[30:], seed=3, num_candidates=40, truth=truth)
+    half = log_of_policy(
+        model, world, ids[30:], seed=3, num_candidates=40, feedback=Feedback(truth=truth)
+    )
     own = log.request_id >= ids[30]
     for name in ("ad_id", "click", "conversion", "reward"):
         assert torch.equal(getattr(half, name), getattr(log, name)[own])
-    other = log_of_policy(model, world, ids, seed=3, draw=1, num_candidates=40, truth=truth)
+    other = log_of_policy(
+        model, world, ids, seed=3, draw=1, num_candidates=40, feedback=Feedback(truth=truth)
+    )
     assert not torch.equal(other.click, log.click)
 
 
@@ -184,7 +191,7 @@ def test_a_log_from_a_table_tells_what_another_policy_earns(world: World) -> Non
     ids = world.request_ids("test")
     legal = world.eligible(ids).double()
     probability = legal / legal.sum(-1, keepdim=True)
-    log = log_of_distribution(world, ids, probability, seed=0, truth=truth)
+    log = log_of_distribution(world, ids, probability, seed=0, feedback=Feedback(truth=truth))
     torch.testing.assert_close(log.propensity, probability.gather(1, log.ad_id[:, None])[:, 0])
     target = truth.logging_distribution(ids).double()
     value = float((target * truth.outcome_all(ids).pctr).sum(-1).mean())

@@ -205,10 +205,14 @@ def test_reward_errors_name_request_and_ad() -> None:
         ({"clip": 1.0}, r"clip must lie in \(0, 1\)"),
         ({"discount": 1.1}, r"discount must lie in \[0, 1\]"),
         ({"num_steps": 0}, "num_steps must lie in"),
+        ({"critic_requests": 0}, "critic_requests must lie in"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"popularity": "mine"}, "popularity must be one of .*, got 'mine'"),
         ({"arr_share": 1.5}, r"arr_share must lie in \[0, 1\], got 1.5"),
         ({"kl_stop": 0.0}, "kl_stop must be above 0, got 0.0"),
+        ({"dpo_beta": 0.0}, "dpo_beta must be above 0, got 0.0"),
+        ({"rspo_beta": -1.0}, "rspo_beta must be above 0, got -1.0"),
+        ({"unified_weight": 0.0}, "unified_weight must be above 0, got 0.0"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict, message: str) -> None:

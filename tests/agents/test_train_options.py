@@ -1,6 +1,8 @@
 """What a training run can be asked for beside its method: each dial does what it says."""
 
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,28 @@ def test_the_replay_forgets_the_oldest_requests() -> None:
     kept = replay.read(torch.arange(4), data)
     assert sorted(kept["step"].tolist()) == [1, 1, 2, 2]
     assert torch.equal(kept["context"].state, kept["step"])
+
+
+@pytest.mark.parametrize("critic_replay", [0, 2])
+def test_a_critic_update_takes_a_smaller_batch_whole(critic_replay: int) -> None:
+    # 12 requests a step: 30 wrapped round would count half of them thrice, the others twice.
+    whole, history = run(critic_requests=12, critic_replay=critic_replay)
+    more, longer = run(critic_requests=30, critic_replay=critic_replay)
+    assert same(more, whole)
+    assert [m["critic_loss"] for m in longer] == [m["critic_loss"] for m in history]
+    part, _ = run(critic_requests=5, critic_replay=critic_replay)
+    assert not same(part, whole)
+
+
+@pytest.mark.parametrize("method", ["hepo", "grpo"])
+def test_fewer_requests_than_a_critic_update_takes_by_default(method: str) -> None:
+    world = load_world("tiny", seed=0)
+    model = build_model(world, HHDConfig(dim=16, num_heads=2, num_hsd_layers=1), 0)
+    settings = replace(TrainConfig(num_requests=8), num_steps=1, critic_warmup_steps=0)
+    assert settings.critic_requests > settings.num_requests
+    (measures,) = train(model, world, method, settings, seed=0)
+    assert ("critic_loss" in measures) == (method == "hepo")
+    assert all(math.isfinite(value) for value in measures.values())
 
 
 # ---- loggers
