@@ -173,7 +173,8 @@ def test_the_tuning_table_gives_defaults_and_the_lowest(tmp_path: Path) -> None:
 
 def test_the_report_says_the_sentences_of_every_catalogue(tmp_path: Path) -> None:
     settings = Settings(
-        suite="tokenizers", preset="smoke", methods=("rq_kmeans", "rq_kmeans_plus"), seeds=(0, 1, 2),
+        suite="tokenizers", preset="smoke", methods=("rq_kmeans", "rq_kmeans_plus"),
+        seeds=(0, 1, 2),
         world="small", reward=(), sizes=TokenizersPreset(), out=tmp_path,
     )  # fmt: skip
     report = make_report(pd.concat([grades(), speed()]), settings, ("world",), {})
