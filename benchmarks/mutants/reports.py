@@ -82,4 +82,79 @@ REPORTS = [
             ),
         ],
     ),
+    *mutants_of(
+        "benchmarks/alignment/report.py",
+        f"{_TESTS}/test_alignment_report.py",
+        [
+            (
+                '("proxy", "rankers,"), ("truth", "truth,")',
+                '("truth", "rankers,"), ("proxy", "truth,")',
+            ),
+            (
+                '("proxy", "rankers"), ("truth", "truth")',
+                '("truth", "rankers"), ("proxy", "truth")',
+            ),
+            ('"gap, greedy": "hacking_gap_greedy"', '"gap, greedy": "hacking_gap_served"'),
+            (
+                '"regret, truth": "truth_regret_expected"',
+                '"regret, truth": "proxy_regret_expected"',
+            ),
+            (
+                "compare(final, metric, words, ours, rival)",
+                "compare(final, metric, words, [rival], ours[0])",
+            ),
+            ("(share <= 0).sum()", "(share > 0).sum()"),
+            ('in ("dpo", "ppo", "grpo"):', 'in ("dpo", "ppo"):'),
+            ('"OPR": "opr"', '"OPR": "opr_own"'),
+            (
+                '"truth_share_expected" if info.has_truth else',
+                '"proxy_share_expected" if info.has_truth else',
+            ),
+            ('("auc", "auc_oracle", "log_loss"', '("auc_oracle", "auc", "log_loss"'),
+        ],
+    ),
+    *mutants_of(
+        "benchmarks/alignment/tables.py",
+        f"{_TESTS}/test_alignment_report.py",
+        [
+            (
+                "pair[row].to_numpy(), pair[baseline].to_numpy()",
+                "pair[baseline].to_numpy(), pair[row].to_numpy()",
+            ),
+            ('"lowers": "worse"', '"lowers": "better"'),
+            ("- low) / (high - low)", "- low) / high"),
+            (
+                'wide["pool_min"].groupby(group).transform("min")',
+                'wide["pool_min"].groupby(group).transform("max")',
+            ),
+            ('limit = total.groupby("seed").min()', 'limit = total.groupby("seed").max()'),
+            (
+                "            d.chance,\n            d.p_value,",
+                "            d.p_value,\n            d.chance,",
+            ),
+            ('[c for c in parts if c != "requests_s"]', "parts"),
+            (
+                "on_market(method, market), VIEWS[view])",
+                'on_market(method, market), VIEWS["rankers"])',
+            ),
+        ],
+    ),
+    *mutants_of(
+        "benchmarks/alignment/studies.py",
+        f"{_TESTS}/test_alignment_report.py",
+        [
+            (
+                "on_market(method, market), on_market(rival, market), metric",
+                "on_market(rival, market), on_market(method, market), metric",
+            ),
+            (
+                "paired(results, str(row), plain, metric)",
+                "paired(results, plain, str(row), metric)",
+            ),
+            (
+                'paired(results, str(row), plain, "entropy")',
+                'paired(results, plain, str(row), "entropy")',
+            ),
+        ],
+    ),
 ]
