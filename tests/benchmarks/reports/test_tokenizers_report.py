@@ -1,0 +1,187 @@
+"""The tokenizers' report: tables and sentences worked out by hand."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.reports.blocks import Bullets, Paragraph, Table
+from benchmarks.reports.statistics import Interval
+from benchmarks.suite import Settings
+from benchmarks.tokenizers.presets import TokenizersPreset
+from benchmarks.tokenizers.report import (
+    collision_quotient,
+    entropy_table,
+    expectations,
+    main_table,
+    make_report,
+    speed_blocks,
+    split_table,
+    tuning_table,
+)
+from tests.benchmarks.reports.frames import frame, rows_of
+
+METHODS = ("rq_vae", "rq_kmeans", "rq_kmeans_plus", "ua_sid")
+GRADES = ("collision_rate", "code_usage_1", "code_usage_2", "code_usage_3", "path_similarity")
+
+
+def grades(**changed: tuple[float, float, float]) -> pd.DataFrame:
+    """Return collision rate and path similarity of three tokenizers, three seeds each."""
+    found = {
+        "collision_vae": (4.0, 5.0, 6.0),
+        "collision_kmeans": (2.0, 3.0, 4.0),
+        "collision_plus": (1.0, 2.0, 3.0),
+        "path_vae": (1.0, 2.0, 3.0),
+        "path_kmeans": (5.0, 6.0, 7.0),
+        "path_plus": (4.0, 6.0, 8.0),
+        **changed,
+    }
+    names = {"collision": "collision_rate", "path": "path_similarity"}
+    methods = {"vae": "rq_vae@world", "kmeans": "rq_kmeans@world", "plus": "rq_kmeans_plus@world"}
+    values = {}
+    for key, seeds in found.items():
+        metric, method = key.split("_")
+        values[methods[method], names[metric]] = seeds
+    values["rq_kmeans_plus@world", "code_usage_1"] = (0.25, 0.5, 0.75)
+    return frame(values, split="all")
+
+
+def test_the_papers_order_is_told_from_the_differences() -> None:
+    said = expectations(grades(), "world", METHODS)
+    assert said == [
+        "The paper finds fewer collisions with `rq_kmeans_plus` than with `rq_kmeans`; here "
+        "(world) that holds: -1.0000 [-1.0000, -1.0000].",
+        "The paper finds a higher path similarity with `rq_kmeans_plus` than with `rq_kmeans`; "
+        "here (world) that is not clear: +0.0000 [-1.0000, +1.0000].",
+        "The paper finds fewer collisions with `rq_kmeans_plus` than with `rq_vae`; here (world) "
+        "that holds: -3.0000 [-3.0000, -3.0000].",
+        "The paper finds a higher path similarity with `rq_kmeans_plus` than with `rq_vae`; here "
+        "(world) that holds: +4.0000 [+3.0000, +5.0000].",
+        "`rq_kmeans_plus` uses 50.0% of the first level's codes (world).",
+    ]
+
+
+def test_the_reverse_of_the_papers_order_is_told_too() -> None:
+    said = expectations(
+        grades(collision_plus=(7.0, 8.0, 9.0), path_plus=(0.0, 1.0, 2.0)), "world", METHODS
+    )
+    reverse = "does not hold: the reverse is true"
+    assert [reverse in line for line in said] == [True, True, True, True, False]
+    assert "+5.0000 [+5.0000, +5.0000]" in said[0]
+    assert "-1.0000 [-1.0000, -1.0000]" in said[3]
+    assert expectations(grades(), "world", ("rq_vae",)) == []
+    two = grades().query("seed < 2")
+    assert "can't be told from so few seeds" in expectations(two, "world", METHODS)[0]
+
+
+def test_the_quotient_says_how_many_times_fewer() -> None:
+    values = {
+        ("rq_kmeans@world", "collision_rate"): (8.0, 8.0, 12.0),
+        ("ua_sid@world", "collision_rate"): (4.0, 2.0, 2.0),  # quotients 2, 4 and 6
+    }
+    said = collision_quotient(frame(values, split="all"), "world")
+    assert said is not None
+    assert "`ua_sid` has 4.0 [2.0, 6.0] times fewer collisions than `rq_kmeans` (world)" in said
+    values["ua_sid@world", "collision_rate"] = (0.0, 2.0, 2.0)
+    assert collision_quotient(frame(values, split="all"), "world") is None
+    del values["ua_sid@world", "collision_rate"]
+    assert collision_quotient(frame(values, split="all"), "world") is None
+
+
+def table_frame(split: str, offset: float) -> pd.DataFrame:
+    values: dict[tuple[str, str], float] = {}
+    for start, method in ((10, "rq_vae@world"), (20, "rq_kmeans@world")):
+        for number, metric in enumerate((*GRADES, "reconstruction_error")):
+            values[method, metric] = start + number + offset
+        if split == "all":
+            facts = {"num_items": 1_000, "twins": 0.25, "variance": 2.5, "num_paths": 4_096}
+            levels = {"entropy_1": 1, "entropy_2": 2, "entropy_3": 3, "fit_s": 4}
+            values |= {(method, name): value for name, value in facts.items()}
+            values |= {(method, name): start + value for name, value in levels.items()}
+    return frame(values, split=split)
+
+
+def test_every_grade_stands_in_its_own_column() -> None:
+    results = pd.concat(
+        [table_frame("all", 0), table_frame("train", 100), table_frame("heldout", 200)]
+    )
+    methods = ("rq_vae", "rq_kmeans")
+    names = ["collision rate", "usage 1", "usage 2", "usage 3"]
+    names += ["path similarity", "reconstruction error"]
+    table = main_table(results, "world", methods, None)
+    assert rows_of(table) == {
+        "rq_vae": dict(zip(names, range(10, 16), strict=True)),
+        "rq_kmeans": dict(zip(names, range(20, 26), strict=True)),
+    }
+    assert table.note.startswith("1,000 items, 25.0% of them")
+    assert "4,096 paths" in table.note
+    assert "error would be 2.5 with one code for all" in table.note
+    assert main_table(results, "world", methods, None).title.endswith("synthetic world's items")
+    assert main_table(results, "file", methods, Path("own.npy")).title.endswith("own.npy")
+    parts = rows_of(split_table(results, "world", methods))
+    assert {row: cells["collision rate"] for row, cells in parts.items()} == {
+        "rq_vae, train": 110,
+        "rq_vae, heldout": 210,
+        "rq_kmeans, train": 120,
+        "rq_kmeans, heldout": 220,
+    }
+    assert rows_of(entropy_table(results, "world", methods))["rq_kmeans"] == {
+        "level 1 (nats)": 21,
+        "level 2 (nats)": 22,
+        "level 3 (nats)": 23,
+        "fit (s, one thread)": 24,
+    }
+
+
+def speed() -> pd.DataFrame:
+    values: dict[tuple[str, str], float] = {
+        ("machine", "rq_kmeans_fit_s"): 7,
+        ("machine", "stream/num_items"): 9_000,
+        ("machine", "stream/encoded_per_s"): 3_000,
+        ("machine", "stream/peak_mib"): 12,
+    }
+    for threads in (1, 2):
+        values["machine", f"threads{threads}/encoded_per_s"] = 1_000 * threads
+        values["machine", f"threads{threads}/share_of_matrix_per_s"] = 0.25 * threads
+        values["machine", f"threads{threads}/matrix_gflop_per_s"] = 10 * threads
+    return frame(values, num_seeds=1)
+
+
+def test_speed_is_told_per_thread() -> None:
+    table, stream = speed_blocks(speed(), TokenizersPreset(speed_items=5_000))
+    assert isinstance(table, Table)
+    assert table.rows == [["1", "1,000", "10", "25%"], ["2", "2,000", "20", "50%"]]
+    assert table.note.startswith("Fitting 5,000 items took 7.0 s")
+    assert isinstance(stream, Paragraph)
+    assert stream.text == (
+        "9,000 items in a Parquet file were encoded at 3,000 items per second, with 12 MiB of "
+        "memory at most beside what the process had."
+    )
+
+
+def test_the_tuning_table_gives_defaults_and_the_lowest(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        '{"trials": [{"collision_rate": 3.0}, {"collision_rate": null}, {"collision_rate": 1.0}],'
+        ' "chosen": {"rate": 2}}'
+    )
+    table = tuning_table({("rq_vae", "world"): path, ("ua_sid", "world"): None})
+    assert table is not None
+    assert table.rows == [["rq_vae@world", 3, 3.0, 1.0, "rate = 2"]]
+    assert tuning_table({("ua_sid", "world"): None}) is None
+
+
+def test_the_report_says_the_sentences_of_every_catalogue(tmp_path: Path) -> None:
+    settings = Settings(
+        suite="tokenizers", preset="smoke", methods=("rq_kmeans", "rq_kmeans_plus"),
+        seeds=(0, 1, 2),
+        world="small", reward=(), sizes=TokenizersPreset(), out=tmp_path,
+    )  # fmt: skip
+    report = make_report(pd.concat([grades(), speed()]), settings, ("world",), {})
+    first = report.sections[0].blocks[0]
+    assert isinstance(first, Bullets)
+    assert first.items == expectations(grades(), "world", settings.methods)
+    assert "on: small. 3 seeds" in report.lead
+    cell = report.tables[0].rows[0][1]
+    assert isinstance(cell, Interval)
+    assert (cell.value, cell.low, cell.high) == pytest.approx((3.0, 2.0, 4.0))
