@@ -7,7 +7,6 @@ impressions. The files are the user's; none comes with this package.
 Dims: n rows that were accepted, F hashed features.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
+
+from gpr_rl.files import write_text
 
 FloatArray = NDArray[np.float64]
 # fmt: off
@@ -208,12 +209,8 @@ def _whole(name: str, text: str, high: int | None = None) -> int:
 
 
 def _write_rejects(side: Path, path: Path, bad: list[tuple[int, str]]) -> None:
-    temporary = side.with_name(side.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write("file\tline\treason\n")
-        for line, reason in bad:
-            out.write(f"{path.name}\t{line}\t{reason}\n")
-    os.replace(temporary, side)
+    lines = [f"{path.name}\t{line}\t{reason}\n" for line, reason in bad]
+    write_text(side, "file\tline\treason\n" + "".join(lines))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from gpr_rl.files import write_text
 from gpr_rl.tokenizers.study.study import Study
 
 _PAGE = """<!doctype html>
@@ -77,9 +78,7 @@ def write_page(path: Path, title: str, study: Study, settings: Mapping[str, obje
         settings=settings,
         dash=lambda value: "\N{EN DASH}" if value != value else f"{value:.4g}",
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def _usage_figure(study: Study) -> bytes:
