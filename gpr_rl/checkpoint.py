@@ -1,18 +1,17 @@
 """Checkpoints: one safetensors file with JSON metadata in its header; nothing is ever unpickled.
 
-A file appears under its name only when it is complete: it is written under a temporary name in the
-same folder, then renamed.
+A file appears under its name only when it is complete (`gpr_rl.files`).
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
+
+from gpr_rl.files import complete_file
 
 _META_KEY = "gpr_rl"
 
@@ -40,18 +39,9 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
     header = {_META_KEY: json.dumps(meta, allow_nan=False, sort_keys=True)}
     # A copy of each: safetensors refuses tensors that share storage.
     owned = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with complete_file(path) as temporary:
         save_file(owned, temporary, metadata=header)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:

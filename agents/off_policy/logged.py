@@ -24,7 +24,6 @@ slate_id      int64        rows of one slate share it, top to bottom
 Dims: n rows, N ads, L levels, d embedding width.
 """
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from gpr_rl.files import complete_file
 from simulators.world import World
 
 UNKNOWN = -1
@@ -88,14 +88,13 @@ class LoggedFeedback:
         return len(self.request_id)
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write the log under a temporary name, then rename it."""
+        """Write the log, all or nothing; its folder is made if it is missing."""
         path = Path(path)
         columns = {name: getattr(self, name).numpy() for name in _COLUMNS if name != "codes"}
         columns["codes"] = pa.array(list(self.codes.numpy()), type=pa.list_(pa.int64()))
-        temporary = path.with_name(f".{path.name}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({name: columns[name] for name in _COLUMNS}), temporary)
-        os.replace(temporary, path)
+        with complete_file(path) as temporary:
+            pq.write_table(pa.table({name: columns[name] for name in _COLUMNS}), temporary)
 
     def to_open_bandit(self, world: World) -> dict[str, Any]:
         """Return the log as Open Bandit's `BanditFeedback` (numpy arrays).

@@ -1,1 +1,287 @@
 """What the architecture suite says: Tab. 2, what each row costs, and whether parts collapsed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.architecture.presets import (
+    BASE,
+    CONTROLS,
+    DEEP,
+    FULL,
+    LAZY,
+    MACHINE,
+    METHODS,
+    PARTS,
+    RIVALS,
+    ArchitecturePreset,
+)
+from benchmarks.architecture.protocol import HISTORIES, TIME
+from benchmarks.architecture.speed import (
+    DECODER_LAYERS,
+    DEPTHS,
+    NUM_BEAMS,
+    NUM_CODES,
+    THREADS,
+)
+from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
+from benchmarks.reports.lookup import interval_of, mean_of
+from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.trials import trial_words
+from benchmarks.suite import Settings
+from simulators.world.info import WorldInfo
+
+PAPER = {
+    "hstu": 18.98,
+    "onerec": 19.85,
+    "hybrid_attention": 20.56,
+    "token_aware_ffn": 21.98,
+    "token_aware_norm": 20.76,
+    "recursions": 20.09,
+    "knowledge": 20.13,
+    "thinking": 21.75,
+    "refining": 19.61,
+    "hte": 19.91,
+    "mtp": 22.38,
+    FULL: 27.32,
+}
+"""HitR@100 in per cent of GPR Tab. 2, on private data."""
+
+
+_BY_USER = (
+    "Each user's last click or conversion is tested, the one before chooses weights and learning "
+    "rate, and what comes before that trains, with a history of up to {items} ads (or "
+    "twice as many organic items). Of users with "
+    "fewer than three nothing is tested. The rankers, which the rows guided by the HTE learn "
+    "values from, were trained by time and may have seen such a request; so were the semantic IDs "
+    "of an imported log, unless it was imported with `--behavior-dim 0`."
+)
+_PROTOCOL = {
+    TIME: "The logged days train, the first held-out day chooses weights and learning rate, later "
+    "days test.",
+    **dict.fromkeys(HISTORIES, _BY_USER),
+}
+
+
+def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Table:
+    """Return Tab. 2."""
+    metrics = {
+        f"HitR@{list_size}": f"hitr_{list_size}",
+        "Recall@10": "recall_10",
+        "NDCG@10": "ndcg_10",
+    }
+    cells: list[list[Cell]] = [
+        [row, *(interval_of(results, row, metric) for metric in metrics.values())] for row in rows
+    ]
+    requests = mean_of(results, rows[0], "num_requests") or 0.0
+    num_ads = mean_of(results, rows[0], "num_ads")
+    note = (
+        f"{requests:,.0f} held-out requests per seed whose ad was clicked; the ad is to be found "
+        "among all ads, whether the user may see them or not."
+    )
+    if num_ads is not None and num_ads <= list_size:
+        note += f" There are {num_ads:.0f} ads: HitR@{list_size} can't tell rows apart."
+    return Table("Ranking the whole catalogue", ["row", *metrics], cells, note)
+
+
+def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
+    """Return what training and ranking took."""
+    names = {
+        "parameters": "num_parameters",
+        "without tables": "num_inner_parameters",
+        "training GFLOP": "training_gflop",
+        "training s": "train_s",
+        "examples / s": "examples_per_s",
+        "ranked requests / s": "ranked_per_s",
+        "steps": "num_steps",
+        "best step": "best_step",
+        "loss at the start": "first_loss",
+        "at the end": "last_loss",
+    }
+    cells: list[list[Cell]] = [
+        [row, *(mean_of(results, row, metric) for metric in names.values())] for row in rows
+    ]
+    return Table(
+        "What each row costs (means over seeds, one thread)",
+        ["row", *names],
+        cells,
+        "Tables are embeddings of codes, items and attributes, and output matrices. The HTE's "
+        "parameters count where it is trained. FLOP are three times the forward pass's, as torch "
+        "counts them before training (with the depths of an untrained router), without what "
+        "`onerec` and `tiger` compute again on the way back. An example is a request whose ad is "
+        "predicted. Losses of different rows are not of one kind.",
+    )
+
+
+def statistics_table(results: pd.DataFrame) -> Table | None:
+    """Return the shares that show whether router, heads or refiner collapsed; None without any."""
+    found = results[results["metric"].str.startswith("statistic/")]
+    if found.empty:
+        return None
+    means = found.groupby(["method", "metric"], sort=False)["value"].mean()
+    rows: list[list[Cell]] = [
+        [row, str(metric).removeprefix("statistic/"), float(value)]
+        for (row, metric), value in means.items()
+    ]
+    return Table(
+        "Have parts collapsed?",
+        ["row", "statistic", "mean"],
+        rows,
+        "depth_r: share of tokens that stop after r recursions; head_n: weight of the n-th head; "
+        "refined_std: spread of the refining token over states, 0 if it says the same of all.",
+    )
+
+
+def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) -> list[Difference]:
+    """Return the declared comparisons: parts against the base, controls, rivals against full."""
+    words = "HitR"
+    found: list[Difference] = []
+    parts = [row for row in (*PARTS, FULL) if row in rows and row != "refining"]
+    found += compare(results, metric, words, parts, BASE)
+    if "refining" in rows:
+        found += compare(results, metric, words, ["refining"], "thinking")
+    for row in CONTROLS:
+        if row in rows:
+            found += compare(results, metric, words, [row], f"control_{row}")
+    for rival in RIVALS:
+        if rival in rows:
+            found += compare(results, metric, words, [FULL], rival)
+    if LAZY in rows:
+        found += compare(results, metric, words, [LAZY], DEEP)
+    return found
+
+
+def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
+    """Return how many rows ended before they stopped getting better; nothing if none did."""
+    steps = {
+        row: (mean_of(results, row, "num_steps"), mean_of(results, row, "best_step"))
+        for row in rows
+    }
+    trained = {row: pair for row, pair in steps.items() if pair[0] is not None}
+    late = [row for row, (last, best) in trained.items() if best == last]
+    if not late:
+        return []
+    return [
+        f"{len(late)} of {len(trained)} trained rows were best at their last step with every seed: "
+        "they were still learning. The order is that of this budget, not of models trained to the "
+        "end, and a row that learns slowly from few steps may lead after many."
+    ]
+
+
+def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
+    """Return every row's trials; None without tuning."""
+    rows: list[list[Cell]] = []
+    for row, path in tuned.items():
+        if path is None:
+            continue
+        log = json.loads(path.read_text())
+        trials = trial_words(log["trials"], "validation")
+        rows.append([row, f"{log['learning_rate']:g}", trials])
+    if not rows:
+        return None
+    note = "Every trial is a whole training, on a seed that is not tested."
+    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows, note)
+
+
+def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
+    """Return what was measured of single parts, with one thread and with two."""
+    found = results[results["method"] == MACHINE].set_index("metric")["value"]
+    names = {
+        "matrix product, GFLOP/s": ("matrix_gflop_per_s", "{:.0f}"),
+        "training, plain encoder, tokens/s": ("train/plain_tokens_per_s", "{:,.0f}"),
+        "its share of the matrix product's rate": ("train/plain_share_of_matrix_per_s", "{:.0%}"),
+        "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
+            "train/hsd_tokens_per_s",
+            "{:,.0f}",
+        ),
+        "its share of the matrix product's rate ": ("train/hsd_share_of_matrix_per_s", "{:.0%}"),
+        "HSD over plain encoder": ("train/hsd_over_plain_per_s", "{:.2f}"),
+        "base (no token-aware part) over plain encoder": ("train/base_over_plain_per_s", "{:.2f}"),
+        "seconds of the token-aware FFN over those of a shared one": (
+            "train/ffn_grouped_over_shared_s",
+            "{:.2f}",
+        ),
+        **{
+            f"inference of the HSD at mean depth {depth}, ms": (f"depth/{depth}_ms", "{:.0f}")
+            for depth in DEPTHS
+        },
+        **{
+            f"{words}, {layers} layers, {NUM_BEAMS} beams": (f"decode{layers}/{metric}", form)
+            for layers in DECODER_LAYERS
+            for words, metric, form in (
+                ("plain decoder, requests/s", "plain_per_s", "{:.0f}"),
+                ("LazyAR with K_d/L_d = 2/3, requests/s", "lazy_ar_per_s", "{:.0f}"),
+                ("LazyAR over plain", "lazy_ar_over_plain_per_s", "{:.2f}"),
+            )
+        },
+    }
+    rows: list[list[Cell]] = [
+        [title, *(form.format(found[f"threads{n}/{metric}"]) for n in THREADS)]
+        for title, (metric, form) in names.items()
+        if f"threads1/{metric}" in found
+    ]
+    note = (
+        f"Medians of {sizes.speed_repeats} calls that take turns, D = T = 128, "
+        f"{sizes.speed_batch} sequences, two layers; alone on the machine. Training is forward and "
+        "backward. The plain encoder is torch's TransformerEncoderLayer without a mask, as many "
+        "multiply-adds per token as the HSD has. Decoders start from encoded "
+        f"histories, run a whole beam search over {NUM_CODES**2:,} paths and ask no critic."
+    )
+    return [Table("Speed of the parts", ["what", "one thread", "two threads"], rows, note)]
+
+
+def make_report(
+    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+) -> SuiteReport:
+    """Return the report."""
+    sizes = settings.sizes
+    assert isinstance(sizes, ArchitecturePreset)
+    rows = [row for row in METHODS if row in settings.methods]
+    metric = f"hitr_{sizes.list_size}"
+    differences = part_differences(results, rows, metric)
+    blocks: list[Block] = [cost_table(results, rows)]
+    statistics = statistics_table(results)
+    blocks += [statistics] if statistics is not None else []
+    sections = [Section("Costs and collapse", blocks)]
+    sections.append(Section("Speed", speed_blocks(results, sizes)))
+    choices = tuning_table(tuned)
+    if choices is not None:
+        sections.append(Section("Tuning", [choices]))
+    paper: list[list[Cell]] = [[row, PAPER[row]] for row in rows if row in PAPER]
+    facts = [
+        _PROTOCOL[settings.protocol].format(items=HISTORIES.get(settings.protocol)),
+        "Every row has the same windows in the same order, and as many steps; training stops "
+        f"after {sizes.training.patience} validations without a better HitR, and the best weights "
+        "are tested.",
+        *still_learning(results, rows),
+        "`base` is the HSTU-like block of Eq. 1 with causal softmax attention and a plain code "
+        "decoder; a part's row adds one thing to it, `full` all. `hstu` is the published model "
+        "with its own attention and a softmax over ads.",
+        "`onerec` and `tiger` are trained over all codes, legal or not, as in the originals, and "
+        "illegal codes leave in the search; the HHD's rows are trained and searched among legal "
+        "codes. `tiger` and `onerec` encode once per supervised request, the others once per "
+        "window.",
+        "`control_X` is the base with feed-forward networks just so wide that it has no fewer "
+        "parameters outside of tables than X.",
+        "`lazy_ar` has three decoder layers of which two don't read the codes, `deep` three that "
+        "do.",
+    ]
+    sections.append(
+        Section(
+            "How to read it",
+            [
+                Bullets(facts),
+                Table("GPR Tab. 2, HitR@100 in %, private data", ["row", "HitR@100"], paper),
+            ],
+        )
+    )
+    return SuiteReport(
+        title="Architectures (GPR Tab. 2)",
+        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. World `{info.name}` ({info.source}). "
+        f"Simulated: {', '.join(info.simulated) or 'nothing'}. " + " ".join(info.notes),
+        sections=sections,
+        tables=[main_table(results, rows, sizes.list_size)],
+        differences=differences,
+    )

@@ -73,7 +73,8 @@ def _fit_all(n: np.ndarray, loss: np.ndarray, *, with_floor: bool) -> list[Power
     """Return the fit to every row of `loss` [R, S].
 
     For a given exponent floor and scale are a line's, so that the exponent alone is searched:
-    on a grid, then on finer ones around the best.
+    on a grid, then on finer ones around the best. `scipy.optimize.curve_fit` would search all three
+    from a start, for every resample by itself, and end on other digits.
     """
     n, loss = np.asarray(n, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if len(n) < MIN_SIZES:

@@ -13,7 +13,8 @@ def sign_flip_p_value(differences: ArrayLike, seed: int = 0) -> float:
     """Return the two-sided p-value of a mean difference of 0, by flipping signs of the pairs.
 
     Exact for at most 16 pairs, sampled above. With n pairs the smallest possible value is 2 / 2^n:
-    .25 at 3 seeds, .06 at 5, .002 at 10.
+    .25 at 3 seeds, .06 at 5, .002 at 10. `scipy.stats.permutation_test` counts the same up to 16
+    pairs, but samples other flips above, so published values would change.
 
     Args:
         differences: [n], finite; method minus baseline under one seed each.

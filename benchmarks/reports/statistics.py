@@ -1,7 +1,8 @@
 """Statistics over few seeds: interquartile mean, bootstrap intervals, probability of improvement.
 
 The definitions are rliable's (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-statistical precipice"), which can't be imported beside pandas 3.
+statistical precipice"), which can't be imported beside pandas 3. `scipy.stats.bootstrap` knows no
+strata and draws others under a seed, so published intervals would change.
 
 Dims: R runs (seeds), T tasks (worlds or markets that the same runs are repeated on).
 """
@@ -34,7 +35,8 @@ def interquartile_mean(scores: ArrayLike) -> Scores:
     """Return the mean of the middle half of the last axis.
 
     floor(n / 4) scores are dropped at either end, as `scipy.stats.trim_mean(x, 0.25)` does, so for
-    n = 3 nothing is dropped and the interquartile mean is the mean.
+    n = 3 nothing is dropped and the interquartile mean is the mean. SciPy's own adds the scores in
+    another order, and the last bits of published figures would change.
 
     Args:
         scores: [..., n], finite, n >= 1.

@@ -8,16 +8,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from gpr_rl import files
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder (made if missing), then rename it."""
+    """Write a file in a folder that is made if it is missing, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    files.write_bytes(path, content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -268,20 +268,16 @@ class LegalTrie:
 
     def part(self, start: int, stop: int) -> "LegalTrie":
         """Return the trees of rows start..stop-1; they share memory with this one's."""
-        chosen = object.__new__(LegalTrie)
-        chosen.trie, chosen.eligible = self.trie, self.eligible[start:stop]
-        chosen.batch_size = len(chosen.eligible)
+        chosen = LegalTrie(self.trie, self.eligible[start:stop])
         chosen.root_mask = self.root_mask[start:stop]
         return chosen
 
     def select(self, row: Int[Tensor, " R"]) -> "LegalTrie":
         """Return the trees of the given rows, in their order; rows may repeat."""
-        chosen = object.__new__(LegalTrie)
-        chosen.trie, chosen.batch_size = self.trie, len(row)
-        for name in ("eligible", "_count"):
-            setattr(chosen, name, getattr(self, name).index_select(0, row))
-        for name in ("_at_edges", "_legal"):
-            setattr(chosen, name, [x.index_select(0, row) for x in getattr(self, name)])
+        chosen = LegalTrie(self.trie, self.eligible.index_select(0, row))
+        chosen._count = self._count.index_select(0, row)
+        chosen._at_edges = [x.index_select(0, row) for x in self._at_edges]
+        chosen._legal = [x.index_select(0, row) for x in self._legal]
         return chosen
 
     def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:

@@ -6,7 +6,6 @@ Dims: n rows, d embedding width, L levels.
 import hashlib
 import json
 import operator
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from gpr_rl.files import write_bytes
 from gpr_rl.tokenizers.files import load_matrix
 
 FORMAT_VERSION = 1
@@ -206,8 +206,8 @@ def save_tokenizer(
     tensor_file = f"tokenizer-{digest[:16]}.safetensors"
     info = {"format": FORMAT_VERSION, "kind": kind, "config": config}
     info |= {"tensors": tensor_file, "sha256": digest}
-    _write(directory / tensor_file, data)
-    _write(directory / _INFO_FILE, json.dumps(info, indent=2).encode())
+    write_bytes(directory / tensor_file, data)
+    write_bytes(directory / _INFO_FILE, json.dumps(info, indent=2).encode())
     for old in directory.glob("tokenizer-*.safetensors"):
         if old.name != tensor_file:
             old.unlink()
@@ -263,9 +263,3 @@ def _read_info(directory: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
     return info
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpr_rl.files import complete_file
 from gpr_rl.tokenizers.base import Tokenizer
 from gpr_rl.tokenizers.files import iterate_matrix, load_matrix
 
@@ -46,21 +47,16 @@ def encode_file(
         pieces = (np.asarray(matrix[start : start + _BATCH_ROWS]) for start in starts)
     names = [f"code_{level + 1}" for level in range(tokenizer.num_levels)]
     schema = pa.schema([(name, pa.int32()) for name in names])
-    temporary = out.with_name(f".{out.name}.tmp")
     num_rows = 0
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for piece in pieces:
-                try:
-                    codes = tokenizer.encode(piece).numpy().astype(np.int32)
-                except ValueError as error:
-                    raise ValueError(f"{embeddings}, from row {num_rows} on: {error}") from error
-                columns = [pa.array(codes[:, level]) for level in range(len(names))]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                num_rows += len(codes)
-                if progress is not None:
-                    progress(num_rows)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with complete_file(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for piece in pieces:
+            try:
+                codes = tokenizer.encode(piece).numpy().astype(np.int32)
+            except ValueError as error:
+                raise ValueError(f"{embeddings}, from row {num_rows} on: {error}") from error
+            columns = [pa.array(codes[:, level]) for level in range(len(names))]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            num_rows += len(codes)
+            if progress is not None:
+                progress(num_rows)
     return num_rows

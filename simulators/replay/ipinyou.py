@@ -7,7 +7,6 @@ impressions. The files are the user's; none comes with this package.
 Dims: n rows that were accepted, F hashed features.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,17 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
+from gpr_rl.files import write_text
+from simulators.imported.readers.ipinyou import (
+    ENCODING,
+    FIRST_SEASON_COLUMNS,
+    LOG_COLUMNS,
+    has_counts,
+    split_line,
+)
+
 FloatArray = NDArray[np.float64]
 # fmt: off
-LOG_COLUMNS = (
-    "click", "weekday", "hour", "bidid", "timestamp", "logtype", "ipinyouid", "useragent", "IP",
-    "region", "city", "adexchange", "domain", "url", "urlid", "slotid", "slotwidth", "slotheight",
-    "slotvisibility", "slotformat", "slotprice", "creative", "bidprice", "payprice", "keypage",
-    "advertiser", "usertag",
-)
 _FEATURES = (
     "weekday", "hour", "useragent", "IP", "region", "city", "adexchange", "domain", "slotid",
     "slotwidth", "slotheight", "slotvisibility", "slotformat", "creative", "advertiser",
@@ -91,7 +93,7 @@ def read_ipinyou(
     parts = [sp.csr_matrix((0, NUM_FEATURES), dtype=np.float32)]
     tokens: list[list[str]] = []
     num_rows = 0
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    with path.open(encoding=ENCODING, errors="replace", newline="\n") as file:
         parse, first_line = _parser(path, file.readline if path.name.endswith(".log.txt") else None)
         for number, line in enumerate(file, first_line):
             num_rows += 1
@@ -145,16 +147,15 @@ def _parser(path: Path, read_header: Callable[[], str] | None) -> tuple[Callable
                 f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
             )
         return _parse_yzx, 1
-    header = read_header().rstrip("\r\n").split("\t")
-    # The first season has no advertiser and usertag; test files add two counts at the end.
-    known = LOG_COLUMNS if "advertiser" in header else LOG_COLUMNS[:-2]
+    header = split_line(read_header())
+    known = LOG_COLUMNS if "advertiser" in header else FIRST_SEASON_COLUMNS
     for at, name in enumerate(known):
         if at >= len(header) or header[at].strip() != name:
             got = header[at] if at < len(header) else "nothing"
             raise IPinYouError(
                 f"{path}: column {at + 1} of the header must be {name!r}, got {got!r}"
             )
-    if len(header) not in (len(known), len(known) + 2):
+    if len(header) != len(known) and not has_counts(len(header), len(known)):
         raise IPinYouError(
             f"{path}: the header has {len(header)} columns, must be {len(known)} or two more"
         )
@@ -164,8 +165,9 @@ def _parser(path: Path, read_header: Callable[[], str] | None) -> tuple[Callable
 
 def _parse_log(line: str, column: dict[str, int]) -> Row:
     """Return click, payprice and feature words of a line of a log; ValueError says what is bad."""
-    cells = _cells(line, "\t")
-    if len(cells) not in (len(column), len(column) + 2):
+    _check_text(line)
+    cells = split_line(line)
+    if len(cells) != len(column) and not has_counts(len(cells), len(column)):
         raise ValueError(f"{len(cells)} columns, must be {len(column)} or two more")
     _whole("weekday", cells[column["weekday"]], 6)
     _whole("hour", cells[column["hour"]], 23)
@@ -180,7 +182,8 @@ def _parse_log(line: str, column: dict[str, int]) -> Row:
 
 def _parse_yzx(line: str) -> Row:
     """Return click, payprice and feature words of `click payprice feature:1 ...`."""
-    cells = _cells(line, None)
+    _check_text(line)
+    cells = line.split()
     if len(cells) < 2:
         raise ValueError(f"{len(cells)} columns, at least click and payprice are needed")
     words = []
@@ -192,10 +195,9 @@ def _parse_yzx(line: str) -> Row:
     return _whole("click", cells[0], 1), _whole("payprice", cells[1]), words
 
 
-def _cells(line: str, separator: str | None) -> list[str]:
+def _check_text(line: str) -> None:
     if "�" in line:
         raise ValueError("not UTF-8")
-    return line.split(separator)
 
 
 def _whole(name: str, text: str, high: int | None = None) -> int:
@@ -208,12 +210,8 @@ def _whole(name: str, text: str, high: int | None = None) -> int:
 
 
 def _write_rejects(side: Path, path: Path, bad: list[tuple[int, str]]) -> None:
-    temporary = side.with_name(side.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write("file\tline\treason\n")
-        for line, reason in bad:
-            out.write(f"{path.name}\t{line}\t{reason}\n")
-    os.replace(temporary, side)
+    lines = [f"{path.name}\t{line}\t{reason}\n" for line, reason in bad]
+    write_text(side, "file\tline\treason\n" + "".join(lines))
 
 
 @dataclass(frozen=True)

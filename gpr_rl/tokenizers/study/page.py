@@ -39,9 +39,7 @@ def write_page(path: Path, title: str, study: Study, settings: Mapping[str, obje
         ),
     ]
     text = html_page(title, "\n\n".join(parts) + "\n", {_USAGE: svg_uri(_usage_figure(study))})
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def _quality(study: Study) -> str:

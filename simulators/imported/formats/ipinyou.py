@@ -11,6 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from simulators.imported.readers.columns import Kind
+from simulators.imported.readers.ipinyou import (
+    ENCODING,
+    SEPARATOR,
+    TEST_COUNTS,
+    has_counts,
+    split_line,
+)
 from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
 from simulators.imported.readers.tables import Table
 
@@ -107,12 +114,12 @@ class IPinYou:
 
 def _open(path: Path) -> Table:
     """Open a log; rows of test files have two counts more than the header may say."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header, first = (file.readline().rstrip("\r\n").split("\t") for _ in range(2))
+    with path.open(encoding=ENCODING, errors="replace") as file:
+        header, first = (split_line(file.readline()) for _ in range(2))
     names = [name.strip() for name in header]
-    if len(first) == len(names) + 2:
-        names += ["count 1", "count 2"]
-    return Table(path, delimiter="\t", quoted=False, names=tuple(names), skip_header=True)
+    if has_counts(len(first), len(names)):
+        names += TEST_COUNTS
+    return Table(path, delimiter=SEPARATOR, quoted=False, names=tuple(names), skip_header=True)
 
 
 def _seconds(text: pd.Series) -> pd.Series:

@@ -22,6 +22,7 @@ Dims: n rows.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gpr_rl.files import complete_file
 from simulators.imported.readers.duplicates import SeenHashes, row_hashes
 from simulators.imported.readers.log import ACTIONS, OPTIONAL_COLUMNS, LogFormatError, Rows
 
@@ -85,8 +87,9 @@ class RowChecker:
             raise ValueError(f"max_bad_share must be in [0, 1], got {max_bad_share}")
         self._items = pd.Index(known_items)
         self._rejected = rejected
-        self._temporary = rejected.with_name(rejected.name + ".tmp")
-        self._writer = pq.ParquetWriter(self._temporary, _SCHEMA)
+        self._file = ExitStack()
+        temporary = self._file.enter_context(complete_file(rejected))
+        self._writer = pq.ParquetWriter(temporary, _SCHEMA)
         self._max_bad_share = max_bad_share
         self._seen = SeenHashes()
         self._users_are_text: bool | None = None
@@ -232,7 +235,7 @@ class RowChecker:
 
     def _close(self) -> None:
         self._writer.close()
-        self._temporary.replace(self._rejected)
+        self._file.close()
 
 
 class _Verdict:

@@ -1,0 +1,41 @@
+"""Files that appear under their name only when they are complete."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def complete_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name in the folder of `path`; rename it to `path` at the end.
+
+    Its content is on the disk before the renaming, and an older file of this name is replaced. If
+    the body raises, nothing is left behind and an older file stays.
+
+    Args:
+        path: The file; its folder must exist.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.touch(exist_ok=False)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, all or nothing; its folder must exist."""
+    with complete_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, all or nothing; its folder must exist."""
+    write_bytes(path, text.encode())

@@ -1,0 +1,230 @@
+"""Replay bidders on a log of auctions: `python -m simulators.replay LOG --bidder linear`.
+
+A bidder wins where its bid is at least the market price and the rest of its budget is too, and
+pays the market price. What is fitted is fitted on a training log.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from gpr_rl.files import write_text
+from simulators.replay.auction_log import check_log
+from simulators.replay.ipinyou import load_ipinyou
+from simulators.replay.replay import (
+    AnyBidder,
+    ConstantBidder,
+    LinearBidder,
+    MaxCPCBidder,
+    run,
+    tune_linear,
+)
+from simulators.replay.rlb import RLBBidder
+
+BIDDERS = ("constant", "max_cpc", "linear", "rlb")
+_IPINYOU = (".log.txt", ".yzx.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayArgs:
+    """Replay bidders on a log of second-price auctions and print what they win."""
+
+    log: Annotated[Path, tyro.conf.Positional]
+    """The auctions: an iPinYou file (*.log.txt, *.yzx.txt), a folder with such a test file, or a
+    table (.parquet, .csv) with the columns click, market_price and pctr."""
+    bidder: tuple[str, ...]
+    """One or more of constant, max_cpc, linear and rlb."""
+    budget: str
+    """In the unit of market_price (1500, or inf for no limit), or as a share of what all auctions
+    of the log cost together, written as a fraction (1/8)."""
+    train: Path | None = None
+    """The log that bidders are fitted on, in any of the forms of LOG; for a folder, the training
+    file in it by default."""
+    price: float | None = None
+    """Bid of the constant bidder, in the unit of market_price."""
+    max_cpc: float | None = None
+    """Most that a click may cost, in the unit of market_price; by default what one costs who wins
+    every auction of the training log."""
+    base_bids: tuple[float, ...] = tuple(range(2, 301, 2))
+    """Base bids that the linear bidder is tuned over, in the unit of market_price."""
+    json: Path | None = None
+    """File to keep the figures in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one bidder won; money in the unit of market_price."""
+
+    bidder: str
+    fitted: float | None
+    """The bid, the most per click or the base bid; None for rlb."""
+    impressions: int
+    clicks: int
+    spend: float
+    cost_per_click: float | None
+    """None without a click."""
+    win_rate: float | None
+    """Impressions over auctions; None for an empty log."""
+
+
+def replay(args: ReplayArgs) -> tuple[float, int, list[Row]]:
+    """Return the budget, the number of auctions and a row per bidder.
+
+    Raises:
+        ValueError: A user's mistake, or a log that can't be replayed.
+        OSError: A file that can't be read.
+    """
+    if not args.bidder:
+        raise ValueError(f"--bidder needs at least one of {', '.join(BIDDERS)}")
+    for name in args.bidder:
+        if name not in BIDDERS:
+            raise ValueError(f"unknown bidder {name!r}: choose from {', '.join(BIDDERS)}")
+    amount, is_share = parse_budget(args.budget)
+    if "constant" in args.bidder and args.price is None:
+        raise ValueError("--bidder constant needs --price")
+    train_path = args.train or (_in_folder(args.log, "train") if args.log.is_dir() else None)
+    fitted = [n for n in args.bidder if n in ("linear", "rlb") or _is_fitted_cpc(n, args)]
+    if fitted and train_path is None:
+        raise ValueError(f"--bidder {fitted[0]} is fitted on a training log: give --train")
+    log = read_log(args.log, "test")
+    train = read_log(train_path, "train") if fitted and train_path is not None else None
+    budget = amount * float(log["market_price"].sum()) if is_share else amount
+    rows = []
+    for name in args.bidder:
+        bidder, value = _bidder(name, args, train, budget, len(log))
+        result = run(log, bidder, budget)
+        rows.append(
+            Row(
+                bidder=name,
+                fitted=value,
+                impressions=result.impressions,
+                clicks=result.clicks,
+                spend=result.cost,
+                cost_per_click=result.cost / result.clicks if result.clicks else None,
+                win_rate=result.impressions / len(log) if len(log) else None,
+            )
+        )
+    return budget, len(log), rows
+
+
+def parse_budget(text: str) -> tuple[float, bool]:
+    """Return an amount and False, or a share of the log's cost and True for a fraction (1/8)."""
+    is_share = "/" in text
+    try:
+        amount = float(Fraction(text)) if is_share else float(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"--budget must be an amount (1500) or a share (1/8), got {text!r}"
+        ) from error
+    if not amount >= 0.0:
+        raise ValueError(f"--budget must be at least 0, got {text}")
+    return amount, is_share
+
+
+def read_log(path: Path, part: str) -> pd.DataFrame:
+    """Return the checked log of a file, or of the `test` or `train` file of an iPinYou folder."""
+    path = _in_folder(path, part) if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"{path} is missing")
+    if path.name.endswith(_IPINYOU):
+        log = load_ipinyou(path)
+    elif path.suffix == ".parquet":
+        log = pd.read_parquet(path)
+    elif path.suffix == ".csv":
+        log = pd.read_csv(path)
+    else:
+        raise ValueError(f"{path}: the name must end in {', '.join(_IPINYOU)}, .parquet or .csv")
+    try:
+        check_log(log)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return log
+
+
+def _in_folder(folder: Path, part: str) -> Path:
+    for ending in _IPINYOU:
+        if (path := folder / f"{part}{ending}").exists():
+            return path
+    raise ValueError(f"{folder} holds neither {part}{_IPINYOU[0]} nor {part}{_IPINYOU[1]}")
+
+
+def _is_fitted_cpc(name: str, args: ReplayArgs) -> bool:
+    return name == "max_cpc" and args.max_cpc is None
+
+
+def _bidder(
+    name: str, args: ReplayArgs, train: pd.DataFrame | None, budget: float, num_auctions: int
+) -> tuple[AnyBidder, float | None]:
+    """Return a bidder and its number: given, or fitted on the training log."""
+    if name == "constant" and args.price is not None:
+        return ConstantBidder(args.price), args.price
+    if name == "max_cpc" and args.max_cpc is not None:
+        return MaxCPCBidder(args.max_cpc), args.max_cpc
+    assert train is not None  # `replay` has read it
+    if name == "rlb":
+        return RLBBidder.fit(train), None
+    if not train["click"].any():
+        raise ValueError(f"--bidder {name} needs a click in the training log, and it has none")
+    if name == "max_cpc":
+        most = MaxCPCBidder.fit(train)
+        return most, most.max_cpc
+    if not args.base_bids:
+        raise ValueError("--base-bids needs at least one bid to try")
+    scaled = budget * len(train) / num_auctions if num_auctions else budget
+    linear: LinearBidder = tune_linear(train, scaled, args.base_bids)
+    return linear, linear.base_bid
+
+
+def _print(rows: list[Row], budget: float, num_auctions: int) -> None:
+    table = Table(title=f"{num_auctions:,} auctions, budget {budget:,.10g}")
+    table.add_column("bidder")
+    for name in ("fitted", "impressions", "clicks", "spend", "cost per click", "win rate"):
+        table.add_column(name, justify="right")
+
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    for row in rows:
+        table.add_row(
+            row.bidder,
+            shown(row.fitted, ",.6g"),
+            f"{row.impressions:,}",
+            f"{row.clicks:,}",
+            f"{row.spend:,.10g}",
+            shown(row.cost_per_click, ",.6g"),
+            shown(row.win_rate, ".2%"),
+        )
+    Console(width=100).print(table)
+
+
+def main() -> int:
+    """Run the command line; 2 on a user's mistake."""
+    args = tyro.cli(ReplayArgs, description=__doc__, prog="python -m simulators.replay")
+    try:
+        budget, num_auctions, rows = replay(args)
+        if args.json is not None:
+            kept = {
+                "log": str(args.log),
+                "train": None if args.train is None else str(args.train),
+                "budget": budget if budget < float("inf") else None,
+                "auctions": num_auctions,
+                "bidders": [asdict(row) for row in rows],
+            }
+            write_text(args.json, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    _print(rows, budget, num_auctions)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
