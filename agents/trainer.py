@@ -90,7 +90,8 @@ def train(
         seed: Root of the draws of requests and candidates.
         reward: What is optimised (`RewardMix.of`); Eq. 5 by default. Another one is divided by
             its std over the first batch of the warm start (one more batch of ranker evaluations,
-            for any method), unless the configuration has a `reward_scale`; a constant one is left as it is.
+            for any method), unless the configuration has a `reward_scale`; a constant one is left
+            as it is.
         on_step: Called after each step with its number (from 0) and measures.
         checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
         checkpoint_every: In steps.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from gpr_rl.files import write_text
 from gpr_rl.page import escape, html_page, svg_uri, table
 from gpr_rl.tokenizers.study.study import Study
 
