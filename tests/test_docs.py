@@ -33,7 +33,7 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
 
 
-def broken_links(text: str, folder: Path, own: str = "") -> list[str]:
+def broken_links(text: str, folder: Path) -> list[str]:
     """The relative links of a page in `folder` that lead nowhere."""
     broken = []
     for match in _LINK.finditer(text):
@@ -42,9 +42,16 @@ def broken_links(text: str, folder: Path, own: str = "") -> list[str]:
             continue
         path, _, anchor = link.partition("#")
         target = folder / path
+<<<<<<< HEAD
         if (path and not target.exists()) or (
             anchor and anchor not in anchors(target.read_text() if path else own or text)
         ):
+=======
+        lost = not target.exists()
+        if not lost and anchor:
+            lost = anchor not in anchors(target.read_text() if path else text)
+        if lost:
+>>>>>>> h-docs
             broken.append(link)
     return broken
 

@@ -241,7 +241,7 @@ class RewardMix:
         """Return the mix that a user means, whatever way it was written.
 
         Args:
-            reward: None for `final_value`; a mix, as it is; a spec (`load_reward`); a function of
+            reward: None or nothing in a list for `final_value`; a mix, as it is; a spec (`load_reward`); a function of
                 an `Outcome`; several specs or functions, in a list or tuple; or a mapping from
                 spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
 
@@ -258,7 +258,7 @@ class RewardMix:
         if isinstance(reward, Mapping):
             return cls._joined([_weighted(spec, weight) for spec, weight in reward.items()])
         if isinstance(reward, (list, tuple)):
-            return cls._joined([_named(one) for one in reward])
+            return cls._joined([_named(one) for one in reward]) if reward else cls.of(None)
         raise RewardError(
             "a reward must be a name, `module:function`, a function, a list or tuple of these, a "
             f"mapping from name to weight, or a RewardMix, got {type(reward).__name__} {reward!r}"
