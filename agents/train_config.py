@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agents.objectives.dpo import DPOConfig
+from agents.objectives.hepo import HEPOConfig
 from agents.objectives.raft import RAFTConfig
 from agents.objectives.rspo import RSPOConfig
 from agents.objectives.surrogate import check_above, check_clip, check_range
@@ -10,14 +11,13 @@ from agents.objectives.unified import UnifiedConfig
 from agents.rollout import RolloutConfig
 
 _CHOICES = {
-    "process_reward": ("capped", "uncapped", "potential"),
     "popularity": ("codes", "prefix", "shuffled"),
     "terminal": ("zscore", "mean", "batch"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, RolloutConfig):
+class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, HEPOConfig, RolloutConfig):
     """One training run. Every default that the paper leaves open says so.
 
     What all methods share is here; what only one family reads is beside its loss.
@@ -46,22 +46,12 @@ class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, RolloutConfi
     """gamma of Eq. 8. Not given in the paper; an episode is only L steps long."""
     gae_lambda: float = 0.95
     """lambda of Eq. 8. Not given in the paper."""
-    process_reward_scale: float = 1.0
-    """alpha of Eq. 7 in units of the reward's standard deviation (the reward is divided by it
-    before). The paper says "small"; the deltas it multiplies are mostly below 0.3."""
-    process_reward: str = "capped"
-    """`capped` (Eq. 7), `uncapped` (delta may be negative) or `potential` (differences of
-    potentials, which can't change the optimum)."""
     popularity: str = "codes"
     """`codes` (Eq. 6), `prefix` (among successes that match the chosen prefix) or `shuffled` (a
     control: the same numbers on the wrong codes)."""
     terminal: str = "zscore"
     """HEPO's and GRPO's advantage from R: `zscore` within the request (Eq. 8), `mean` (no division
     by the deviation) or `batch` (z-score over the whole batch)."""
-    terminal_at_all_levels: bool = False
-    """HEPO: the terminal advantage and the process rewards to come at every level, no critic."""
-    through_terminal: bool = False
-    """HEPO as printed: carry Eq. 8's sum through level L, as `hepo_terminal` does."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
     kl_penalty: float = 0.2
@@ -85,7 +75,7 @@ class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, RolloutConfi
     """Let the value loss move the HSD too; the paper stops that gradient."""
 
     def __post_init__(self) -> None:
-        for part in (RolloutConfig, DPOConfig, RSPOConfig, UnifiedConfig):
+        for part in (RolloutConfig, HEPOConfig, DPOConfig, RSPOConfig, UnifiedConfig):
             part.__post_init__(self)
         for name in (
             "num_steps", "num_requests", "num_epochs", "critic_updates", "critic_requests",
@@ -94,7 +84,7 @@ class TrainConfig(UnifiedConfig, RAFTConfig, RSPOConfig, DPOConfig, RolloutConfi
         for name in ("discount", "gae_lambda", "arr_share"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in (
-            "process_reward_scale", "entropy_coefficient", "kl_penalty", "critic_warmup_steps",
+            "entropy_coefficient", "kl_penalty", "critic_warmup_steps",
             "critic_replay",
         ):  # fmt: skip
             check_range(name, getattr(self, name), 0)

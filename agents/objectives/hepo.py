@@ -4,6 +4,7 @@ Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. Le
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +28,29 @@ from agents.objectives.surrogate import (
     terminal_advantage,
 )
 from agents.objectives.surrogate_loss import SurrogateLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class HEPOConfig:
+    """The dials of hepo and hepo_terminal."""
+
+    process_reward_scale: float = 1.0
+    """alpha of Eq. 7 in units of the reward's standard deviation (the reward is divided by it
+    before). The paper says "small"; the deltas it multiplies are mostly below 0.3."""
+    process_reward: str = "capped"
+    """`capped` (Eq. 7), `uncapped` (delta may be negative) or `potential` (differences of
+    potentials, which can't change the optimum)."""
+    terminal_at_all_levels: bool = False
+    """HEPO: the terminal advantage and the process rewards to come at every level, no critic."""
+    through_terminal: bool = False
+    """HEPO as printed: carry Eq. 8's sum through level L, as `hepo_terminal` does."""
+
+    def __post_init__(self) -> None:
+        check_range("process_reward_scale", self.process_reward_scale, 0)
+        if self.process_reward not in PROCESS_REWARDS:
+            raise ValueError(
+                f"process_reward must be one of {PROCESS_REWARDS}, got {self.process_reward!r}"
+            )
 
 
 def hepo_advantages(

@@ -210,6 +210,8 @@ def test_reward_errors_name_request_and_ad() -> None:
         ({"popularity": "mine"}, "popularity must be one of .*, got 'mine'"),
         ({"arr_share": 1.5}, r"arr_share must lie in \[0, 1\], got 1.5"),
         ({"kl_stop": 0.0}, "kl_stop must be above 0, got 0.0"),
+        ({"process_reward": "x"}, "process_reward must be one of .*, got 'x'"),
+        ({"process_reward_scale": -1.0}, r"process_reward_scale must lie in"),
         ({"dpo_beta": 0.0}, "dpo_beta must be above 0, got 0.0"),
         ({"rspo_beta": -1.0}, "rspo_beta must be above 0, got -1.0"),
         ({"unified_weight": 0.0}, "unified_weight must be above 0, got 0.0"),
