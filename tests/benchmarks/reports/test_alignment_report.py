@@ -122,7 +122,8 @@ def test_the_figure_has_the_rankers_and_the_truth(made: SuiteReport) -> None:
     (axes,) = figure.canvas.axes
     drawn = {
         str(line.get_label()): {float(x) for x in line.get_xdata()} & {101.0, 104.0}
-        for line in axes.lines if "o" == line.get_marker()
+        for line in axes.lines
+        if line.get_marker() == "o"
     }
     assert drawn == {"rankers": {101.0}, "truth": {104.0}}
 
