@@ -121,8 +121,9 @@ def test_the_figure_has_the_rankers_and_the_truth(made: SuiteReport) -> None:
     assert isinstance(figure, Figure)
     (axes,) = figure.canvas.axes
     drawn = {
-        str(drawn.get_label()): {float(x) for x in drawn[0].get_xdata()} & {101.0, 104.0}
-        for drawn in axes.containers
+        str(line.get_label()): {float(x) for x in line.get_xdata()} & {101.0, 104.0}
+        for line in axes.lines
+        if line.get_marker() == "o"
     }
     assert drawn == {"rankers": {101.0}, "truth": {104.0}}
 
