@@ -42,16 +42,10 @@ def broken_links(text: str, folder: Path) -> list[str]:
             continue
         path, _, anchor = link.partition("#")
         target = folder / path
-<<<<<<< HEAD
-        if (path and not target.exists()) or (
-            anchor and anchor not in anchors(target.read_text() if path else own or text)
-        ):
-=======
         lost = not target.exists()
         if not lost and anchor:
             lost = anchor not in anchors(target.read_text() if path else text)
         if lost:
->>>>>>> h-docs
             broken.append(link)
     return broken
 

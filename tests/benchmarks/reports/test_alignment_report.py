@@ -138,7 +138,7 @@ def test_verdicts_against_the_warm_start(made: SuiteReport, tmp_path: Path) -> N
     assert rows_of(made.tables[2])["hepo"]["P(better)"] == 1
     assert rows_of(made.tables[2])["ppo"]["P(better)"] == 0
     assert rows_of(made.tables[2])["ppo"]["p"] == 0.25  # 2 / 2^3
-    assert made.tables[2].title.endswith("the expected value under the truth")
+    assert made.tables[2].title.endswith("the expected value under the hidden truth")
     blind = report(tmp_path, results(), has_truth=False)
     assert blind.tables[2].title.endswith("the expected value under the rankers")
     assert "There is no known truth" in blind.lead
