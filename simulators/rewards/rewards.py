@@ -241,8 +241,8 @@ class RewardMix:
         """Return the mix that a user means, whatever way it was written.
 
         Args:
-            reward: None or nothing in a list for `final_value`; a mix, as it is; a spec (`load_reward`); a function of
-                an `Outcome`; several specs or functions, in a list or tuple; or a mapping from
+            reward: None or nothing in a list for `final_value`; a mix, as it is; a spec
+                (`load_reward`); a function of an `Outcome`; several specs or functions, in a list or tuple; or a mapping from
                 spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
 
         Raises:
