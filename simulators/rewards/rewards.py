@@ -202,7 +202,15 @@ def _named(reward: object) -> tuple[str, RewardFunction, float]:
     return getattr(reward, "__name__", type(reward).__name__), reward, 1.0
 
 
-def _weighted(spec: object, weight: float) -> tuple[str, RewardFunction, float]:
+def _number(name: str, weight: object) -> float:
+    """Return a weight as a float; RewardError, naming its reward, if it is no finite number."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not math.isfinite(weight):  # type: ignore[arg-type]
+        raise RewardError(f"reward {name!r}: weight must be a finite number, got {weight!r}")
+    return float(weight)  # type: ignore[arg-type]
+
+
+def _weighted(spec: object, weight: object) -> tuple[str, RewardFunction, float]:
     """Return name, function and weight of an entry of a mapping."""
     if not isinstance(spec, str):
         raise RewardError(
@@ -211,7 +219,7 @@ def _weighted(spec: object, weight: float) -> tuple[str, RewardFunction, float]:
     if "=" in spec:
         raise RewardError(f"reward {spec!r} has a weight and is mapped to another, {weight!r}")
     name, function, _ = load_reward(spec)
-    return name, function, weight
+    return name, function, _number(spec, weight)
 
 
 @dataclass(frozen=True)
@@ -230,11 +238,7 @@ class RewardMix:
                 f"{sorted(self.functions)} and {sorted(self.weights)}"
             )
         for name, weight in self.weights.items():
-            is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-            if not is_number or not math.isfinite(weight):
-                raise RewardError(
-                    f"reward {name!r}: weight must be a finite number, got {weight!r}"
-                )
+            _number(name, weight)
 
     @classmethod
     def of(cls, reward: RewardSpec) -> "RewardMix":
@@ -242,7 +246,8 @@ class RewardMix:
 
         Args:
             reward: None or nothing in a list for `final_value`; a mix, as it is; a spec
-                (`load_reward`); a function of an `Outcome`; several specs or functions, in a list or tuple; or a mapping from
+                (`load_reward`); a function of an `Outcome`; several specs or functions, in a list
+                or tuple; or a mapping from
                 spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
 
         Raises:
