@@ -53,7 +53,7 @@ class ReplayArgs:
     max_cpc: float | None = None
     """Most that a click may cost, in the unit of market_price; by default what one costs who wins
     every auction of the training log."""
-    base_bids: tuple[float, ...] = tuple(range(2, 301, 2))
+    base_bids: tuple[float, ...] = tuple(float(bid) for bid in range(2, 301, 2))
     """Base bids that the linear bidder is tuned over, in the unit of market_price."""
     json: Path | None = None
     """File to keep the figures in."""
