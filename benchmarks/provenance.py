@@ -16,12 +16,17 @@ def page_name(suite: Suite, settings: Settings) -> str:
     words = [suite.name]
     if settings.world != suite.presets[settings.preset].world:
         words.append(Path(settings.world).resolve().name)
-    if settings.protocol and settings.protocol != suite.protocols[0]:
+    if _is_other_protocol(suite, settings):
         words.append(settings.protocol)
     words += settings.reward
     if settings.embeddings is not None:
         words.append(settings.embeddings.stem)
     return re.sub(r"[^\w.-]+", "_", "-".join(words))
+
+
+def _is_other_protocol(suite: Suite, settings: Settings) -> bool:
+    """Return whether the protocol is not the suite's default."""
+    return settings.protocol not in ("", getattr(suite.flags, "protocol", ""))
 
 
 def command(suite: Suite, settings: Settings) -> str:
@@ -48,7 +53,7 @@ def command(suite: Suite, settings: Settings) -> str:
             words += [flags[name], *chosen]
     if settings.world != preset.world:
         words += ["--world", settings.world]
-    if settings.protocol and settings.protocol != suite.protocols[0]:
+    if _is_other_protocol(suite, settings):
         words += ["--protocol", settings.protocol]
     if settings.embeddings is not None:
         words += ["--embeddings", str(settings.embeddings)]

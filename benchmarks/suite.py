@@ -1,93 +1,28 @@
-"""What a suite of benchmarks is, and what a run of one was asked to do."""
+"""The suites: what a comparison is, and what a command line asks of it."""
 
-import ast
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import pandas as pd
 
 from benchmarks.errors import UserError
+from benchmarks.flags import Flags, default_rows
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.folder import stored_settings
+from benchmarks.runs.launchers import LAUNCHERS
 from benchmarks.runs.tasks import Task
-
-
-class Preset(Protocol):
-    """What every preset of every suite has; the rest is the suite's own dataclass."""
-
-    @property
-    def world(self) -> str:
-        """Default of `--world`."""
-
-    @property
-    def num_seeds(self) -> int:
-        """Default of `--seeds`."""
-
-
-EXTENDABLE = ("methods", "seeds", "markets", "ablations", "plugins")
-"""What `--resume` may add to, in a suite whose (row, seed) pairs don't depend on each other."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that a run's numbers depend on, and where they go."""
-
-    suite: str
-    preset: str
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    world: str
-    """A name or an absolute directory."""
-    reward: tuple[str, ...]
-    """Specs for `simulators.rewards.RewardMix.from_specs`; empty means `final_value`."""
-    sizes: Preset
-    """The preset itself."""
-    markets: tuple[str, ...] = ()
-    """Beside the base market; suites without markets have none."""
-    ablations: tuple[str, ...] = ()
-    """Rows with one change each; suites without ablations have none."""
-    embeddings: Path | None = None
-    """A file of the user's, for suites about embeddings."""
-    protocol: str = ""
-    """What is trained on and tested, in suites with a choice."""
-    plugins: tuple[str, ...] = ()
-    """Modules that register methods of the user's; every task that trains imports them."""
-    out: Path
-    resume: bool = False
-    logger: str | None = None
-    """A logger of torchrl that training also writes to."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return what `--resume` compares: all but where the run goes and how it is executed."""
-        others = ("world", "reward", "sizes", "embeddings", "protocol")
-        names = ("suite", "preset", *EXTENDABLE, *others)
-        return {name: getattr(self, name) for name in names}
-
-    def extended(self, stored: Mapping[str, object]) -> "Settings":
-        """Return these settings with the rows of a run that they are added to.
-
-        Args:
-            stored: The settings in a run's `config.json`.
-        """
-        merged = {}
-        for name in EXTENDABLE:
-            before = stored.get(name, [])
-            assert isinstance(before, list)
-            merged[name] = tuple(dict.fromkeys([*before, *getattr(self, name)]))
-        merged["seeds"] = tuple(sorted(merged["seeds"]))
-        return replace(self, **merged)  # type: ignore[arg-type]
+from benchmarks.settings import Preset, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A comparison: its rows, its sizes, its work and its report."""
+    """A comparison: its flags, its rows, its sizes, its work and its report."""
 
     name: str
-    summary: str
-    """One line: what is compared."""
+    flags: type[Flags]
+    """What its command line takes; the first line of the docstring says what is compared."""
     methods: tuple[str, ...]
     """What `--methods` may name; all of them by default."""
     presets: Mapping[str, Preset]
@@ -95,60 +30,33 @@ class Suite:
     """Rows that are not methods (references, warm starts) come from tasks of their own."""
     finish: Callable[[Settings, pd.DataFrame], SuiteReport]
     """Makes the report of all rows; reads what tasks left in `settings.out`, runs nothing."""
-    markets: tuple[str, ...] = ()
-    """What `--markets` may name; without any the suite has no such flag."""
-    ablations: tuple[str, ...] = ()
-    """What `--ablate` may name; without any the suite has no such flag."""
-    synthetic_only: tuple[str, ...] = ()
-    """Markets and ablations that only synthetic worlds have."""
-    takes_embeddings: bool = False
-    """Whether the suite has `--embeddings`."""
-    protocols: tuple[str, ...] = ()
-    """What `--protocol` may name, the default first; without any the suite has no such flag."""
-    takes_rewards: bool = False
-    """Whether the suite has `--reward`."""
-    takes_logger: bool = False
-    """Whether the suite has `--logger`."""
-    takes_methods: bool = False
-    """Whether `--methods` may name methods of the user's own, as `package.module:name`."""
-    is_extendable: bool = False
-    """Whether `--resume` may add methods, seeds, markets and ablations to a run."""
 
 
-SUITES: dict[str, str | Suite] = {
-    "alignment": "benchmarks.alignment.suite",
-    "architecture": "benchmarks.architecture.suite",
-    "environment": "benchmarks.environment.suite",
-    "off_policy": "benchmarks.off_policy.suite",
-    "rankers": "benchmarks.rankers.suite",
-    "scaling": "benchmarks.scaling.suite",
-    "tokenizers": "benchmarks.tokenizers.suite",
+Suites = Mapping[str, str | Suite]
+SUITES: Suites = {
+    name: f"benchmarks.{name}"
+    for name in (
+        "alignment",
+        "architecture",
+        "environment",
+        "off_policy",
+        "rankers",
+        "scaling",
+        "tokenizers",
+    )
 }
-"""Suites by name. A module has `METHODS`, `PRESETS`, `make_tasks` and `finish`, perhaps `MARKETS`,
-`ABLATIONS`, `SYNTHETIC_ONLY`, `PROTOCOLS`, `IS_EXTENDABLE` and, True where they are there, those of
-`FLAGS`; the first line of its docstring is the summary. It is imported when its suite is asked
-for."""
-FLAGS = ("takes_embeddings", "takes_rewards", "takes_logger", "takes_methods")
+"""Suites by name, the default first. A package has `Flags` in its `flags.py`, which is light, and
+`METHODS`, `PRESETS`, `make_tasks` and `finish` in its `suite.py`, imported when it is asked for."""
 
 
-def suite_summary(suite: str | Suite) -> str:
-    """Return the one line of a suite; a module is read for it, not imported.
-
-    Raises:
-        ValueError: There is no such module, or it has no docstring.
-    """
+def suite_flags(suite: str | Suite) -> type[Flags]:
+    """Return what a suite's command line takes."""
     if isinstance(suite, Suite):
-        return suite.summary
-    spec = importlib.util.find_spec(suite)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"suite {suite!r} is no module")
-    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    if not doc:
-        raise ValueError(f"suite {suite!r} has no docstring, whose first line is its summary")
-    return doc.partition("\n")[0]
+        return suite.flags
+    return importlib.import_module(f"{suite}.flags").Flags
 
 
-def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
+def load_suite(name: str, suites: Suites = SUITES) -> Suite:
     """Return a suite by name.
 
     Raises:
@@ -159,18 +67,127 @@ def load_suite(name: str, suites: Mapping[str, str | Suite]) -> Suite:
     found = suites[name]
     if isinstance(found, Suite):
         return found
-    module = importlib.import_module(found)
+    module = importlib.import_module(f"{found}.suite")
     return Suite(
         name=name,
-        summary=suite_summary(found),
+        flags=suite_flags(found),
         methods=tuple(module.METHODS),
         presets=module.PRESETS,
         make_tasks=module.make_tasks,
         finish=module.finish,
-        markets=tuple(getattr(module, "MARKETS", ())),
-        ablations=tuple(getattr(module, "ABLATIONS", ())),
-        synthetic_only=tuple(getattr(module, "SYNTHETIC_ONLY", ())),
-        protocols=tuple(getattr(module, "PROTOCOLS", ())),
-        is_extendable=getattr(module, "IS_EXTENDABLE", False),
-        **{name: getattr(module, name.upper(), False) for name in FLAGS},
     )
+
+
+def make_settings(suite: Suite, flags: Flags, suites: Suites = SUITES) -> Settings:
+    """Return what a command line asks for, checked; nothing is written.
+
+    Args:
+        suite: What it compares.
+        flags: As read.
+        suites: All suites; the name of one is no method.
+
+    Raises:
+        UserError: The first mistake on the command line.
+    """
+    if flags.preset not in suite.presets:
+        raise UserError(
+            f"suite {suite.name!r} has no preset {flags.preset!r}: choose one of "
+            f"{', '.join(suite.presets)}"
+        )
+    preset = suite.presets[flags.preset]
+    out = (flags.out or Path("runs") / f"{suite.name}-{flags.preset}").absolute()
+    before = (stored_settings(out) if flags.resume and flags.EXTENDABLE else None) or {}
+    num_seeds = preset.num_seeds if flags.seeds is None else flags.seeds
+    for flag, value, least in (
+        ("--seeds", num_seeds, 1),
+        ("--workers", flags.workers, 1),
+        ("--first-seed", flags.first_seed, 0),
+    ):
+        if value < least:
+            raise UserError(f"{flag} must be at least {least}, got {value}")
+    seeds = tuple(range(flags.first_seed, flags.first_seed + num_seeds))
+    settings = Settings(
+        suite=suite.name,
+        preset=flags.preset,
+        methods=default_rows(preset, before, "methods") or suite.methods,
+        seeds=() if before and flags.seeds is None else seeds,  # those of the run
+        world=check_world(preset.world if flags.world is None else flags.world),
+        sizes=preset,
+        out=out,
+        resume=flags.resume,
+    )
+    names, plugins, own = flags.read_methods()
+    if names is not None:
+        methods = _check_methods(names, suite, suites, own)
+        settings = replace(settings, methods=methods, plugins=plugins)
+    settings = flags.complete(settings, before)
+    settings = _leave_out(settings.extended(before, flags.EXTENDABLE), suite, flags)
+    _check_tuning_seeds(settings)
+    LAUNCHERS[flags.launcher].check()
+    return settings
+
+
+def _check_methods(
+    names: tuple[str, ...], suite: Suite, suites: Suites, own: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return methods of the suite or the user's own, in lower case."""
+    choices = ", ".join(suite.methods)
+    if not names:
+        raise UserError(f"--methods needs at least one of {choices}")
+    chosen: list[str] = []
+    for name in (n.lower() for n in names):
+        if name in (*suite.methods, *own):
+            if name in chosen:
+                raise UserError(f"method {name!r} is given twice")
+            chosen.append(name)
+        elif name in suites:
+            raise UserError(
+                f"{name!r} is a suite, not a method: write the suite before the flags; methods of "
+                f"{suite.name!r} are {choices}"
+            )
+        else:
+            raise UserError(f"unknown method {name!r}: suite {suite.name!r} has {choices}")
+    return tuple(chosen)
+
+
+def check_world(world: str) -> str:
+    """Return a world's name, or the absolute path of its directory."""
+    from simulators.make import world_names
+
+    if world in world_names():
+        return world
+    folder = Path(world).absolute()
+    if not (folder / "world.json").is_file():
+        state = "has no world.json" if folder.is_dir() else "is no directory"
+        raise UserError(
+            f"unknown world {world!r}: not one of {', '.join(world_names())}, and {folder} {state}"
+        )
+    return str(folder)
+
+
+def _leave_out(settings: Settings, suite: Suite, flags: Flags) -> Settings:
+    """Return the settings without some rows; those that are not there anyway are fine."""
+    choices = {"methods": suite.methods, **flags.choices()}
+    known = dict.fromkeys(
+        name for kind, rows in choices.items() for name in (*rows, *getattr(settings, kind))
+    )
+    for name in flags.without:
+        if name not in known:
+            raise UserError(f"--without: unknown {name!r}, choose from {', '.join(known)}")
+    kept = {
+        kind: tuple(n for n in getattr(settings, kind) if n not in flags.without)
+        for kind in choices
+    }
+    if not kept["methods"]:
+        raise UserError("--without leaves no method")
+    return replace(settings, **kept)  # type: ignore[arg-type]
+
+
+def _check_tuning_seeds(settings: Settings) -> None:
+    both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
+    if both:
+        seeds = f"seeds are {min(settings.seeds)} to {max(settings.seeds)}"
+        raise UserError(
+            f"seed {min(both)} is one that settings are chosen on and can't be tested as well: "
+            f"{seeds}; choose another --first-seed"
+        )

@@ -20,6 +20,8 @@ MARKETS = (
     "deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree",
 )  # fmt: skip
 """Beside the base market; `simulators.markets` has them."""
+SYNTHETIC_ONLY = (*MARKETS, "arr")
+"""Other worlds have one set of dials, and know only what could be shown to logged requests."""
 CONDITION_MARKETS = ("deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree")
 """Conditions under which HEPO might differ from its rivals; only `CONDITION_METHODS` run there."""
 CONDITION_METHODS = ("ppo", "grpo", "hepo", "hepo_terminal")

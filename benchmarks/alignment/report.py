@@ -42,7 +42,7 @@ from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from simulators.world.info import WorldInfo
 
 

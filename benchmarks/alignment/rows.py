@@ -11,7 +11,7 @@ from benchmarks.alignment.presets import (
     WARM_ROWS,
     AlignmentPreset,
 )
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 
 BASE = "base"
 

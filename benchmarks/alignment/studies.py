@@ -17,7 +17,7 @@ from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import coverage_note
 from benchmarks.reports.statistics import Interval, Profile, performance_profile
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from simulators.markets import MARKETS
 
 RIVALS = ("ppo", "grpo")

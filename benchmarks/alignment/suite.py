@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.alignment.ablations import ABLATIONS  # noqa: F401, what `load_suite` reads
 from benchmarks.alignment.presets import (
-    MARKETS,
     METHODS,  # noqa: F401
     PRESETS,  # noqa: F401
     SUPERVISED,
@@ -25,13 +23,9 @@ from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import open_market, world_seed
 from simulators.make import world_names
-
-IS_EXTENDABLE = TAKES_METHODS = TAKES_REWARDS = TAKES_LOGGER = True
-SYNTHETIC_ONLY = (*MARKETS, "arr")
-"""Other worlds have one set of dials, and know only what could be shown to logged requests."""
 
 
 def make_tasks(settings: Settings) -> list[Task]:

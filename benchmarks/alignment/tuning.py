@@ -27,7 +27,7 @@ from benchmarks.runs.files import write_json
 from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import draw_trials
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import open_market
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import load_policy, save_policy

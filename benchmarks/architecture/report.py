@@ -30,7 +30,7 @@ from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport
 from benchmarks.reports.lookup import interval_of, mean_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.trials import trial_words
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from simulators.world.info import WorldInfo
 
 PAPER = {

@@ -19,16 +19,14 @@ from benchmarks.architecture.presets import (
 from benchmarks.architecture.presets import (
     METHODS as ALL_METHODS,
 )
-from benchmarks.architecture.protocol import PROTOCOLS  # noqa: F401
 from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import world_seed
 from simulators.make import load_world, world_names
 from simulators.progress import silent
 
-IS_EXTENDABLE = True
 _OPTIONAL = {"tiger": "transformers"}
 METHODS = tuple(
     row for row in ALL_METHODS if row not in _OPTIONAL or importlib.util.find_spec(_OPTIONAL[row])

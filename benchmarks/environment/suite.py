@@ -38,13 +38,12 @@ from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.files import write_text
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task, log_progress
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import world_seed
 from simulators.make import load_world, world_names
 from simulators.progress import silent
 
 MACHINE = "machine"
-TAKES_REWARDS = True
 MODES = ("rankers", "free")
 """With the world's rankers, and with rankers that cost nothing."""
 _MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]

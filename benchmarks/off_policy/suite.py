@@ -28,7 +28,7 @@ from benchmarks.off_policy.tables import Tables, make_tables
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from gpr_rl.policy import load_policy, save_policy
 from simulators.make import load_world, world_names
 from simulators.progress import silent
@@ -37,7 +37,6 @@ from simulators.synthetic.config import PRESETS as SYNTHETIC
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
 
-TAKES_REWARDS = True
 KINDS = {"ads": AD_METHODS, "slates": SLATE_METHODS}
 
 

@@ -17,7 +17,7 @@ from benchmarks.rankers.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import world_seed
 from simulators.building import grade_regime
 from simulators.make import load_world, world_names

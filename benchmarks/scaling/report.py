@@ -23,7 +23,7 @@ from benchmarks.reports.statistics import bootstrap
 from benchmarks.reports.trials import trial_words
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
 from benchmarks.scaling.presets import METHODS, SIZES, ScalingPreset
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from simulators.world.info import WorldInfo
 
 LOSS, CURVE = "final_loss", "heldout_loss"

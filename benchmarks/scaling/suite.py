@@ -18,11 +18,9 @@ from benchmarks.scaling.presets import (
 )
 from benchmarks.scaling.report import make_report
 from benchmarks.scaling.train import WORLD_SEED, study_world
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.worlds import world_seed
 from simulators.make import world_names
-
-IS_EXTENDABLE = True
 
 
 def tuned_file(settings: Settings, size: str) -> Path | None:

@@ -11,7 +11,7 @@ from benchmarks.reports.lookup import interval_of, values_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import FILE, JOURNEY, WORLD
 from benchmarks.tokenizers.fit import SCORE, SPACES
 from benchmarks.tokenizers.presets import MACHINE, TokenizersPreset, row_name

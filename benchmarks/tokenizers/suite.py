@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import CATALOGUES, FILE, JOURNEY
 from benchmarks.tokenizers.presets import (
     MACHINE,
@@ -22,7 +22,6 @@ from benchmarks.tokenizers.presets import (
 )
 from benchmarks.tokenizers.report import make_report
 
-TAKES_EMBEDDINGS = True
 _READ_JOURNEY = "items of journey"
 
 

@@ -4,9 +4,11 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
+from benchmarks.flags import RewardFlags
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.reading import compare
 from benchmarks.reports.statistics import Interval
@@ -15,6 +17,18 @@ from benchmarks.runs.runner import Task, UserError, log_progress
 from benchmarks.suite import Settings, Suite
 
 METHODS = ("good", "bad", "crash", "mistake", "die", "nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(RewardFlags):
+    """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendableFlags(RewardFlags):
+    """Nothing, and it can grow."""
+
+    EXTENDABLE: ClassVar = ("methods", "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +131,9 @@ def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
 
 SUITE = Suite(
     name="fake",
-    summary="Nothing.",
+    flags=Flags,
     methods=METHODS,
     presets={"smoke": Sizes(), "quick": Sizes(num_seeds=2, delay_s=0.2)},
     make_tasks=make_tasks,
     finish=finish,
-    takes_rewards=True,
 )

@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tyro
 
 from benchmarks.errors import UserError
 from benchmarks.provenance import command, made_with, page_name
-from benchmarks.run import RunArgs, make_settings
 from benchmarks.suite import SUITES, load_suite
+from tests.benchmarks.command import settings_of
 
 
 @pytest.mark.parametrize(
@@ -26,8 +25,7 @@ from benchmarks.suite import SUITES, load_suite
 )
 def test_the_command_makes_the_same_settings(flags: list[str], tmp_path: Path) -> None:
     def read(words: list[str]):
-        args = tyro.cli(RunArgs, args=[*words, "--out", str(tmp_path / "run")])
-        return make_settings(args, SUITES)
+        return settings_of(*words, "--out", str(tmp_path / "run"))
 
     suite, settings = read(flags)
     words = shlex.split(command(suite, settings))
@@ -37,14 +35,12 @@ def test_the_command_makes_the_same_settings(flags: list[str], tmp_path: Path) -
 
 def test_a_run_that_grew_is_one_command(tmp_path: Path) -> None:
     def read(words: list[str]):
-        args = tyro.cli(RunArgs, args=["--preset", "smoke", *words, "--out", str(tmp_path)])
-        return make_settings(args, SUITES)
+        return settings_of("--preset", "smoke", *words, "--out", str(tmp_path))
 
     suite, first = read(["--methods", "ppo", "--seeds", "1"])
     _, second = read(["--methods", "hepo", "--seeds", "3", "--markets", "drift"])
-    grown = second.extended(
-        {k: list(v) for k, v in first.to_json().items() if isinstance(v, tuple)}
-    )
+    stored = {k: list(v) for k, v in first.to_json().items() if isinstance(v, tuple)}
+    grown = second.extended(stored, suite.flags.EXTENDABLE)
     assert command(suite, grown) == (
         "python -m benchmarks.run alignment --preset smoke --seeds 3 --methods ppo hepo "
         "--markets drift"
@@ -53,10 +49,9 @@ def test_a_run_that_grew_is_one_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(SUITES))
 def test_every_task_has_a_function_that_takes_its_arguments(name: str, tmp_path: Path) -> None:
-    suite = load_suite(name, SUITES)
+    suite = load_suite(name)
     for preset in suite.presets:
-        words = [name, "--preset", preset, "--out", str(tmp_path)]
-        _, settings = make_settings(tyro.cli(RunArgs, args=words), SUITES)
+        _, settings = settings_of(name, "--preset", preset, "--out", str(tmp_path))
         for task in suite.make_tasks(settings):
             module, _, function = task.function.partition(":")
             found = getattr(importlib.import_module(module), function)
@@ -76,8 +71,7 @@ def test_what_a_run_was_made_with_is_said_without_places() -> None:
 
 def test_pages_of_other_questions_have_other_names(tmp_path: Path) -> None:
     def name(*words: str) -> str:
-        args = tyro.cli(RunArgs, args=["architecture", *words, "--out", str(tmp_path)])
-        return page_name(*make_settings(args, SUITES))
+        return page_name(*settings_of("architecture", *words, "--out", str(tmp_path)))
 
     assert name() == "architecture"
     assert name("--protocol", "leave-one-out") == "architecture-leave-one-out"
@@ -87,7 +81,7 @@ def test_pages_of_other_questions_have_other_names(tmp_path: Path) -> None:
 
 
 def test_every_module_of_own_methods_is_named(tmp_path: Path) -> None:
-    suite, settings = make_settings(tyro.cli(RunArgs, args=["--out", str(tmp_path)]), SUITES)
+    suite, settings = settings_of("--out", str(tmp_path))
     own = replace(settings, methods=("ppo", "a", "b", "c"), plugins=("one", "two"))
     assert command(suite, own).endswith("--methods ppo one:a two:b two:c")
 
@@ -96,5 +90,5 @@ def test_every_module_of_own_methods_is_named(tmp_path: Path) -> None:
 def test_what_chose_settings_is_not_tested(suite: str, tmp_path: Path) -> None:
     words = [suite, "--first-seed", "998", "--seeds", "3", "--out", str(tmp_path)]
     with pytest.raises(UserError, match="seed 1000 is one that settings are chosen on"):
-        make_settings(tyro.cli(RunArgs, args=words), SUITES)
-    make_settings(tyro.cli(RunArgs, args=[*words, "--preset", "smoke"]), SUITES)  # tunes nothing
+        settings_of(*words)
+    settings_of(*words, "--preset", "smoke")  # tunes nothing

@@ -18,7 +18,7 @@ from benchmarks.runs import folder as run_folder
 from benchmarks.runs.results import COLUMNS, empty_results, write_results
 from benchmarks.runs.runner import _without_needs, check_files
 from benchmarks.runs.tasks import Task
-from tests.benchmarks.fake_suite import SUITE
+from tests.benchmarks.fake_suite import SUITE, ExtendableFlags
 
 SUITES = {"fake": SUITE, "other": SUITE}
 
@@ -123,7 +123,7 @@ def test_resume_needs_the_same_settings(finished, capsys, change, named):
 
 def test_an_extendable_run_grows_by_what_is_new(finished, copy, capsys):
     (copy / "calls.txt").unlink()
-    wider = {"fake": replace(SUITE, is_extendable=True)}
+    wider = {"fake": replace(SUITE, flags=ExtendableFlags)}
     flags = ["fake", "--preset", "smoke", "--out", str(copy), "--resume"]
     assert main([*flags, "--seeds", "3", "--methods", "good"], wider) == 0
     assert sorted((copy / "calls.txt").read_text().splitlines()) == ["bad 2", "good 2"]
@@ -144,16 +144,25 @@ def test_an_extendable_run_grows_by_what_is_new(finished, copy, capsys):
 
 
 def test_flags_that_a_suite_has_not_are_refused(tmp_path, capsys):
-    for flags, message in (
-        (["--markets", "drift"], "suite 'fake' has no --markets"),
-        (["--ablate", "kl_0"], "suite 'fake' has no --ablate"),
-        (["--tune", "3"], "suite 'fake' has no --tune"),
-        (["--methods", "mine:own"], "suite 'fake' takes no methods of your own, got 'mine:own'"),
-        (["--logger", "paper"], "--logger must be one of csv"),
-        (["--logger", "csv"], "suite 'fake' has no --logger"),
+    out = ["--out", str(tmp_path / "run")]
+    for flag, value in (
+        ("--markets", "drift"),
+        ("--ablate", "kl_0"),
+        ("--tune", "3"),
+        ("--logger", "csv"),
+        ("--protocol", "time"),
+        ("--embeddings", "x.npy"),
     ):
-        assert run(*flags, "--out", str(tmp_path / "run")) == 2
-        assert message in capsys.readouterr().err
+        with pytest.raises(SystemExit) as stopped:
+            run(flag, value, *out)
+        assert stopped.value.code == 2
+        assert flag in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["alignment", "--logger", "paper", *out])
+    assert stopped.value.code == 2
+    assert "tensorboard" in capsys.readouterr().err
+    assert run("--methods", "mine:own", *out) == 2
+    assert "unknown method 'mine:own'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -236,7 +245,7 @@ def test_a_failing_task_is_one_line(tmp_path, capsys, method, code, message):
 def test_other_rows_go_on_and_the_report_can_leave_a_failing_one_out(tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["fake", "--preset", "smoke", "--workers", "1", "--out", str(out)]
-    suites = {"fake": replace(SUITE, is_extendable=True)}
+    suites = {"fake": replace(SUITE, flags=ExtendableFlags)}
     assert main([*argv, "--methods", "crash", "bad", "good"], suites) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "task 'crash, seed 0' failed: RuntimeError: the engine fell off" in last

@@ -18,7 +18,7 @@ from benchmarks.alignment.tables import (
     time_table,
 )
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from tests.benchmarks.reports.frames import frame, rows_of
 
 INFO = SimpleNamespace(

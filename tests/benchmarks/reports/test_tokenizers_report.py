@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.reports.blocks import Bullets, Paragraph, Table
 from benchmarks.reports.statistics import Interval
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from benchmarks.tokenizers.presets import TokenizersPreset
 from benchmarks.tokenizers.report import (
     collision_quotient,

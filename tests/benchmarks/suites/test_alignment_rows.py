@@ -23,7 +23,7 @@ from benchmarks.alignment.tables import add_normalised, same_clock_table
 from benchmarks.alignment.tuning import choose, read_choice, trial_settings
 from benchmarks.runs.results import write_results
 from benchmarks.runs.runner import check_graph
-from benchmarks.suite import Settings
+from benchmarks.settings import Settings
 from gpr_rl.checkpoint import CheckpointError
 from simulators.markets import MARKETS as KNOWN_MARKETS
 

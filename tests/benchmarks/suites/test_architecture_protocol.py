@@ -3,22 +3,24 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.architecture.flags import Flags
 from benchmarks.architecture.models import _Knowledge
 from benchmarks.architecture.protocol import PROTOCOLS, make_protocol, with_history
+from benchmarks.errors import UserError
 from benchmarks.provenance import command
-from benchmarks.run import RunArgs, UserError, make_settings
-from benchmarks.suite import SUITES
 from gpr_rl.pretraining.mtp import validate_targets
 from gpr_rl.schema import Action, TokenType
 from simulators.make import load_world
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import NoWindows, WindowBatches
+from tests.benchmarks.command import settings_of
 from tests.simulators.imported.logs_in_memory import START, make, random_log
 
 
@@ -168,14 +170,16 @@ def test_a_history_holds_so_many_ads() -> None:
         assert torch.equal(mine, full[len(full) - len(mine) :])
 
 
-def test_the_command_line_names_its_protocols(tmp_path: Path) -> None:
-    _, settings = make_settings(RunArgs(suite="architecture", out=tmp_path), SUITES)
+def test_the_command_line_names_its_protocols(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    _, settings = settings_of("architecture", "--out", tmp_path)
     assert settings.protocol == PROTOCOLS[0] == "time"
-    asked = RunArgs(suite="architecture", out=tmp_path, protocol="leave-one-out")
-    suite, settings = make_settings(asked, SUITES)
+    words = ["architecture", "--out", tmp_path, "--protocol", "leave-one-out"]
+    suite, settings = settings_of(*words)
     assert settings.protocol == "leave-one-out"
     assert command(suite, settings).endswith("--preset quick --protocol leave-one-out")
-    with pytest.raises(UserError, match=r"unknown --protocol 'loo': choose one of time, leave"):
-        make_settings(RunArgs(suite="architecture", out=tmp_path, protocol="loo"), SUITES)
-    with pytest.raises(UserError, match="has no --protocol"):
-        make_settings(RunArgs(out=tmp_path, protocol="time"), SUITES)
+    assert get_args(get_type_hints(Flags)["protocol"]) == PROTOCOLS
+    with pytest.raises(SystemExit):
+        settings_of("architecture", "--protocol", "loo")
+    assert "leave-one-out-20" in capsys.readouterr().err

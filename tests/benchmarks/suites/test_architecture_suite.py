@@ -23,13 +23,14 @@ from benchmarks.architecture.suite import METHODS
 from benchmarks.architecture.train import evaluate, train
 from benchmarks.measure.flops import training_flops
 from benchmarks.measure.sizes import non_embedding_parameters
-from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.run import main
 from benchmarks.runs.results import read_results
-from benchmarks.suite import SUITES, load_suite
+from benchmarks.suite import load_suite
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.pretraining.trainer import StageConfig
 from gpr_rl.schema import Action
 from simulators.make import load_world
+from tests.benchmarks.command import settings_of
 
 TINY = replace(
     PRESETS["smoke"],
@@ -150,7 +151,7 @@ def test_what_is_ranked_are_clicked_ads_of_held_out_days() -> None:
 
 
 def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
-    suite, settings = make_settings(RunArgs(suite="architecture", out=tmp_path, seeds=2), SUITES)
+    suite, settings = settings_of("architecture", "--out", tmp_path, "--seeds", 2)
     tasks = suite.make_tasks(settings)
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
@@ -161,7 +162,7 @@ def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_small_run_reports(tmp_path: Path) -> None:
     sizes = replace(TINY, learning_rates=(3e-3, 1e-3))
-    suite = replace(load_suite("architecture", SUITES), presets={"smoke": sizes})
+    suite = replace(load_suite("architecture"), presets={"smoke": sizes})
     out = tmp_path / "run"
     words = ["architecture", "--preset", "smoke", "--out", str(out), "--seeds", "3"]
     words += ["--methods", "sasrec", "base", "mtp", "full", "control_mtp"]

@@ -15,11 +15,12 @@ from benchmarks.off_policy.grades import grade, judge_ads, judge_slates, rank_co
 from benchmarks.off_policy.presets import AD_METHODS, METHODS, PRESETS, SLATE_METHODS
 from benchmarks.off_policy.tables import Tables, draw_logs
 from benchmarks.reports.page import write_report
-from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.run import main
 from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import run_task
-from benchmarks.suite import SUITES, load_suite
+from benchmarks.suite import load_suite
 from simulators.world.tables import BID_TYPES
+from tests.benchmarks.command import settings_of
 
 TINY = replace(
     PRESETS["smoke"],
@@ -158,9 +159,9 @@ def test_rank_correlation_is_spearmans() -> None:
 
 
 def test_a_run_writes_grades_logs_and_a_report(tmp_path: Path) -> None:
-    suite = replace(load_suite("off_policy", SUITES), presets={"smoke": TINY})
-    args = RunArgs(suite="off_policy", preset="smoke", out=tmp_path, seeds=1)
-    _, settings = make_settings(args, {"off_policy": suite})
+    suite = replace(load_suite("off_policy"), presets={"smoke": TINY})
+    words = ["off_policy", "--preset", "smoke", "--out", tmp_path, "--seeds", 1]
+    _, settings = settings_of(*words, suites={"off_policy": suite})
     (tmp_path / "checkpoints").mkdir()
     tasks = suite.make_tasks(settings)
     for task in tasks:

@@ -9,17 +9,18 @@ import torch
 
 from benchmarks.measure.sizes import non_embedding_parameters
 from benchmarks.reports.power_law import fit_with_seeds
-from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.run import main
 from benchmarks.runs.results import read_results
 from benchmarks.scaling.presets import PRESETS, SIZES, TO_1M
 from benchmarks.scaling.report import law_figure, law_words
 from benchmarks.scaling.train import heldout_batches, heldout_losses, train_size
-from benchmarks.suite import SUITES, load_suite
+from benchmarks.suite import load_suite
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.trainer import StageConfig
 from simulators.make import load_world
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
+from tests.benchmarks.command import settings_of
 
 TINY = replace(
     PRESETS["smoke"],
@@ -116,7 +117,7 @@ def test_a_law_is_only_claimed_where_losses_have_one(losses: list[float], words:
 
 
 def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
-    suite, settings = make_settings(RunArgs(suite="scaling", out=tmp_path, seeds=2), SUITES)
+    suite, settings = settings_of("scaling", "--out", tmp_path, "--seeds", 2)
     tasks = suite.make_tasks(settings)
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names) == 1 + 5 + 10
@@ -126,7 +127,7 @@ def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_small_run_reports(tmp_path: Path) -> None:
     sizes = replace(TINY, learning_rates=(3e-3, 1e-3))
-    suite = replace(load_suite("scaling", SUITES), presets={"smoke": sizes})
+    suite = replace(load_suite("scaling"), presets={"smoke": sizes})
     out = tmp_path / "run"
     words = ["scaling", "--preset", "smoke", "--out", str(out), "--seeds", "3"]
     assert main([*words, "--methods", *TO_1M[:4]], {"scaling": suite}) == 0

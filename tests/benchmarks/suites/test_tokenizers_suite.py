@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.run import RunArgs, main, make_settings
+from benchmarks.run import main
 from benchmarks.runs.results import read_results
-from benchmarks.suite import SUITES, load_suite
+from benchmarks.suite import load_suite
 from benchmarks.tokenizers import catalogues as tokenizers_catalogues
 from benchmarks.tokenizers.catalogues import Catalogue, load_catalogue
 from benchmarks.tokenizers.fit import SPACES, UASID_SHAPES, make_tokenizer, measure, shape_codes
@@ -18,6 +18,7 @@ from benchmarks.tokenizers.presets import METHODS, PRESETS
 from benchmarks.tokenizers.speed import encode_stream, fit_and_encode
 from gpr_rl.tokenizers import quality
 from simulators.make import load_world
+from tests.benchmarks.command import settings_of
 from tests.gpr_rl.tokenizers.tokenizer_data import clusters
 
 TINY = replace(PRESETS["smoke"], max_items=300, num_trials=2, speed_items=1_000, stream_items=2_000)
@@ -98,7 +99,7 @@ def test_a_small_run_reports_and_resumes(
     monkeypatch.setattr(tokenizers_catalogues, "CATALOGUES", ("world",))
     monkeypatch.setattr("benchmarks.tokenizers.suite.CATALOGUES", ("world",))
     np.save(tmp_path / "own.npy", clusters(200))
-    suite = replace(load_suite("tokenizers", SUITES), presets={"smoke": TINY})
+    suite = replace(load_suite("tokenizers"), presets={"smoke": TINY})
     out = tmp_path / "run"
     words = ["tokenizers", "--preset", "smoke", "--out", str(out), "--seeds", "3"]
     words += ["--methods", "rq_kmeans", "rq_kmeans_plus", "ua_sid"]
@@ -114,17 +115,13 @@ def test_a_small_run_reports_and_resumes(
     before = (out / "results.parquet").read_bytes()
     assert main([*words, "--resume"], {"tokenizers": suite}) == 0
     assert (out / "results.parquet").read_bytes() == before
-    capsys.readouterr()
-    assert main(["alignment", "--embeddings", "x.npy"], SUITES) == 2
-    assert "suite 'alignment' has no --embeddings" in capsys.readouterr().err
     missing = [*words[:-1], str(tmp_path / "absent.npy"), "--out", str(tmp_path / "other")]
     assert main(missing, {"tokenizers": suite}) == 2
     assert "absent.npy: no such file" in capsys.readouterr().err
 
 
 def test_a_run_plans_every_pair_once(tmp_path: Path) -> None:
-    words = RunArgs(suite="tokenizers", preset="quick", out=tmp_path, seeds=3)
-    suite, settings = make_settings(words, SUITES)
+    suite, settings = settings_of("tokenizers", "--out", tmp_path, "--seeds", 3)
     tasks = suite.make_tasks(settings)
     names = [task.name for task in tasks]
     assert len(set(names)) == len(names)
