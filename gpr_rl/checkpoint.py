@@ -66,6 +66,11 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta
 
 
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, named by what follows it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
     """Return an optimizer's state as flat tensors and JSON metadata.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpr_rl.checkpoint import (
+    below,
     flatten_optimizer_state,
     load_checkpoint,
     restore_optimizer_state,
@@ -76,17 +77,13 @@ class StageState:
             if stored != value:
                 raise ValueError(f"{path} was made with {name}={stored!r}, this run has {value!r}")
         try:
-            self._model.load_state_dict(_below("model.", tensors))
+            self._model.load_state_dict(below("model.", tensors))
         except RuntimeError as error:
             raise ValueError(
                 f"{path} is of another model: {' '.join(str(error).split())}"
             ) from error
-        restore_optimizer_state(self._optimizer, _below("optimizer.", tensors), meta["optimizer"])
-        self._best = _below("best.", tensors)
+        restore_optimizer_state(self._optimizer, below("optimizer.", tensors), meta["optimizer"])
+        self._best = below("best.", tensors)
         self.step, self.failures = meta["step"], meta["failures"]
         self.best_step = meta["best_step"]
         self.best_score = float(meta["best_score"])
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
+from gpr_rl.checks import check_at_least
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
 from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
 from gpr_rl.tokenizers.fitting.search import kmeans, nearest, one_thread
 
@@ -57,11 +56,7 @@ class RQKMeans(Tokenizer):
             ValueError: A count below 1, or `num_codes` of another length than `num_levels`.
         """
         super().__init__(num_levels, num_codes, seed)
-        if num_iterations < 1 or max_rows_per_code < 1:
-            raise ValueError(
-                "num_iterations and max_rows_per_code must be at least 1, got"
-                f" {num_iterations} and {max_rows_per_code}"
-            )
+        check_at_least(1, num_iterations=num_iterations, max_rows_per_code=max_rows_per_code)
         self.num_iterations = num_iterations
         self.max_rows_per_code = max_rows_per_code
         self.codebooks: list[Tensor] = []
@@ -86,6 +81,7 @@ class RQKMeans(Tokenizer):
                 centroids = self._fit_level(residual, num_codes, self.seed + level)
                 residual -= centroids[nearest(residual, centroids)]
                 self.codebooks.append(centroids)
+        self._width = x.shape[1]
         return self
 
     def _fit_level(self, rows: Tensor, num_codes: int, seed: int) -> Tensor:
@@ -109,43 +105,21 @@ class RQKMeans(Tokenizer):
         self.num_unused.append(num_codes - len(nearest(rows, centroids).unique()))
         return centroids
 
-    def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
-        """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
+    def _encode(self, x: Tensor) -> Tensor:
+        return encode_residual(x, self.codebooks)
 
-        Raises:
-            ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
-        """
-        codebooks = self._fitted()
-        return encode_residual(read_embeddings(x, width=codebooks[0].shape[1]), codebooks)
-
-    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
-        """Return the float32 embeddings that codes [n, L] stand for: the sum of their centroids.
-
-        Raises:
-            ValueError: Not fitted, codes of another shape, or one out of range.
-        """
-        codebooks = self._fitted()
-        return sum_centroids(read_codes(codes, self.num_codes), codebooks)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON takes them."""
-        own = {"num_iterations": self.num_iterations, "max_rows_per_code": self.max_rows_per_code}
-        return super().config | own
+    def _decode(self, codes: Tensor) -> Tensor:
+        return sum_centroids(codes, self.codebooks)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        tensors = {f"codebook_{level}": book for level, book in enumerate(self._fitted())}
+        tensors = {f"codebook_{level}": book for level, book in enumerate(self.codebooks)}
         return {"num_reseeded": self.num_reseeded, "num_unused": self.num_unused}, tensors
 
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebook_{level}"] for level in range(self.num_levels)]
+        self._width = self.codebooks[0].shape[1]
         self.num_reseeded = fitted["num_reseeded"]
         self.num_unused = fitted["num_unused"]
-
-    def _fitted(self) -> list[Tensor]:
-        if not self.codebooks:
-            raise self._not_fitted()
-        return self.codebooks
 
 
 def _worst_rows(rows: Tensor, centroid: Tensor, count: int) -> Tensor:
