@@ -51,7 +51,6 @@ class Tokenizer(ABC):
         self.num_codes = read_num_codes(num_codes, num_levels)
         self.num_levels = num_levels
         self.seed = seed
-        self._width = 0  # d; 0: not fitted
 
     def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
         """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
@@ -76,6 +75,11 @@ class Tokenizer(ABC):
         """The constructor's arguments, as JSON takes them."""
         settings = {name: getattr(self, name) for name in signature(type(self)).parameters}
         return settings | {"num_codes": list(self.num_codes)}
+
+    @property
+    @abstractmethod
+    def _width(self) -> int:
+        """The d of `fit`; 0: not fitted."""
 
     @abstractmethod
     def _encode(self, x: Tensor) -> Tensor:

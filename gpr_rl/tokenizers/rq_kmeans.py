@@ -81,7 +81,6 @@ class RQKMeans(Tokenizer):
                 centroids = self._fit_level(residual, num_codes, self.seed + level)
                 residual -= centroids[nearest(residual, centroids)]
                 self.codebooks.append(centroids)
-        self._width = x.shape[1]
         return self
 
     def _fit_level(self, rows: Tensor, num_codes: int, seed: int) -> Tensor:
@@ -105,6 +104,10 @@ class RQKMeans(Tokenizer):
         self.num_unused.append(num_codes - len(nearest(rows, centroids).unique()))
         return centroids
 
+    @property
+    def _width(self) -> int:
+        return self.codebooks[0].shape[1] if self.codebooks else 0
+
     def _encode(self, x: Tensor) -> Tensor:
         return encode_residual(x, self.codebooks)
 
@@ -117,7 +120,6 @@ class RQKMeans(Tokenizer):
 
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebook_{level}"] for level in range(self.num_levels)]
-        self._width = self.codebooks[0].shape[1]
         self.num_reseeded = fitted["num_reseeded"]
         self.num_unused = fitted["num_unused"]
 

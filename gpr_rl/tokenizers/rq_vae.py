@@ -30,6 +30,7 @@ class RQVAE(Tokenizer):
     """
 
     _model: ResidualAutoencoder
+    _width: int = 0
 
     def __init__(
         self,

@@ -125,7 +125,7 @@ class UASID(Tokenizer):
                 )
             self._fit_levels(x)
         codes = torch.cat([self._content_codes(x), last[:, None]], dim=1)
-        self._index, self._width = CodeIndex(codes.cpu(), item_id), x.shape[1]
+        self._index = CodeIndex(codes.cpu(), item_id)
         return self
 
     def _fit_levels(self, x: Tensor) -> None:
@@ -174,6 +174,10 @@ class UASID(Tokenizer):
         self.index.add(codes.cpu(), item_id)
         return codes
 
+    @property
+    def _width(self) -> int:
+        return self._levels[0].mean.shape[1] if self._levels else 0
+
     def _encode(self, x: Tensor) -> Tensor:
         return torch.cat([self._content_codes(x), self._last_level(x, None)[:, None]], dim=1)
 
@@ -213,7 +217,6 @@ class UASID(Tokenizer):
             _Level(*(tensors[f"{name}_{number}"] for name in _Level._fields))
             for number in range(self.num_levels - 1)
         ]
-        self._width = self._levels[0].mean.shape[1]
         self._index = CodeIndex.from_tensors(below("index.", tensors))
         self.losses = fitted["losses"]
         if fitted["has_adapter"]:
