@@ -109,10 +109,3 @@ def legal_log_prob(
             f" every legal code (code {bad[2]})"
         )
     return masked
-
-
-def count_requests(request: Any, eligible: Tensor | None) -> int:
-    """Return B, from the mask where there is one, else from `request.request_id` or its length."""
-    if eligible is not None:
-        return len(eligible)
-    return len(getattr(request, "request_id", request))

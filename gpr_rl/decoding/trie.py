@@ -26,7 +26,7 @@ class TreeRuns:
     """A prefix tree over N ads in tree order; node i covers the ads [edge[i - 1], edge[i])."""
 
     children: list[NDArray[np.int32]]
-    """Per level [n_l + 1, V], node of the next level or 0; the root is node 1 of level 0."""
+    """Per level [n_l + 1, V], node of the next level or 0; the root is node 1."""
     edge: list[NDArray[np.int64]]
     """Per level [n_l + 1]."""
     code: list[NDArray[np.int64]]
@@ -88,7 +88,6 @@ class CodeTrie:
         self._edges: list[Tensor] = []  # [n_l + 1]; node i covers sorted ads [edge[i-1], edge[i])
         self._children: list[Tensor] = []  # int32 [n_l + 1, V], node of level l + 1 or _DEAD
         self._build()
-        self._unrestricted: LegalTrie | None = None
 
     def _sort(self, ad_value: Tensor | None) -> Tensor:
         """Return the ad ids by (path, -ad_value, ad id): stable sorts, least important first."""
@@ -140,9 +139,6 @@ class CodeTrie:
             ValueError: `eligible` is not bool [B, N].
         """
         if eligible is None:
-            if self._unrestricted is None:
-                every = torch.ones(1, self.num_ads, dtype=torch.bool, device=self.codes.device)
-                self._unrestricted = LegalTrie(self, every)
             return self._unrestricted
         if eligible.dtype != torch.bool or eligible.ndim != 2 or eligible.shape[1] != self.num_ads:
             raise ValueError(
@@ -151,6 +147,11 @@ class CodeTrie:
             )
         return LegalTrie(self, eligible)
 
+    @cached_property
+    def _unrestricted(self) -> "LegalTrie":
+        every = torch.ones(1, self.num_ads, dtype=torch.bool, device=self.codes.device)
+        return LegalTrie(self, every)
+
     def legal_mask(
         self, prefix: Int[Tensor, "B *rest l"], eligible: Bool[Tensor, "B N"] | None = None
     ) -> Bool[Tensor, "B *rest V"]:
@@ -158,7 +159,7 @@ class CodeTrie:
         return self.restrict(eligible).mask(prefix)
 
     def in_order(self, eligible: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
-        """Return the columns in the order of the tree: ads below any node stand side by side."""
+        """Return the columns in the order of the tree."""
         if eligible.device.type == "cpu":  # several times as fast as torch's
             return torch.from_numpy(np.take(eligible.numpy(), self._order.numpy(), axis=1))
         return eligible.index_select(1, self._order)
@@ -245,11 +246,6 @@ class LegalTrie:
             tables.append(legal)
         return tables
 
-    @property
-    def _before(self) -> Tensor:
-        """Eligible ads before each path's first ad."""
-        return self._at_edges[-1]
-
     @cached_property
     def root_mask(self) -> Bool[Tensor, "B V"]:
         """The legal first codes, as `mask` of an empty prefix, without the tables."""
@@ -280,7 +276,8 @@ class LegalTrie:
         chosen._legal = [x.index_select(0, row) for x in self._legal]
         return chosen
 
-    def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:
+    def _walk(self, codes: Tensor, least: int, most: int, name: str) -> list[Tensor]:
+        """Return the nodes of checked prefixes: the root's, after one code, after two, ..."""
         if codes.ndim < 2 or not least <= codes.shape[-1] <= most:
             lengths = f"{least}..{most}" if least < most else str(most)
             raise ValueError(
@@ -290,6 +287,10 @@ class LegalTrie:
             raise ValueError(f"{name} has {len(codes)} requests, eligible has {self.batch_size}")
         if codes.numel():
             self.trie._check_range(codes)
+        nodes = [self.trie.root(*codes.shape[:-1])]
+        for level, code in enumerate(codes.unbind(-1)):
+            nodes.append(self.trie.child(level, nodes[-1], code))
+        return nodes
 
     def _look_up(self, table: Tensor, node: Tensor) -> Tensor:
         """Return table[b, node[b, ...]] for a table [B or 1, n]."""
@@ -317,10 +318,7 @@ class LegalTrie:
         Raises:
             ValueError: A prefix too long, a code outside [0, V), another number of requests.
         """
-        self._check(prefix, 0, self.trie.num_levels - 1, "prefix")
-        node = self.trie.root(*prefix.shape[:-1])
-        for level in range(prefix.shape[-1]):
-            node = self.trie.child(level, node, prefix[..., level])
+        node = self._walk(prefix, 0, self.trie.num_levels - 1, "prefix")[-1]
         return self.child_mask(prefix.shape[-1], node)
 
     def path_masks(self, codes: Int[Tensor, "B *rest L"]) -> Bool[Tensor, "B *rest L V"]:
@@ -329,12 +327,8 @@ class LegalTrie:
         Raises:
             ValueError: See `mask`.
         """
-        self._check(codes, self.trie.num_levels, self.trie.num_levels, "codes")
-        node = self.trie.root(*codes.shape[:-1])
-        masks = []
-        for level in range(self.trie.num_levels):
-            masks.append(self.child_mask(level, node))
-            node = self.trie.child(level, node, codes[..., level])
+        nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
+        masks = [self.child_mask(level, node) for level, node in enumerate(nodes[:-1])]
         return torch.stack(masks, dim=-2)
 
     def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
@@ -343,11 +337,8 @@ class LegalTrie:
         Raises:
             ValueError: See `mask`.
         """
-        self._check(codes, self.trie.num_levels, self.trie.num_levels, "codes")
-        node = self.trie.root(*codes.shape[:-1])
-        for level in range(self.trie.num_levels):
-            node = self.trie.child(level, node, codes[..., level])
-        return self.leaf_ad(node)
+        nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
+        return self.leaf_ad(nodes[-1])
 
     def leaf_ad(self, leaf: Int[Tensor, "B ..."]) -> Int[Tensor, "B ..."]:
         """Return the ad of nodes of the last level, -1 for an illegal one."""
@@ -355,7 +346,7 @@ class LegalTrie:
             first = self.trie._edges[-1].index_select(0, (leaf - 1).clamp_min(0).reshape(-1))
             ad_id = self.trie._order[first.view(leaf.shape)]
             return ad_id.where(leaf != _DEAD, -1)
-        rank = self._look_up(self._before, (leaf - 1).clamp_min(0)) + 1
+        rank = self._look_up(self._at_edges[-1], (leaf - 1).clamp_min(0)) + 1
         position = torch.searchsorted(self._count, rank.reshape(self.batch_size, -1)) - 1
         ad_id = self.trie._order[position.clamp_max(self.trie.num_ads - 1).view(leaf.shape)]
         return ad_id.where(self._look_up(self._legal[-1], leaf), -1)
