@@ -152,25 +152,15 @@ class CodeDecoder(nn.Module):
     def _begin(
         self, x: Tensor, own: Tensor, memory: Tensor, visible: Tensor, refine: Refine | None
     ) -> DecoderState:
-        """Return `begin` of shared tokens `x` whose states are `own` [B, S, D]."""
-        return self._share(self.blocks, x, memory, visible, refine)
-
-    def _share(
-        self,
-        blocks: nn.ModuleList,
-        x: Float[Tensor, "B S m D"],
-        memory: Float[Tensor, "B N 2 H T d"],
-        visible: Tensor,
-        refine: Refine | None,
-    ) -> DecoderState:
-        """Run shared tokens, the last of which is the start token, through N blocks."""
+        """Return `begin` of shared tokens `x`, whose states are `own` [B, S, D]."""
+        blocks = self.blocks
         if refine is None:
-            x, shared = _run_shared(blocks, x, None, memory, visible)
+            x, shared = run_shared(blocks, x, None, memory, visible)
             return DecoderState(memory, shared, self.norm(x[:, :, -1]), visible)
-        thinking, shared = _run_shared(blocks, x[:, :, :-1], None, memory, visible)
+        thinking, shared = run_shared(blocks, x[:, :, :-1], None, memory, visible)
         thought = self.norm(thinking).sum(2)
         x = torch.stack([refine(thought), x[:, :, -1]], dim=2)
-        x, shared = _run_shared(blocks, x, shared, memory, visible)
+        x, shared = run_shared(blocks, x, shared, memory, visible)
         start = self.norm(x[:, :, -1])
         return DecoderState(memory, shared, start, visible, thought=thought)
 
@@ -219,17 +209,23 @@ class CodeDecoder(nn.Module):
         return self.embed(codes, level)
 
 
-def _run_shared(
-    blocks: nn.ModuleList, x: Tensor, past: Tensor | None, memory: Tensor, visible: Tensor
+def run_shared(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    past: Tensor | None,
+    memory: Tensor,
+    visible: Tensor,
+    seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the outputs of shared tokens, and keys and values of all of them so far.
 
     Args:
         blocks: N of them.
-        x: [B, S, m, D], attending causally among themselves and to those before.
+        x: [B, S, m, D].
         past: [B, S, N, 2, H, p, D/H] of shared tokens before; None: there are none.
         memory: [B, N, 2, H, T, D/H].
         visible: bool [B, S, T].
+        seen: bool [m, m], who attends to whom, without `past`; None: causally, and to those before.
     """
     batch, num_states, num_new, _ = x.shape
     mask = cross_mask(visible, num_new)
@@ -238,15 +234,15 @@ def _run_shared(
         qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B * S, H, m, D/H]
         if past is None:
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            before_key, before_value = past[:, :, layer].flatten(0, 1).unbind(1)
-            key, value = (
-                torch.cat(pair, dim=2) for pair in ((before_key, key), (before_value, value))
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=seen, is_causal=seen is None
             )
+        else:
+            before = past[:, :, layer].flatten(0, 1).unbind(1)
+            key, value = (torch.cat(p, dim=2) for p in zip(before, (key, value), strict=True))
             ones = torch.ones(num_new, key.shape[2], dtype=torch.bool, device=x.device)
-            seen = ones.tril(key.shape[2] - num_new)
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            causal = ones.tril(key.shape[2] - num_new)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=causal)
         attended = attended.transpose(1, 2).reshape(x.shape)
         x = block.finish(x, attended, memory[:, layer], mask)
         shared.append(torch.stack([key, value], dim=1).unflatten(0, (batch, -1)))

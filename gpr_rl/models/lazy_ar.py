@@ -11,16 +11,13 @@ Dims: B sequences, S states per sequence, K candidates per state, L levels, n co
 m shared tokens, T tokens, D width, H heads.
 """
 
-from collections.abc import Sequence
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.decoder import CodeDecoder, DecoderBlock, DecoderState, Refine, cross_mask
+from gpr_rl.models.decoder import CodeDecoder, DecoderState, Refine, run_shared
 
 
 class Fuse(nn.Module):
@@ -87,35 +84,18 @@ class LazyDecoder(CodeDecoder):
     ) -> DecoderState:
         num_lazy = len(self.trunk_blocks)
         if num_lazy == 0:
-            return self._share(self.blocks, x, memory, visible, refine)
+            return super()._begin(x, own, memory, visible, refine)
         thinking, start = x[:, :, :-1], x[:, :, -1:]
         levels = own[:, :, None] + self.level
-        thinking, trunk = self._trunk(thinking, levels, memory, visible)
-        x = torch.cat([thinking, self.fuse(trunk[:, :, :1], start)], dim=2)
-        state = self._share(self.blocks, x, memory[:, num_lazy:], visible, refine)
-        return state._replace(trunk=trunk)
-
-    def _trunk(
-        self,
-        thinking: Float[Tensor, "B S k D"],
-        levels: Float[Tensor, "B S L D"],
-        memory: Float[Tensor, "B N 2 H T d"],
-        visible: Tensor,
-    ) -> tuple[Float[Tensor, "B S k D"], Float[Tensor, "B S L D"]]:
-        """Run thinking tokens (causal) and level positions (each beside all of these) at once."""
-        num_states, num_thinking = thinking.shape[1:3]
-        tokens = torch.cat([thinking, levels], dim=2)
+        # thinking tokens see those before them, a level's position sees all of these and itself
+        tokens, num_thinking = torch.cat([thinking, levels], dim=2), thinking.shape[2]
         index = torch.arange(tokens.shape[2], device=tokens.device)
         seen = (index <= index[:, None]) & (index < num_thinking) | (index == index[:, None])
-        x, mask = tokens.flatten(1, 2), cross_mask(visible, len(index))
-        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.trunk_blocks)):
-            qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-            attended = attended.transpose(1, 2).reshape(x.shape)
-            x = block.finish(x, attended, memory[:, layer], mask)
-        tokens = x.unflatten(1, (num_states, -1))
-        return tokens[:, :, :num_thinking], tokens[:, :, num_thinking:]
+        tokens, _ = run_shared(self.trunk_blocks, tokens, None, memory, visible, seen)
+        thinking, trunk = tokens.tensor_split([num_thinking], dim=2)
+        x = torch.cat([thinking, self.fuse(trunk[:, :, :1], start)], dim=2)
+        state = super()._begin(x, own, memory[:, num_lazy:], visible, refine)
+        return state._replace(trunk=trunk)
 
     def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
         if state.trunk is None:

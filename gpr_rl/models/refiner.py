@@ -19,27 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
-
-
-class DenoiserLayer(nn.Module):
-    """Pre-norm self-attention over a row's three tokens, then a feed-forward network."""
-
-    def __init__(self, config: HHDConfig) -> None:
-        super().__init__()
-        dim, self.num_heads = config.dim, config.num_heads
-        self.attention_norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
-        self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn_in = nn.Linear(dim, config.ffn_dim)
-        self.ffn_out = nn.Linear(config.ffn_dim, dim)
-
-    def forward(self, x: Float[Tensor, "N 3 D"]) -> Float[Tensor, "N 3 D"]:
-        """Transform the tokens of every row."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
-        found = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
-        x = x + self.output(found.transpose(1, 2).flatten(2))
-        return x + self.ffn_out(F.silu(self.ffn_in(self.ffn_norm(x))))
+from gpr_rl.models.layers.transformer import TransformerBlock
 
 
 class Denoiser(nn.Module):
@@ -59,7 +39,8 @@ class Denoiser(nn.Module):
         self.level = nn.Parameter(torch.randn(config.num_noise_steps, dim) * dim**-0.5)
         self.noisy = nn.Linear(dim, dim)
         self.layers = nn.ModuleList(
-            DenoiserLayer(config) for _ in range(config.num_denoiser_layers)
+            TransformerBlock(dim, config.num_heads, config.ffn_dim, activation=F.silu, causal=False)
+            for _ in range(config.num_denoiser_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)

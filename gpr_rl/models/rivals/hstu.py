@@ -16,10 +16,7 @@ from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.hsd import TokenEmbedding
 from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
-from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
-from gpr_rl.models.rivals.positions import last_position
-from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.models.rivals.parts import AdScorer, check_sizes, last_position
 from gpr_rl.schema import InputSpec, Tokens
 
 _INIT_STD = 0.02
@@ -118,7 +115,7 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view(index.shape)
 
 
-class HSTU(nn.Module):
+class HSTU(AdScorer):
     """Predicts the next ad at an E token from all tokens before it.
 
     Differs from Zhai et al.: tokens are those of GPR 2.1, known by codes and not by item ids;
@@ -141,8 +138,10 @@ class HSTU(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.ads = nn.Parameter(torch.randn(num_ads, config.dim) * _INIT_STD)
 
-    def states(self, tokens: Tokens, position: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
-        """Return the outputs at `position`, indices of E tokens."""
+    def states(
+        self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
+    ) -> Float[Tensor, "B P D"]:
+        """Return the outputs at `position`, indices of E tokens; items are known by their codes."""
         check_some(tokens)
         check_tokens(tokens, self.embedding.spec, limited=True)
         num_tokens = int(last_position(tokens).max()) + 1
@@ -152,13 +151,3 @@ class HSTU(nn.Module):
         for block in self.blocks:
             x = block(x, time)
         return self.norm(x.take_along_dim(position[..., None], dim=1))
-
-    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
-        """Return the cross-entropy over all ads; see `Retriever.loss`."""
-        return full_softmax_loss(self.states(batch.tokens, batch.position), self.ads, batch)
-
-    @torch.no_grad()
-    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
-        """Return the k ads that score highest; see `Retriever.rank`."""
-        states = self.states(tokens, last_position(tokens))
-        return top_ads(states[:, 0] @ self.ads.T, k)

@@ -17,10 +17,9 @@ from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.hsd import TokenEmbedding
 from gpr_rl.models.layers.grouping import TokenLayout
+from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.positions import last_position, sum_over_parts
-from gpr_rl.models.rivals.sizes import check_sizes
-from gpr_rl.models.rivals.transformer import TransformerBlock
+from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
 
 
@@ -75,7 +74,9 @@ class OneRec(nn.Module):
         self.position = nn.Parameter(torch.randn(spec.max_tokens, config.dim) * config.dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(
-            TransformerBlock(config.dim, config.num_heads, config.ffn_multiple, config.dropout)
+            TransformerBlock(
+                config.dim, config.num_heads, config.ffn_multiple * config.dim, config.dropout
+            )
             for _ in range(config.num_encoder_layers)
         )
         self.norm = nn.LayerNorm(config.dim)
@@ -107,12 +108,6 @@ class OneRec(nn.Module):
             h = block(h, distance >= 0)
         return self.decoder.begin(self.norm(h), position[:, None])
 
-    def row_logits(self, state: DecoderState, codes: Int[Tensor, "R L"]) -> Tensor:
-        """Return the logits [R, L, V] along one known path per prediction."""
-        hidden = self.decoder.candidates(state, codes[:, None, None, :-1])[:, 0, 0]
-        hidden = torch.cat([state.start, hidden], dim=1)
-        return torch.einsum("rld,lvd->rlv", hidden, self.output)
-
     def embed(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
         """Return token embeddings, zero at padding."""
         check_some(tokens)
@@ -123,17 +118,15 @@ class OneRec(nn.Module):
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return -log p(path) of the next ad, unmasked; see `Retriever.loss`."""
         x = self.embed(batch.tokens)
-        row, column = batch.valid.nonzero(as_tuple=True)
-        position, codes = batch.position[row, column], batch.codes[row, column]
 
-        def total(part: Tensor) -> Tensor:
-            logits = self.row_logits(self.begin_rows(x, row[part], position[part]), codes[part])
-            return F.cross_entropy(logits.flatten(0, 1), codes[part].flatten(), reduction="sum")
+        def total(row: Tensor, position: Tensor, path: Tensor) -> Tensor:
+            state = self.begin_rows(x, row, position)
+            hidden = self.decoder.candidates(state, path[:, None, None, :-1])[:, 0, 0]
+            hidden = torch.cat([state.start, hidden], dim=1)
+            logits = torch.einsum("rld,lvd->rlv", hidden, self.output)
+            return F.cross_entropy(logits.flatten(0, 1), path.flatten(), reduction="sum")
 
-        if not len(row):
-            return x.sum() * 0.0  # nothing to learn from
-        by_length = position.argsort(stable=True)  # so that a part is no longer than need be
-        return sum_over_parts(total, by_length, self.max_rows) / len(row)
+        return path_loss(batch, total, self.max_rows, x)
 
     def encode(self, request: Tokens) -> DecoderState:
         """Return what the decoder sees of B requests."""

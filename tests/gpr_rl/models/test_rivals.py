@@ -19,7 +19,7 @@ from gpr_rl.models.rivals import (
     SASRecConfig,
     TIGERConfig,
 )
-from gpr_rl.models.rivals.positions import item_columns
+from gpr_rl.models.rivals.parts import item_columns
 from tests.gpr_rl.models.model_inputs import SPEC
 from tests.gpr_rl.models.rival_inputs import (
     AD_CODES,
