@@ -157,11 +157,7 @@ class HHD(nn.Module):
         Raises:
             ValueError: The model has no eCPM token.
         """
-        if self.ecpm_head is None:
-            raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
-        check_paths(codes, *self.ptd.output.shape[:2])
-        hidden = self.ptd.decoder.candidates(context.state(), codes[:, :, None, :-1])
-        return self.ecpm_head(hidden[:, :, 0, -1], codes[..., -1])
+        return self._ecpm(context, codes[:, :, None])[:, :, 0]
 
     def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
         """Return the logits of the eCPM token after K known paths per request.
@@ -169,11 +165,14 @@ class HHD(nn.Module):
         Raises:
             ValueError: The model has no eCPM token.
         """
+        return self._ecpm(context, codes[:, None])[:, 0]
+
+    def _ecpm(self, context: Context, codes: Int[Tensor, "B S K L"]) -> Float[Tensor, "B S K Q"]:
         if self.ecpm_head is None:
             raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
         check_paths(codes, *self.ptd.output.shape[:2])
-        hidden = self.ptd.decoder.candidates(context.state(), codes[:, None, :, :-1])
-        return self.ecpm_head(hidden[:, 0, :, -1], codes[..., -1])
+        hidden = self.ptd.decoder.candidates(context.state(), codes[..., :-1])
+        return self.ecpm_head(hidden[..., -1, :], codes[..., -1])
 
     def logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K L V"]:
         """Return the policy's unmasked logits along known paths, all levels in one pass."""
@@ -189,8 +188,7 @@ class HHD(nn.Module):
 
         An illegal code gets -inf; a mask row without any legal code gives -inf and no gradient.
         """
-        logits = self.logits(context, codes)
-        return masked_log_prob(logits, codes, legal_mask)
+        return masked_log_prob(self.logits(context, codes), codes, legal_mask)
 
     def final_value(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K"]:
         """Return the HTE's value of whole paths, in units of reward / reward_scale."""
@@ -225,11 +223,11 @@ class HHD(nn.Module):
 
         Without `valued` the HTE is not asked, then or later: all values are 0.
         """
-        log_prob = self._next(context.start, 0)
-        if not valued:
-            return log_prob, log_prob.new_zeros(len(log_prob), 1), BeamCache(0, None, None, None)
-        evaluator = self.hte.begin(context.h, context.position)
-        value = self.hte.prefix_value(evaluator.start, 0)
+        log_prob, evaluator = self._next(context.start, 0), None
+        value = log_prob.new_zeros(len(log_prob), 1)
+        if valued:
+            evaluator = self.hte.begin(context.h, context.position)
+            value = self.hte.prefix_value(evaluator.start, 0)
         return log_prob, value, BeamCache(0, evaluator, None, None)
 
     def extend(

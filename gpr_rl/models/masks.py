@@ -30,14 +30,7 @@ def hybrid_mask(
     i sees j if j <= i, or if both lie in the first `prompt_length` tokens and both are U, O or E.
     Eq. 2 as printed would block the past. Later U/O/E tokens attend causally, because an earlier
     position that sees a later event knows the future. Padding stands on the right, so no real token
-    sees it; what padding itself sees is of no use to anyone.
-
-    Args:
-        kind: A TokenType per token; padding on the right.
-        prompt_length: Leading tokens that form the prompt block.
-        hybrid: False gives the plain causal mask.
-        queries: Which tokens ask; all of them by default.
-        keys: Which tokens are asked.
+    sees it. Without `hybrid` the mask is plainly causal.
     """
     index = torch.arange(kind.shape[1], device=kind.device)
     seen = (index[None, keys] <= index[queries, None])[None]
@@ -46,12 +39,6 @@ def hybrid_mask(
     free = (kind != TokenType.ITEM) & (kind != TokenType.PAD)
     prompt = (index < prompt_length[:, None]) & free
     return (prompt[:, queries, None] & prompt[:, None, keys]) | seen
-
-
-def distance_bucket(num_tokens: int, device: torch.device) -> Int[Tensor, "T T"]:
-    """Return the bucket of i - j for every query i and key j of a sequence."""
-    index = torch.arange(num_tokens, device=device)
-    return bucket_of_distance(index[:, None] - index[None, :])
 
 
 def bucket_of_distance(distance: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, distance_bucket, hybrid_mask
+from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, bucket_of_distance, hybrid_mask
 from gpr_rl.schema import TokenType
 from tests.gpr_rl.models.model_inputs import E, I, O, U
 
@@ -37,7 +37,7 @@ def test_without_hybrid_attention_it_is_causal() -> None:
 
 
 def test_distance_buckets_are_exact_then_logarithmic() -> None:
-    bucket = distance_bucket(300, torch.device("cpu"))
+    bucket = bucket_of_distance(torch.arange(300)[:, None] - torch.arange(300))
     past = bucket[-1].flip(0).tolist()  # past[d] is the bucket of distance d
     assert past[:8] == list(range(8))
     # Above: 8 + floor(2 log2(d / 8)), at most 15. By squares, free of rounding: 2 log2(d / 8) >= k
@@ -49,7 +49,7 @@ def test_distance_buckets_are_exact_then_logarithmic() -> None:
 
 
 def test_later_tokens_have_buckets_of_their_own() -> None:
-    bucket = distance_bucket(20, torch.device("cpu"))
+    bucket = bucket_of_distance(torch.arange(20)[:, None] - torch.arange(20))
     half = NUM_DISTANCE_BUCKETS // 2
     upper = bucket.triu(1)
     assert torch.equal(upper, (bucket.mT + half).triu(1))
