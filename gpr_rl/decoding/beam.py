@@ -101,9 +101,9 @@ def beam_search(
 def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     """Return the indices of the k highest scores, ascending; ties go to the lower index.
 
-    `torch.topk` breaks ties as it likes, but its values are certain. Where the next one is lower
-    than the k-th, it had no choice; else all scores above the k-th are in, and the first of those
-    equal to it fill up. Much faster than a stable sort.
+    `torch.topk` breaks ties as it likes, but where the next value is lower than the k-th it had no
+    choice; else all above the k-th are in, and the first of those equal to it fill up. Much faster
+    than a stable sort.
     """
     if k >= score.shape[-1]:
         return torch.arange(score.shape[-1], device=score.device).expand(score.shape)
@@ -118,10 +118,7 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
 
 
 def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
-    """Return `torch.topk` of long rows, sooner: the k best lie in the k groups whose best is best.
-
-    Strided groups, so that a maximum over them is one pass over whole rows.
-    """
+    """Return `torch.topk` of long rows, sooner: the k best lie in the k best strided groups."""
     num_groups = score.shape[-1] // _GROUP
     if num_groups < 2 * k or score.shape[-1] % _GROUP:
         return score.topk(k)
@@ -137,7 +134,7 @@ def _likely_children(
 ) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], Int[Tensor, "B M m"]]:
     """Return each beam's k likeliest children: index into [B, W V], parent and prefix.
 
-    M is the largest number of legal ones that a request has, so that few values are wasted.
+    M is the largest number of legal ones that a request has.
     """
     num_codes = total.shape[-1]
     code = _top(total.flatten(0, 1), k).view(*total.shape[:2], -1)

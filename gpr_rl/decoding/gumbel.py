@@ -40,17 +40,7 @@ def gumbel_paths(
     policy.
 
     The noise is keyed by (seed, request id, draw, prefix): a request's paths don't depend on the
-    batch, and a larger K only adds paths at the end.
-
-    Args:
-        policy: See `gpr_rl.decoding.policy.Policy`.
-        request: B requests, with `request_id`.
-        trie: The catalogue.
-        num_candidates: K.
-        seed: Root seed of the experiment.
-        draw: Which draw for these requests, e.g. the training step.
-        eligible: The ads each request may show; None: all.
-        temperature: Above 1 flatter, below 1 sharper.
+    batch, and a larger K only adds paths at the end. Arguments as in `sample_paths`.
 
     Returns:
         Candidates [B, K] in the order of the draws, with `log_weight`. `log_prob` is of the
@@ -59,8 +49,7 @@ def gumbel_paths(
         log_prob and log_weight -inf, value 0, ad_id -1.
 
     Raises:
-        ValueError: `num_candidates` below 1, `temperature` not positive, or a policy that returns
-            wrong shapes, NaN, +inf, or -inf at every legal code.
+        ValueError: See `sample_paths`.
     """
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)
@@ -103,7 +92,7 @@ def _below(
     """Return Gumbel scores of the children given that their largest is the parent's.
 
     -log(exp(-T) - exp(-Z) + exp(-G)) with T the parent's score, Z the children's largest and G a
-    child's, in the numerically stable form of Kool et al., Appendix B.3. -inf stays -inf.
+    child's, in the stable form of Kool et al., Appendix B.3. -inf stays -inf.
     """
     largest = perturbed.amax(-1, keepdim=True)
     alive = (perturbed > -torch.inf) & (maximum > -torch.inf)[..., None]

@@ -15,9 +15,9 @@ class Policy(Protocol):
 
     One with `begin(context) -> (log_prob [B,1,V], value [B,1], cache)` and
     `extend(context, cache, parent, code) -> (log_prob [B,W,V], value [B,W], cache)`, where state w
-    appends `code[b, w]` to state `parent[b, w]` of the call before, is asked through these two, so
-    that it need not read a prefix again. `final_value(context, codes [B,W,L]) -> [B,W]`, where it
-    exists, guides the beam at the last level.
+    appends `code[b, w]` to state `parent[b, w]` of the call before, is asked through these two.
+    `final_value(context, codes [B,W,L]) -> [B,W]`, where it exists, guides the beam at the last
+    level.
     """
 
     def encode(self, request: Any) -> Any:
@@ -91,10 +91,7 @@ def legal_log_prob(
 ) -> Float[Tensor, "B W V"]:
     """Return log-probabilities with -inf at illegal codes, all -inf where none is legal.
 
-    Args:
-        log_prob: The policy's, over all codes.
-        legal: Which codes may be chosen.
-        renormalize: Make each row with a legal code sum to probability one.
+    `renormalize` makes each row with a legal code sum to probability one.
 
     Raises:
         ValueError: NaN or +inf at a legal code.

@@ -78,8 +78,8 @@ def _noise(
 def _inverse_cdf(log_prob: Float[Tensor, "B W V"], noise: Float[Tensor, "B K"]) -> Tensor:
     """Return codes int64 [B, K]: candidate k draws from row k, or all from row 0 where W = 1.
 
-    A code of probability zero adds nothing to the sum, so the first code whose sum exceeds the
-    threshold is a legal one. Rows without any give V - 1.
+    The first code whose sum exceeds the threshold is legal: one of probability zero adds nothing.
+    Rows without any give V - 1.
     """
     cdf = log_prob.double().exp().cumsum(-1)
     total = cdf[..., -1:]

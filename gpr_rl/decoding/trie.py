@@ -41,10 +41,9 @@ class CodeTrie:
     """The prefix tree of N ads' codes, built once per catalogue.
 
     Several ads may share a path; it then stands for the eligible ad with the highest `ad_value`
-    (`docs/decisions.md`), ties and no `ad_value` giving the lowest ad id.
-
-    Memory is 4 V bytes per distinct prefix: 20 MB for 20,000 ads with V = 256; a search in which
-    every ad may be shown adds a quarter.
+    (`docs/decisions.md`), ties and no `ad_value` giving the lowest ad id. Memory is 4 V bytes per
+    distinct prefix: 20 MB for 20,000 ads with V = 256; a search in which every ad may be shown adds
+    a quarter.
 
     Attributes:
         codes: int64 [N, L], as given.
@@ -306,14 +305,10 @@ class LegalTrie:
         return self._look_up(self._legal[level + 1], self.trie.children(level, node))
 
     def mask(self, prefix: Int[Tensor, "B *rest l"]) -> Bool[Tensor, "B *rest V"]:
-        """Return which codes may follow each prefix.
+        """Return which codes may follow each prefix of l codes, l in 0..L-1, each in [0, V).
 
-        Args:
-            prefix: The first l codes, l in 0..L-1, each in [0, V).
-
-        Returns:
-            True where at least one eligible ad begins with prefix and code. All False for a
-            prefix that no eligible ad has.
+        True where at least one eligible ad begins with prefix and code; all False for a prefix that
+        no eligible ad has.
 
         Raises:
             ValueError: A prefix too long, a code outside [0, V), another number of requests.

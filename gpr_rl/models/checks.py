@@ -12,15 +12,10 @@ from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> None:
     """Check token sequences; of padding the time gap alone is read.
 
-    Args:
-        tokens: Batch [B].
-        spec: Of the model.
-        limited: Whether the model knows no positions beyond `max_tokens`.
-
     Raises:
-        ValueError: Another shape than the model's, a number outside of its range, a preference
-            that is not finite, a sequence that does not begin with a USER token, has padding
-            before its end or is too long. Names the field, the place and the value.
+        ValueError: Another shape than `spec`'s, a number outside of its range, a preference that is
+            not finite, a sequence that does not begin with a USER token, has padding before its end
+            or, where `limited`, has more than `max_tokens`. Names field, place and value.
     """
     batch, length = tokens.kind.shape
     for name, shape in (

@@ -1,8 +1,8 @@
 """Transformer decoder over semantic-ID paths; the PTD and the HTE are built on it.
 
 The token sequence of one candidate is [shared tokens, z_1, z_2, ...]. The shared tokens (thinking
-tokens and the start token) do not depend on the candidate, so they are computed once per state and
-their keys and values serve all candidates.
+tokens and the start token) are computed once per state, and their keys and values serve all
+candidates.
 
 Dims: B sequences, S states per sequence (1 when a request is served), T tokens of the sequence,
 K candidates per state, n codes per candidate, m shared tokens, W beams, D width, H heads, N layers.
@@ -38,9 +38,8 @@ Refine = Callable[[Float[Tensor, "B S D"]], Float[Tensor, "B S D"]]
 class Context(TensorClass):
     """What is known of B requests before the first code, batch [B]; all candidates share it.
 
-    The fields from `memory` to `thought` are the PTD's `DecoderState`. Where the model has external
-    knowledge, it stands in front of h as one more slot that every state sees; T counts it, and
-    positions are shifted by it.
+    The fields from `memory` to `thought` are the PTD's `DecoderState`. External knowledge stands in
+    front of h as one more slot that every state sees; T counts it, and positions are shifted by it.
     """
 
     h: Tensor  # [B, T, D] intent embeddings, zero at padding
@@ -86,13 +85,9 @@ class DecoderBlock(nn.Module):
         return self.qkv(self.self_norm(x)).unflatten(-1, (3, self.num_heads, -1))
 
     def finish(self, x: Tensor, attended: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Add what self-attention found, then cross-attend and transform.
+        """Add what self-attention found [B, Q, D], then cross-attend and transform.
 
-        Args:
-            x: [B, Q, D], all tokens of a sequence's states and candidates.
-            attended: [B, Q, D].
-            memory: [B, 2, H, T, D/H].
-            mask: bool [B, 1, 1 or Q, T].
+        `memory` is [B, 2, H, T, D/H], `mask` bool [B, 1, 1 or Q, T].
         """
         x = x + self.self_output(attended)
         query = self.cross_query(self.cross_norm(x)).unflatten(-1, (self.num_heads, -1))
@@ -135,11 +130,8 @@ class CodeDecoder(nn.Module):
     ) -> DecoderState:
         """Return what all candidates share, for the states at `position` of each sequence.
 
-        Args:
-            h: Intent embeddings.
-            position: Where the states stand; each sees h up to there.
-            refine: Makes one more shared token, before the start token, from the sum of the
-                outputs of those before it.
+        A state sees h up to its position. `refine` makes one more shared token, before the start
+        token, from the sum of the outputs of those before it.
         """
         index = torch.arange(h.shape[1], device=h.device)
         visible = index <= position[..., None]
@@ -184,11 +176,8 @@ class CodeDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "B S K n D"], Tensor]:
         """Return outputs after each further code, and keys and values of all codes so far.
 
-        Args:
-            state: What the candidates share.
-            past: Keys and values of the p codes before, in this order of candidates; None at first.
-            codes: Codes at 0-based levels `level`, `level` + 1, ...
-            level: p, how many codes came before.
+        `past` are keys and values of the p codes before, in this order of candidates, None at
+        first; `codes` follow them, at 0-based levels `level` = p, p + 1, ...
         """
         x = self._inputs(state, codes, level).flatten(1, 3)  # [B, S * K * n, D]
         mask = cross_mask(state.visible, codes.shape[2] * codes.shape[3])
@@ -263,12 +252,9 @@ def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     attention in which every candidate meets every other's keys, and grow linearly with K.
 
     Args:
-        query: [B, S, K, n, H, D/H].
+        query: [B, S, K, n, H, D/H]; so is the result.
         shared: [B, S, 2, H, m, D/H].
         own: [B, S, K, 2, p + n, D], p codes before and the n themselves, which attend causally.
-
-    Returns:
-        [B, S, K, n, H, D/H].
     """
     num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
     query = query * width**-0.5

@@ -28,10 +28,9 @@ class EcpmHead(nn.Module):
 
     @torch.no_grad()
     def fit_buckets(self, ecpm: Float[Tensor, " R"]) -> None:
-        """Set the inner edges of equal-frequency buckets, from training data.
+        """Set the edges of equal-frequency buckets, from the eCPM of logged training impressions.
 
-        Args:
-            ecpm: Of logged impressions. Where many are equal, buckets between them stay empty.
+        Where many are equal, buckets between them stay empty.
 
         Raises:
             ValueError: There are none.

@@ -41,12 +41,8 @@ class HHD(nn.Module):
     `extend` go code by code for beams, `logits` and `hte` score known paths in one pass; both
     give the same numbers.
 
-    Args:
-        config: Sizes and switches.
-        spec: The world's vocabulary.
-
     Raises:
-        ValueError: If the paths have fewer than 2 levels.
+        ValueError: If the paths of `spec` have fewer than 2 levels.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
@@ -91,11 +87,8 @@ class HHD(nn.Module):
     ) -> Context:
         """Run the HSD once per window and the thinking tokens at S positions of it.
 
-        Args:
-            tokens: The windows.
-            position: Where the states stand.
-            knowledge: What is known of each user from elsewhere (`gpr_rl.models.knowledge`), as of
-                no later than the window's first state; None: nothing of anyone.
+        `knowledge` is what is known of each user from elsewhere (`gpr_rl.models.knowledge`), as of
+        no later than the window's first state; None: nothing of anyone.
 
         Raises:
             ValueError: No window; wrong tokens; knowledge for a model without `knowledge_dim`, or
@@ -197,10 +190,7 @@ class HHD(nn.Module):
     def step(
         self, context: Context, prefix: Int[Tensor, "B W l"]
     ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"]]:
-        """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix).
-
-        The prefix has 0 to L - 1 codes.
-        """
+        """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix)."""
         width, level = prefix.shape[1:]
         num_levels, num_codes = self.ptd.output.shape[:2]
         if level >= num_levels:
@@ -262,11 +252,7 @@ def _of_parents(past: Tensor | None, parent: Tensor) -> Tensor | None:
 
 
 class Unvalued:
-    """A policy whose critic is not asked, for searches that no value guides: all values are 0.
-
-    Args:
-        policy: An `HHD`, or an `InformedPolicy` around one.
-    """
+    """A policy (`HHD`, `InformedPolicy`) whose critic is not asked: all values are 0."""
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy

@@ -96,13 +96,7 @@ class HSDBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "M D"], layout: TokenLayout, pairs: Pairs
     ) -> Float[Tensor, "M D"]:
-        """Transform packed tokens.
-
-        Args:
-            x: Packed token states.
-            layout: Where they sit.
-            pairs: Who may attend to whom among them.
-        """
+        """Transform packed tokens that sit as in `layout` and attend as in `pairs`."""
         dim = x.shape[-1]
         normed, parts = self.attention_norm(x, layout.sizes), [dim, 3 * dim]
         weights = zip(self.uvqk.weight.split(parts), self.uvqk.bias.split(parts), strict=True)

@@ -59,15 +59,15 @@ class HTE(nn.Module):
         return hidden @ self.value_weight[level] + self.value_bias[level]
 
     def forward(self, context: Context, codes: Int[Tensor, "B *SK L"]) -> HTEOutput:
-        """Return values and predictions along known paths.
+        """Return values and predictions along known paths; invalid candidates may hold any codes.
 
         Args:
             context: Of requests, or of windows with S states each.
-            codes: Whole paths, [B, K, L] for requests; for windows [B, S, L], one path per state,
-                or [B, S, K, L]. Those of invalid candidates may be any codes.
+            codes: [B, K, L] for requests; for windows [B, S, L], one path per state, or [B, S, K,
+                L].
 
         Returns:
-            Batch [B, K]; for windows [B, S] or [B, S, K].
+            Batch as `codes` without L.
         """
         if codes.dim() == 3 and context.position.shape[1] == 1:
             return self.forward(context, codes[:, None])[:, 0]

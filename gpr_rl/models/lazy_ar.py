@@ -7,8 +7,7 @@ level 1), and layers K_d + 1..L_d run code by code. Only a summary of the source
 context is h and the thinking tokens, which pass the trunk as well; level positions do not attend
 to one another, as the formula has no other level's m in it; no norm inside Fuse.
 
-Dims: B sequences, S states per sequence, K candidates per state, L levels, n codes per candidate,
-m shared tokens, T tokens, D width, H heads.
+Dims: B sequences, S states per sequence, K candidates per state, L levels, D width.
 """
 
 import torch
@@ -56,15 +55,9 @@ class Fuse(nn.Module):
 class LazyDecoder(CodeDecoder):
     """A `CodeDecoder` with K_d of its layers as trunk; the same interface, cache and candidates.
 
-    With K_d = 0 it has the parameters of a `CodeDecoder` and gives its numbers. The state's own
-    intent embedding is added to the level positions, as it is to the other shared tokens.
-
-    Args:
-        config: Sizes; `num_lazy_layers` is K_d.
-        num_layers: L_d, more than K_d.
-        num_shared: Thinking tokens and the start token.
-        num_levels: How many of a path's codes are read, L - 1.
-        num_codes: V.
+    With K_d = `config.num_lazy_layers` = 0 it has the parameters of a `CodeDecoder` and gives its
+    numbers. The state's own intent embedding is added to the level positions, as it is to the other
+    shared tokens. `num_layers` is L_d, more than K_d; `num_levels` is L - 1.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """Mixture-of-Recursions in the HSD: a router says how often each token is thought over (GPR 2.2).
 
 After Bae et al. 2025 (arXiv 2507.10524), with these choices of theirs: Middle-Cycle sharing, their
-best (a first and a last block of their own, the blocks between them applied in turn, again and
-again); token-choice routing, because expert choice (the top k tokens of a step) would look at
-tokens to come and at the rest of the batch; keys and values per recursion, so that a token attends
-to those that are as deep as itself. GPR names the mechanism only.
+best (a first and a last block of their own, the blocks between them applied again and again);
+token-choice routing, because expert choice (the top k tokens of a step) would look at tokens to
+come and at the rest of the batch; keys and values per recursion, so that a token attends to those
+that are as deep as itself. GPR names the mechanism only.
 
 Dims: B sequences, T tokens, M real tokens sorted by type, A tokens still active, R recursions, D
 width.
@@ -62,10 +62,9 @@ def recurse(
     """Return token states after as many recursions as each token's router chose.
 
     x <- x + p (blocks(x) - x) for r = 1..depth, p the probability of the chosen depth: by it the
-    router learns whether what its choice led to was of use, whichever depth it chose. That the
-    score of the chosen depth scales all of a token's steps alike, and through a residual, is
-    decided here. At step r only tokens with depth >= r are computed, and they attend to each other
-    only; one that has left costs nothing.
+    router learns whether its choice was of use. That p scales all of a token's steps alike, and
+    through a residual, is decided here. At step r only tokens with depth >= r are computed, and
+    they attend to each other only; one that has left costs nothing.
     """
     depth = depth_of(logits)
     weight = logits.softmax(-1).gather(-1, depth[:, None] - 1)

@@ -25,9 +25,8 @@ from gpr_rl.models.layers.transformer import TransformerBlock
 class Denoiser(nn.Module):
     """Predicts the noise in x_t from [pooled thinking tokens, noise level, x_t].
 
-    The network gives the velocity v, and the noise is sqrt(1 - a_t) x_t + sqrt(a_t) v. With the
-    noise itself as output, an error of it at the first step of the reverse process would enter x_0
-    1 / sqrt(a_t) times, and that step's start is none of the x_T of training.
+    The network gives the velocity v, and the noise is sqrt(1 - a_t) x_t + sqrt(a_t) v. An error of
+    the noise itself would enter x_0 1 / sqrt(a_t) times at the first step of the reverse process.
     """
 
     kept: Tensor
@@ -117,8 +116,8 @@ class Refiner(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the mean squared error of the predicted noise; it moves the denoiser alone.
 
-        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, t uniform, e standard normal (Ho et al. 2020,
-        Eq. 14).
+        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, t uniform, e standard normal (Ho et al. 2020, Eq.
+        14).
 
         Args:
             thought: `DecoderState.thought`.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 BATCH_ROWS = 65_536
 _NUMPY_KNOWS = (torch.float16, torch.float32, torch.float64)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def load_matrix(path: str | Path, column: str | None = None) -> NDArray:
@@ -85,8 +86,7 @@ def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) 
     lists = [
         f.name
         for f in schema
-        if (pa.types.is_list(f.type) or pa.types.is_large_list(f.type) or _is_fixed(f.type))
-        and pa.types.is_floating(f.type.value_type)
+        if any(is_list(f.type) for is_list in _LISTS) and pa.types.is_floating(f.type.value_type)
     ]
     if column is not None:
         if column not in lists:
@@ -100,10 +100,6 @@ def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) 
     return found
 
 
-def _is_fixed(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind)
-
-
 def _matrix_of(batch: pa.RecordBatch, names: list[str], where: str) -> NDArray:
     for name in names:
         if batch.column(name).null_count:
@@ -111,12 +107,12 @@ def _matrix_of(batch: pa.RecordBatch, names: list[str], where: str) -> NDArray:
     kind = batch.schema.field(names[0]).type
     if pa.types.is_floating(kind):
         return np.stack([batch.column(name).to_numpy() for name in names], axis=1)
-    rows = batch.column(names[0])
+    rows, is_fixed = batch.column(names[0]), pa.types.is_fixed_size_list(kind)
     flat = rows.flatten().to_numpy(zero_copy_only=False)
     if len(rows) == 0:
-        return flat.reshape(0, kind.list_size if _is_fixed(kind) else 0)
+        return flat.reshape(0, kind.list_size if is_fixed else 0)
     width = len(flat) // len(rows)
-    if not _is_fixed(kind) and not (np.diff(rows.offsets.to_numpy()) == width).all():
+    if not is_fixed and not (np.diff(rows.offsets.to_numpy()) == width).all():
         raise ValueError(f"{where}: column {names[0]!r} holds lists of different lengths")
     return flat.reshape(len(rows), width)
 
@@ -130,8 +126,8 @@ def _load_npy(path: Path) -> NDArray:
 
 def _load_safetensors(path: Path, name: str | None) -> NDArray:
     with safe_open(path, framework="pt") as file:
-        names = [key for key in file.keys() if len(file.get_slice(key).get_shape()) == 2]  # noqa: SIM118
-        if name is None and len(names) != 1:
+        names = [key for key in file.keys() if len(file.get_slice(key).get_shape()) == 2]  # noqa:
+        SIM118 if name is None and len(names) != 1:
             raise ValueError(f"{path}: name one of its matrices {names}")
         if name is not None and name not in names:
             raise ValueError(f"{path}: no matrix named {name!r}; has {names}")

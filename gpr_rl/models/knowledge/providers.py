@@ -1,10 +1,9 @@
 """External knowledge: texts about users' likely interests, as one more intent embedding (GPR 2.2).
 
-A provider says in words what a user may be interested in; an embedder (`gpr_rl.models.
-text_embedding`) turns the words into a vector; the model projects the vector and puts it beside the
-intent embeddings, where every state may see it. The paper lets a fine-tuned language model write
-the "thought process" and tokenizes it; here its texts come from a file that any language model
-wrote beforehand, or from a template, and enter as one vector.
+A provider says in words what a user may be interested in; an embedder turns the words into a
+vector; the model puts it, projected, beside the intent embeddings, where every state may see it.
+The paper lets a fine-tuned language model write the "thought process" and tokenizes it; here its
+texts come from a file that any language model wrote beforehand, or from a template.
 
 Dims: B requests, k width of a text's vector, D width of the model.
 """

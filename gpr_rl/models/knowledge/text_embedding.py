@@ -20,11 +20,6 @@ class TfidfEmbedder:
     """Latent semantic analysis: TF-IDF over single words and pairs, then k SVD directions.
 
     Vectors have length 1, except that of a text without any known word, which is zero.
-
-    Args:
-        words: W words and pairs.
-        weight: float32 [W], inverse document frequencies.
-        directions: float32 [W, k].
     """
 
     def __init__(
@@ -40,14 +35,11 @@ class TfidfEmbedder:
     def fit(
         cls, texts: Sequence[str], dim: int = 32, max_words: int = 20_000, seed: int = 0
     ) -> "TfidfEmbedder":
-        """Learn words and directions from texts of the training time.
+        """Learn words and directions from texts of the training time; empty ones are left out.
 
-        Args:
-            texts: Empty ones are left out.
-            dim: k. Not given in the paper. Directions that so few texts or words don't have are
-                zero.
-            max_words: W at most, the most frequent first.
-            seed: Of the randomised SVD.
+        `dim` is k, not given in the paper; directions that so few texts or words don't have are
+        zero. At most `max_words` words are kept, the most frequent first. `seed` is of the
+        randomised SVD.
 
         Raises:
             ValueError: No text with a word, or `dim` below 1.
@@ -104,9 +96,6 @@ class TfidfEmbedder:
 
 class SentenceEmbedder:
     """A sentence-transformers model from a local folder; nothing is downloaded.
-
-    Args:
-        directory: Where the model is.
 
     Raises:
         ImportError: sentence-transformers is not installed.

@@ -56,8 +56,7 @@ class TokenLayout:
         """Return N vectors per token (W = N H d), head by head in sequence order.
 
         One gather in both directions puts every head's matrix in one piece, so that no product
-        copies it again. What stands at padding is anything, and nobody may read it; its gradient
-        is dropped.
+        copies it again. What stands at padding is anything; its gradient is dropped.
         """
         there, back = self._index(num_vectors, num_heads)
         width = x.shape[1] // (num_vectors * num_heads)
@@ -112,12 +111,7 @@ class _Move(torch.autograd.Function):
 
 
 class GroupedLayerNorm(nn.Module):
-    """Layer norm with a gain and an offset of its own per token type (GPR 2.2).
-
-    Args:
-        dim: D.
-        num_groups: NUM_TYPES, or 1 to share one pair among all types.
-    """
+    """Layer norm with a gain and an offset of its own per token type (GPR 2.2), or of all types."""
 
     def __init__(self, dim: int, num_groups: int) -> None:
         super().__init__()
@@ -137,13 +131,7 @@ class GroupedLayerNorm(nn.Module):
 
 
 class GroupedFFN(nn.Module):
-    """Two-layer network with weights of its own per token type (GPR 2.2).
-
-    Args:
-        dim: D.
-        hidden: Width of the hidden layer.
-        num_groups: NUM_TYPES, or 1 to share one network among all types.
-    """
+    """Two-layer network with weights of its own per token type (GPR 2.2), or of all types."""
 
     def __init__(self, dim: int, hidden: int, num_groups: int) -> None:
         super().__init__()

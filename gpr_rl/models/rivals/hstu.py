@@ -49,9 +49,8 @@ class HSTUBlock(nn.Module):
     X + Linear(norm(A V) * U) (Zhai et al., Eqs. 1 to 3).
 
     The bias is learned per distance and per log2 bucket of elapsed time, and shared by the heads as
-    in the authors' code. n is the number of tokens that the query sees. The authors' code divides
-    by the padded length; the norm that follows leaves of this difference only what its epsilon
-    does, and with ours a short sequence is not drowned in it.
+    in the authors' code. n is the number of tokens that the query sees. Theirs is the padded
+    length, which the norm that follows undoes but for its epsilon.
     """
 
     def __init__(self, config: HSTUConfig, max_tokens: int) -> None:
@@ -116,16 +115,11 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 class HSTU(AdScorer):
-    """Predicts the next ad at an E token from all tokens before it.
+    """Predicts the next of N ads at an E token from all tokens before it.
 
     Differs from Zhai et al.: tokens are those of GPR 2.1, known by codes and not by item ids;
     a score is a plain dot product with an ad's own embedding, trained by cross-entropy over all
     ads in place of sampled ones; a layer norm follows the last block.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        num_ads: N.
     """
 
     def __init__(self, config: HSTUConfig, spec: InputSpec, num_ads: int) -> None:

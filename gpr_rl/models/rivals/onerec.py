@@ -60,11 +60,6 @@ class OneRec(nn.Module):
     in place of a mixture of experts; the tokens of GPR 2.1, at learned positions that count
     backwards from the request; the decoder's start token is told the E token's state, as in the
     HHD (`CodeDecoder`); no preference alignment.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        trie: The catalogue, on the model's device.
     """
 
     def __init__(self, config: OneRecConfig, spec: InputSpec, trie: CodeTrie) -> None:
@@ -93,13 +88,7 @@ class OneRec(nn.Module):
     def begin_rows(
         self, x: Float[Tensor, "B T D"], row: Int[Tensor, " R"], position: Int[Tensor, " R"]
     ) -> DecoderState:
-        """Return the decoder's view of R predictions, each at a token of one embedded row.
-
-        Args:
-            x: Embedded tokens.
-            row: Which of the B each prediction belongs to.
-            position: Index of its E token, the last token that it sees.
-        """
+        """Return the decoder's view of R predictions, at E token `position` of embedded `row`."""
         index = torch.arange(int(position.max()) + 1, device=x.device)
         distance = position[:, None] - index  # [R, t]
         h = x[:, : len(index)].index_select(0, row) + self.position[distance.clamp_min(0)]

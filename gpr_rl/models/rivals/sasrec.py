@@ -38,7 +38,7 @@ class SASRecConfig:
 
 
 class SASRec(AdScorer):
-    """Predicts the next ad from the ids of the items before, ads and organic, and what was done.
+    """Predicts the next of N ads from the ids of the items before and what was done with them.
 
     A request's state is the output at the last O or I token before its E token, or a learned
     vector where there is none; a score is its dot product with an ad's input embedding.
@@ -49,14 +49,8 @@ class SASRec(AdScorer):
     count from the window's first item, so that a window can be supervised at several places at
     once. U and E tokens are not read.
 
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        num_ads: N.
-        num_items: N + M, ads and organic items.
-
     Raises:
-        ValueError: Fewer items than ads.
+        ValueError: Fewer items (N + M, ads and organic) than ads.
     """
 
     def __init__(self, config: SASRecConfig, spec: InputSpec, num_ads: int, num_items: int) -> None:

@@ -70,7 +70,7 @@ def user_token(user: Int[Tensor, "B A"], num_user_tokens: int) -> Int[Tensor, " 
 
 
 class TIGER(nn.Module):
-    """transformers' T5 over [user, codes of past items, oldest first]; the target is a path.
+    """transformers' T5 (`t5`) over [user, codes of past items, oldest first]; the target is a path.
 
     Each supervised position of a window is a row of its own, made of the items before it only.
     It is a `gpr_rl.decoding.policy.Policy` over `Tokens`, with value 0. Probabilities are over
@@ -79,14 +79,6 @@ class TIGER(nn.Module):
 
     Differs from TIGER: past items are ads and organic items alike; the user token is a hash of
     attributes; paths that several ads share get no further code, but stand for one ad.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        trie: The catalogue, on the model's device.
-
-    Attributes:
-        t5: The `T5ForConditionalGeneration`.
 
     Raises:
         ImportError: transformers is not installed.
