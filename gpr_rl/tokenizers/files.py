@@ -126,8 +126,8 @@ def _load_npy(path: Path) -> NDArray:
 
 def _load_safetensors(path: Path, name: str | None) -> NDArray:
     with safe_open(path, framework="pt") as file:
-        names = [key for key in file.keys() if len(file.get_slice(key).get_shape()) == 2]  # noqa:
-        SIM118 if name is None and len(names) != 1:
+        names = [key for key in file.keys() if len(file.get_slice(key).get_shape()) == 2]  # noqa: SIM118
+        if name is None and len(names) != 1:
             raise ValueError(f"{path}: name one of its matrices {names}")
         if name is not None and name not in names:
             raise ValueError(f"{path}: no matrix named {name!r}; has {names}")
