@@ -26,10 +26,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write tensors of any dtype and JSON metadata, all or nothing.
 
-    Args:
-        path: The file; an older one of this name is replaced. Its folder must exist.
-        tensors: Flat names to tensors; values are copied, so views and shared storage are fine.
-        meta: Plain JSON types.
+    An older file of this name is replaced; its folder must exist. Tensors may share storage.
 
     Raises:
         TypeError: If `meta` holds what JSON can't.
@@ -48,8 +45,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Return the tensors and the metadata that `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: If the file is missing, truncated or not a checkpoint of this project. The
-            file is left as it is.
+        CheckpointError: If the file is missing, truncated or not a checkpoint of this project.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,10 +85,7 @@ def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], di
 def restore_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], meta: dict) -> None:
     """Put back what `flatten_optimizer_state` returned; training then goes on bit for bit.
 
-    Args:
-        optimizer: Of the same class, over the same parameters in the same order.
-        tensors: First part of the flattened state.
-        meta: Second part.
+    The optimizer must be of the same class, over the same parameters in the same order.
 
     Raises:
         ValueError: If the parameter groups or the shapes don't fit this optimizer.

@@ -16,15 +16,7 @@ def ndcg(
     """Return NDCG of each list ranked by `score`: discount log2(1 + rank), gain as it is.
 
     The ideal is the same list by gain. Equal scores keep the list's order. Entries that are not
-    valid are left out.
-
-    Args:
-        score: Higher ranks first; any real numbers.
-        gain: At least 0, for instance eCPM.
-        valid: Entries that exist; all by default.
-
-    Returns:
-        Values in [0, 1]; NaN for a list whose gains are all 0.
+    valid are left out. In [0, 1]; NaN for a list whose gains, for instance eCPM, are all 0.
 
     Raises:
         ValueError: Shapes differ, or a valid gain is negative.
@@ -45,10 +37,7 @@ def ordered_pair_ratio(
 ) -> Float[Tensor, " B"]:
     """Return the share of pairs with different gains that `score` orders correctly (OPR).
 
-    Equal scores count half.
-
-    Returns:
-        Values in [0, 1]; NaN for a list without a pair of different gains.
+    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains.
 
     Raises:
         ValueError: See `ndcg`.
@@ -84,14 +73,10 @@ def hit_rate(ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"]) -> Float[Ten
 def recall_ndcg(
     ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"], cutoff: int
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return Recall@cutoff and NDCG@cutoff with one relevant entry per list.
+    """Return Recall@cutoff and NDCG@cutoff with one relevant entry, `target`, per list.
 
     The relevant entry at rank r (from 1) gives NDCG 1 / log2(r + 1), and 0 beyond the cutoff.
-
-    Args:
-        ranked: Best first, each entry at most once; fillers must differ from every target.
-        target: The relevant entry.
-        cutoff: At least 1.
+    Lists are best first, each entry at most once; fillers must differ from every target.
 
     Raises:
         ValueError: The cutoff is below 1.

@@ -85,12 +85,10 @@ def svg_uri(content: bytes) -> str:
 
 
 def html_page(title: str, markdown: str, images: Mapping[str, str]) -> str:
-    """Return the page of a Markdown text; raw HTML in it is shown, not obeyed.
+    """Return the page of a Markdown text with tables; raw HTML in it is shown, not obeyed.
 
-    Args:
-        title: Plain text, of the window.
-        markdown: CommonMark with tables.
-        images: Where the images of the text are to be loaded from, e.g. data URIs.
+    `title` is that of the window; `images` says where the text's images are to be loaded from,
+    e.g. data URIs.
 
     Raises:
         ValueError: An image of the text that `images` lacks.

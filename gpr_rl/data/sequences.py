@@ -110,10 +110,7 @@ class SequenceBuilder:
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B]; only events strictly before it are seen.
-            context: int64 [B, C].
+        Only events strictly before the timestamp are seen.
 
         Returns:
             Tokens with every token in the prompt block, and the stream row of position 1, [B].
@@ -143,10 +140,7 @@ class SequenceBuilder:
         return tokens, first
 
     def items(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
-        """Return the item of every token of `tokens`, int64 [B, T]: ads, then organic items.
-
-        -1 where the token is no item. For models that know items by number, not by codes.
-        """
+        """Return the item of every token of `tokens`, [B, T]: ads, then organic items; -1: none."""
         _, _, rows = self._rows(user_id, timestamp)
         return np.take(self._item, rows)
 
@@ -155,7 +149,7 @@ class SequenceBuilder:
     ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
         """Return the stream rows [first, stop) that a request sees, and those by position [B, T].
 
-        Where nothing is seen, the row is the one beyond the last, which is padding.
+        Where nothing is seen, the row is the last one, which is padding.
         """
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
@@ -166,7 +160,7 @@ class SequenceBuilder:
         return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
 
     def last_time(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
-        """Return the time of each user's last token strictly before a time, int64 [B]; 0: none."""
+        """Return the time of each user's last token strictly before a time, [B]; 0: none."""
         start, stop = self._stream.before(user_id, timestamp)
         times = self._stream.columns["timestamp"]
         found = times[np.maximum(stop - 1, 0)] if len(times) else np.zeros_like(stop)
@@ -175,9 +169,7 @@ class SequenceBuilder:
     def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
         """Return the numbers of kept requests from first_time on that were seen before last_time.
 
-        Args:
-            first_time: Of all users.
-            last_time: Of all users, or int64 [U] of each.
+        `last_time` is of all users, or int64 [U] of each.
         """
         last = self._of_users(last_time, self._ad_user)
         return np.flatnonzero((self._ad_asked >= first_time) & (self._ad_seen < last))

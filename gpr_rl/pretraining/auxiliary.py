@@ -54,12 +54,8 @@ def auxiliary_loss(
 ) -> Float[Tensor, ""]:
     """Return what to add to a stage's loss for the model's parts to learn; 0 if none has any.
 
-    Args:
-        model: The model.
-        context: Of `model.window` at the targets' positions.
-        targets: Head 1's, the next ad, are learned.
-        config: The weights.
-        generator: Of the refiner's noise.
+    `context` is of `model.window` at the targets' positions; of the targets head 1's, the next ad,
+    are learned. `generator` draws the refiner's noise.
     """
     parts = auxiliary_parts(model, context, targets, generator)
     return context.h.new_zeros(()) + config.total(parts)

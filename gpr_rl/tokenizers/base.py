@@ -148,12 +148,9 @@ class Tokenizer(ABC):
 
 
 def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n d"]:
-    """Return `x` as a float32 tensor on its own device.
+    """Return an array or tensor [n, d] of any float type, or a file's matrix, as a float32 tensor.
 
-    Args:
-        x: Array or tensor [n, d] of any float type, or the path of a `.npy`, `.safetensors` or
-            `.parquet` file that holds one (`files.load_matrix`).
-        width: The d that it must have; None: any.
+    `width` is the d that it must have; None: any. A tensor stays on its device.
 
     Raises:
         ValueError: Not two-dimensional, another width, or a row with NaN or infinity (also one
@@ -179,11 +176,7 @@ def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n
 
 
 def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tensor, "n L"]:
-    """Return `codes` as an int64 tensor.
-
-    Args:
-        codes: Integer array or tensor [n, L].
-        num_codes: Codes per level, L entries; level l must lie in [0, num_codes[l]).
+    """Return integers [n, L] as an int64 tensor; level l must lie in [0, num_codes[l]).
 
     Raises:
         ValueError: Another shape, not integers, or a code out of range.

@@ -14,15 +14,7 @@ class CodeIndex:
     """Which items have a path, and which path an item has; several items may share one."""
 
     def __init__(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> None:
-        """Index items.
-
-        Args:
-            codes: int64 [n, L].
-            item_id: n integers, each once; None: 0..n-1.
-
-        Raises:
-            ValueError: As for `add`.
-        """
+        """Index the paths int64 [n, L] of items; see `add`."""
         self._num_levels = codes.shape[1]
         self._path: dict[int, tuple[int, ...]] = {}
         self._items: dict[tuple[int, ...], list[int]] = {}
@@ -37,7 +29,7 @@ class CodeIndex:
 
         Args:
             codes: int64 [n, L].
-            item_id: n integers that are not in use; None: the next ones after the highest.
+            item_id: n integers, each once and not in use; None: the next ones after the highest.
 
         Raises:
             ValueError: Another number of levels or of ids, or an id that is in use. Nothing is
@@ -59,11 +51,7 @@ class CodeIndex:
         return ids
 
     def items(self, path: Sequence[int]) -> list[int]:
-        """Return the items of a path or of a prefix, in order of the ids; empty if there are none.
-
-        Args:
-            path: 1 to L codes.
-        """
+        """Return the items of 1 to L codes, a path or prefix, in order of the ids."""
         wanted = tuple(int(code) for code in path)
         if len(wanted) == self._num_levels:
             return sorted(self._items.get(wanted, []))

@@ -21,13 +21,10 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def load_matrix(path: str | Path, column: str | None = None) -> NDArray:
-    """Return the matrix [n, d] of a file in its own float type.
+    """Return the matrix [n, d] of a `.npy` (mapped, no pickles), `.safetensors` or `.parquet` file.
 
-    Args:
-        path: A `.npy` file (read without pickles, mapped into memory), a `.safetensors` file, or a
-            `.parquet` table.
-        column: Name of the tensor, or of the Parquet column of lists; None: the only
-            two-dimensional tensor, or what `embedding_columns` finds.
+    It keeps its float type. `column` names the tensor, or the Parquet column of lists; None: the
+    only two-dimensional tensor, or what `embedding_columns` finds.
 
     Raises:
         ValueError: Another ending, a file that can't be read, no such column, or more than one

@@ -18,14 +18,10 @@ name (a table has them), which are zipped to tuples in the order of their sorted
 
 
 def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:
-    """Return a tuple of strings per row.
-
-    Args:
-        keys: In any form of `Keys`; values that are not strings are written as `str` writes them.
-        num_rows: How many rows there must be.
+    """Return the keys as a tuple of strings per row.
 
     Raises:
-        ValueError: No columns, another number of rows, or a missing value.
+        ValueError: No columns, another number of rows than `num_rows`, or a missing value.
     """
     if isinstance(keys, pd.DataFrame):
         keys = {str(name): column.tolist() for name, column in keys.items()}

@@ -64,10 +64,7 @@ class RQKMeans(Tokenizer):
         self.num_unused: list[int] = []
 
     def fit(self, x: Embeddings) -> "RQKMeans":
-        """Learn the codebooks and return self.
-
-        Args:
-            x: Float array or tensor [n, d].
+        """Learn the codebooks from rows [n, d] and return self.
 
         Raises:
             ValueError: Fewer rows than codes of a level, or a row with NaN or infinity.

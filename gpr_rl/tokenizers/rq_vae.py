@@ -72,12 +72,9 @@ class RQVAE(Tokenizer):
         self.num_unused: list[int] = []
 
     def fit(self, x: Embeddings) -> "RQVAE":
-        """Train encoder, codebooks and decoder, and return self.
+        """Train encoder, codebooks and decoder on rows [n, d], n >= 1, and return self.
 
         Runs on one thread: the same rows and seed give the same bits.
-
-        Args:
-            x: Float array or tensor [n, d], n >= 1.
 
         Raises:
             ValueError: Too few rows, a row with NaN or infinity, or a loss that diverges.

@@ -95,10 +95,10 @@ class UASID(Tokenizer):
         pairs: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
         item_id: Iterable[int] | None = None,
     ) -> "UASID":
-        """Learn adapter and codebooks, put the rows into the index, and return self.
+        """Learn adapter and codebooks, put the rows [n, d] into the index, and return self.
 
         Args:
-            x: Float array or tensor [n, d].
+            x: See `encode`.
             keys: Business keys per row (`keys.Keys`); None: the last level hashes the row's own
                 content, so ads with equal content share it.
             pairs: Rows that go together, int [P, 2], with weights [P], as `swing_pairs` gives
@@ -145,13 +145,9 @@ class UASID(Tokenizer):
     def encode(self, x: Embeddings, keys: Keys | None = None) -> Int[Tensor, "n L"]:
         """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
 
-        Args:
-            x: Float array or tensor [n, d].
-            keys: As in `fit`.
-
         Raises:
             ValueError: Not fitted, another width than at fit, a row with NaN or infinity, or keys
-                of another length.
+                (see `fit`) of another length.
         """
         self._check_fitted()
         x = read_embeddings(x, width=self._width)
@@ -162,10 +158,7 @@ class UASID(Tokenizer):
     ) -> Int[Tensor, "n L"]:
         """Return the codes of new ads and put them into the index; nothing is fitted again.
 
-        Args:
-            x: As in `encode`.
-            keys: As in `encode`.
-            item_id: Their ids; None: the next ones.
+        Without ids they get the next ones.
 
         Raises:
             ValueError: As `encode`, or an id that is in use.

@@ -54,13 +54,13 @@ def train_adapter(
 ) -> tuple[Adapter, list[float]]:
     """Return an adapter trained with InfoNCE, and its mean loss per epoch.
 
-    Pairs are drawn in proportion to their weights; within a batch, the partners of other pairs are
-    the negatives, except rows that are the anchor or its partner again.
+    Pairs are drawn in proportion to their weights, P per epoch; within a batch, the partners of
+    other pairs are the negatives, except rows that are the anchor or its partner again.
 
     Args:
         x: float32 [n, d].
         pairs: int [P, 2], rows of x.
-        weight: [P], not negative, with a positive sum where P > 0.
+        weight: [P], not negative, with a positive sum.
         num_epochs: Draws of P pairs.
         learning_rate: Adam's.
         temperature: Divides the cosine similarities.

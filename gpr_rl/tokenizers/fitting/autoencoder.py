@@ -14,12 +14,10 @@ from gpr_rl.tokenizers.fitting.search import BLOCK
 
 
 class ResidualAutoencoder(nn.Module):
-    """Encoder, codebooks and decoder, for embeddings divided by one number.
+    """Encoder, L codebooks [V, z] and decoder, for embeddings divided by one number.
 
     Attributes:
-        codebooks: L parameters [V, z].
-        scale: What embeddings are divided by, float32 []; a power of two, so that nothing is
-            rounded.
+        scale: That number, float32 []; a power of two, so that nothing is rounded.
     """
 
     scale: Tensor
@@ -117,16 +115,10 @@ def train_autoencoder(
     commitment: float,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train with Adam and return the mean loss of every epoch.
+    """Train in place with Adam and return the mean loss of every epoch.
 
-    Args:
-        model: Changed in place.
-        x: float32 [n, d], on the model's device, in units of the model's scale.
-        num_epochs: Passes over the rows, in an order drawn anew for each.
-        batch_size: Rows per step.
-        learning_rate: Adam's.
-        commitment: beta of the loss.
-        generator: Orders the rows.
+    `x` is in units of the model's scale; `generator` orders its rows anew for each epoch;
+    `commitment` is beta of the loss.
 
     Raises:
         ValueError: The loss is no longer finite; it names the epoch.

@@ -25,18 +25,12 @@ _ROWS_PER_CODE = 64
 def balanced_kmeans(
     rows: Float[Tensor, "n d"], num_codes: int, seed: int, *, num_iterations: int = 25
 ) -> tuple[Float[Tensor, "V d"], Float[Tensor, " V"]]:
-    """Return centroids float32 [V, d] and prices float32 [V].
+    """Return centroids float32 [V, d] and prices float32 [V] of rows float32 [n, d], n >= V.
 
     Starts from FAISS's k-means. Every round finds the prices by Sinkhorn's iteration at a falling
     temperature and moves each centroid to the mean of the rows that are assigned to it; the last
     round leaves the centroids where they are. At most 64 rows per code, drawn at random, take part,
     so memory is 256 V^2 bytes.
-
-    Args:
-        rows: float32 [n, d], n >= num_codes.
-        num_codes: V.
-        seed: Of the k-means and the draw.
-        num_iterations: Of the k-means.
     """
     centroids = kmeans(rows, num_codes, seed, num_iterations=num_iterations)
     price = centroids.new_zeros(num_codes)

@@ -30,12 +30,9 @@ def encode_residual(
     codebooks: Sequence[Tensor],
     offsets: Sequence[Tensor] | None = None,
 ) -> Int[Tensor, "n L"]:
-    """Return the code of every level, int64 [n, L].
+    """Return the code of every level, int64 [n, L], of rows float32 [n, d].
 
-    Args:
-        x: float32 [n, d].
-        codebooks: float32 [V, d] per level.
-        offsets: float32 [V] per level, added to squared distances (`search.nearest`).
+    Codebooks are float32 [V, d], offsets float32 [V] (`search.nearest`), each per level.
     """
     searches = [
         Nearest(codebook, None if offsets is None else offsets[level])

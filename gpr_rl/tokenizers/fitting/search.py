@@ -27,12 +27,7 @@ class Nearest:
     def __init__(
         self, centroids: Float[Tensor, "V d"], offset: Float[Tensor, " V"] | None = None
     ) -> None:
-        """Prepare a search.
-
-        Args:
-            centroids: float32 [V, d].
-            offset: float32 [V], added to the squared distances; None: 0.
-        """
+        """Prepare a search; `offset` is added to the squared distances, None: 0."""
         self._centroids, self._offset = centroids, offset
         self._middle = centroids.mean(0)  # far from the origin, products would leave no digits
         shifted = centroids - self._middle

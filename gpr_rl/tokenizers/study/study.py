@@ -57,15 +57,9 @@ def study_codes(
     held_out: Bool[Tensor, " n"],
     names: Sequence[str] | None = None,
 ) -> Study:
-    """Return the study of a coding.
+    """Return the study of a coding, of rows some of which the fit did not see (`held_out`).
 
-    Args:
-        codes: int64 [n, L], n >= 1.
-        x: float32 [n, d].
-        x_hat: float32 [n, d], decoded.
-        num_codes: Codes per level.
-        held_out: Rows that the fit did not see.
-        names: Of the rows, for the largest collisions.
+    `x_hat` is decoded; `names` of the rows are for the largest collisions.
 
     Raises:
         ValueError: Names of another number than rows.
