@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 
 def ndcg(
     score: Float[Tensor, "B K"],
@@ -81,8 +83,7 @@ def recall_ndcg(
     Raises:
         ValueError: The cutoff is below 1.
     """
-    if cutoff < 1:
-        raise ValueError(f"cutoff must be at least 1, got {cutoff}")
+    check_at_least(1, cutoff=cutoff)
     hit = ranked[:, :cutoff] == target[:, None]
     rank = torch.arange(hit.shape[1], device=ranked.device) + 1
     gain = 1.0 / torch.log2(rank + 1.0)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.models.checks import check_codes, check_paths, check_some
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
@@ -47,8 +48,7 @@ class HHD(nn.Module):
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
         super().__init__()
-        if spec.num_levels < 2:
-            raise ValueError(f"num_levels must be at least 2, got {spec.num_levels}")
+        check_at_least(2, num_levels=spec.num_levels)
         self.config, self.spec = config, spec
         self.hsd = HSD(config, spec)
         self.ptd = PTD(config, spec)

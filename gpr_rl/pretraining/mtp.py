@@ -27,20 +27,16 @@ def validate_targets(tokens: Tokens, targets: Targets) -> None:
             f"target positions must lie in [0, {tokens.kind.shape[1]}), got "
             f"{int(position.min())} to {int(position.max())}"
         )
-    early = position < tokens.prompt_length[row] - 1
-    if early.any():
-        where = int(early.nonzero()[0, 0])
+    kind, prompt = tokens.kind[row, position], tokens.prompt_length[row]
+    for at in (position < prompt - 1).nonzero()[:1, 0].tolist():
         raise ValueError(
             "target positions must be at least prompt_length - 1, got position "
-            f"{int(position[where])} in window {int(row[where])} with prompt_length "
-            f"{int(tokens.prompt_length[row[where]])}"
+            f"{int(position[at])} in window {int(row[at])} with prompt_length {int(prompt[at])}"
         )
-    kind = tokens.kind[row, position]
-    if (kind != TokenType.ENVIRONMENT).any():
-        where = int((kind != TokenType.ENVIRONMENT).nonzero()[0, 0])
+    for at in (kind != TokenType.ENVIRONMENT).nonzero()[:1, 0].tolist():
         raise ValueError(
-            f"targets must stand at ENVIRONMENT tokens, got {TokenType(int(kind[where])).name} "
-            f"at position {int(position[where])} of window {int(row[where])}"
+            f"targets must stand at ENVIRONMENT tokens, got {TokenType(int(kind[at])).name} "
+            f"at position {int(position[at])} of window {int(row[at])}"
         )
     legal = targets.legal_mask.gather(-1, targets.codes[..., None]).squeeze(-1)
     if not legal[targets.valid].all():

@@ -3,7 +3,6 @@
 Dims: B windows, P supervised positions per window, N heads, L levels, V codes, Q eCPM buckets.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_finite
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob
 from gpr_rl.schema import Action, Targets
 
@@ -37,13 +37,8 @@ class VSLConfig:
                 "weights must rise from impression (1) over click to conversion, got "
                 f"{self.click_weight} and {self.conversion_weight}"
             )
-        if not 1.0 <= self.max_user_weight < math.inf:
-            raise ValueError(
-                f"max_user_weight must be finite and at least 1, got {self.max_user_weight}"
-            )
-        for name in ("ecpm_weight", "mtp_weight"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        check_finite(1, max_user_weight=self.max_user_weight)
+        check_finite(0, ecpm_weight=self.ecpm_weight, mtp_weight=self.mtp_weight)
 
 
 def vsl_weight(targets: Targets, config: VSLConfig) -> Float[Tensor, "B P"]:

@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.files import write_bytes
 from gpr_rl.tokenizers.files import load_matrix
 
@@ -204,8 +205,7 @@ def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) ->
     Raises:
         ValueError: No levels, a level without codes, or another number of entries than levels.
     """
-    if num_levels < 1:
-        raise ValueError(f"num_levels must be at least 1, got {num_levels}")
+    check_at_least(1, num_levels=num_levels)
     if isinstance(num_codes, SupportsIndex):
         per_level = (operator.index(num_codes),) * num_levels
     else:

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from gpr_rl.checks import check_at_least
 from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
-from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.fitting.search import kmeans, nearest, one_thread
+from gpr_rl.tokenizers.fitting.search import (
+    check_rows,
+    encode_residual,
+    kmeans,
+    nearest,
+    one_thread,
+    sum_centroids,
+)
 
 _RESEED_ROUNDS = 10
 

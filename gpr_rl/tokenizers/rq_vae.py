@@ -17,8 +17,7 @@ from gpr_rl.tokenizers.fitting.autoencoder import (
     power_of_two,
     train_autoencoder,
 )
-from gpr_rl.tokenizers.fitting.residual import sum_centroids
-from gpr_rl.tokenizers.fitting.search import one_thread
+from gpr_rl.tokenizers.fitting.search import one_thread, sum_centroids
 
 
 class RQVAE(Tokenizer):

@@ -17,8 +17,13 @@ from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
 from gpr_rl.tokenizers.code_index import CodeIndex
 from gpr_rl.tokenizers.fitting.adapter import Adapter, train_adapter
 from gpr_rl.tokenizers.fitting.balanced import balanced_kmeans
-from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.fitting.search import nearest, one_thread
+from gpr_rl.tokenizers.fitting.search import (
+    check_rows,
+    encode_residual,
+    nearest,
+    one_thread,
+    sum_centroids,
+)
 from gpr_rl.tokenizers.keys import Keys, hash_content, hash_keys, read_keys
 
 

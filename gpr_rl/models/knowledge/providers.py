@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.schema import Request
 
 
@@ -50,8 +51,7 @@ class HistoryThoughts:
     """
 
     def __init__(self, clicks: Iterable[Click], num_named: int = 3) -> None:
-        if num_named < 1:
-            raise ValueError(f"num_named must be at least 1, got {num_named}")
+        check_at_least(1, num_named=num_named)
         self.num_named = num_named
         self._clicks: dict[int, list[Click]] = {}
         for click in sorted(clicks, key=lambda click: click.timestamp):

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 _WEIGHTS, _WORDS = "text_embedding.safetensors", "text_embedding.json"
 
 
@@ -49,8 +51,7 @@ class TfidfEmbedder:
 
         texts = [text for text in texts if text.strip()]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=max_words)
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        check_at_least(1, dim=dim)
         if not any(map(vectorizer.build_analyzer(), texts)):
             raise ValueError(f"at least one text with a word is needed, got {len(texts)} without")
         table = vectorizer.fit_transform(texts)

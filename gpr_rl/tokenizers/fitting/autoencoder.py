@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.tokenizers.fitting.residual import encode_residual
-from gpr_rl.tokenizers.fitting.search import BLOCK
+from gpr_rl.tokenizers.fitting.search import BLOCK, encode_residual
 
 
 class ResidualAutoencoder(nn.Module):

@@ -45,16 +45,15 @@ def swing_pairs(
         )
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
-    if not len(user_id):
-        return np.empty((0, 2), dtype=np.int64), np.empty(0)
-    if min(user_id.min(), item_id.min()) < 0:
+    if min(user_id.min(initial=0), item_id.min(initial=0)) < 0:
         raise ValueError("user_id and item_id must not be negative")
     ones = np.ones(len(user_id))
-    has = sp.csr_matrix((ones, (user_id, item_id)))
+    shape = user_id.max(initial=0) + 1, item_id.max(initial=0) + 1
+    has = sp.csr_matrix((ones, (user_id, item_id)), shape=shape)
     has.data[:] = 1.0
     by_item = has.T.tocsr()
     rng = np.random.default_rng(seed)
-    pairs, scores = [], []
+    pairs, scores = [np.empty((0, 2), dtype=np.int64)], [np.empty(0)]
     for item in range(by_item.shape[0]):
         users = by_item.indices[by_item.indptr[item] : by_item.indptr[item + 1]]
         if len(users) > max_users_per_item:
@@ -70,6 +69,4 @@ def swing_pairs(
         best = best[score[best] > 0]
         pairs.append(np.stack([np.full(len(best), item), best], axis=1))
         scores.append(score[best])
-    if not pairs:
-        return np.empty((0, 2), dtype=np.int64), np.empty(0)
     return np.concatenate(pairs).astype(np.int64), np.concatenate(scores)
