@@ -117,7 +117,6 @@ class CodeTrie:
             self._edges.append(torch.cat([first, end]))
             parent = node
         self.paths = ordered[first]
-        self._leaf = parent - 1  # int64 [N], index into `paths` of the ads in tree order
 
     def _check_range(self, codes: Tensor) -> None:
         if ((codes < 0) | (codes >= self.num_codes)).any():
@@ -157,12 +156,6 @@ class CodeTrie:
         """Return which codes may follow each prefix; see `LegalTrie.mask`."""
         return self.restrict(eligible).mask(prefix)
 
-    def in_order(self, eligible: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
-        """Return the columns in the order of the tree."""
-        if eligible.device.type == "cpu":  # several times as fast as torch's
-            return torch.from_numpy(np.take(eligible.numpy(), self._order.numpy(), axis=1))
-        return eligible.index_select(1, self._order)
-
     @cached_property
     def runs(self) -> "TreeRuns":
         """The tree as numpy arrays, for stepping down it code by code."""
@@ -191,10 +184,6 @@ class CodeTrie:
         flat = node.reshape(-1).long() * self.num_codes + code.reshape(-1)
         return table.reshape(-1).index_select(0, flat).view(node.shape)
 
-    def children(self, level: int, node: Int[Tensor, "*s"]) -> Int[Tensor, "*s V"]:
-        """Return the node that each of the V codes leads to."""
-        return self._rows(self._children[level], node)
-
     def _rows(self, table: Tensor, node: Int[Tensor, "*s"]) -> Tensor:
         return table.index_select(0, node.reshape(-1)).view(*node.shape, self.num_codes)
 
@@ -217,15 +206,15 @@ class LegalTrie:
         self.eligible = eligible
 
     @cached_property
-    def ordered(self) -> Bool[Tensor, "B N"]:
-        """The eligible ads in the order of the tree."""
-        return self.trie.in_order(self.eligible)
-
-    @cached_property
     def _count(self) -> Tensor:
         """How many of the first i ads, in the order of the tree, are eligible, int32 [B, N + 1]."""
-        count = self.ordered.new_zeros(self.batch_size, self.trie.num_ads + 1, dtype=torch.int32)
-        torch.cumsum(self.ordered, 1, dtype=torch.int32, out=count[:, 1:])
+        order, eligible = self.trie._order, self.eligible
+        if order.device.type == "cpu":  # several times as fast as torch's
+            ordered = torch.from_numpy(np.take(eligible.numpy(), order.numpy(), axis=1))
+        else:
+            ordered = eligible.index_select(1, order)
+        count = ordered.new_zeros(self.batch_size, self.trie.num_ads + 1, dtype=torch.int32)
+        torch.cumsum(ordered, 1, dtype=torch.int32, out=count[:, 1:])
         return count
 
     @cached_property
@@ -302,7 +291,9 @@ class LegalTrie:
         """Return which codes may follow, given nodes of `level` (0 is the root's)."""
         if self is self.trie._unrestricted:  # every ad may be shown
             return self.trie._rows(self.trie._is_child[level], node)
-        return self._look_up(self._legal[level + 1], self.trie.children(level, node))
+        return self._look_up(
+            self._legal[level + 1], self.trie._rows(self.trie._children[level], node)
+        )
 
     def mask(self, prefix: Int[Tensor, "B *rest l"]) -> Bool[Tensor, "B *rest V"]:
         """Return which codes may follow each prefix of l codes, l in 0..L-1, each in [0, V).
@@ -346,17 +337,8 @@ class LegalTrie:
         ad_id = self.trie._order[position.clamp_max(self.trie.num_ads - 1).view(leaf.shape)]
         return ad_id.where(self._look_up(self._legal[-1], leaf), -1)
 
-    def paths(self) -> Int[Tensor, "P L"]:
-        """Return all distinct paths in lexicographic order, legal or not; see `path_ad`."""
-        return self.trie.paths
-
     @property
     def path_ad(self) -> Int[Tensor, "B P"]:
-        """The ad of each of `paths()` per request, -1 where illegal."""
-        last = self.trie.num_ads
-        position = torch.arange(last, device=self._count.device)
-        position = position.where(self._count.diff(dim=1) > 0, last)  # [B, N], ads in tree order
-        first = position.new_full((self.batch_size, self.trie.num_paths), last).scatter_reduce(
-            1, self.trie._leaf.expand(self.batch_size, -1), position, "amin"
-        )
-        return torch.nn.functional.pad(self.trie._order, (0, 1), value=-1)[first]
+        """The ad of each of the tree's `paths` per request, -1 where illegal."""
+        leaf = torch.arange(1, self.trie.num_paths + 1, device=self.eligible.device)
+        return self.leaf_ad(leaf.expand(self.batch_size, -1))

@@ -63,6 +63,12 @@ class TokenEmbedding(nn.Module):
             ]
         )
 
+    def padded(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
+        """Return the embeddings of checked tokens in sequence order, zero at padding."""
+        check_tokens(tokens, self.spec, limited=True)
+        layout = TokenLayout.of(tokens.kind)
+        return layout.unpack(self(tokens, layout))
+
     def _sum(self, ids: Tensor) -> Tensor:
         return F.embedding_bag(ids, self.table, mode="sum")
 

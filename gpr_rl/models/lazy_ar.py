@@ -33,23 +33,16 @@ class Fuse(nn.Module):
         """Return the input of the first autoregressive layer."""
         return self.join(trunk, *self.of_code(code))
 
-    def of_code(
-        self, code: Float[Tensor, "*rows D"]
-    ) -> tuple[Float[Tensor, "*rows D"], Float[Tensor, "*rows D"]]:
+    def of_code(self, code: Float[Tensor, "*rows D"]) -> tuple[Tensor, Tensor]:
         """Return what depends on the code alone: W_g s, and W_f's part for s."""
         own = F.linear(code, self.output.weight[:, code.shape[-1] :])
         return F.linear(code, self.gate.weight), own
 
-    def join(
-        self,
-        trunk: Float[Tensor, "*rows D"],
-        gate: Float[Tensor, "*rows D"],
-        own: Float[Tensor, "*rows D"],
-    ) -> Float[Tensor, "*rows D"]:
+    def join(self, trunk: Tensor, gate: Tensor, own: Tensor) -> Tensor:
         """Return `forward` of a code whose `of_code` is known."""
-        gated, weight = trunk * gate, self.output.weight[:, : own.shape[-1]]
         dim = own.shape[-1]
-        return torch.addmm(own.reshape(-1, dim), gated.reshape(-1, dim), weight.T).view(own.shape)
+        gated, weight = (trunk * gate).reshape(-1, dim), self.output.weight[:, :dim]
+        return torch.addmm(own.reshape(-1, dim), gated, weight.T).view(own.shape)
 
 
 class LazyDecoder(CodeDecoder):

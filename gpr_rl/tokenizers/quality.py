@@ -61,25 +61,19 @@ def quality(
         num_codes = (codes.amax(dim=0).clamp_min(0) + 1).tolist()
     per_level = read_num_codes(num_codes, codes.shape[1])
     codes = read_codes(codes, per_level)
-    usage, entropy = _usage_and_entropy(codes, per_level)
+    width = max(per_level)
+    level = torch.arange(len(per_level), device=codes.device)
+    uses = torch.bincount((codes + level * width).flatten(), minlength=width * len(per_level))
+    uses = uses.view(len(per_level), width)
+    share = uses.double() / len(codes)
     _, path, count = codes.unique(dim=0, return_inverse=True, return_counts=True)
     return Quality(
         collision_rate=float((count[path] > 1).double().mean()),
-        code_usage=usage,
-        entropy=entropy,
+        code_usage=(uses > 0).sum(1).double() / codes.new_tensor(per_level),
+        entropy=-torch.xlogy(share, share).sum(1),
         path_similarity=_path_similarity(x, path, count),
         reconstruction_error=_reconstruction_error(x, x_hat),
     )
-
-
-def _usage_and_entropy(codes: Tensor, num_codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    width = max(num_codes)
-    level = torch.arange(len(num_codes), device=codes.device)
-    count = torch.bincount((codes + level * width).flatten(), minlength=width * len(num_codes))
-    count = count.view(len(num_codes), width)
-    usage = (count > 0).sum(1).double() / codes.new_tensor(num_codes)
-    share = count.double() / len(codes)
-    return usage, -torch.xlogy(share, share).sum(1)
 
 
 def _path_similarity(x: Tensor, path: Tensor, count: Tensor) -> float:

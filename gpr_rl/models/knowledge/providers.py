@@ -98,15 +98,14 @@ class PreparedThoughts:
         """
         text: dict[int, str] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
             try:
-                user, thought = _parse(line)
-                if user in text:
-                    raise ValueError(f"user {user} has a text already")
+                if line.strip():
+                    user, thought = _parse(line)
+                    if user in text:
+                        raise ValueError(f"user {user} has a text already")
+                    text[user] = thought
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-            text[user] = thought
         return cls(text)
 
     def thoughts(self, user_id: Int[Tensor, " B"], timestamp: Int[Tensor, " B"]) -> list[str]:

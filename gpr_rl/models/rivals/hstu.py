@@ -12,9 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.hsd import TokenEmbedding
-from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
 from gpr_rl.models.rivals.parts import AdScorer, check_sizes, last_position
 from gpr_rl.schema import InputSpec, Tokens
@@ -136,12 +134,9 @@ class HSTU(AdScorer):
         self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
     ) -> Float[Tensor, "B P D"]:
         """Return the outputs at `position`, indices of E tokens; items are known by their codes."""
-        check_some(tokens)
-        check_tokens(tokens, self.embedding.spec, limited=True)
+        x = self.embedding.padded(tokens)
         num_tokens = int(last_position(tokens).max()) + 1
-        layout = TokenLayout.of(tokens.kind)
-        x = layout.unpack(self.embedding(tokens, layout))[:, :num_tokens]
-        x, time = self.dropout(x), token_time(tokens.time_gap)[:, :num_tokens]
+        x, time = self.dropout(x[:, :num_tokens]), token_time(tokens.time_gap)[:, :num_tokens]
         for block in self.blocks:
             x = block(x, time)
         return self.norm(x.take_along_dim(position[..., None], dim=1))

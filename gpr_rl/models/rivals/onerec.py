@@ -12,11 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.decoding import CodeTrie, beam_search
-from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.hsd import TokenEmbedding
-from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss
@@ -97,16 +95,9 @@ class OneRec(nn.Module):
             h = block(h, distance >= 0)
         return self.decoder.begin(self.norm(h), position[:, None])
 
-    def embed(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
-        """Return token embeddings, zero at padding."""
-        check_some(tokens)
-        check_tokens(tokens, self.embedding.spec, limited=True)
-        layout = TokenLayout.of(tokens.kind)
-        return layout.unpack(self.embedding(tokens, layout))
-
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return -log p(path) of the next ad, unmasked; see `Retriever.loss`."""
-        x = self.embed(batch.tokens)
+        x = self.embedding.padded(batch.tokens)
 
         def total(row: Tensor, position: Tensor, path: Tensor) -> Tensor:
             state = self.begin_rows(x, row, position)
@@ -120,7 +111,7 @@ class OneRec(nn.Module):
     def encode(self, request: Tokens) -> DecoderState:
         """Return what the decoder sees of B requests."""
         row = torch.arange(len(request), device=request.kind.device)
-        return self.begin_rows(self.embed(request), row, last_position(request)[:, 0])
+        return self.begin_rows(self.embedding.padded(request), row, last_position(request)[:, 0])
 
     def step(
         self, context: DecoderState, prefix: Int[Tensor, "B W l"]
