@@ -180,14 +180,11 @@ class SequenceBuilder:
     def windows(
         self, kept: IntArray, num_positions: int, num_heads: int, last_time: int | IntArray
     ) -> Windows:
-        """Return training windows that end at the given kept requests.
+        """Return training windows that end at the given kept requests (`window_pool`).
 
-        Args:
-            kept: int64 [B], from `window_pool`.
-            num_positions: P, supervised requests per window at most, the last ones of the window.
-            num_heads: N, how many next ads are predicted at each position.
-            last_time: Ads seen at or after this time are never targets: of all users, or int64 [U]
-                of each.
+        P is the number of supervised requests per window at most, the last ones of the window, N
+        how many next ads are predicted at each position. Ads seen at or after `last_time`, of all
+        users or int64 [U] of each, are never targets.
         """
         user, asked = self._ad_user[kept], self._ad_asked[kept]
         tokens, first = self.tokens(user, asked, self.request_context[self._ad_request[kept]])

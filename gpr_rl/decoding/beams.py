@@ -19,14 +19,9 @@ from gpr_rl.schema import Candidates
 class Beams:
     """W prefixes per request, from the empty one to whole paths.
 
-    Attributes:
-        legal: The tree of what may be shown.
-        states: The policy's view of the prefixes.
-        codes: int64 [B, W, l].
-        log_prob: float [B, W, l].
-        value: float [B, W, l].
-        total: float [B, W], sum of `log_prob`; -inf where the prefix is illegal.
-        node: int32 [B, W].
+    `total` is the sum of `log_prob`, -inf where the prefix is illegal; `states` is the policy's
+    view of the prefixes, `legal` the tree of what may be shown, `node` where the prefixes stand in
+    it.
     """
 
     def __init__(self, policy: Any, request: Any, trie: CodeTrie, eligible: Tensor | None) -> None:
@@ -61,13 +56,7 @@ class Beams:
         return legal_log_prob(log_prob, mask, renormalize=renormalize)
 
     def grow(self, child: Int[Tensor, "B k"], log_prob: Tensor, total: Tensor) -> None:
-        """Move to next prefixes and, where they are not whole, ask the policy about them.
-
-        Args:
-            child: Indices into the W V next prefixes.
-            log_prob: [B, W, V] of the next codes.
-            total: [B, W, V] of the next prefixes.
-        """
+        """Do as `append`, and ask the policy about prefixes that are not whole."""
         parent = self.append(child, log_prob, total, self.states.value)
         if self.level < self.trie.num_levels:
             self.states.extend(self.codes, parent)
@@ -75,13 +64,10 @@ class Beams:
     def append(
         self, child: Int[Tensor, "B k"], log_prob: Tensor, total: Tensor, value: Tensor
     ) -> Int[Tensor, "B k"]:
-        """Move to next prefixes and return their parents; the states stay where they are.
+        """Move to the next prefixes `child`, indices into W V, and return their parents.
 
-        Args:
-            child: Indices into the W V next prefixes.
-            log_prob: [B, W, V] of the next codes.
-            total: [B, W, V] of the next prefixes.
-            value: [B, W] of the prefixes so far.
+        `log_prob` and `total` are of all next codes [B, W, V], `value` [B, W] of the prefixes so
+        far. The states stay where they are.
         """
         parent, code = child // self.trie.num_codes, child % self.trie.num_codes
 

@@ -30,10 +30,8 @@ class Policy(Protocol):
 class PathStates:
     """A policy's view of W prefixes per request: the next code's log-probabilities and values.
 
-    Attributes:
-        context: What the policy made of the requests.
-        log_prob: float [B, W, V], over all codes, legal or not.
-        value: float [B, W], V(s, prefix).
+    `context` is what the policy made of the requests, `log_prob` [B, W, V] is over all codes, legal
+    or not, `value` [B, W] is V(s, prefix).
     """
 
     def __init__(

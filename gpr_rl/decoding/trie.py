@@ -59,12 +59,9 @@ class CodeTrie:
         num_codes: int,
         ad_value: Tensor | np.ndarray | None = None,
     ) -> None:
-        """Build the tree.
+        """Build the tree of paths with codes in [0, num_codes).
 
-        Args:
-            codes: Path of every ad, each in [0, num_codes).
-            num_codes: V.
-            ad_value: Number per ad [N], e.g. expected eCPM: the highest wins a shared path.
+        `ad_value` is a number per ad [N], e.g. expected eCPM: the highest wins a shared path.
 
         Raises:
             ValueError: No ads, a code out of range, or an `ad_value` that is NaN or misshapen.
@@ -308,21 +305,13 @@ class LegalTrie:
         return self.child_mask(prefix.shape[-1], node)
 
     def path_masks(self, codes: Int[Tensor, "B *rest L"]) -> Bool[Tensor, "B *rest L V"]:
-        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l].
-
-        Raises:
-            ValueError: See `mask`.
-        """
+        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l]."""
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         masks = [self.child_mask(level, node) for level, node in enumerate(nodes[:-1])]
         return torch.stack(masks, dim=-2)
 
     def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
-        """Return the ad that each path stands for, -1 where no eligible ad has it.
-
-        Raises:
-            ValueError: See `mask`.
-        """
+        """Return the ad of each path, -1 where no eligible ad has it; raises as `mask`."""
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         return self.leaf_ad(nodes[-1])
 

@@ -13,14 +13,12 @@ def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> N
     """Check token sequences; of padding the time gap alone is read.
 
     Raises:
-        ValueError: No sequence, another shape than `spec`'s, a number outside of its range, a
+        ValueError: Another shape than `spec`'s, a number outside of its range, a
             preference that is not finite, a sequence that does not begin with a USER token, has
             padding before its end or, where `limited`, has more than `max_tokens`. Names field,
             place and value.
     """
     batch, length = tokens.kind.shape
-    if not batch:
-        raise ValueError("tokens must hold at least one sequence, got none")
     for name, shape in (
         ("codes", [batch, length, spec.num_levels]),
         ("context", [batch, length, len(spec.context_cardinalities)]),
@@ -60,8 +58,14 @@ def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> N
             values = values[~values.isfinite()][:1]
         place = f"sequence {row}" + (f", token {token[0]}" if token else "")
         raise ValueError(f"tokens.{name} must {rule}, got {values.tolist()} in {place}")
-    if limited and (longest := int(real.sum(1).max())) > spec.max_tokens:
+    if limited and batch and (longest := int(real.sum(1).max())) > spec.max_tokens:
         raise ValueError(f"sequences must have at most {spec.max_tokens} tokens, got {longest}")
+
+
+def check_some(tokens: Tokens) -> None:
+    """Check that there is a sequence; raises a ValueError."""
+    if not len(tokens.kind):
+        raise ValueError("tokens must hold at least one sequence, got none")
 
 
 def check_paths(codes: Tensor, num_levels: int, num_codes: int) -> None:

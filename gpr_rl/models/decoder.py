@@ -102,14 +102,8 @@ class CodeDecoder(nn.Module):
 
     The state's own intent embedding h (that of its E token) is added, through a linear map, to
     the learned shared tokens. Differs from the paper, whose queries are the same for every state:
-    a single layer of them could not ask about the request at hand.
-
-    Args:
-        config: Sizes.
-        num_layers: N.
-        num_shared: m, at least 1; the last one is the start token.
-        num_levels: How many of a path's codes are read.
-        num_codes: V.
+    a single layer of them could not ask about the request at hand. The last of the `num_shared`
+    tokens, m >= 1, is the start token; `num_levels` codes of a path are read.
     """
 
     def __init__(
@@ -206,15 +200,10 @@ def run_shared(
     visible: Tensor,
     seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the outputs of shared tokens, and keys and values of all of them so far.
+    """Return outputs [B, S, m, D] of shared tokens, and keys and values of all of them so far.
 
-    Args:
-        blocks: N of them.
-        x: [B, S, m, D].
-        past: [B, S, N, 2, H, p, D/H] of shared tokens before; None: there are none.
-        memory: [B, N, 2, H, T, D/H].
-        visible: bool [B, S, T].
-        seen: bool [m, m], who attends to whom, without `past`; None: causally, and to those before.
+    `past` are those [B, S, N, 2, H, p, D/H] of tokens before, if any; `seen` bool [m, m] says who
+    attends to whom where there are none; by default causally, and to those before.
     """
     batch, num_states, num_new, _ = x.shape
     mask = cross_mask(visible, num_new)

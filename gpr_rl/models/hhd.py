@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.checks import check_at_least
-from gpr_rl.models.checks import check_codes, check_paths
+from gpr_rl.models.checks import check_codes, check_paths, check_some
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
@@ -94,6 +94,7 @@ class HHD(nn.Module):
             ValueError: No window; wrong tokens; knowledge for a model without `knowledge_dim`, or
                 of another width.
         """
+        check_some(tokens)
         h, router_logits = self.hsd.understand(tokens)
         key_mask = tokens.kind != TokenType.PAD
         if self.knowledge_slot is not None:

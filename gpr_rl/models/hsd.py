@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.layers.attention import Biases, Pairs, attend
 from gpr_rl.models.layers.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
@@ -65,6 +65,7 @@ class TokenEmbedding(nn.Module):
 
     def padded(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
         """Return the embeddings of checked tokens in sequence order, zero at padding."""
+        check_some(tokens)
         check_tokens(tokens, self.spec, limited=True)
         layout = TokenLayout.of(tokens.kind)
         return layout.unpack(self(tokens, layout))

@@ -59,15 +59,10 @@ class HTE(nn.Module):
         return hidden @ self.value_weight[level] + self.value_bias[level]
 
     def forward(self, context: Context, codes: Int[Tensor, "B *SK L"]) -> HTEOutput:
-        """Return values and predictions along known paths; invalid candidates may hold any codes.
+        """Return values and predictions along known paths, a batch as `codes` without L.
 
-        Args:
-            context: Of requests, or of windows with S states each.
-            codes: [B, K, L] for requests; for windows [B, S, L], one path per state, or [B, S, K,
-                L].
-
-        Returns:
-            Batch as `codes` without L.
+        Codes are [B, K, L] for requests; for windows with S states each [B, S, L], one path per
+        state, or [B, S, K, L]. Invalid candidates may hold any codes.
         """
         if codes.dim() == 3 and context.position.shape[1] == 1:
             return self.forward(context, codes[:, None])[:, 0]

@@ -58,20 +58,13 @@ def mtp_loss(
     entropy_weight: float = 0.1,
     weight: Float[Tensor, "B P N"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights are given.
+    """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights (`vaft_weight`) are given.
 
     loss = -sum_j w_j mean_{(window, position) valid for j} [ w^V sum_l log P_j(z_l | z_{1:l-1}) ]
     - entropy_weight * H(w), with w = softmax(head_logits) on the simplex, equal at the start.
-    Differs from the paper: the entropy term, without which w collapses onto the easiest head.
-    Heads without a valid target in this batch are left out and the others' weights renormalised,
-    so that an absent target is not taken for an easy one.
-
-    Args:
-        logits: From `HHD.mtp_logits`.
-        targets: Their supervision.
-        head_logits: The parameter behind w; `HHD.head_logits`.
-        entropy_weight: At least 0, in nats of loss per nat of entropy. Not given in the paper.
-        weight: w^V of Eq. 4 (`vaft_weight`), 1 everywhere in Eq. 3.
+    Differs from the paper: the entropy term (nats of loss per nat, not given there), without which
+    w collapses onto the easiest head. Heads without a valid target in this batch are left out and
+    the others' weights renormalised, so that an absent target is not taken for an easy one.
 
     Raises:
         ValueError: If no target is valid.

@@ -66,15 +66,10 @@ def hte_loss(
 ) -> Float[Tensor, ""]:
     """Return the HTE's regression and classification loss, mean over valid paths.
 
-    Squared error of every prefix value and of `final_value` to the path's scaled reward, the mean
-    over these L + 1, plus the cross-entropies of the click and the conversion head.
-
-    Args:
-        output: Of `HHD.hte` along the paths.
-        reward_scaled: Reward of the path / `reward_scale`.
-        pctr: Click probability (the rankers'), or 0 and 1.
-        pcvr: Conversion probability after a click, likewise.
-        valid: Paths that count; the rest may hold anything.
+    Squared error of every prefix value and of `final_value` to the path's reward / `reward_scale`,
+    the mean over these L + 1, plus the cross-entropies of the click and the conversion head. `pctr`
+    is the rankers' click probability, or 0 and 1; `pcvr` is that of a conversion after a click.
+    Paths that are not valid may hold anything.
     """
     scaled = reward_scaled.where(valid, 0.0)
     values = torch.cat([output.value, output.final_value[..., None]], dim=-1)

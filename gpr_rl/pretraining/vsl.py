@@ -74,16 +74,8 @@ def vsl_loss(
     """Return w_user w_behaviour (L_SID + lambda_e L_eCPM) + lambda L_MTP, and its parts.
 
     L_SID is head 1's negative log-likelihood of the next ad's path, L_eCPM the cross-entropy of its
-    eCPM bucket, both means over valid positions; L_MTP is GPR Eq. 3 over all heads.
-
-    Args:
-        logits: Of `HHD.window_logits`.
-        ecpm_logits: Of `HHD.window_ecpm_logits` along head 1's targets.
-        ecpm_bucket: The targets' buckets, in [0, Q).
-        targets: Their supervision.
-        head_logits: `HHD.head_logits`.
-        config: The weights.
-        entropy_weight: Of L_MTP.
+    eCPM bucket in [0, Q), both means over valid positions; L_MTP is GPR Eq. 3 over all heads.
+    Logits are those of `HHD.window_logits` and, along head 1's targets, `HHD.window_ecpm_logits`.
 
     Raises:
         ValueError: If no target is valid.

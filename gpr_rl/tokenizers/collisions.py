@@ -16,14 +16,9 @@ items of a path, so that every path is one item's."""
 
 
 def resolve_collisions(codes: Int[Tensor, "n L"], resolve: str) -> Int[Tensor, "n L2"]:
-    """Return the paths that training, decoding and the environment use.
+    """Return the paths that training, decoding and the environment use, by one of `RESOLVE`.
 
-    Args:
-        codes: int64 [n, L].
-        resolve: One of `RESOLVE`.
-
-    Returns:
-        `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of the rows.
+    That is `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of the rows.
 
     Raises:
         ValueError: Unknown name.

@@ -59,7 +59,7 @@ class RQKMeans(Tokenizer):
             max_rows_per_code: FAISS draws at most this many rows per code for its iterations.
 
         Raises:
-            ValueError: A count below 1, or `num_codes` of another length than `num_levels`.
+            ValueError: A number out of range.
         """
         super().__init__(num_levels, num_codes, seed)
         check_at_least(1, num_iterations=num_iterations, max_rows_per_code=max_rows_per_code)

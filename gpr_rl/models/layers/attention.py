@@ -268,18 +268,11 @@ def _rotate(x: Float[Tensor, "B H T d"], cos: Tensor, sin: Tensor) -> Float[Tens
 def compacted(
     pairs: Pairs, owner: Int[Tensor, " A"], index: Int[Tensor, " A"]
 ) -> tuple[Pairs, Int[Tensor, " A"]]:
-    """Return the pairs among A > 0 chosen tokens, and where these stand now.
+    """Return the pairs among A > 0 chosen tokens, and where these stand now in [B * T'].
 
-    The tokens of a sequence move together and keep their order, so causality and the prompt block
-    mean the same among them; distances still count the tokens left out.
-
-    Args:
-        pairs: Of whole sequences.
-        owner: Sequence of each chosen token.
-        index: Its place there.
-
-    Returns:
-        Pairs of [B, T'] tokens, T' the most that a sequence keeps, and places in [B * T'].
+    T' is the most that a sequence keeps. The tokens of a sequence move together and keep their
+    order, so causality and the prompt block mean the same among them; distances still count the
+    tokens left out. `owner` is the sequence of each chosen token, `index` its place there.
     """
     batch, num_tokens = pairs.kind.shape
     chosen = torch.zeros_like(pairs.kind, dtype=torch.bool)

@@ -13,13 +13,8 @@ from torch import Tensor, nn
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention, then a two-layer network, each with a residual.
 
-    Args:
-        dim: D.
-        num_heads: H, divides D.
-        ffn_dim: Hidden width of the network.
-        dropout: Of attention weights, the hidden layer and both residual branches.
-        activation: Of the hidden layer.
-        causal: Every token sees itself and those before it, where `forward` is not told better.
+    Dropout is of attention weights, the hidden layer and both residual branches. With `causal`
+    every token sees itself and those before it, where `forward` is not told better.
     """
 
     def __init__(

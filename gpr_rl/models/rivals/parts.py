@@ -40,12 +40,9 @@ def last_position(tokens: Tokens) -> Int[Tensor, "B 1"]:
 
 
 def item_columns(kind: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B n"], Int[Tensor, "B T"]]:
-    """Return where the O and I tokens of each row stand, and how many there are up to each token.
+    """Return token indices of each row's O and I tokens, and their number among tokens 0..t.
 
-    Returns:
-        Token indices of a row's items in their order, other tokens' behind them, n being the
-        largest number of items that a row has, at least 1; and the number of items among the
-        tokens 0..t.
+    Other tokens' indices follow; n is the largest number of items that a row has, at least 1.
     """
     is_item = (kind == TokenType.ORGANIC) | (kind == TokenType.ITEM)
     count = is_item.cumsum(1)
@@ -90,14 +87,9 @@ def path_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean of a loss over valid predictions, `max_rows` of them at a time.
 
-    Where there are several parts, backward computes each again, so that it holds one part's
-    intermediate results at a time.
-
-    Args:
-        batch: Windows.
-        total_loss: Sum over predictions, of row [R], position [R] and path [R, L].
-        max_rows: At most so many at a time.
-        none: What to return, times 0, where no prediction is valid.
+    `total_loss` is the sum over predictions of row [R], position [R] and path [R, L]; `none` times
+    0 is returned where none is valid. Where there are several parts, backward computes each again,
+    so that it holds one part's intermediate results at a time.
     """
     row, column = batch.valid.nonzero(as_tuple=True)
     if not len(row):

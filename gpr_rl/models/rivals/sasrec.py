@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.rivals.parts import AdScorer, check_sizes, item_columns
 from gpr_rl.schema import Action, InputSpec, Tokens
@@ -82,6 +82,7 @@ class SASRec(AdScorer):
         self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
     ) -> Float[Tensor, "B P D"]:
         """Return the state after the last item before each `position`."""
+        check_some(tokens)
         check_tokens(tokens, self.spec, limited=True)
         columns, count = item_columns(tokens.kind)
         x = self.item(item.gather(1, columns).clamp_min(0))  # right of the items anything will do

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.decoding import CodeTrie, beam_search
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.models.rivals.parts import check_sizes, item_columns, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
@@ -99,6 +99,7 @@ class TIGER(nn.Module):
         self, tokens: Tokens, row: Int[Tensor, " R"], position: Int[Tensor, " R"]
     ) -> tuple[Int[Tensor, "R S"], Bool[Tensor, "R S"]]:
         """Return T5's input for predictions at tokens of some rows, and where it is real."""
+        check_some(tokens)
         check_tokens(tokens, self.spec)
         columns, count = item_columns(tokens.kind)
         before = count[row, position]

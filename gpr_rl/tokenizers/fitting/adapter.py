@@ -52,22 +52,16 @@ def train_adapter(
     temperature: float,
     seed: int,
 ) -> tuple[Adapter, list[float]]:
-    """Return an adapter trained with InfoNCE, and its mean loss per epoch.
+    """Return an adapter trained with InfoNCE (Adam), and its mean loss per epoch.
 
-    Pairs are drawn in proportion to their weights, P per epoch; within a batch, the partners of
-    other pairs are the negatives, except rows that are the anchor or its partner again.
-
-    Args:
-        x: float32 [n, d].
-        pairs: int [P, 2], rows of x.
-        weight: [P], not negative, with a positive sum.
-        num_epochs: Draws of P pairs.
-        learning_rate: Adam's.
-        temperature: Divides the cosine similarities.
-        seed: Of the start and the draws.
+    Pairs int [P, 2] of rows of x are drawn in proportion to their weights [P], P per epoch; within
+    a batch, the partners of other pairs are the negatives, except rows that are the anchor or its
+    partner again. `temperature` divides the cosine similarities; `seed` is of the start and the
+    draws.
 
     Raises:
-        ValueError: Misshapen or empty pairs, a row out of range, or bad weights.
+        ValueError: Misshapen or empty pairs, a row out of range, or weights that are negative or
+            without a positive sum.
     """
     pairs, weight = torch.as_tensor(pairs), torch.as_tensor(weight).double()
     _check_pairs(pairs, weight, len(x))
