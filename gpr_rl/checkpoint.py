@@ -85,8 +85,6 @@ def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], di
 def restore_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], meta: dict) -> None:
     """Put back what `flatten_optimizer_state` returned; training then goes on bit for bit.
 
-    The optimizer must be of the same class, over the same parameters in the same order.
-
     Raises:
         ValueError: If the parameter groups or the shapes don't fit this optimizer.
     """

@@ -110,10 +110,8 @@ class SequenceBuilder:
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Only events strictly before the timestamp are seen.
-
-        Returns:
-            Tokens with every token in the prompt block, and the stream row of position 1, [B].
+        Only events strictly before the timestamp are seen. Every token is in the prompt block.
+        Beside them comes the stream row of position 1, [B].
         """
         first, stop, rows = self._rows(user_id, timestamp)
         length = stop - first

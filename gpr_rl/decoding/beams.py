@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gpr_rl.decoding.policy import PathStates, legal_log_prob, pick
+from gpr_rl.decoding.policy import PathStates, pick
 from gpr_rl.decoding.trie import CodeTrie
 from gpr_rl.schema import Candidates
 
@@ -48,12 +48,25 @@ class Beams:
     def next_log_prob(
         self, *, renormalize: bool, temperature: float = 1.0
     ) -> Float[Tensor, "B W V"]:
-        """Return the next code's log-probabilities, -inf where illegal; see `legal_log_prob`."""
+        """Return the next code's log-probabilities, -inf where illegal.
+
+        `renormalize` makes each prefix with a legal code sum to probability one. NaN or +inf at a
+        legal code is a ValueError.
+        """
         log_prob = (
             self.states.log_prob if temperature == 1.0 else self.states.log_prob / temperature
         )
-        mask = self.legal.child_mask(self.level, self.node)
-        return legal_log_prob(log_prob, mask, renormalize=renormalize)
+        legal = self.legal.child_mask(self.level, self.node)
+        masked = log_prob.where(legal, -torch.inf)
+        if renormalize:
+            masked = masked.log_softmax(-1).where(legal, -torch.inf)
+        if masked.numel() and not masked.amax() < torch.inf:  # NaN is not
+            bad = (~(masked < torch.inf)).nonzero()[0].tolist()
+            raise ValueError(
+                f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf"
+                f" at every legal code (code {bad[2]})"
+            )
+        return masked
 
     def grow(self, child: Int[Tensor, "B k"], log_prob: Tensor, total: Tensor) -> None:
         """Do as `append`, and ask the policy about prefixes that are not whole."""

@@ -6,7 +6,7 @@ Dims: B requests, W prefixes per request, L levels, l codes in a prefix, V codes
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -82,25 +82,3 @@ def pick(x: Tensor, index: Int[Tensor, "B k"]) -> Tensor:
     """Return x[b, index[b, k]] of x [B, W, ...], as [B, k, ...]."""
     shape = (*index.shape, *x.shape[2:])
     return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(shape))
-
-
-def legal_log_prob(
-    log_prob: Float[Tensor, "B W V"], legal: Bool[Tensor, "B W V"], *, renormalize: bool
-) -> Float[Tensor, "B W V"]:
-    """Return log-probabilities with -inf at illegal codes, all -inf where none is legal.
-
-    `renormalize` makes each row with a legal code sum to probability one.
-
-    Raises:
-        ValueError: NaN or +inf at a legal code.
-    """
-    masked = log_prob.where(legal, -torch.inf)
-    if renormalize:
-        masked = masked.log_softmax(-1).where(legal, -torch.inf)
-    if masked.numel() and not masked.amax() < torch.inf:  # NaN is not
-        bad = (~(masked < torch.inf)).nonzero()[0].tolist()
-        raise ValueError(
-            f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf at"
-            f" every legal code (code {bad[2]})"
-        )
-    return masked

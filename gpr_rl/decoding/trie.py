@@ -80,21 +80,17 @@ class CodeTrie:
             )
         if ad_value is not None and ad_value.isnan().any():
             raise ValueError(f"ad_value of ad {int(ad_value.isnan().nonzero()[0])} is NaN")
-        self._order = self._sort(ad_value)
         self._edges: list[Tensor] = []  # [n_l + 1]; node i covers sorted ads [edge[i-1], edge[i])
         self._children: list[Tensor] = []  # int32 [n_l + 1, V], node of level l + 1 or _DEAD
-        self._build()
+        self._build(ad_value)
 
-    def _sort(self, ad_value: Tensor | None) -> Tensor:
-        """Return the ad ids by (path, -ad_value, ad id): stable sorts, least important first."""
+    def _build(self, ad_value: Tensor | None) -> None:
         order = torch.arange(self.num_ads, device=self.codes.device)
         if ad_value is not None:
             order = ad_value.argsort(descending=True, stable=True)
-        for level in reversed(range(self.num_levels)):
+        for level in reversed(range(self.num_levels)):  # stable sorts, least important first
             order = order[self.codes[order, level].argsort(stable=True)]
-        return order
-
-    def _build(self) -> None:
+        self._order = order  # the ad ids by (path, -ad_value, ad id)
         ordered = self.codes[self._order]
         opens = torch.zeros_like(self._order, dtype=torch.bool)  # a new node begins at this ad
         opens[0] = True

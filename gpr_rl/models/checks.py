@@ -63,28 +63,20 @@ def check_tokens(tokens: Tokens, spec: InputSpec, *, limited: bool = False) -> N
 
 
 def check_some(tokens: Tokens) -> None:
-    """Check that there is a sequence; raises a ValueError."""
+    """Raise a ValueError where there is no sequence."""
     if not len(tokens.kind):
         raise ValueError("tokens must hold at least one sequence, got none")
 
 
 def check_paths(codes: Tensor, num_levels: int, num_codes: int) -> None:
-    """Check whole paths [..., L].
-
-    Raises:
-        ValueError: Another number of levels, or a code outside of [0, V).
-    """
+    """Raise a ValueError where paths [..., L] have other levels, or a code outside of [0, V)."""
     if codes.shape[-1] != num_levels:
         raise ValueError(f"paths must have {num_levels} codes, got {codes.shape[-1]}")
     check_codes(codes, num_codes)
 
 
 def check_codes(codes: Tensor, num_codes: int) -> None:
-    """Check that codes lie in [0, V).
-
-    Raises:
-        ValueError: One does not; names the place and the value.
-    """
+    """Raise a ValueError, with place and value, where codes do not lie in [0, V)."""
     wrong = _outside(codes, num_codes)
     if wrong.any():
         place = wrong.nonzero()[0].tolist()

@@ -1,8 +1,7 @@
 """Transformer decoder over semantic-ID paths; the PTD and the HTE are built on it.
 
 The token sequence of one candidate is [shared tokens, z_1, z_2, ...]. The shared tokens (thinking
-tokens and the start token) are computed once per state, and their keys and values serve all
-candidates.
+tokens and the start token) are computed once per state and serve all candidates.
 
 Dims: B sequences, S states per sequence (1 when a request is served), T tokens of the sequence,
 K candidates per state, n codes per candidate, m shared tokens, W beams, D width, H heads, N layers.
@@ -240,10 +239,8 @@ def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     A candidate has a few codes only, so products and sums over them cost less than one masked
     attention in which every candidate meets every other's keys, and grow linearly with K.
 
-    Args:
-        query: [B, S, K, n, H, D/H]; so is the result.
-        shared: [B, S, 2, H, m, D/H].
-        own: [B, S, K, 2, p + n, D], p codes before and the n themselves, which attend causally.
+    Query and result are [B, S, K, n, H, D/H], `shared` is [B, S, 2, H, m, D/H], `own`, of p codes
+    before and the n themselves, which attend causally, [B, S, K, 2, p + n, D].
     """
     num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
     query = query * width**-0.5

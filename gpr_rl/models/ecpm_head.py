@@ -30,10 +30,7 @@ class EcpmHead(nn.Module):
     def fit_buckets(self, ecpm: Float[Tensor, " R"]) -> None:
         """Set the edges of equal-frequency buckets, from the eCPM of logged training impressions.
 
-        Where many are equal, buckets between them stay empty.
-
-        Raises:
-            ValueError: There are none.
+        Where many are equal, buckets between them stay empty. None at all is a ValueError.
         """
         if not len(ecpm):
             raise ValueError("the eCPM of at least one impression is needed, got none")

@@ -153,11 +153,7 @@ class HHD(nn.Module):
         return self._ecpm(context, codes[:, :, None])[:, :, 0]
 
     def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
-        """Return the logits of the eCPM token after K known paths per request.
-
-        Raises:
-            ValueError: The model has no eCPM token.
-        """
+        """Return the logits of the eCPM token after K known paths per request."""
         return self._ecpm(context, codes[:, None])[:, 0]
 
     def _ecpm(self, context: Context, codes: Int[Tensor, "B S K L"]) -> Float[Tensor, "B S K Q"]:

@@ -14,7 +14,7 @@ from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.layers.attention import Biases, Pairs, attend
 from gpr_rl.models.layers.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
 from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, NUM_TIME_BUCKETS, token_time
-from gpr_rl.models.mor import RecursionRouter, recurse, split_blocks
+from gpr_rl.models.mor import RecursionRouter, apply_blocks, recurse, split_blocks
 from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 
 
@@ -164,11 +164,9 @@ class HSD(nn.Module):
         blocks, routing = list(self.blocks), None
         if self.router is not None:
             first, shared, last = split_blocks(len(blocks))
-            for block in blocks[first]:
-                x = block(x, layout, pairs)
+            x = apply_blocks(blocks[first], x, layout, pairs)
             logits = self.router(x)
             x = recurse(x, logits, blocks[shared], layout, pairs)
             blocks, routing = blocks[last], layout.unpack(logits)
-        for block in blocks:
-            x = block(x, layout, pairs)
+        x = apply_blocks(blocks, x, layout, pairs)
         return layout.unpack(self.norm(x)), routing

@@ -71,16 +71,17 @@ def recurse(
     for step in range(1, logits.shape[1] + 1):
         active = (depth >= step).nonzero()[:, 0]
         if len(active) == len(depth):  # nobody has left
-            x = x + weight * (_apply(blocks, x, layout, pairs) - x)
+            x = x + weight * (apply_blocks(blocks, x, layout, pairs) - x)
         elif len(active):
             part = x.index_select(0, active)
-            moved = _apply(blocks, part, *_active(layout, pairs, active))
+            moved = apply_blocks(blocks, part, *_active(layout, pairs, active))
             part = part + weight.index_select(0, active) * (moved - part)
             x = x.index_copy(0, active, part)
     return x
 
 
-def _apply(blocks: Sequence[Block], x: Tensor, layout: TokenLayout, pairs: Pairs) -> Tensor:
+def apply_blocks(blocks: Sequence[Block], x: Tensor, layout: TokenLayout, pairs: Pairs) -> Tensor:
+    """Return the packed tokens after one block after the other."""
     for block in blocks:
         x = block(x, layout, pairs)
     return x

@@ -67,15 +67,12 @@ class Refiner(nn.Module):
     """
 
     noise: Tensor
-    kept: Tensor
 
     def __init__(self, config: HHDConfig) -> None:
         super().__init__()
-        self.num_noise_steps = config.num_noise_steps
         self.denoiser = Denoiser(config)
         self.output = nn.Linear(config.dim, config.dim)
         self.register_buffer("noise", torch.randn(config.dim))
-        self.register_buffer("kept", signal_share(config.num_noise_steps), persistent=False)
         steps = torch.linspace(config.num_noise_steps - 1, 0, config.num_refining_steps)
         self.steps: Sequence[int] = steps.round().long().tolist()
 
@@ -96,15 +93,14 @@ class Refiner(nn.Module):
         with e the predicted noise. Every x_0 of training has unit variance, so the estimate is
         brought to it, where DDPM clips pixels.
         """
-        x, clean = thought + self.noise, thought
-        for index, step in enumerate(self.steps):
+        x, clean, noise = thought + self.noise, thought, None
+        for step in self.steps:
+            kept = self.denoiser.kept[step]
+            if noise is not None:
+                x = kept.sqrt() * clean + (1 - kept).sqrt() * noise
             at = torch.full_like(thought[:, 0], step, dtype=torch.int64)
             noise = self.denoiser(x, at, thought)
-            kept = self.kept[step]
             clean = unit_variance((x - (1 - kept).sqrt() * noise) / kept.sqrt())
-            if index + 1 < len(self.steps):
-                kept = self.kept[self.steps[index + 1]]
-                x = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         return clean
 
     def loss(
@@ -128,12 +124,12 @@ class Refiner(nn.Module):
         condition = thought[valid].detach()
         clean = unit_variance(target[valid].detach())
         step = torch.randint(
-            self.num_noise_steps, clean.shape[:1], generator=generator, device=clean.device
+            len(self.denoiser.kept), clean.shape[:1], generator=generator, device=clean.device
         )
         noise = torch.randn(
             clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
         )
-        kept = self.kept[step, None]
+        kept = self.denoiser.kept[step, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         error = self.denoiser(noisy, step, condition) - noise
         return error.square().sum() / max(1, error.numel())

@@ -105,9 +105,6 @@ class Tokenizer(ABC):
     def save(self, directory: str | Path) -> None:
         """Write settings and what was fitted to `directory`, replacing what `save` left there.
 
-        The tensor file is named after its content and the JSON names it, so replacing the JSON is
-        the one moment at which an older tokenizer gives way to the new one.
-
         Raises:
             ValueError: Not fitted.
         """
@@ -200,11 +197,7 @@ def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tenso
 
 
 def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) -> tuple[int, ...]:
-    """Return the codes per level as L integers.
-
-    Raises:
-        ValueError: No levels, a level without codes, or another number of entries than levels.
-    """
+    """Return the codes per level as L integers; a ValueError where there are no or other levels."""
     check_at_least(1, num_levels=num_levels)
     if isinstance(num_codes, SupportsIndex):
         per_level = (operator.index(num_codes),) * num_levels

@@ -25,11 +25,9 @@ class CodeIndex:
         return len(self._path)
 
     def add(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> list[int]:
-        """Add items and return their ids.
+        """Add items with paths int64 [n, L] and return their ids.
 
-        Args:
-            codes: int64 [n, L].
-            item_id: n integers, each once and not in use; None: the next ones after the highest.
+        `item_id` are n integers, each once and not in use; None: the next ones after the highest.
 
         Raises:
             ValueError: Another number of levels or of ids, or an id that is in use. Nothing is

@@ -18,11 +18,7 @@ TOKENIZERS: dict[str, Kind] = {
 
 
 def tokenizer_class(method: str) -> Kind:
-    """Return the class of a name.
-
-    Raises:
-        ValueError: Unknown name.
-    """
+    """Return the class of a name; a ValueError where it is unknown."""
     if method not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {method!r}: choose one of {', '.join(TOKENIZERS)}")
     return TOKENIZERS[method]

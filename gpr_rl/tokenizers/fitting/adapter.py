@@ -16,11 +16,7 @@ _BATCH = 512
 
 
 class Adapter(nn.Module):
-    """x + MLP(x) in units of one number, which starts as x itself.
-
-    Attributes:
-        scale: float32 [], a power of two.
-    """
+    """x + MLP(x) in units of `scale`, float32 [], a power of two; starts as x itself."""
 
     scale: Tensor
 

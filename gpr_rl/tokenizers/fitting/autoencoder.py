@@ -51,14 +51,9 @@ class ResidualAutoencoder(nn.Module):
         return (terms + (x - x_hat).square().sum(1)).mean()
 
     @torch.no_grad()
-    def embed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n z"]:
-        """Return the latents; a row's never depend on the others (`rowwise`)."""
-        return rowwise(self.encoder, x / self.scale)
-
-    @torch.no_grad()
     def encode(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n L"]:
-        """Return the codes int64 [n, L]."""
-        return encode_residual(self.embed(x), list(self.codebooks))
+        """Return the codes int64 [n, L]; a row's never depend on the others (`rowwise`)."""
+        return encode_residual(rowwise(self.encoder, x / self.scale), list(self.codebooks))
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n z"]) -> Float[Tensor, "n d"]:
@@ -67,11 +62,7 @@ class ResidualAutoencoder(nn.Module):
 
 
 def rowwise(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the network's output computed in float64 and rounded to float32.
-
-    What a matrix product rounds differently from place to place is some 1e-16 of a number, lost in
-    the rounding to float32.
-    """
+    """Return the network's output computed in float64, so that rounding to float32 decides."""
     weights = {name: value.double() for name, value in network.state_dict().items()}
     parts = [torch.func.functional_call(network, weights, part.double()) for part in x.split(BLOCK)]
     return torch.cat(parts).float()

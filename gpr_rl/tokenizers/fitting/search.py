@@ -4,8 +4,6 @@ A matrix product rounds a row by where it lies in its block, which tips the code
 between two centroids. So the product only filters: a row whose best centroid leads by more than
 any rounding could make up is decided; the few others are compared in float64, row by row.
 
-Residual codes: a centroid per level, each the nearest to what the levels before left over.
-
 Dims: n rows, d width, V centroids (codes of a level), L levels.
 """
 
@@ -132,11 +130,7 @@ def kmeans(
 
 
 def check_rows(x: Float[Tensor, "n d"], num_codes: Sequence[int]) -> None:
-    """Check that k-means has a row for every code.
-
-    Raises:
-        ValueError: Fewer rows than codes of a level.
-    """
+    """Raise a ValueError where k-means has fewer rows than codes of a level."""
     if len(x) < max(num_codes):
         raise ValueError(
             f"k-means needs at least as many rows as codes: got {len(x)} rows for"
