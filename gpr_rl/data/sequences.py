@@ -7,8 +7,7 @@ is the sequence of its last request, which is supervised, and so are those of th
 before it that saw just what stands before their ENVIRONMENT tokens: not one that shares its second
 with an earlier event, or whose outcome came after later events.
 
-Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions,
-N heads.
+Dims: B requests or windows, T tokens, L levels, V codes, C attributes, P positions, N heads.
 """
 
 from collections.abc import Callable

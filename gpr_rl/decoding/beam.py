@@ -129,12 +129,10 @@ def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
     return best, chosen.gather(-1, place % k) + place // k * num_groups
 
 
-def _likely_children(
-    total: Float[Tensor, "B W V"], codes: Int[Tensor, "B W l"], k: int
-) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], Int[Tensor, "B M m"]]:
+def _likely_children(total: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return each beam's k likeliest children: index into [B, W V], parent and prefix.
 
-    M is the largest number of legal ones that a request has.
+    At most the largest number of legal ones that a request has.
     """
     num_codes = total.shape[-1]
     code = _top(total.flatten(0, 1), k).view(*total.shape[:2], -1)

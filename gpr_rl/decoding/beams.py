@@ -1,7 +1,6 @@
 """The prefixes that a search holds: their codes, what the policy says of them, their tree nodes.
 
-Dims: B requests, K candidates, W prefixes per request (1 at the root), L levels, l codes in a
-prefix, V codes per level.
+Dims: B requests, K candidates, W prefixes (1 at the root) of l codes, L levels, V codes.
 """
 
 from typing import Any
@@ -20,8 +19,7 @@ class Beams:
     """W prefixes per request, from the empty one to whole paths.
 
     `total` is the sum of `log_prob`, -inf where the prefix is illegal; `states` is the policy's
-    view of the prefixes, `legal` the tree of what may be shown, `node` where the prefixes stand in
-    it.
+    view; `legal` is the tree of what may be shown, `node` where the prefixes stand in it.
     """
 
     def __init__(self, policy: Any, request: Any, trie: CodeTrie, eligible: Tensor | None) -> None:

@@ -1,13 +1,12 @@
 """Draws of distinct legal paths: stochastic beam search (Kool, van Hoof and Welling 2019).
 
-Dims: B requests, K candidates, W beams (1 at the root, then up to K + 1), L levels, V codes per
-level.
+Dims: B requests, K candidates, W beams (1 at the root, then up to K + 1), L levels, V codes.
 """
 
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from gpr_rl.checks import check_at_least, check_positive
@@ -86,10 +85,8 @@ def _gumbel(uniform_noise: Tensor) -> Tensor:
     return -(-uniform_noise.log()).log()
 
 
-def _below(
-    perturbed: Float[Tensor, "B W V"], maximum: Float[Tensor, "B W"]
-) -> Float[Tensor, "B W V"]:
-    """Return Gumbel scores of the children given that their largest is the parent's.
+def _below(perturbed: Tensor, maximum: Tensor) -> Tensor:
+    """Return Gumbel scores [B, W, V] of children given that their largest is the parent's [B, W].
 
     -log(exp(-T) - exp(-Z) + exp(-G)) with T the parent's score, Z the children's largest and G a
     child's, in the stable form of Kool et al., Appendix B.3. -inf stays -inf.
@@ -105,10 +102,9 @@ def _below(
 
 
 def _log_inclusion(excess: Tensor) -> Tensor:
-    """Return log P(G > kappa) = log(1 - exp(-exp(excess))), excess = log p - kappa.
+    """Return log P(G > kappa) = log(1 - exp(-exp(excess))), excess = log p - kappa; 0: all are in.
 
-    0 where nothing was left out. Far below the threshold the probability is exp(excess) itself, and
-    may underflow.
+    Far below the threshold the probability is exp(excess) itself, and may underflow.
     """
     exact = (-torch.expm1(-excess.clamp(max=50.0).exp())).log()
     return torch.where(excess < -30.0, excess, exact)

@@ -55,24 +55,17 @@ def sample_paths(
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)
     beams = Beams(policy, request, trie, eligible)
-    shape = (len(beams.codes), num_candidates)
+    shape, request_id = (len(beams.codes), num_candidates), request.request_id
+    candidate = torch.arange(num_candidates, device=request_id.device)
     for level in range(trie.num_levels):
         log_prob = beams.next_log_prob(renormalize=True, temperature=temperature)
-        noise = _noise(request.request_id, num_candidates, seed, draw, level)
+        keys = request_id.new_tensor(draw), candidate, request_id.new_tensor(level)
+        noise = uniform(seed, Purpose.SAMPLE_PATH, request_id[:, None], *keys)
         parent = torch.arange(log_prob.shape[1], device=log_prob.device).expand(shape)
         child = parent * trie.num_codes + _inverse_cdf(log_prob, noise)
         beams.grow(child, log_prob, beams.total[..., None] + log_prob)
     valid = beams.legal.leaf_ad(beams.node) >= 0
-    order = torch.arange(num_candidates, device=valid.device).expand(shape)
-    return beams.candidates(order, valid, num_candidates)
-
-
-def _noise(
-    request_id: Tensor, num_candidates: int, seed: int, draw: int, level: int
-) -> Float[Tensor, "B K"]:
-    candidate = torch.arange(num_candidates, device=request_id.device)
-    keys = request_id.new_tensor(draw), candidate, request_id.new_tensor(level)
-    return uniform(seed, Purpose.SAMPLE_PATH, request_id[:, None], *keys)
+    return beams.candidates(candidate.expand(shape), valid, num_candidates)
 
 
 def _inverse_cdf(log_prob: Float[Tensor, "B W V"], noise: Float[Tensor, "B K"]) -> Tensor:

@@ -121,10 +121,10 @@ class CodeDecoder(nn.Module):
     def begin(
         self, h: Float[Tensor, "B T D"], position: Int[Tensor, "B S"], refine: Refine | None = None
     ) -> DecoderState:
-        """Return what all candidates share, for the states at `position` of each sequence.
+        """Return what all candidates share, for the states at `position`, which see h up to there.
 
-        A state sees h up to its position. `refine` makes one more shared token, before the start
-        token, from the sum of the outputs of those before it.
+        `refine` makes one more shared token, before the start token, from the sum of those before
+        it.
         """
         index = torch.arange(h.shape[1], device=h.device)
         visible = index <= position[..., None]

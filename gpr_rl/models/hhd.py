@@ -40,10 +40,7 @@ class HHD(nn.Module):
 
     A request's state is its last real token (the E token) with all before it. `begin` and
     `extend` go code by code for beams, `logits` and `hte` score known paths in one pass; both
-    give the same numbers.
-
-    Raises:
-        ValueError: If the paths of `spec` have fewer than 2 levels.
+    give the same numbers. Paths have at least 2 levels.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:

@@ -1,7 +1,6 @@
 """Heterogeneous Sequence-wise Decoder: tokens in, intent embeddings out (GPR 2.2).
 
-Dims: B sequences, T tokens, M real tokens of the batch sorted by type, L levels, V codes, D width,
-H attention heads.
+Dims: B sequences, T tokens, M real tokens of the batch sorted by type, D width, H attention heads.
 """
 
 import torch

@@ -6,8 +6,7 @@ token-choice routing, because expert choice (the top k tokens of a step) would l
 come and at the rest of the batch; keys and values per recursion, so that a token attends to those
 that are as deep as itself. GPR names the mechanism only.
 
-Dims: B sequences, T tokens, M real tokens sorted by type, A tokens still active, R recursions, D
-width.
+Dims: B sequences, T tokens, M real tokens by type, A tokens still active, R recursions, D width.
 """
 
 from collections.abc import Callable, Sequence

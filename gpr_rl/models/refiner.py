@@ -67,12 +67,14 @@ class Refiner(nn.Module):
     """
 
     noise: Tensor
+    kept: Tensor
 
     def __init__(self, config: HHDConfig) -> None:
         super().__init__()
         self.denoiser = Denoiser(config)
         self.output = nn.Linear(config.dim, config.dim)
         self.register_buffer("noise", torch.randn(config.dim))
+        self.register_buffer("kept", signal_share(config.num_noise_steps), persistent=False)
         steps = torch.linspace(config.num_noise_steps - 1, 0, config.num_refining_steps)
         self.steps: Sequence[int] = steps.round().long().tolist()
 
@@ -95,7 +97,7 @@ class Refiner(nn.Module):
         """
         x, clean, noise = thought + self.noise, thought, None
         for step in self.steps:
-            kept = self.denoiser.kept[step]
+            kept = self.kept[step]
             if noise is not None:
                 x = kept.sqrt() * clean + (1 - kept).sqrt() * noise
             at = torch.full_like(thought[:, 0], step, dtype=torch.int64)
@@ -113,23 +115,18 @@ class Refiner(nn.Module):
         """Return the mean squared error of the predicted noise; it moves the denoiser alone.
 
         x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, t uniform, e standard normal (Ho et al. 2020, Eq.
-        14).
-
-        Args:
-            thought: `DecoderState.thought`.
-            target: Sum of the code embeddings of each state's next ad.
-            valid: States that have one; without any the loss is 0.
-            generator: Of noise levels and noise.
+        14), x_0 from `target`, the sum of the code embeddings of each state's next ad, by the light
+        of `DecoderState.thought`. Without any valid state the loss is 0.
         """
         condition = thought[valid].detach()
         clean = unit_variance(target[valid].detach())
         step = torch.randint(
-            len(self.denoiser.kept), clean.shape[:1], generator=generator, device=clean.device
+            len(self.kept), clean.shape[:1], generator=generator, device=clean.device
         )
         noise = torch.randn(
             clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
         )
-        kept = self.denoiser.kept[step, None]
+        kept = self.kept[step, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         error = self.denoiser(noisy, step, condition) - noise
         return error.square().sum() / max(1, error.numel())

@@ -36,14 +36,10 @@ Kind = TypeVar("Kind", bound="Tokenizer")
 
 
 class Tokenizer(ABC):
-    """Codes of an embedding, L of them, coarse to fine, and back.
+    """Codes of an embedding, L = `num_levels` of them, coarse to fine, and back.
 
-    A subclass keeps each argument of its constructor as an attribute of that name.
-
-    Attributes:
-        num_levels: L.
-        num_codes: Codes per level, L integers.
-        seed: Root of everything random in `fit`.
+    `num_codes` are L integers. A subclass keeps each argument of its constructor as an attribute
+    of that name.
     """
 
     def __init__(

@@ -43,11 +43,7 @@ class UASID(Tokenizer):
 
     Ads alike in content and unlike in business (account, conversion type, ad) so get different
     IDs, and a new ad gets one at once, without refitting. Codebooks shrink with depth. `decode`
-    ignores the last level.
-
-    Attributes:
-        index: `CodeIndex` of the ads of `fit` and of `add`.
-        losses: Mean loss per epoch of the adapter.
+    ignores the last level. `losses` are the adapter's, the mean per epoch.
     """
 
     _index: CodeIndex

@@ -43,11 +43,9 @@ class Click(NamedTuple):
 
 
 class HistoryThoughts:
-    """A template filled with the user's most frequent categories and advertisers so far.
+    """A template filled with the user's most frequent categories and advertisers before a request.
 
-    Args:
-        clicks: In any order. Only those strictly before a request count for it.
-        num_named: How many of each kind are named at most; the alphabet decides between equals.
+    At most `num_named` of each kind are named; the alphabet decides between equals.
     """
 
     def __init__(self, clicks: Iterable[Click], num_named: int = 3) -> None:

@@ -37,11 +37,10 @@ class TfidfEmbedder:
     def fit(
         cls, texts: Sequence[str], dim: int = 32, max_words: int = 20_000, seed: int = 0
     ) -> "TfidfEmbedder":
-        """Learn words and directions from texts of the training time; empty ones are left out.
+        """Learn at most `max_words` words, the most frequent, and k = `dim` directions from texts.
 
-        `dim` is k, not given in the paper; directions that so few texts or words don't have are
-        zero. At most `max_words` words are kept, the most frequent first. `seed` is of the
-        randomised SVD.
+        Empty texts are left out. `dim` is not given in the paper; directions that so few texts or
+        words don't have are zero. `seed` is of the randomised SVD.
 
         Raises:
             ValueError: No text with a word, or `dim` below 1.

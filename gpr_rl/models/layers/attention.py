@@ -103,8 +103,7 @@ def attend(
 
     Without a learned bias the fused kernel does it, in memory linear in T. With one, which needs a
     gradient, that kernel makes more copies than the plain products: all scores at once, or chunk by
-    chunk with the scores computed again on the way back, so that no tensor over all pairs is held.
-    `rotary` turns queries and keys by their positions (Su et al. 2021).
+    chunk with the scores computed again on the way back. `rotary` is that of Su et al. 2021.
     """
     value, query, key = vqk.unbind()
     if rotary:
@@ -144,8 +143,7 @@ def _plain(
 class _InCache(torch.autograd.Function):
     """softmax(Q K^T / sqrt(d) + bias + mask) V, as many sequences at a time as fit the cache.
 
-    On a CPU and in training this takes about half the time at 128 tokens: of scores and their
-    gradients only the probabilities are written to memory. There is no second derivative.
+    On a CPU and in training this halves the time at 128 tokens. There is no second derivative.
     """
 
     @staticmethod
@@ -270,9 +268,9 @@ def compacted(
 ) -> tuple[Pairs, Int[Tensor, " A"]]:
     """Return the pairs among A > 0 chosen tokens, and where these stand now in [B * T'].
 
-    T' is the most that a sequence keeps. The tokens of a sequence move together and keep their
-    order, so causality and the prompt block mean the same among them; distances still count the
-    tokens left out. `owner` is the sequence of each chosen token, `index` its place there.
+    T' is the most that a sequence keeps. A sequence's tokens keep their order, so causality and the
+    prompt block mean the same; distances still count the tokens left out. `owner` is the sequence
+    of each chosen token, `index` its place there.
     """
     batch, num_tokens = pairs.kind.shape
     chosen = torch.zeros_like(pairs.kind, dtype=torch.bool)

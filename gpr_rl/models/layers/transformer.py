@@ -13,8 +13,7 @@ from torch import Tensor, nn
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention, then a two-layer network, each with a residual.
 
-    Dropout is of attention weights, the hidden layer and both residual branches. With `causal`
-    every token sees itself and those before it, where `forward` is not told better.
+    Dropout is of attention weights, the hidden layer and both residual branches.
     """
 
     def __init__(

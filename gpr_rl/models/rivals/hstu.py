@@ -1,7 +1,6 @@
 """HSTU: a decoder with pointwise attention over all tokens (Zhai et al. 2024).
 
-Dims: B windows or requests, T tokens, P supervised positions, N ads, D width, H heads, q queries
-of one chunk, s keys up to its end.
+Dims: B windows or requests, T tokens, P supervised positions, N ads, D width, H heads.
 """
 
 from dataclasses import dataclass

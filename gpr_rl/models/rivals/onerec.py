@@ -1,7 +1,6 @@
 """OneRec-style encoder-decoder over semantic IDs (Deng et al. 2025), as a baseline of GPR Tab. 2.
 
-Dims: B windows or requests, T tokens, R rows (one prediction each), W prefixes, L levels, V codes,
-D width.
+Dims: B windows or requests, T tokens, R rows (predictions), W prefixes, L levels, V codes, D width.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """What several rivals share: checks of sizes, positions of items, losses and ranks.
 
-Dims: B windows or requests, T tokens, P supervised positions, R predictions, N ads, D width,
-L levels.
+Dims: B windows or requests, T tokens, P positions, R predictions, N ads, D width, L levels.
 """
 
 from abc import ABC, abstractmethod
@@ -21,11 +20,7 @@ from gpr_rl.schema import Tokens, TokenType
 
 
 def check_sizes(config: Any) -> None:
-    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes.
-
-    Raises:
-        ValueError: An integer below 1, heads that do not divide the width, dropout outside [0, 1).
-    """
+    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     check_at_least(1, **{k: v for k, v in values.items() if isinstance(v, int)})
     if config.dim % config.num_heads:

@@ -1,7 +1,6 @@
 """SASRec: a causal Transformer over item ids (Kang & McAuley 2018), trained with cross-entropy.
 
-Dims: B windows or requests, T tokens, n items, P supervised positions, N ads, M organic items,
-D width.
+Dims: B windows or requests, T tokens, P supervised positions, N ads, M organic items, D width.
 """
 
 from dataclasses import dataclass

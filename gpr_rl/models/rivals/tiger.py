@@ -2,8 +2,7 @@
 
 The T5 is that of the package transformers, which is asked for only when a `TIGER` is made.
 
-Dims: B windows or requests, T tokens, R rows (one prediction each), S input ids, W prefixes,
-L levels, V codes.
+Dims: B requests, T tokens, R rows (predictions), S input ids, W prefixes, L levels, V codes.
 """
 
 from dataclasses import dataclass

@@ -52,8 +52,7 @@ def train_adapter(
 
     Pairs int [P, 2] of rows of x are drawn in proportion to their weights [P], P per epoch; within
     a batch, the partners of other pairs are the negatives, except rows that are the anchor or its
-    partner again. `temperature` divides the cosine similarities; `seed` is of the start and the
-    draws.
+    partner again. `temperature` divides the cosine similarities.
 
     Raises:
         ValueError: Misshapen or empty pairs, a row out of range, or weights that are negative or

@@ -13,10 +13,9 @@ from gpr_rl.tokenizers.fitting.search import BLOCK, encode_residual
 
 
 class ResidualAutoencoder(nn.Module):
-    """Encoder, L codebooks [V, z] and decoder, for embeddings divided by one number.
+    """Encoder, L codebooks [V, z] and decoder, for embeddings divided by `scale`.
 
-    Attributes:
-        scale: That number, float32 []; a power of two, so that nothing is rounded.
+    That is a power of two, float32 [], so that nothing is rounded.
     """
 
     scale: Tensor

@@ -59,10 +59,8 @@ def _distances(rows: Tensor, centroids: Tensor) -> Float[Tensor, "n V"]:
     return torch.cdist(rows - middle, centroids - middle).square()
 
 
-def _sinkhorn(
-    distance: Float[Tensor, "n V"], price: Float[Tensor, " V"], scale: float, num_iterations: int
-) -> Float[Tensor, " V"]:
-    """Return prices at which the softly assigned sizes are equal."""
+def _sinkhorn(distance: Tensor, price: Tensor, scale: float, num_iterations: int) -> Tensor:
+    """Return prices [V] at which the sizes, softly assigned by distances [n, V], are equal."""
     nearest = distance.topk(2, dim=1, largest=False).values
     temperature = scale * (nearest[:, 1] - nearest[:, 0]).mean()
     if temperature == 0:  # every row lies between two centroids that are the same
