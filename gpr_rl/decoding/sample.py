@@ -44,9 +44,8 @@ def sample_paths(
         temperature: Above 1 flatter, below 1 sharper.
 
     Returns:
-        Candidates [B, K]. `log_prob` is of the distribution drawn from: this temperature, legal
-        codes only. Every candidate is valid where a request has an eligible ad; without one:
-        codes 0, log_prob -inf, value 0, ad_id -1.
+        Candidates [B, K] with `log_prob` of the distribution drawn from. All are valid where a
+        request has an eligible ad; without one: codes 0, log_prob -inf, value 0, ad_id -1.
 
     Raises:
         ValueError: `num_candidates` below 1, `temperature` not positive, or a policy that returns

@@ -46,10 +46,7 @@ class CodeTrie:
     a quarter.
 
     Attributes:
-        codes: int64 [N, L], as given.
-        num_codes: V, the largest where levels differ.
-        num_levels: L.
-        num_ads: N.
+        codes: int64 [N, L], as given; V = `num_codes` is the largest where levels differ.
         paths: int64 [P, L], the distinct paths in lexicographic order.
     """
 

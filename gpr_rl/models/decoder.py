@@ -54,9 +54,7 @@ class Context(TensorClass):
 
     def state(self) -> DecoderState:
         """Return the PTD's part."""
-        return DecoderState(
-            self.memory, self.shared, self.start, self.visible, self.trunk, self.thought
-        )
+        return DecoderState(*(getattr(self, name) for name in DecoderState._fields))
 
 
 class DecoderBlock(nn.Module):

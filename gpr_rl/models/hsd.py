@@ -117,8 +117,7 @@ class HSDBlock(nn.Module):
 class HSD(nn.Module):
     """The sequence model: embeds a token sequence and returns intent embeddings h.
 
-    With `num_recursions` the blocks between the first and the last are applied as often as each
-    token's router says (`gpr_rl.models.mor`), instead of once.
+    With `num_recursions` the blocks in the middle are applied as each token's router says.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:

@@ -28,16 +28,14 @@ class RQKMeans(Tokenizer):
     """Level by level k-means on what the levels before left over (GPR 2.1).
 
     A row is coded greedily: its nearest centroid, then the nearest one to the residual, and so on.
-    Codes of a prefix cluster rows that are alike, coarse to fine.
-
-    FAISS fits on one thread in float32: the same rows and seed give the same bits. A centroid that
-    no row of the fit is nearest to moves to the row that its level fits worst.
+    Codes of a prefix cluster rows that are alike, coarse to fine. FAISS fits on one thread in
+    float32: the same rows and seed give the same bits. A centroid that no row of the fit is nearest
+    to moves to the row that its level fits worst.
 
     Attributes:
         codebooks: float32 [V, d] per level, after `fit`.
         num_reseeded: How often a centroid was moved that way, per level.
-        num_unused: Codes per level that still no row of the fit has: fewer distinct rows than
-            codes.
+        num_unused: Codes per level that no row has: fewer distinct rows than codes.
     """
 
     def __init__(
@@ -51,12 +49,8 @@ class RQKMeans(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L.
-            num_codes: V, one for all levels or one per level.
-            seed: Of the k-means; level l (from 0) uses seed + l.
-            num_iterations: k-means iterations per level.
-            max_rows_per_code: FAISS draws at most this many rows per code for its iterations.
+        L levels have `num_codes` each, or one number per level; level l (from 0) uses seed + l.
+        k-means runs `num_iterations` per level, on at most `max_rows_per_code` rows per code.
 
         Raises:
             ValueError: A number out of range.

@@ -46,16 +46,10 @@ class RQVAE(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L.
-            num_codes: V, one for all levels or one per level.
-            seed: Of the start and the order of the rows.
-            hidden_dim: Width of the one hidden layer of encoder and decoder.
-            latent_dim: Width of the latent and the codebooks.
-            num_epochs: Passes over the rows.
-            batch_size: Rows per step.
-            learning_rate: Adam's.
-            commitment: beta, 0.25 here; the paper gives none (`docs/decisions.md`).
+        L levels have `num_codes` each, or one number per level. Encoder and decoder have one hidden
+        layer of `hidden_dim`; latent and codebooks are `latent_dim` wide. Adam takes `num_epochs`
+        passes over the rows, `batch_size` of them a step, in an order of `seed`. `commitment` is
+        beta, 0.25 here; the paper gives none (`docs/decisions.md`).
 
         Raises:
             ValueError: A number out of range.

@@ -27,8 +27,7 @@ def encode_file(
     The table has an int32 column per level, `code_1` to `code_L`, in the order of the rows. It
     appears, in place of an older one, when it is complete. A `.parquet` file is read in pieces, a
     `.npy` file is mapped into memory; `column` is as in `files.load_matrix`. A `UASID` hashes
-    contents, since a file of embeddings has no keys. `progress` is called with the rows done after
-    each piece.
+    contents. `progress` is called with the rows done after each piece.
 
     Raises:
         ValueError: A file that can't be read, or a row with NaN or infinity; it names the rows of

@@ -61,14 +61,9 @@ class UASID(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L >= 2.
-            num_codes: V, one for all levels or one per level (GR4AD deploys 16384, 4096, 1024).
-            seed: Of the k-means and of the adapter's training.
-            num_iterations: k-means iterations per level.
-            adapter_epochs: Passes over the pairs, where `fit` gets some.
-            adapter_learning_rate: Adam's, of the adapter.
-            adapter_temperature: Of the InfoNCE loss.
+        L >= 2 levels have `num_codes` each, or one number per level (GR4AD deploys 16384, 4096,
+        1024). k-means runs `num_iterations` per level. Where `fit` gets pairs, Adam takes
+        `adapter_epochs` passes over them with an InfoNCE loss of this temperature.
 
         Raises:
             ValueError: A number out of range.
@@ -98,13 +93,10 @@ class UASID(Tokenizer):
     ) -> "UASID":
         """Learn adapter and codebooks, put the rows [n, d] into the index, and return self.
 
-        Args:
-            x: See `encode`.
-            keys: Business keys per row (`keys.Keys`); None: the last level hashes the row's own
-                content, so ads with equal content share it.
-            pairs: Rows that go together, int [P, 2], with weights [P], as `swing_pairs` gives
-                them; the adapter pulls them together (InfoNCE) before the k-means. None: none.
-            item_id: Ids of the rows in the index; None: 0..n-1.
+        Without business keys per row (`keys.Keys`) the last level hashes the row's own content, so
+        ads with equal content share it. `pairs` are rows that go together, int [P, 2], with weights
+        [P], as `swing_pairs` gives them; the adapter pulls them together (InfoNCE) before the
+        k-means. `item_id` are the rows' ids in the index; None: 0..n-1.
 
         Raises:
             ValueError: Fewer rows than codes of a content level, a row with NaN or infinity, keys

@@ -22,15 +22,10 @@ def swing_pairs(
     max_users_per_item: int = 200,
     seed: int = 0,
 ) -> tuple[IntArray, NDArray[np.float64]]:
-    """Return each item's highest-scoring partners.
+    """Return each item's highest-scoring partners, `num_neighbors` at most, ties to the lower id.
 
-    Args:
-        user_id: int64 [n], from 0 on.
-        item_id: int64 [n], from 0 on; a user's second interaction with an item counts no more.
-        num_neighbors: Partners kept per item, ties to the lower id.
-        alpha: Smoothing, above 0.
-        max_users_per_item: An item with more users is scored by this many, drawn at random.
-        seed: Of that draw.
+    Ids are int64 [n], from 0 on; a user's second interaction with an item counts no more. An item
+    with more than `max_users_per_item` users is scored by so many, drawn at random by `seed`.
 
     Returns:
         pairs int64 [P, 2], (item, partner), and their scores float64 [P], all above 0.
