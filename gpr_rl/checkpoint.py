@@ -44,8 +44,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Return the tensors and the metadata that `save_checkpoint` wrote.
 
-    Raises:
-        CheckpointError: If the file is missing, truncated or not a checkpoint of this project.
+    A missing or truncated file, or none of this project, is a CheckpointError.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -49,16 +49,16 @@ def beam_search(
         trie: The catalogue.
         num_candidates: K.
         eligible: The ads each request may show; None: all.
-        value_weight: Weight of the value, in nats per unit of scaled reward. 0: not evaluated.
-        renormalize: Let probabilities sum to one over the legal codes of each prefix, the
-            distribution that `sample_paths` draws from, instead of taking the policy's own.
+        value_weight: In nats per unit of scaled reward. 0: the value is not evaluated.
+        renormalize: Let probabilities sum to one over the legal codes of each prefix, as
+            `sample_paths` does, instead of taking the policy's own.
         reward_scale: What the policy's values are divided by.
-        num_valued: Children of each beam that the value judges. None: K, so that the first code,
-            which has one beam to come from, is chosen by log-probability alone; V: all of them.
+        num_valued: Children of each beam that the value judges. None: K, so that the first code is
+            chosen by log-probability alone; V: all of them.
 
     Returns:
-        Candidates [B, K] with the log-probabilities and values of the chosen prefixes. Where a
-        request has fewer than K legal paths: codes 0, log_prob -inf, value 0, ad_id -1.
+        Candidates [B, K]. Where a request has fewer than K legal paths: codes 0, log_prob -inf,
+        value 0, ad_id -1.
 
     Raises:
         ValueError: `num_candidates` below 1, `num_valued` below that, `reward_scale` not

@@ -16,8 +16,7 @@ class Policy(Protocol):
     One with `begin(context) -> (log_prob [B,1,V], value [B,1], cache)` and
     `extend(context, cache, parent, code) -> (log_prob [B,W,V], value [B,W], cache)`, where state w
     appends `code[b, w]` to state `parent[b, w]` of the call before, is asked through these two.
-    `final_value(context, codes [B,W,L]) -> [B,W]`, where it exists, guides the beam at the last
-    level.
+    `final_value(context, codes [B,W,L]) -> [B,W]`, where it exists, guides the beam at the end.
     """
 
     def encode(self, request: Any) -> Any:

@@ -1,8 +1,7 @@
 """Which codes may follow a prefix: the prefix tree of all ads, cut down to one user's (GPR 2.3).
 
 The ads are sorted by path, so the ads below any node are one run of that order. A node is legal
-for a request when its run holds an eligible ad, which two look-ups in a running count decide: no
-walk over the tree, no scatter, one pass per batch of requests.
+for a request when its run holds an eligible ad, which two look-ups in a running count decide.
 
 Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
@@ -121,11 +120,7 @@ class CodeTrie:
         return len(self.paths)
 
     def restrict(self, eligible: Bool[Tensor, "B N"] | None = None) -> "LegalTrie":
-        """Return the tree of the ads each request may show; None: of all ads, for any request.
-
-        Raises:
-            ValueError: `eligible` is not bool [B, N].
-        """
+        """Return the tree of the ads each request may show, bool [B, N]; None: of all ads."""
         if eligible is None:
             return self._unrestricted
         if eligible.dtype != torch.bool or eligible.ndim != 2 or eligible.shape[1] != self.num_ads:
@@ -288,8 +283,7 @@ class LegalTrie:
     def mask(self, prefix: Int[Tensor, "B *rest l"]) -> Bool[Tensor, "B *rest V"]:
         """Return which codes may follow each prefix of l codes, l in 0..L-1, each in [0, V).
 
-        True where at least one eligible ad begins with prefix and code; all False for a prefix that
-        no eligible ad has.
+        True where at least one eligible ad begins with prefix and code.
 
         Raises:
             ValueError: A prefix too long, a code outside [0, V), another number of requests.

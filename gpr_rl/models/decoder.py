@@ -60,8 +60,7 @@ class Context(TensorClass):
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and feed-forward network, in two halves.
 
-    Between `project` and `finish` the caller attends: shared tokens causally among themselves,
-    codes to the shared tokens and to the earlier codes of their own path.
+    Between `project` and `finish` the caller attends.
     """
 
     def __init__(self, config: HHDConfig) -> None:

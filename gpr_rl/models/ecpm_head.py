@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class EcpmHead(nn.Module):
     """Predicts the eCPM bucket of a path from the decoder's last output and the last code.
 
-    Differs from the source: the decoder takes L - 1 codes (the L-th needs no continuation), so the
-    last one joins here, by an embedding and a hidden layer, and not by one more decoder step.
+    Differs from the source: the L-th code, which the decoder does not take, joins here by an
+    embedding and a hidden layer, and not by one more decoder step.
     """
 
     edges: Tensor

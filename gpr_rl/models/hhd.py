@@ -142,11 +142,7 @@ class HHD(nn.Module):
     def window_ecpm_logits(
         self, context: Context, codes: Int[Tensor, "B P L"]
     ) -> Float[Tensor, "B P Q"]:
-        """Return the logits of the eCPM token after one path per state of a window.
-
-        Raises:
-            ValueError: The model has no eCPM token.
-        """
+        """Return the logits of the eCPM token, which there must be, after one path per state."""
         return self._ecpm(context, codes[:, :, None])[:, :, 0]
 
     def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:

@@ -26,8 +26,8 @@ class HTEOutput(TensorClass):
 class HTE(nn.Module):
     """A decoder of its own over sg(h) and the emitted prefix; critic of RL and guide of the beam.
 
-    It reads h behind a stop-gradient, so no loss on its outputs moves the HSD or the PTD. All
-    heads start at zero: every value is then 0 and every probability one half.
+    The stop-gradient keeps its losses from the HSD and the PTD. All heads start at zero: every
+    value is then 0 and every probability one half.
     """
 
     reward_scale: Tensor

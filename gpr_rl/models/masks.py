@@ -55,9 +55,8 @@ def bucket_of_distance(distance: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]
 def token_time(time_gap: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """Return about when each token happened, seconds since the sequence began.
 
-    The sum of the gaps before it, each taken as the middle of its bucket on the log scale: bucket b
-    covers [2^(b+2), 2^(b+3)) s (`time_gap_bucket`) and counts 2^(b+2.5) s, the first, under 8 s,
-    counts 4 s. Only differences mean anything; that of two tokens depends on no token after both.
+    Each gap counts the middle of its bucket on the log scale (`time_gap_bucket`): 2^(b+2.5) s for
+    bucket b, 4 s for the first. Only differences mean anything; no later token enters them.
     """
     bucket = torch.arange(NUM_TIME_GAPS, dtype=torch.float64, device=time_gap.device)
     seconds = (2 ** (bucket + 2.5)).round().long()

@@ -53,8 +53,7 @@ def auxiliary_loss(
 ) -> Float[Tensor, ""]:
     """Return what to add to a stage's loss for the model's parts to learn; 0 if none has any.
 
-    `context` is of `model.window` at the targets' positions; of the targets head 1's, the next ad,
-    are learned. `generator` draws the refiner's noise.
+    `context` is of `model.window` at the targets' positions; head 1's targets are learned.
     """
     parts = auxiliary_parts(model, context, targets, generator)
     return context.h.new_zeros(()) + config.total(parts)

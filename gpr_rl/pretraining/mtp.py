@@ -15,9 +15,8 @@ def validate_targets(tokens: Tokens, targets: Targets) -> None:
     """Check once, where batches are made, that no supervised position can see its own answer.
 
     Raises:
-        ValueError: If a valid target stands at a position that is not an ENVIRONMENT token, or
-            before the end of the window's prompt block, whose tokens see each other both ways; or
-            if its codes are not legal.
+        ValueError: A valid target stands at no ENVIRONMENT token, or before the end of the prompt
+            block, whose tokens see each other both ways; or its codes are not legal.
     """
     valid = targets.valid.any(-1)
     row = torch.nonzero(valid)[:, 0]
@@ -64,10 +63,7 @@ def mtp_loss(
     - entropy_weight * H(w), with w = softmax(head_logits) on the simplex, equal at the start.
     Differs from the paper: the entropy term (nats of loss per nat, not given there), without which
     w collapses onto the easiest head. Heads without a valid target in this batch are left out and
-    the others' weights renormalised, so that an absent target is not taken for an easy one.
-
-    Raises:
-        ValueError: If no target is valid.
+    the others' weights renormalised. No valid target at all is a ValueError.
     """
     count = targets.valid.flatten(0, 1).sum(0)
     if not count.any():

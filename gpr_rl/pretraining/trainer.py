@@ -99,18 +99,12 @@ def train_stage(
     keep: Keep | None = None,
     requests_of_step: Callable[[int], Tensor] | None = None,
 ) -> StageResult:
-    """Run one supervised stage.
+    """Run one supervised stage, which moves the parameters in `groups` and nothing else.
 
-    Args:
-        groups: What is trained, in groups whose gradients are clipped each by its own norm, so
-            that a loud critic can't quieten the policy; nothing else moves.
-        loss_of_step: Called with 0..num_steps-1 in order; what it draws must depend on the step
-            alone, or a resumed stage differs.
-        config: Steps and rates.
-        on_step: Called after every step with its number and the logged values.
-        name: Of the stage, for messages.
-        keep: The best weights, a checkpoint.
-        requests_of_step: The request ids of a step's batch, for messages.
+    The gradients of each group are clipped by its own norm, so that a loud critic can't quieten the
+    policy. `loss_of_step` is called with 0..num_steps-1 in order; what it draws must depend on the
+    step alone, or a resumed stage differs. `on_step` gets every step's number and logged values.
+    `name` and `requests_of_step`, the request ids of a step's batch, are for messages.
 
     Raises:
         FloatingPointError: A loss or a gradient is not finite; names stage, step and request ids

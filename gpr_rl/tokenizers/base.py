@@ -101,8 +101,7 @@ class Tokenizer(ABC):
     def save(self, directory: str | Path) -> None:
         """Write settings and what was fitted to `directory`, replacing what `save` left there.
 
-        Raises:
-            ValueError: Not fitted.
+        A tokenizer that is not fitted is a ValueError.
         """
         self._check_fitted()
         fitted, tensors = self._state()
@@ -209,9 +208,7 @@ def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) ->
 def read_info(directory: str | Path) -> dict[str, Any]:
     """Return what the JSON of the tokenizer in `directory` says; `kind` is its class.
 
-    Raises:
-        FileNotFoundError: No tokenizer there.
-        ValueError: Its JSON is damaged.
+    No tokenizer there is a FileNotFoundError, a damaged JSON a ValueError.
     """
     path = Path(directory) / _INFO_FILE
     if not path.is_file():

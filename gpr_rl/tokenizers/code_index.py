@@ -57,11 +57,7 @@ class CodeIndex:
         return sorted(i for p, items in self._items.items() if p[:size] == wanted for i in items)
 
     def codes(self, item_id: Iterable[int]) -> Int[Tensor, "n L"]:
-        """Return the paths int64 [n, L] of items.
-
-        Raises:
-            ValueError: An id that is not in the index.
-        """
+        """Return the paths int64 [n, L] of items; a ValueError for an id not in the index."""
         ids = list(map(int, item_id))
         unknown = [item for item in ids if item not in self._path]
         if unknown:

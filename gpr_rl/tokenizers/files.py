@@ -51,8 +51,7 @@ def iterate_matrix(
 ) -> Iterator[NDArray]:
     """Yield the matrix of a Parquet file in pieces [<= batch_rows, d].
 
-    Raises:
-        ValueError: No embedding columns, a null, or lists of different lengths.
+    No embedding columns, a null, or lists of different lengths are a ValueError.
     """
     source = pq.ParquetFile(path, pre_buffer=False)
     names = embedding_columns(source.schema_arrow, str(path), column)
@@ -73,9 +72,7 @@ def iterate_matrix(
 
 
 def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) -> list[str]:
-    """Return the columns of a table that hold its embedding.
-
-    That is the one column of float lists, or else all float columns, in the table's order.
+    """Return a table's one column of float lists, or else all float columns, in the table's order.
 
     Raises:
         ValueError: None, or several columns of lists; or `column` is none of them.

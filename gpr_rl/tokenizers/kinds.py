@@ -25,12 +25,7 @@ def tokenizer_class(method: str) -> Kind:
 
 
 def open_tokenizer(directory: str | Path) -> Tokenizer:
-    """Return the tokenizer that some `save` wrote to `directory`.
-
-    Raises:
-        FileNotFoundError: No tokenizer there.
-        ValueError: Its files are damaged, or it is of a kind that this version does not know.
-    """
+    """Return the tokenizer that some `save` wrote to `directory`; raises as `Tokenizer.load`."""
     kind = read_info(directory)["kind"]
     for known in TOKENIZERS.values():
         if known.__name__ == kind:

@@ -136,8 +136,7 @@ class KnowledgeSlot(nn.Module):
     ) -> Float[Tensor, "B 1 D"]:
         """Return the slot beside `h`; without knowledge, that of the zero vector, an empty text.
 
-        Raises:
-            ValueError: Vectors of another width or number, or not finite.
+        Vectors of another width or number, or not finite, are a ValueError.
         """
         want = (len(h), self.project.in_features)
         if knowledge is None:

@@ -80,11 +80,7 @@ class TfidfEmbedder:
 
     @classmethod
     def load(cls, directory: Path) -> "TfidfEmbedder":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: The two files do not fit each other.
-        """
+        """Read what `save` wrote; two files that do not fit each other are a ValueError."""
         tensors = load_file(directory / _WEIGHTS)
         words = json.loads((directory / _WORDS).read_text())
         if not len(words) == len(tensors["weight"]) == len(tensors["directions"]):
@@ -97,8 +93,7 @@ class TfidfEmbedder:
 class SentenceEmbedder:
     """A sentence-transformers model from a local folder; nothing is downloaded.
 
-    Raises:
-        ImportError: sentence-transformers is not installed.
+    Without the package sentence-transformers there is an ImportError.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,9 +1,8 @@
 """k-means whose clusters have about the same size, and stay so for rows not seen before.
 
-Each centroid has a price, and a row belongs to argmin_k |row - centroid_k|^2 + price_k: crowded
-centroids become dearer. With the prices that solve the balanced assignment (an optimal transport
-with equal marginals), a new row is assigned by itself, without a look at the others. GR4AD asks for
-balance and does not say how.
+Each centroid has a price, and a row belongs to argmin_k |row - centroid_k|^2 + price_k. With the
+prices that solve the balanced assignment (an optimal transport with equal marginals), a new row is
+assigned by itself. GR4AD asks for balance and does not say how.
 
 Dims: n rows, d width, V codes.
 """

@@ -59,10 +59,7 @@ def study_codes(
 ) -> Study:
     """Return the study of a coding, of rows some of which the fit did not see (`held_out`).
 
-    `x_hat` is decoded; `names` of the rows are for the largest collisions.
-
-    Raises:
-        ValueError: Names of another number than rows.
+    `x_hat` is decoded; `names`, one per row, are for the largest collisions.
     """
     if names is not None and len(names) != len(x):
         raise ValueError(f"there are {len(names)} names for {len(x)} rows")
