@@ -26,10 +26,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write tensors of any dtype and JSON metadata, all or nothing.
 
-    Args:
-        path: The file; an older one of this name is replaced. Its folder must exist.
-        tensors: Flat names to tensors; values are copied, so views and shared storage are fine.
-        meta: Plain JSON types.
+    An older file of this name is replaced; its folder must exist. Tensors may share storage.
 
     Raises:
         TypeError: If `meta` holds what JSON can't.
@@ -47,9 +44,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Return the tensors and the metadata that `save_checkpoint` wrote.
 
-    Raises:
-        CheckpointError: If the file is missing, truncated or not a checkpoint of this project. The
-            file is left as it is.
+    A missing or truncated file, or none of this project, is a CheckpointError.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -64,6 +59,11 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     except json.JSONDecodeError as error:
         raise CheckpointError(path, f"its metadata is not JSON: {error}") from error
     return tensors, meta
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, named by what follows it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
@@ -83,11 +83,6 @@ def flatten_optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], di
 
 def restore_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], meta: dict) -> None:
     """Put back what `flatten_optimizer_state` returned; training then goes on bit for bit.
-
-    Args:
-        optimizer: Of the same class, over the same parameters in the same order.
-        tensors: First part of the flattened state.
-        meta: Second part.
 
     Raises:
         ValueError: If the parameter groups or the shapes don't fit this optimizer.

@@ -9,13 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def complete_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path`; rename it to `path` at the end.
+    """Yield a temporary name in the existing folder of `path`; rename it to `path` at the end.
 
     Its content is on the disk before the renaming, and an older file of this name is replaced. If
     the body raises, nothing is left behind and an older file stays.
-
-    Args:
-        path: The file; its folder must exist.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 
 def ndcg(
     score: Float[Tensor, "B K"],
@@ -16,15 +18,7 @@ def ndcg(
     """Return NDCG of each list ranked by `score`: discount log2(1 + rank), gain as it is.
 
     The ideal is the same list by gain. Equal scores keep the list's order. Entries that are not
-    valid are left out.
-
-    Args:
-        score: Higher ranks first; any real numbers.
-        gain: At least 0, for instance eCPM.
-        valid: Entries that exist; all by default.
-
-    Returns:
-        Values in [0, 1]; NaN for a list whose gains are all 0.
+    valid are left out. In [0, 1]; NaN for a list whose gains, for instance eCPM, are all 0.
 
     Raises:
         ValueError: Shapes differ, or a valid gain is negative.
@@ -45,13 +39,8 @@ def ordered_pair_ratio(
 ) -> Float[Tensor, " B"]:
     """Return the share of pairs with different gains that `score` orders correctly (OPR).
 
-    Equal scores count half.
-
-    Returns:
-        Values in [0, 1]; NaN for a list without a pair of different gains.
-
-    Raises:
-        ValueError: See `ndcg`.
+    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains. Raises as
+    `ndcg`.
     """
     exists = torch.ones_like(score, dtype=torch.bool) if valid is None else valid
     gain, score = _prepare(score, gain, valid)
@@ -84,20 +73,12 @@ def hit_rate(ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"]) -> Float[Ten
 def recall_ndcg(
     ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"], cutoff: int
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return Recall@cutoff and NDCG@cutoff with one relevant entry per list.
+    """Return Recall@cutoff and NDCG@cutoff with one relevant entry, `target`, per list; cutoff >= 1.
 
     The relevant entry at rank r (from 1) gives NDCG 1 / log2(r + 1), and 0 beyond the cutoff.
-
-    Args:
-        ranked: Best first, each entry at most once; fillers must differ from every target.
-        target: The relevant entry.
-        cutoff: At least 1.
-
-    Raises:
-        ValueError: The cutoff is below 1.
+    Lists are best first, each entry at most once; fillers must differ from every target.
     """
-    if cutoff < 1:
-        raise ValueError(f"cutoff must be at least 1, got {cutoff}")
+    check_at_least(1, cutoff=cutoff)
     hit = ranked[:, :cutoff] == target[:, None]
     rank = torch.arange(hit.shape[1], device=ranked.device) + 1
     gain = 1.0 / torch.log2(rank + 1.0)

@@ -8,7 +8,6 @@ import base64
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -85,19 +84,14 @@ def svg_uri(content: bytes) -> str:
 
 
 def html_page(title: str, markdown: str, images: Mapping[str, str]) -> str:
-    """Return the page of a Markdown text; raw HTML in it is shown, not obeyed.
+    """Return the page of a Markdown text with tables; raw HTML in it is shown, not obeyed.
 
-    Args:
-        title: Plain text, of the window.
-        markdown: CommonMark with tables.
-        images: Where the images of the text are to be loaded from, e.g. data URIs.
-
-    Raises:
-        ValueError: An image of the text that `images` lacks.
+    `images` says where the text's images are to be loaded from, e.g. data URIs; a ValueError names
+    one that it lacks.
     """
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
-    parser.add_render_rule("table_open", _open_table)
-    parser.add_render_rule("table_close", _close_table)
+    parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(markdown)
     renderer = parser.renderer
     assert isinstance(renderer, RendererHTML)
@@ -105,27 +99,17 @@ def html_page(title: str, markdown: str, images: Mapping[str, str]) -> str:
     for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
         for part in token.children or ():
             if part.type == "image":
-                part.attrSet("src", _address(str(part.attrGet("src")), images))
+                name = str(part.attrGet("src"))
+                if name not in images:
+                    known = sorted(images)
+                    raise ValueError(f"a page must carry its images: {name!r} is not among {known}")
+                part.attrSet("src", images[name])
         if token.type == "heading_open" and token.tag == "h2" and inside is not None:
             token.attrSet("id", f"s{len(links) + 1}")
-            name = renderer.renderInline(inside.children or [], parser.options, {})
-            links.append(f'<a href="#s{len(links) + 1}">{name}</a>')
+            text = renderer.renderInline(inside.children or [], parser.options, {})
+            links.append(f'<a href="#s{len(links) + 1}">{text}</a>')
     first = next((i for i, token in enumerate(tokens) if token.attrGet("id")), len(tokens))
     top = renderer.render(tokens[:first], parser.options, {})
     rest = renderer.render(tokens[first:], parser.options, {})
     contents = f"<nav>{''.join(links)}</nav>\n" if links else ""
     return _PAGE.format(title=html.escape(title), style=_STYLE, body=top + contents + rest)
-
-
-def _address(name: str, images: Mapping[str, str]) -> str:
-    if name not in images:
-        raise ValueError(f"a page must carry its images: {name!r} is not among {sorted(images)}")
-    return images[name]
-
-
-def _open_table(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-    return '<div class="scroll"><table>\n'
-
-
-def _close_table(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-    return "</table></div>\n"

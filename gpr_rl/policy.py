@@ -10,10 +10,7 @@ from gpr_rl.schema import InputSpec
 def save_policy(model: HHD, path: str | Path, **about: object) -> None:
     """Write policy and critic as safetensors with everything needed to build them again.
 
-    Args:
-        model: The HHD.
-        path: A file; replaced as a whole.
-        about: JSON values kept beside the weights, for instance world, method and seed.
+    `about` are JSON values kept beside the weights, for instance world, method and seed.
     """
     meta = {"config": model.config.to_json(), "spec": model.spec.to_json(), "about": about}
     save_checkpoint(path, dict(model.state_dict()), meta)

@@ -1,8 +1,8 @@
 """Random draws keyed by what they are for, not by when they are made.
 
-One counter-based hash gives every (seed, purpose, request id, draw) its own uniform number, so
-results do not depend on batch composition, worker count or an interruption, and two methods that
-meet the same request meet the same luck.
+A counter-based hash gives every (seed, purpose, request id, draw) its own uniform number, so
+results do not depend on batches, workers or an interruption, and two methods that meet the same
+request meet the same luck.
 """
 
 from enum import IntEnum

@@ -90,8 +90,7 @@ class Request(TensorClass):
     """B ad requests: who asks, when, and the tokens up to and with this request's E token.
 
     `popularity` and `tokens.preference` hold the same numbers in worlds that set the USER token at
-    the request, and are two because their readers are: the model sees `preference` as an input of
-    its USER token (whenever that was set), Eq. 6 needs P_l(t) of the request itself.
+    the request, and are two because the model reads one, whenever that was set, Eq. 6 the other.
     """
 
     request_id: Tensor  # int64 [B]

@@ -22,7 +22,7 @@ from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.worlds import world_seed
 from gpr_rl.metrics import hit_rate, recall_ndcg
-from gpr_rl.pretraining.trainer import StageConfig, train_stage
+from gpr_rl.pretraining.trainer import Keep, StageConfig, train_stage
 from simulators.make import load_world
 from simulators.progress import silent
 from simulators.world import World
@@ -84,8 +84,7 @@ def train(
         config,
         on_step,
         name,
-        model=module,
-        validate=validate,
+        keep=Keep(module, validate),
         requests_of_step=studied.requests_of_step,
     )
     seconds = time.perf_counter() - started - validating

@@ -7,8 +7,7 @@ is the sequence of its last request, which is supervised, and so are those of th
 before it that saw just what stands before their ENVIRONMENT tokens: not one that shares its second
 with an earlier event, or whose outcome came after later events.
 
-Dims: B requests or windows, T tokens, L levels, V codes, C context attributes, P positions,
-N heads.
+Dims: B requests or windows, T tokens, L levels, V codes, C attributes, P positions, N heads.
 """
 
 from collections.abc import Callable
@@ -110,13 +109,8 @@ class SequenceBuilder:
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B]; only events strictly before it are seen.
-            context: int64 [B, C].
-
-        Returns:
-            Tokens with every token in the prompt block, and the stream row of position 1, [B].
+        Only events strictly before the timestamp are seen. Every token is in the prompt block.
+        Beside them comes the stream row of position 1, [B].
         """
         first, stop, rows = self._rows(user_id, timestamp)
         length = stop - first
@@ -143,10 +137,7 @@ class SequenceBuilder:
         return tokens, first
 
     def items(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
-        """Return the item of every token of `tokens`, int64 [B, T]: ads, then organic items.
-
-        -1 where the token is no item. For models that know items by number, not by codes.
-        """
+        """Return the item of every token of `tokens`, [B, T]: ads, then organic items; -1: none."""
         _, _, rows = self._rows(user_id, timestamp)
         return np.take(self._item, rows)
 
@@ -155,7 +146,7 @@ class SequenceBuilder:
     ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
         """Return the stream rows [first, stop) that a request sees, and those by position [B, T].
 
-        Where nothing is seen, the row is the one beyond the last, which is padding.
+        Where nothing is seen, the row is the last one, which is padding.
         """
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
@@ -166,19 +157,14 @@ class SequenceBuilder:
         return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
 
     def last_time(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
-        """Return the time of each user's last token strictly before a time, int64 [B]; 0: none."""
+        """Return the time of each user's last token strictly before a time, [B]; 0: none."""
         start, stop = self._stream.before(user_id, timestamp)
         times = self._stream.columns["timestamp"]
         found = times[np.maximum(stop - 1, 0)] if len(times) else np.zeros_like(stop)
         return np.where(stop > start, found, 0)
 
     def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
-        """Return the numbers of kept requests from first_time on that were seen before last_time.
-
-        Args:
-            first_time: Of all users.
-            last_time: Of all users, or int64 [U] of each.
-        """
+        """Return the kept requests from first_time on that were seen before last_time (one or [U])."""
         last = self._of_users(last_time, self._ad_user)
         return np.flatnonzero((self._ad_asked >= first_time) & (self._ad_seen < last))
 
@@ -188,14 +174,11 @@ class SequenceBuilder:
     def windows(
         self, kept: IntArray, num_positions: int, num_heads: int, last_time: int | IntArray
     ) -> Windows:
-        """Return training windows that end at the given kept requests.
+        """Return training windows that end at the given kept requests (`window_pool`).
 
-        Args:
-            kept: int64 [B], from `window_pool`.
-            num_positions: P, supervised requests per window at most, the last ones of the window.
-            num_heads: N, how many next ads are predicted at each position.
-            last_time: Ads seen at or after this time are never targets: of all users, or int64 [U]
-                of each.
+        P is the number of supervised requests per window at most, the last ones of the window, N
+        how many next ads are predicted at each position. Ads seen at or after `last_time`, of all
+        users or int64 [U] of each, are never targets.
         """
         user, asked = self._ad_user[kept], self._ad_asked[kept]
         tokens, first = self.tokens(user, asked, self.request_context[self._ad_request[kept]])

@@ -22,12 +22,7 @@ def ragged(start: IntArray, stop: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def search(key: IntArray, query: IntArray) -> IntArray:
-    """Return `key.searchsorted(query)`, sooner: queries in order share what the cache holds.
-
-    Args:
-        key: int64 [n], sorted.
-        query: int64 [...].
-    """
+    """Return `key.searchsorted(query)`, sooner: queries in order share what the cache holds."""
     if query.size < _SORTED_FROM:
         return key.searchsorted(query)
     flat = query.ravel()
@@ -66,10 +61,9 @@ class Stream:
         return self.start[user_id], stop
 
     def last(self, user_id: IntArray, timestamp: IntArray, size: int) -> tuple[IntArray, NDArray]:
-        """Return rows of the last `size` events before each moment, oldest first.
+        """Return rows [B, size] of the last events before each moment, oldest first, 0: missing.
 
-        Returns:
-            rows [B, size] (0 where missing) and a bool mask [B, size], aligned to the right.
+        With a bool mask [B, size] of those that exist, aligned to the right.
         """
         start, stop = self.before(user_id, timestamp)
         rows = stop[:, None] - size + np.arange(size)

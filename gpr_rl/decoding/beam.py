@@ -3,16 +3,16 @@
 Dims: B requests, K candidates, W beams (1 at the root, then up to K), L levels, V codes per level.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
-from gpr_rl.decoding.policy import PathStates, count_requests, legal_log_prob, pick
-from gpr_rl.decoding.trie import CodeTrie, LegalTrie
+from gpr_rl.checks import check_at_least, check_positive
+from gpr_rl.decoding.beams import Beams
+from gpr_rl.decoding.policy import pick
+from gpr_rl.decoding.trie import CodeTrie
 from gpr_rl.schema import Candidates
 
 _GROUP = 16
@@ -49,44 +49,37 @@ def beam_search(
         trie: The catalogue.
         num_candidates: K.
         eligible: The ads each request may show; None: all.
-        value_weight: Weight of the value, in nats per unit of scaled reward. 0: not evaluated.
-        renormalize: Let probabilities sum to one over the legal codes of each prefix, the
-            distribution that `sample_paths` draws from, instead of taking the policy's own.
+        value_weight: In nats per unit of scaled reward. 0: the value is not evaluated.
+        renormalize: Let probabilities sum to one over the legal codes of each prefix, as
+            `sample_paths` does, instead of taking the policy's own.
         reward_scale: What the policy's values are divided by.
-        num_valued: Children of each beam that the value judges. None: K, so that the first code,
-            which has one beam to come from, is chosen by log-probability alone; V: all of them.
+        num_valued: Children of each beam that the value judges. None: K, so that the first code is
+            chosen by log-probability alone; V: all of them.
 
     Returns:
-        Candidates [B, K] with the log-probabilities and values of the chosen prefixes. Where a
-        request has fewer than K legal paths: codes 0, log_prob -inf, value 0, ad_id -1.
+        Candidates [B, K]. Where a request has fewer than K legal paths: codes 0, log_prob -inf,
+        value 0, ad_id -1.
 
     Raises:
         ValueError: `num_candidates` below 1, `num_valued` below that, `reward_scale` not
             positive, or a policy that returns wrong shapes, NaN or +inf.
     """
-    if num_candidates < 1:
-        raise ValueError(f"num_candidates must be at least 1, got {num_candidates}")
+    check_at_least(1, num_candidates=num_candidates)
     num_valued = num_candidates if num_valued is None else num_valued
     if num_valued < num_candidates:
         raise ValueError(
             f"num_valued must be at least num_candidates = {num_candidates}, got {num_valued}"
         )
-    if not reward_scale > 0:
-        raise ValueError(f"reward_scale must be positive, got {reward_scale}")
-    legal = trie.restrict(eligible)
-    empty = trie.codes.new_zeros(count_requests(request, eligible), 1, 0)
-    states = PathStates(policy, request, empty, trie.num_codes)
-    beams = _Beams.root(trie, states, empty)
-    for level in range(trie.num_levels):
-        is_last = level == trie.num_levels - 1
-        log_prob = legal_log_prob(
-            states.log_prob, legal.child_mask(level, beams.node), renormalize=renormalize
-        )
+    check_positive(reward_scale=reward_scale)
+    beams = Beams(policy, request, trie, eligible)
+    states, score = beams.states, beams.total
+    for _ in range(trie.num_levels):
+        log_prob = beams.next_log_prob(renormalize=renormalize)
         total = beams.total[..., None] + log_prob  # [B, W, V]
-        value = states.value
-        if value_weight and (not is_last or hasattr(policy, "final_value")):
+        if value_weight and (not beams.is_last or hasattr(policy, "final_value")):
             child, parent, prefix = _likely_children(total, beams.codes, num_valued)
-            if is_last:
+            value = states.value
+            if beams.is_last:
                 guide = policy.final_value(states.context, prefix)
             else:
                 states.extend(prefix, parent)
@@ -94,68 +87,23 @@ def beam_search(
             total_of_child = total.flatten(1).gather(1, child)
             score = _guided(total_of_child, guide * (value_weight / reward_scale))
             kept = _top(score, num_candidates)
-            beams = beams.grow(trie, level, child.gather(1, kept), total, log_prob, value)
-            beams.score = score.gather(1, kept)
-            if not is_last:
+            score = score.gather(1, kept)
+            if not beams.is_last:
                 states.keep(kept)
+            beams.append(child.gather(1, kept), log_prob, total, value)
         else:
-            child = _top(total.flatten(1), num_candidates)
-            beams = beams.grow(trie, level, child, total, log_prob, value)
-            if not is_last:
-                states.extend(beams.codes, child // trie.num_codes)
-    return _finish(beams, legal, num_candidates)
-
-
-@dataclass
-class _Beams:
-    """The prefixes alive at one level, in lexicographic order."""
-
-    codes: Tensor  # int64 [B, W, l]
-    log_prob: Tensor  # float [B, W, l]
-    value: Tensor  # float [B, W, l]
-    total: Tensor  # float [B, W], sum of log_prob; -inf where the prefix is illegal
-    score: Tensor  # float [B, W], what the beam compares: `total`, guided by the value or not
-    node: Tensor  # int32 [B, W]
-
-    @classmethod
-    def root(cls, trie: CodeTrie, states: PathStates, empty: Tensor) -> "_Beams":
-        """Return the empty prefix of every request."""
-        total = states.log_prob.new_zeros(empty.shape[:2])
-        history = states.log_prob.new_zeros(empty.shape)
-        return cls(empty, history, history, total, total, trie.root(*empty.shape[:2]))
-
-    def grow(
-        self,
-        trie: CodeTrie,
-        level: int,
-        child: Tensor,
-        total: Tensor,
-        log_prob: Tensor,
-        value: Tensor,
-    ) -> "_Beams":
-        """Return the beams `child` [B, k], ascending indices into the [B, W V] next prefixes."""
-        parent, code = child // trie.num_codes, child % trie.num_codes
-
-        def append(history: Tensor, new: Tensor) -> Tensor:
-            return torch.cat([pick(history, parent), new.to(history.dtype)[..., None]], dim=-1)
-
-        chosen_total = total.flatten(1).gather(1, child)
-        return _Beams(
-            codes=append(self.codes, code),
-            log_prob=append(self.log_prob, log_prob.flatten(1).gather(1, child)),
-            value=append(self.value, value.gather(1, parent)),
-            total=chosen_total,
-            score=chosen_total,
-            node=trie.child(level, self.node.gather(1, parent), code),
-        )
+            beams.grow(_top(total.flatten(1), num_candidates), log_prob, total)
+            score = beams.total
+    best = score.argsort(dim=1, descending=True, stable=True)
+    return beams.candidates(best, beams.total > -torch.inf, num_candidates)
 
 
 def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
     """Return the indices of the k highest scores, ascending; ties go to the lower index.
 
-    `torch.topk` breaks ties as it likes, but its values are certain. Where the next one is lower
-    than the k-th, it had no choice; else all scores above the k-th are in, and the first of those
-    equal to it fill up. Much faster than a stable sort.
+    `torch.topk` breaks ties as it likes, but where the next value is lower than the k-th it had no
+    choice; else all above the k-th are in, and the first of those equal to it fill up. Much faster
+    than a stable sort.
     """
     if k >= score.shape[-1]:
         return torch.arange(score.shape[-1], device=score.device).expand(score.shape)
@@ -170,10 +118,7 @@ def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
 
 
 def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
-    """Return `torch.topk` of long rows, sooner: the k best lie in the k groups whose best is best.
-
-    Strided groups, so that a maximum over them is one pass over whole rows.
-    """
+    """Return `torch.topk` of long rows, sooner: the k best lie in the k best strided groups."""
     num_groups = score.shape[-1] // _GROUP
     if num_groups < 2 * k or score.shape[-1] % _GROUP:
         return score.topk(k)
@@ -184,12 +129,10 @@ def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
     return best, chosen.gather(-1, place % k) + place // k * num_groups
 
 
-def _likely_children(
-    total: Float[Tensor, "B W V"], codes: Int[Tensor, "B W l"], k: int
-) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], Int[Tensor, "B M m"]]:
+def _likely_children(total: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return each beam's k likeliest children: index into [B, W V], parent and prefix.
 
-    M is the largest number of legal ones that a request has, so that few values are wasted.
+    At most the largest number of legal ones that a request has.
     """
     num_codes = total.shape[-1]
     code = _top(total.flatten(0, 1), k).view(*total.shape[:2], -1)
@@ -214,27 +157,6 @@ def _guided(total: Float[Tensor, "B M"], bonus: Float[Tensor, "B M"]) -> Float[T
             f" weighted {float(bonus[request, child])}"
         )
     return score
-
-
-def _finish(beams: _Beams, legal: LegalTrie, num_candidates: int) -> Candidates:
-    """Order by score, resolve the ads and pad to K."""
-    best = beams.score.argsort(dim=1, descending=True, stable=True)
-    valid = pick(beams.total, best) > -torch.inf
-    missing = num_candidates - best.shape[1]
-
-    def field(x: Tensor, blank: float | int) -> Tensor:
-        x = pick(x, best)
-        x = x.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), blank)
-        return pad(x, (0, 0) * (x.ndim - 2) + (0, missing), value=blank)
-
-    return Candidates(
-        codes=field(beams.codes, 0),
-        log_prob=field(beams.log_prob, -torch.inf),
-        value=field(beams.value, 0.0),
-        ad_id=field(legal.leaf_ad(beams.node), -1),
-        valid=pad(valid, (0, missing)),
-        batch_size=[len(valid)],
-    )
 
 
 def greedy(

@@ -6,7 +6,7 @@ Dims: B requests, W prefixes per request, L levels, l codes in a prefix, V codes
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -15,9 +15,8 @@ class Policy(Protocol):
 
     One with `begin(context) -> (log_prob [B,1,V], value [B,1], cache)` and
     `extend(context, cache, parent, code) -> (log_prob [B,W,V], value [B,W], cache)`, where state w
-    appends `code[b, w]` to state `parent[b, w]` of the call before, is asked through these two, so
-    that it need not read a prefix again. `final_value(context, codes [B,W,L]) -> [B,W]`, where it
-    exists, guides the beam at the last level.
+    appends `code[b, w]` to state `parent[b, w]` of the call before, is asked through these two.
+    `final_value(context, codes [B,W,L]) -> [B,W]`, where it exists, guides the beam at the end.
     """
 
     def encode(self, request: Any) -> Any:
@@ -30,10 +29,8 @@ class Policy(Protocol):
 class PathStates:
     """A policy's view of W prefixes per request: the next code's log-probabilities and values.
 
-    Attributes:
-        context: What the policy made of the requests.
-        log_prob: float [B, W, V], over all codes, legal or not.
-        value: float [B, W], V(s, prefix).
+    `context` is what the policy made of the requests, `log_prob` [B, W, V] is over all codes, legal
+    or not, `value` [B, W] is V(s, prefix).
     """
 
     def __init__(
@@ -84,35 +81,3 @@ def pick(x: Tensor, index: Int[Tensor, "B k"]) -> Tensor:
     """Return x[b, index[b, k]] of x [B, W, ...], as [B, k, ...]."""
     shape = (*index.shape, *x.shape[2:])
     return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(shape))
-
-
-def legal_log_prob(
-    log_prob: Float[Tensor, "B W V"], legal: Bool[Tensor, "B W V"], *, renormalize: bool
-) -> Float[Tensor, "B W V"]:
-    """Return log-probabilities with -inf at illegal codes, all -inf where none is legal.
-
-    Args:
-        log_prob: The policy's, over all codes.
-        legal: Which codes may be chosen.
-        renormalize: Make each row with a legal code sum to probability one.
-
-    Raises:
-        ValueError: NaN or +inf at a legal code.
-    """
-    masked = log_prob.where(legal, -torch.inf)
-    if renormalize:
-        masked = masked.log_softmax(-1).where(legal, -torch.inf)
-    if masked.numel() and not masked.amax() < torch.inf:  # NaN is not
-        bad = (~(masked < torch.inf)).nonzero()[0].tolist()
-        raise ValueError(
-            f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf at"
-            f" every legal code (code {bad[2]})"
-        )
-    return masked
-
-
-def count_requests(request: Any, eligible: Tensor | None) -> int:
-    """Return B, from the mask where there is one, else from `request.request_id` or its length."""
-    if eligible is not None:
-        return len(eligible)
-    return len(getattr(request, "request_id", request))

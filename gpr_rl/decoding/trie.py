@@ -1,8 +1,7 @@
 """Which codes may follow a prefix: the prefix tree of all ads, cut down to one user's (GPR 2.3).
 
 The ads are sorted by path, so the ads below any node are one run of that order. A node is legal
-for a request when its run holds an eligible ad, which two look-ups in a running count decide: no
-walk over the tree, no scatter, one pass per batch of requests.
+for a request when its run holds an eligible ad, which two look-ups in a running count decide.
 
 Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
@@ -26,7 +25,7 @@ class TreeRuns:
     """A prefix tree over N ads in tree order; node i covers the ads [edge[i - 1], edge[i])."""
 
     children: list[NDArray[np.int32]]
-    """Per level [n_l + 1, V], node of the next level or 0; the root is node 1 of level 0."""
+    """Per level [n_l + 1, V], node of the next level or 0; the root is node 1."""
     edge: list[NDArray[np.int64]]
     """Per level [n_l + 1]."""
     code: list[NDArray[np.int64]]
@@ -41,16 +40,12 @@ class CodeTrie:
     """The prefix tree of N ads' codes, built once per catalogue.
 
     Several ads may share a path; it then stands for the eligible ad with the highest `ad_value`
-    (`docs/decisions.md`), ties and no `ad_value` giving the lowest ad id.
-
-    Memory is 4 V bytes per distinct prefix: 20 MB for 20,000 ads with V = 256; a search in which
-    every ad may be shown adds a quarter.
+    (`docs/decisions.md`), ties and no `ad_value` giving the lowest ad id. Memory is 4 V bytes per
+    distinct prefix: 20 MB for 20,000 ads with V = 256; a search in which every ad may be shown adds
+    a quarter.
 
     Attributes:
-        codes: int64 [N, L], as given.
-        num_codes: V, the largest where levels differ.
-        num_levels: L.
-        num_ads: N.
+        codes: int64 [N, L], as given; V = `num_codes` is the largest where levels differ.
         paths: int64 [P, L], the distinct paths in lexicographic order.
     """
 
@@ -60,12 +55,9 @@ class CodeTrie:
         num_codes: int,
         ad_value: Tensor | np.ndarray | None = None,
     ) -> None:
-        """Build the tree.
+        """Build the tree of paths with codes in [0, num_codes).
 
-        Args:
-            codes: Path of every ad, each in [0, num_codes).
-            num_codes: V.
-            ad_value: Number per ad [N], e.g. expected eCPM: the highest wins a shared path.
+        `ad_value` is a number per ad [N], e.g. expected eCPM: the highest wins a shared path.
 
         Raises:
             ValueError: No ads, a code out of range, or an `ad_value` that is NaN or misshapen.
@@ -84,22 +76,17 @@ class CodeTrie:
             )
         if ad_value is not None and ad_value.isnan().any():
             raise ValueError(f"ad_value of ad {int(ad_value.isnan().nonzero()[0])} is NaN")
-        self._order = self._sort(ad_value)
         self._edges: list[Tensor] = []  # [n_l + 1]; node i covers sorted ads [edge[i-1], edge[i])
         self._children: list[Tensor] = []  # int32 [n_l + 1, V], node of level l + 1 or _DEAD
-        self._build()
-        self._unrestricted: LegalTrie | None = None
+        self._build(ad_value)
 
-    def _sort(self, ad_value: Tensor | None) -> Tensor:
-        """Return the ad ids by (path, -ad_value, ad id): stable sorts, least important first."""
+    def _build(self, ad_value: Tensor | None) -> None:
         order = torch.arange(self.num_ads, device=self.codes.device)
         if ad_value is not None:
             order = ad_value.argsort(descending=True, stable=True)
-        for level in reversed(range(self.num_levels)):
+        for level in reversed(range(self.num_levels)):  # stable sorts, least important first
             order = order[self.codes[order, level].argsort(stable=True)]
-        return order
-
-    def _build(self) -> None:
+        self._order = order  # the ad ids by (path, -ad_value, ad id)
         ordered = self.codes[self._order]
         opens = torch.zeros_like(self._order, dtype=torch.bool)  # a new node begins at this ad
         opens[0] = True
@@ -119,7 +106,6 @@ class CodeTrie:
             self._edges.append(torch.cat([first, end]))
             parent = node
         self.paths = ordered[first]
-        self._leaf = parent - 1  # int64 [N], index into `paths` of the ads in tree order
 
     def _check_range(self, codes: Tensor) -> None:
         if ((codes < 0) | (codes >= self.num_codes)).any():
@@ -134,15 +120,8 @@ class CodeTrie:
         return len(self.paths)
 
     def restrict(self, eligible: Bool[Tensor, "B N"] | None = None) -> "LegalTrie":
-        """Return the tree of the ads each request may show; None: of all ads, for any request.
-
-        Raises:
-            ValueError: `eligible` is not bool [B, N].
-        """
+        """Return the tree of the ads each request may show, bool [B, N]; None: of all ads."""
         if eligible is None:
-            if self._unrestricted is None:
-                every = torch.ones(1, self.num_ads, dtype=torch.bool, device=self.codes.device)
-                self._unrestricted = LegalTrie(self, every)
             return self._unrestricted
         if eligible.dtype != torch.bool or eligible.ndim != 2 or eligible.shape[1] != self.num_ads:
             raise ValueError(
@@ -151,17 +130,16 @@ class CodeTrie:
             )
         return LegalTrie(self, eligible)
 
+    @cached_property
+    def _unrestricted(self) -> "LegalTrie":
+        every = torch.ones(1, self.num_ads, dtype=torch.bool, device=self.codes.device)
+        return LegalTrie(self, every)
+
     def legal_mask(
         self, prefix: Int[Tensor, "B *rest l"], eligible: Bool[Tensor, "B N"] | None = None
     ) -> Bool[Tensor, "B *rest V"]:
         """Return which codes may follow each prefix; see `LegalTrie.mask`."""
         return self.restrict(eligible).mask(prefix)
-
-    def in_order(self, eligible: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
-        """Return the columns in the order of the tree: ads below any node stand side by side."""
-        if eligible.device.type == "cpu":  # several times as fast as torch's
-            return torch.from_numpy(np.take(eligible.numpy(), self._order.numpy(), axis=1))
-        return eligible.index_select(1, self._order)
 
     @cached_property
     def runs(self) -> "TreeRuns":
@@ -191,10 +169,6 @@ class CodeTrie:
         flat = node.reshape(-1).long() * self.num_codes + code.reshape(-1)
         return table.reshape(-1).index_select(0, flat).view(node.shape)
 
-    def children(self, level: int, node: Int[Tensor, "*s"]) -> Int[Tensor, "*s V"]:
-        """Return the node that each of the V codes leads to."""
-        return self._rows(self._children[level], node)
-
     def _rows(self, table: Tensor, node: Int[Tensor, "*s"]) -> Tensor:
         return table.index_select(0, node.reshape(-1)).view(*node.shape, self.num_codes)
 
@@ -217,15 +191,15 @@ class LegalTrie:
         self.eligible = eligible
 
     @cached_property
-    def ordered(self) -> Bool[Tensor, "B N"]:
-        """The eligible ads in the order of the tree."""
-        return self.trie.in_order(self.eligible)
-
-    @cached_property
     def _count(self) -> Tensor:
         """How many of the first i ads, in the order of the tree, are eligible, int32 [B, N + 1]."""
-        count = self.ordered.new_zeros(self.batch_size, self.trie.num_ads + 1, dtype=torch.int32)
-        torch.cumsum(self.ordered, 1, dtype=torch.int32, out=count[:, 1:])
+        order, eligible = self.trie._order, self.eligible
+        if order.device.type == "cpu":  # several times as fast as torch's
+            ordered = torch.from_numpy(np.take(eligible.numpy(), order.numpy(), axis=1))
+        else:
+            ordered = eligible.index_select(1, order)
+        count = ordered.new_zeros(self.batch_size, self.trie.num_ads + 1, dtype=torch.int32)
+        torch.cumsum(ordered, 1, dtype=torch.int32, out=count[:, 1:])
         return count
 
     @cached_property
@@ -244,11 +218,6 @@ class LegalTrie:
             torch.gt(at_edge[:, 1:], at_edge[:, :-1], out=legal[:, 1:])
             tables.append(legal)
         return tables
-
-    @property
-    def _before(self) -> Tensor:
-        """Eligible ads before each path's first ad."""
-        return self._at_edges[-1]
 
     @cached_property
     def root_mask(self) -> Bool[Tensor, "B V"]:
@@ -280,7 +249,8 @@ class LegalTrie:
         chosen._legal = [x.index_select(0, row) for x in self._legal]
         return chosen
 
-    def _check(self, codes: Tensor, least: int, most: int, name: str) -> None:
+    def _walk(self, codes: Tensor, least: int, most: int, name: str) -> list[Tensor]:
+        """Return the nodes of checked prefixes: the root's, after one code, after two, ..."""
         if codes.ndim < 2 or not least <= codes.shape[-1] <= most:
             lengths = f"{least}..{most}" if least < most else str(most)
             raise ValueError(
@@ -290,6 +260,10 @@ class LegalTrie:
             raise ValueError(f"{name} has {len(codes)} requests, eligible has {self.batch_size}")
         if codes.numel():
             self.trie._check_range(codes)
+        nodes = [self.trie.root(*codes.shape[:-1])]
+        for level, code in enumerate(codes.unbind(-1)):
+            nodes.append(self.trie.child(level, nodes[-1], code))
+        return nodes
 
     def _look_up(self, table: Tensor, node: Tensor) -> Tensor:
         """Return table[b, node[b, ...]] for a table [B or 1, n]."""
@@ -302,52 +276,31 @@ class LegalTrie:
         """Return which codes may follow, given nodes of `level` (0 is the root's)."""
         if self is self.trie._unrestricted:  # every ad may be shown
             return self.trie._rows(self.trie._is_child[level], node)
-        return self._look_up(self._legal[level + 1], self.trie.children(level, node))
+        return self._look_up(
+            self._legal[level + 1], self.trie._rows(self.trie._children[level], node)
+        )
 
     def mask(self, prefix: Int[Tensor, "B *rest l"]) -> Bool[Tensor, "B *rest V"]:
-        """Return which codes may follow each prefix.
+        """Return which codes may follow each prefix of l codes, l in 0..L-1, each in [0, V).
 
-        Args:
-            prefix: The first l codes, l in 0..L-1, each in [0, V).
-
-        Returns:
-            True where at least one eligible ad begins with prefix and code. All False for a
-            prefix that no eligible ad has.
+        True where at least one eligible ad begins with prefix and code.
 
         Raises:
             ValueError: A prefix too long, a code outside [0, V), another number of requests.
         """
-        self._check(prefix, 0, self.trie.num_levels - 1, "prefix")
-        node = self.trie.root(*prefix.shape[:-1])
-        for level in range(prefix.shape[-1]):
-            node = self.trie.child(level, node, prefix[..., level])
+        node = self._walk(prefix, 0, self.trie.num_levels - 1, "prefix")[-1]
         return self.child_mask(prefix.shape[-1], node)
 
     def path_masks(self, codes: Int[Tensor, "B *rest L"]) -> Bool[Tensor, "B *rest L V"]:
-        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l].
-
-        Raises:
-            ValueError: See `mask`.
-        """
-        self._check(codes, self.trie.num_levels, self.trie.num_levels, "codes")
-        node = self.trie.root(*codes.shape[:-1])
-        masks = []
-        for level in range(self.trie.num_levels):
-            masks.append(self.child_mask(level, node))
-            node = self.trie.child(level, node, codes[..., level])
+        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l]."""
+        nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
+        masks = [self.child_mask(level, node) for level, node in enumerate(nodes[:-1])]
         return torch.stack(masks, dim=-2)
 
     def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
-        """Return the ad that each path stands for, -1 where no eligible ad has it.
-
-        Raises:
-            ValueError: See `mask`.
-        """
-        self._check(codes, self.trie.num_levels, self.trie.num_levels, "codes")
-        node = self.trie.root(*codes.shape[:-1])
-        for level in range(self.trie.num_levels):
-            node = self.trie.child(level, node, codes[..., level])
-        return self.leaf_ad(node)
+        """Return the ad of each path, -1 where no eligible ad has it; raises as `mask`."""
+        nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
+        return self.leaf_ad(nodes[-1])
 
     def leaf_ad(self, leaf: Int[Tensor, "B ..."]) -> Int[Tensor, "B ..."]:
         """Return the ad of nodes of the last level, -1 for an illegal one."""
@@ -355,22 +308,13 @@ class LegalTrie:
             first = self.trie._edges[-1].index_select(0, (leaf - 1).clamp_min(0).reshape(-1))
             ad_id = self.trie._order[first.view(leaf.shape)]
             return ad_id.where(leaf != _DEAD, -1)
-        rank = self._look_up(self._before, (leaf - 1).clamp_min(0)) + 1
+        rank = self._look_up(self._at_edges[-1], (leaf - 1).clamp_min(0)) + 1
         position = torch.searchsorted(self._count, rank.reshape(self.batch_size, -1)) - 1
         ad_id = self.trie._order[position.clamp_max(self.trie.num_ads - 1).view(leaf.shape)]
         return ad_id.where(self._look_up(self._legal[-1], leaf), -1)
 
-    def paths(self) -> Int[Tensor, "P L"]:
-        """Return all distinct paths in lexicographic order, legal or not; see `path_ad`."""
-        return self.trie.paths
-
     @property
     def path_ad(self) -> Int[Tensor, "B P"]:
-        """The ad of each of `paths()` per request, -1 where illegal."""
-        last = self.trie.num_ads
-        position = torch.arange(last, device=self._count.device)
-        position = position.where(self._count.diff(dim=1) > 0, last)  # [B, N], ads in tree order
-        first = position.new_full((self.batch_size, self.trie.num_paths), last).scatter_reduce(
-            1, self.trie._leaf.expand(self.batch_size, -1), position, "amin"
-        )
-        return torch.nn.functional.pad(self.trie._order, (0, 1), value=-1)[first]
+        """The ad of each of the tree's `paths` per request, -1 where illegal."""
+        leaf = torch.arange(1, self.trie.num_paths + 1, device=self.eligible.device)
+        return self.leaf_ad(leaf.expand(self.batch_size, -1))

@@ -1,9 +1,9 @@
 """Configuration of the Heterogeneous Hierarchical Decoder."""
 
-import math
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Literal
+
+from gpr_rl.checks import check_finite, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +60,19 @@ class HHDConfig:
     """Width of the vectors of external knowledge (GPR 2.2); 0: none. Not given in the paper."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_heads", "num_hsd_layers", "num_ptd_layers", "num_mtp_heads"):
-            _at_least(1, name, getattr(self, name))
-        _at_least(1, "num_hte_layers", self.num_hte_layers)
-        if not 1 <= self.ffn_multiple < math.inf:
-            raise ValueError(
-                f"ffn_multiple must be a number of at least 1, got {self.ffn_multiple}"
-            )
-        _at_least(0, "num_thinking_tokens", self.num_thinking_tokens)
-        _at_least(0, "num_ecpm_buckets", self.num_ecpm_buckets)
+        least = dict.fromkeys(
+            ("dim", "num_heads", "num_hsd_layers", "num_ptd_layers", "num_mtp_heads"), 1
+        )
+        least |= {"num_hte_layers": 1, "num_noise_steps": 1}
+        least |= {"num_thinking_tokens": 0, "num_ecpm_buckets": 0, "num_recursions": 0}
+        least |= {"attention_chunk": 0, "num_refining_steps": 0, "knowledge_dim": 0}
+        for name, number in least.items():
+            check_whole(number, **{name: getattr(self, name)})
+        check_finite(1, ffn_multiple=self.ffn_multiple)
         if self.num_ecpm_buckets == 1:
             raise ValueError("num_ecpm_buckets must be 0 or at least 2, got 1")
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
-        for name in ("num_recursions", "attention_chunk", "num_refining_steps", "knowledge_dim"):
-            _at_least(0, name, getattr(self, name))
-        self._check_attention()
-        self._check_decoder()
-
-    def _check_attention(self) -> None:
         if self.attention_bias not in ("distance", "rotary", "none"):
             raise ValueError(
                 f"attention_bias must be distance, rotary or none, got {self.attention_bias!r}"
@@ -87,6 +81,7 @@ class HHDConfig:
             raise ValueError(
                 f"rotary positions need an even head width, got {self.dim} / {self.num_heads}"
             )
+        self._check_decoder()
 
     def _check_decoder(self) -> None:
         if self.decoder not in ("plain", "lazy_ar"):
@@ -96,16 +91,16 @@ class HHDConfig:
                 "num_lazy_layers must lie in [0, num_ptd_layers), at least one layer reads the "
                 f"codes, got {self.num_lazy_layers} of {self.num_ptd_layers}"
             )
-        _at_least(1, "num_noise_steps", self.num_noise_steps)
-        if self.num_refining_steps:
-            _at_least(1, "num_denoiser_layers", self.num_denoiser_layers)
-            if self.num_thinking_tokens < 1:
-                raise ValueError("refining needs num_thinking_tokens of at least 1, got 0")
-            if self.num_noise_steps < self.num_refining_steps:
-                raise ValueError(
-                    f"num_noise_steps must be at least num_refining_steps = "
-                    f"{self.num_refining_steps}, got {self.num_noise_steps}"
-                )
+        if not self.num_refining_steps:
+            return
+        check_whole(1, num_denoiser_layers=self.num_denoiser_layers)
+        if self.num_thinking_tokens < 1:
+            raise ValueError("refining needs num_thinking_tokens of at least 1, got 0")
+        if self.num_noise_steps < self.num_refining_steps:
+            raise ValueError(
+                f"num_noise_steps must be at least num_refining_steps = {self.num_refining_steps}, "
+                f"got {self.num_noise_steps}"
+            )
 
     @property
     def ffn_dim(self) -> int:
@@ -115,10 +110,3 @@ class HHDConfig:
     def to_json(self) -> dict[str, object]:
         """Return plain JSON types, for a checkpoint's metadata."""
         return asdict(self)
-
-
-def _at_least(least: int, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,8 +1,7 @@
 """Transformer decoder over semantic-ID paths; the PTD and the HTE are built on it.
 
 The token sequence of one candidate is [shared tokens, z_1, z_2, ...]. The shared tokens (thinking
-tokens and the start token) do not depend on the candidate, so they are computed once per state and
-their keys and values serve all candidates.
+tokens and the start token) are computed once per state and serve all candidates.
 
 Dims: B sequences, S states per sequence (1 when a request is served), T tokens of the sequence,
 K candidates per state, n codes per candidate, m shared tokens, W beams, D width, H heads, N layers.
@@ -38,9 +37,8 @@ Refine = Callable[[Float[Tensor, "B S D"]], Float[Tensor, "B S D"]]
 class Context(TensorClass):
     """What is known of B requests before the first code, batch [B]; all candidates share it.
 
-    The fields from `memory` to `thought` are the PTD's `DecoderState`. Where the model has external
-    knowledge, it stands in front of h as one more slot that every state sees; T counts it, and
-    positions are shifted by it.
+    The fields from `memory` to `thought` are the PTD's `DecoderState`. External knowledge stands in
+    front of h as one more slot that every state sees; T counts it, and positions are shifted by it.
     """
 
     h: Tensor  # [B, T, D] intent embeddings, zero at padding
@@ -56,16 +54,13 @@ class Context(TensorClass):
 
     def state(self) -> DecoderState:
         """Return the PTD's part."""
-        return DecoderState(
-            self.memory, self.shared, self.start, self.visible, self.trunk, self.thought
-        )
+        return DecoderState(*(getattr(self, name) for name in DecoderState._fields))
 
 
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention and feed-forward network, in two halves.
 
-    Between `project` and `finish` the caller attends: shared tokens causally among themselves,
-    codes to the shared tokens and to the earlier codes of their own path.
+    Between `project` and `finish` the caller attends.
     """
 
     def __init__(self, config: HHDConfig) -> None:
@@ -86,13 +81,9 @@ class DecoderBlock(nn.Module):
         return self.qkv(self.self_norm(x)).unflatten(-1, (3, self.num_heads, -1))
 
     def finish(self, x: Tensor, attended: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Add what self-attention found, then cross-attend and transform.
+        """Add what self-attention found [B, Q, D], then cross-attend and transform.
 
-        Args:
-            x: [B, Q, D], all tokens of a sequence's states and candidates.
-            attended: [B, Q, D].
-            memory: [B, 2, H, T, D/H].
-            mask: bool [B, 1, 1 or Q, T].
+        `memory` is [B, 2, H, T, D/H], `mask` bool [B, 1, 1 or Q, T].
         """
         x = x + self.self_output(attended)
         query = self.cross_query(self.cross_norm(x)).unflatten(-1, (self.num_heads, -1))
@@ -107,14 +98,8 @@ class CodeDecoder(nn.Module):
 
     The state's own intent embedding h (that of its E token) is added, through a linear map, to
     the learned shared tokens. Differs from the paper, whose queries are the same for every state:
-    a single layer of them could not ask about the request at hand.
-
-    Args:
-        config: Sizes.
-        num_layers: N.
-        num_shared: m, at least 1; the last one is the start token.
-        num_levels: How many of a path's codes are read.
-        num_codes: V.
+    a single layer of them could not ask about the request at hand. The last of the `num_shared`
+    tokens, m >= 1, is the start token; `num_levels` codes of a path are read.
     """
 
     def __init__(
@@ -133,13 +118,10 @@ class CodeDecoder(nn.Module):
     def begin(
         self, h: Float[Tensor, "B T D"], position: Int[Tensor, "B S"], refine: Refine | None = None
     ) -> DecoderState:
-        """Return what all candidates share, for the states at `position` of each sequence.
+        """Return what all candidates share, for the states at `position`, which see h up to there.
 
-        Args:
-            h: Intent embeddings.
-            position: Where the states stand; each sees h up to there.
-            refine: Makes one more shared token, before the start token, from the sum of the
-                outputs of those before it.
+        `refine` makes one more shared token, before the start token, from the sum of those before
+        it.
         """
         index = torch.arange(h.shape[1], device=h.device)
         visible = index <= position[..., None]
@@ -152,25 +134,15 @@ class CodeDecoder(nn.Module):
     def _begin(
         self, x: Tensor, own: Tensor, memory: Tensor, visible: Tensor, refine: Refine | None
     ) -> DecoderState:
-        """Return `begin` of shared tokens `x` whose states are `own` [B, S, D]."""
-        return self._share(self.blocks, x, memory, visible, refine)
-
-    def _share(
-        self,
-        blocks: nn.ModuleList,
-        x: Float[Tensor, "B S m D"],
-        memory: Float[Tensor, "B N 2 H T d"],
-        visible: Tensor,
-        refine: Refine | None,
-    ) -> DecoderState:
-        """Run shared tokens, the last of which is the start token, through N blocks."""
+        """Return `begin` of shared tokens `x`, whose states are `own` [B, S, D]."""
+        blocks = self.blocks
         if refine is None:
-            x, shared = _run_shared(blocks, x, None, memory, visible)
+            x, shared = run_shared(blocks, x, None, memory, visible)
             return DecoderState(memory, shared, self.norm(x[:, :, -1]), visible)
-        thinking, shared = _run_shared(blocks, x[:, :, :-1], None, memory, visible)
+        thinking, shared = run_shared(blocks, x[:, :, :-1], None, memory, visible)
         thought = self.norm(thinking).sum(2)
         x = torch.stack([refine(thought), x[:, :, -1]], dim=2)
-        x, shared = _run_shared(blocks, x, shared, memory, visible)
+        x, shared = run_shared(blocks, x, shared, memory, visible)
         start = self.norm(x[:, :, -1])
         return DecoderState(memory, shared, start, visible, thought=thought)
 
@@ -194,11 +166,8 @@ class CodeDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "B S K n D"], Tensor]:
         """Return outputs after each further code, and keys and values of all codes so far.
 
-        Args:
-            state: What the candidates share.
-            past: Keys and values of the p codes before, in this order of candidates; None at first.
-            codes: Codes at 0-based levels `level`, `level` + 1, ...
-            level: p, how many codes came before.
+        `past` are keys and values of the p codes before, in this order of candidates, None at
+        first; `codes` follow them, at 0-based levels `level` = p, p + 1, ...
         """
         x = self._inputs(state, codes, level).flatten(1, 3)  # [B, S * K * n, D]
         mask = cross_mask(state.visible, codes.shape[2] * codes.shape[3])
@@ -219,17 +188,18 @@ class CodeDecoder(nn.Module):
         return self.embed(codes, level)
 
 
-def _run_shared(
-    blocks: nn.ModuleList, x: Tensor, past: Tensor | None, memory: Tensor, visible: Tensor
+def run_shared(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    past: Tensor | None,
+    memory: Tensor,
+    visible: Tensor,
+    seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the outputs of shared tokens, and keys and values of all of them so far.
+    """Return outputs [B, S, m, D] of shared tokens, and keys and values of all of them so far.
 
-    Args:
-        blocks: N of them.
-        x: [B, S, m, D], attending causally among themselves and to those before.
-        past: [B, S, N, 2, H, p, D/H] of shared tokens before; None: there are none.
-        memory: [B, N, 2, H, T, D/H].
-        visible: bool [B, S, T].
+    `past` are those [B, S, N, 2, H, p, D/H] of tokens before, if any; `seen` bool [m, m] says who
+    attends to whom where there are none; by default causally, and to those before.
     """
     batch, num_states, num_new, _ = x.shape
     mask = cross_mask(visible, num_new)
@@ -238,15 +208,15 @@ def _run_shared(
         qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B * S, H, m, D/H]
         if past is None:
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            before_key, before_value = past[:, :, layer].flatten(0, 1).unbind(1)
-            key, value = (
-                torch.cat(pair, dim=2) for pair in ((before_key, key), (before_value, value))
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=seen, is_causal=seen is None
             )
+        else:
+            before = past[:, :, layer].flatten(0, 1).unbind(1)
+            key, value = (torch.cat(p, dim=2) for p in zip(before, (key, value), strict=True))
             ones = torch.ones(num_new, key.shape[2], dtype=torch.bool, device=x.device)
-            seen = ones.tril(key.shape[2] - num_new)
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            causal = ones.tril(key.shape[2] - num_new)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=causal)
         attended = attended.transpose(1, 2).reshape(x.shape)
         x = block.finish(x, attended, memory[:, layer], mask)
         shared.append(torch.stack([key, value], dim=1).unflatten(0, (batch, -1)))
@@ -266,13 +236,8 @@ def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     A candidate has a few codes only, so products and sums over them cost less than one masked
     attention in which every candidate meets every other's keys, and grow linearly with K.
 
-    Args:
-        query: [B, S, K, n, H, D/H].
-        shared: [B, S, 2, H, m, D/H].
-        own: [B, S, K, 2, p + n, D], p codes before and the n themselves, which attend causally.
-
-    Returns:
-        [B, S, K, n, H, D/H].
+    Query and result are [B, S, K, n, H, D/H], `shared` is [B, S, 2, H, m, D/H], `own`, of p codes
+    before and the n themselves, which attend causally, [B, S, K, 2, p + n, D].
     """
     num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
     query = query * width**-0.5

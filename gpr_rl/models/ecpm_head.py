@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class EcpmHead(nn.Module):
     """Predicts the eCPM bucket of a path from the decoder's last output and the last code.
 
-    Differs from the source: the decoder takes L - 1 codes (the L-th needs no continuation), so the
-    last one joins here, by an embedding and a hidden layer, and not by one more decoder step.
+    Differs from the source: the L-th code, which the decoder does not take, joins here by an
+    embedding and a hidden layer, and not by one more decoder step.
     """
 
     edges: Tensor
@@ -28,13 +28,9 @@ class EcpmHead(nn.Module):
 
     @torch.no_grad()
     def fit_buckets(self, ecpm: Float[Tensor, " R"]) -> None:
-        """Set the inner edges of equal-frequency buckets, from training data.
+        """Set the edges of equal-frequency buckets, from the eCPM of logged training impressions.
 
-        Args:
-            ecpm: Of logged impressions. Where many are equal, buckets between them stay empty.
-
-        Raises:
-            ValueError: There are none.
+        Where many are equal, buckets between them stay empty. None at all is a ValueError.
         """
         if not len(ecpm):
             raise ValueError("the eCPM of at least one impression is needed, got none")

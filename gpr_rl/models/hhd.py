@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.models.checks import check_codes, check_paths, check_some
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
@@ -39,20 +40,12 @@ class HHD(nn.Module):
 
     A request's state is its last real token (the E token) with all before it. `begin` and
     `extend` go code by code for beams, `logits` and `hte` score known paths in one pass; both
-    give the same numbers.
-
-    Args:
-        config: Sizes and switches.
-        spec: The world's vocabulary.
-
-    Raises:
-        ValueError: If the paths have fewer than 2 levels.
+    give the same numbers. Paths have at least 2 levels.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
         super().__init__()
-        if spec.num_levels < 2:
-            raise ValueError(f"num_levels must be at least 2, got {spec.num_levels}")
+        check_at_least(2, num_levels=spec.num_levels)
         self.config, self.spec = config, spec
         self.hsd = HSD(config, spec)
         self.ptd = PTD(config, spec)
@@ -91,11 +84,8 @@ class HHD(nn.Module):
     ) -> Context:
         """Run the HSD once per window and the thinking tokens at S positions of it.
 
-        Args:
-            tokens: The windows.
-            position: Where the states stand.
-            knowledge: What is known of each user from elsewhere (`gpr_rl.models.knowledge`), as of
-                no later than the window's first state; None: nothing of anyone.
+        `knowledge` is what is known of each user from elsewhere (`gpr_rl.models.knowledge`), as of
+        no later than the window's first state; None: nothing of anyone.
 
         Raises:
             ValueError: No window; wrong tokens; knowledge for a model without `knowledge_dim`, or
@@ -152,28 +142,19 @@ class HHD(nn.Module):
     def window_ecpm_logits(
         self, context: Context, codes: Int[Tensor, "B P L"]
     ) -> Float[Tensor, "B P Q"]:
-        """Return the logits of the eCPM token after one path per state of a window.
-
-        Raises:
-            ValueError: The model has no eCPM token.
-        """
-        if self.ecpm_head is None:
-            raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
-        check_paths(codes, *self.ptd.output.shape[:2])
-        hidden = self.ptd.decoder.candidates(context.state(), codes[:, :, None, :-1])
-        return self.ecpm_head(hidden[:, :, 0, -1], codes[..., -1])
+        """Return the logits of the eCPM token, which there must be, after one path per state."""
+        return self._ecpm(context, codes[:, :, None])[:, :, 0]
 
     def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
-        """Return the logits of the eCPM token after K known paths per request.
+        """Return the logits of the eCPM token after K known paths per request."""
+        return self._ecpm(context, codes[:, None])[:, 0]
 
-        Raises:
-            ValueError: The model has no eCPM token.
-        """
+    def _ecpm(self, context: Context, codes: Int[Tensor, "B S K L"]) -> Float[Tensor, "B S K Q"]:
         if self.ecpm_head is None:
             raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
         check_paths(codes, *self.ptd.output.shape[:2])
-        hidden = self.ptd.decoder.candidates(context.state(), codes[:, None, :, :-1])
-        return self.ecpm_head(hidden[:, 0, :, -1], codes[..., -1])
+        hidden = self.ptd.decoder.candidates(context.state(), codes[..., :-1])
+        return self.ecpm_head(hidden[..., -1, :], codes[..., -1])
 
     def logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K L V"]:
         """Return the policy's unmasked logits along known paths, all levels in one pass."""
@@ -189,8 +170,7 @@ class HHD(nn.Module):
 
         An illegal code gets -inf; a mask row without any legal code gives -inf and no gradient.
         """
-        logits = self.logits(context, codes)
-        return masked_log_prob(logits, codes, legal_mask)
+        return masked_log_prob(self.logits(context, codes), codes, legal_mask)
 
     def final_value(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K"]:
         """Return the HTE's value of whole paths, in units of reward / reward_scale."""
@@ -199,10 +179,7 @@ class HHD(nn.Module):
     def step(
         self, context: Context, prefix: Int[Tensor, "B W l"]
     ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"]]:
-        """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix).
-
-        The prefix has 0 to L - 1 codes.
-        """
+        """Return log-probabilities of the next code (over all V, unmasked) and V(s, prefix)."""
         width, level = prefix.shape[1:]
         num_levels, num_codes = self.ptd.output.shape[:2]
         if level >= num_levels:
@@ -225,11 +202,11 @@ class HHD(nn.Module):
 
         Without `valued` the HTE is not asked, then or later: all values are 0.
         """
-        log_prob = self._next(context.start, 0)
-        if not valued:
-            return log_prob, log_prob.new_zeros(len(log_prob), 1), BeamCache(0, None, None, None)
-        evaluator = self.hte.begin(context.h, context.position)
-        value = self.hte.prefix_value(evaluator.start, 0)
+        log_prob, evaluator = self._next(context.start, 0), None
+        value = log_prob.new_zeros(len(log_prob), 1)
+        if valued:
+            evaluator = self.hte.begin(context.h, context.position)
+            value = self.hte.prefix_value(evaluator.start, 0)
         return log_prob, value, BeamCache(0, evaluator, None, None)
 
     def extend(
@@ -264,11 +241,7 @@ def _of_parents(past: Tensor | None, parent: Tensor) -> Tensor | None:
 
 
 class Unvalued:
-    """A policy whose critic is not asked, for searches that no value guides: all values are 0.
-
-    Args:
-        policy: An `HHD`, or an `InformedPolicy` around one.
-    """
+    """A policy (`HHD`, `InformedPolicy`) whose critic is not asked: all values are 0."""
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy

@@ -1,7 +1,6 @@
 """Heterogeneous Sequence-wise Decoder: tokens in, intent embeddings out (GPR 2.2).
 
-Dims: B sequences, T tokens, M real tokens of the batch sorted by type, L levels, V codes, D width,
-H attention heads.
+Dims: B sequences, T tokens, M real tokens of the batch sorted by type, D width, H attention heads.
 """
 
 import torch
@@ -9,12 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gpr_rl.models.checks import check_tokens
+from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.layers.attention import Biases, Pairs, attend
 from gpr_rl.models.layers.grouping import NUM_TYPES, GroupedFFN, GroupedLayerNorm, TokenLayout
 from gpr_rl.models.masks import NUM_DISTANCE_BUCKETS, NUM_TIME_BUCKETS, token_time
-from gpr_rl.models.mor import RecursionRouter, recurse, split_blocks
+from gpr_rl.models.mor import RecursionRouter, apply_blocks, recurse, split_blocks
 from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 
 
@@ -63,6 +62,13 @@ class TokenEmbedding(nn.Module):
             ]
         )
 
+    def padded(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
+        """Return the embeddings of checked tokens in sequence order, zero at padding."""
+        check_some(tokens)
+        check_tokens(tokens, self.spec, limited=True)
+        layout = TokenLayout.of(tokens.kind)
+        return layout.unpack(self(tokens, layout))
+
     def _sum(self, ids: Tensor) -> Tensor:
         return F.embedding_bag(ids, self.table, mode="sum")
 
@@ -96,13 +102,7 @@ class HSDBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "M D"], layout: TokenLayout, pairs: Pairs
     ) -> Float[Tensor, "M D"]:
-        """Transform packed tokens.
-
-        Args:
-            x: Packed token states.
-            layout: Where they sit.
-            pairs: Who may attend to whom among them.
-        """
+        """Transform packed tokens that sit as in `layout` and attend as in `pairs`."""
         dim = x.shape[-1]
         normed, parts = self.attention_norm(x, layout.sizes), [dim, 3 * dim]
         weights = zip(self.uvqk.weight.split(parts), self.uvqk.bias.split(parts), strict=True)
@@ -117,8 +117,7 @@ class HSDBlock(nn.Module):
 class HSD(nn.Module):
     """The sequence model: embeds a token sequence and returns intent embeddings h.
 
-    With `num_recursions` the blocks between the first and the last are applied as often as each
-    token's router says (`gpr_rl.models.mor`), instead of once.
+    With `num_recursions` the blocks in the middle are applied as each token's router says.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
@@ -163,11 +162,9 @@ class HSD(nn.Module):
         blocks, routing = list(self.blocks), None
         if self.router is not None:
             first, shared, last = split_blocks(len(blocks))
-            for block in blocks[first]:
-                x = block(x, layout, pairs)
+            x = apply_blocks(blocks[first], x, layout, pairs)
             logits = self.router(x)
             x = recurse(x, logits, blocks[shared], layout, pairs)
             blocks, routing = blocks[last], layout.unpack(logits)
-        for block in blocks:
-            x = block(x, layout, pairs)
+        x = apply_blocks(blocks, x, layout, pairs)
         return layout.unpack(self.norm(x)), routing

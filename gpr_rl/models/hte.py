@@ -26,8 +26,8 @@ class HTEOutput(TensorClass):
 class HTE(nn.Module):
     """A decoder of its own over sg(h) and the emitted prefix; critic of RL and guide of the beam.
 
-    It reads h behind a stop-gradient, so no loss on its outputs moves the HSD or the PTD. All
-    heads start at zero: every value is then 0 and every probability one half.
+    The stop-gradient keeps its losses from the HSD and the PTD. All heads start at zero: every
+    value is then 0 and every probability one half.
     """
 
     reward_scale: Tensor
@@ -59,15 +59,10 @@ class HTE(nn.Module):
         return hidden @ self.value_weight[level] + self.value_bias[level]
 
     def forward(self, context: Context, codes: Int[Tensor, "B *SK L"]) -> HTEOutput:
-        """Return values and predictions along known paths.
+        """Return values and predictions along known paths, a batch as `codes` without L.
 
-        Args:
-            context: Of requests, or of windows with S states each.
-            codes: Whole paths, [B, K, L] for requests; for windows [B, S, L], one path per state,
-                or [B, S, K, L]. Those of invalid candidates may be any codes.
-
-        Returns:
-            Batch [B, K]; for windows [B, S] or [B, S, K].
+        Codes are [B, K, L] for requests; for windows with S states each [B, S, L], one path per
+        state, or [B, S, K, L]. Invalid candidates may hold any codes.
         """
         if codes.dim() == 3 and context.position.shape[1] == 1:
             return self.forward(context, codes[:, None])[:, 0]

@@ -7,12 +7,8 @@ level 1), and layers K_d + 1..L_d run code by code. Only a summary of the source
 context is h and the thinking tokens, which pass the trunk as well; level positions do not attend
 to one another, as the formula has no other level's m in it; no norm inside Fuse.
 
-Dims: B sequences, S states per sequence, K candidates per state, L levels, n codes per candidate,
-m shared tokens, T tokens, D width, H heads.
+Dims: B sequences, S states per sequence, K candidates per state, L levels, D width.
 """
-
-from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.decoder import CodeDecoder, DecoderBlock, DecoderState, Refine, cross_mask
+from gpr_rl.models.decoder import CodeDecoder, DecoderState, Refine, run_shared
 
 
 class Fuse(nn.Module):
@@ -37,37 +33,24 @@ class Fuse(nn.Module):
         """Return the input of the first autoregressive layer."""
         return self.join(trunk, *self.of_code(code))
 
-    def of_code(
-        self, code: Float[Tensor, "*rows D"]
-    ) -> tuple[Float[Tensor, "*rows D"], Float[Tensor, "*rows D"]]:
+    def of_code(self, code: Float[Tensor, "*rows D"]) -> tuple[Tensor, Tensor]:
         """Return what depends on the code alone: W_g s, and W_f's part for s."""
         own = F.linear(code, self.output.weight[:, code.shape[-1] :])
         return F.linear(code, self.gate.weight), own
 
-    def join(
-        self,
-        trunk: Float[Tensor, "*rows D"],
-        gate: Float[Tensor, "*rows D"],
-        own: Float[Tensor, "*rows D"],
-    ) -> Float[Tensor, "*rows D"]:
+    def join(self, trunk: Tensor, gate: Tensor, own: Tensor) -> Tensor:
         """Return `forward` of a code whose `of_code` is known."""
-        gated, weight = trunk * gate, self.output.weight[:, : own.shape[-1]]
         dim = own.shape[-1]
-        return torch.addmm(own.reshape(-1, dim), gated.reshape(-1, dim), weight.T).view(own.shape)
+        gated, weight = (trunk * gate).reshape(-1, dim), self.output.weight[:, :dim]
+        return torch.addmm(own.reshape(-1, dim), gated, weight.T).view(own.shape)
 
 
 class LazyDecoder(CodeDecoder):
     """A `CodeDecoder` with K_d of its layers as trunk; the same interface, cache and candidates.
 
-    With K_d = 0 it has the parameters of a `CodeDecoder` and gives its numbers. The state's own
-    intent embedding is added to the level positions, as it is to the other shared tokens.
-
-    Args:
-        config: Sizes; `num_lazy_layers` is K_d.
-        num_layers: L_d, more than K_d.
-        num_shared: Thinking tokens and the start token.
-        num_levels: How many of a path's codes are read, L - 1.
-        num_codes: V.
+    With K_d = `config.num_lazy_layers` = 0 it has the parameters of a `CodeDecoder` and gives its
+    numbers. The state's own intent embedding is added to the level positions, as it is to the other
+    shared tokens. `num_layers` is L_d, more than K_d; `num_levels` is L - 1.
     """
 
     def __init__(
@@ -87,35 +70,18 @@ class LazyDecoder(CodeDecoder):
     ) -> DecoderState:
         num_lazy = len(self.trunk_blocks)
         if num_lazy == 0:
-            return self._share(self.blocks, x, memory, visible, refine)
+            return super()._begin(x, own, memory, visible, refine)
         thinking, start = x[:, :, :-1], x[:, :, -1:]
         levels = own[:, :, None] + self.level
-        thinking, trunk = self._trunk(thinking, levels, memory, visible)
-        x = torch.cat([thinking, self.fuse(trunk[:, :, :1], start)], dim=2)
-        state = self._share(self.blocks, x, memory[:, num_lazy:], visible, refine)
-        return state._replace(trunk=trunk)
-
-    def _trunk(
-        self,
-        thinking: Float[Tensor, "B S k D"],
-        levels: Float[Tensor, "B S L D"],
-        memory: Float[Tensor, "B N 2 H T d"],
-        visible: Tensor,
-    ) -> tuple[Float[Tensor, "B S k D"], Float[Tensor, "B S L D"]]:
-        """Run thinking tokens (causal) and level positions (each beside all of these) at once."""
-        num_states, num_thinking = thinking.shape[1:3]
-        tokens = torch.cat([thinking, levels], dim=2)
+        # thinking tokens see those before them, a level's position sees all of these and itself
+        tokens, num_thinking = torch.cat([thinking, levels], dim=2), thinking.shape[2]
         index = torch.arange(tokens.shape[2], device=tokens.device)
         seen = (index <= index[:, None]) & (index < num_thinking) | (index == index[:, None])
-        x, mask = tokens.flatten(1, 2), cross_mask(visible, len(index))
-        for layer, block in enumerate(cast(Sequence[DecoderBlock], self.trunk_blocks)):
-            qkv = block.project(x).unflatten(1, (num_states, -1)).flatten(0, 1)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-            attended = attended.transpose(1, 2).reshape(x.shape)
-            x = block.finish(x, attended, memory[:, layer], mask)
-        tokens = x.unflatten(1, (num_states, -1))
-        return tokens[:, :, :num_thinking], tokens[:, :, num_thinking:]
+        tokens, _ = run_shared(self.trunk_blocks, tokens, None, memory, visible, seen)
+        thinking, trunk = tokens.tensor_split([num_thinking], dim=2)
+        x = torch.cat([thinking, self.fuse(trunk[:, :, :1], start)], dim=2)
+        state = super()._begin(x, own, memory[:, num_lazy:], visible, refine)
+        return state._replace(trunk=trunk)
 
     def _inputs(self, state: DecoderState, codes: Tensor, level: int) -> Tensor:
         if state.trunk is None:

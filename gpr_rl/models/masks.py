@@ -30,14 +30,7 @@ def hybrid_mask(
     i sees j if j <= i, or if both lie in the first `prompt_length` tokens and both are U, O or E.
     Eq. 2 as printed would block the past. Later U/O/E tokens attend causally, because an earlier
     position that sees a later event knows the future. Padding stands on the right, so no real token
-    sees it; what padding itself sees is of no use to anyone.
-
-    Args:
-        kind: A TokenType per token; padding on the right.
-        prompt_length: Leading tokens that form the prompt block.
-        hybrid: False gives the plain causal mask.
-        queries: Which tokens ask; all of them by default.
-        keys: Which tokens are asked.
+    sees it. Without `hybrid` the mask is plainly causal.
     """
     index = torch.arange(kind.shape[1], device=kind.device)
     seen = (index[None, keys] <= index[queries, None])[None]
@@ -46,12 +39,6 @@ def hybrid_mask(
     free = (kind != TokenType.ITEM) & (kind != TokenType.PAD)
     prompt = (index < prompt_length[:, None]) & free
     return (prompt[:, queries, None] & prompt[:, None, keys]) | seen
-
-
-def distance_bucket(num_tokens: int, device: torch.device) -> Int[Tensor, "T T"]:
-    """Return the bucket of i - j for every query i and key j of a sequence."""
-    index = torch.arange(num_tokens, device=device)
-    return bucket_of_distance(index[:, None] - index[None, :])
 
 
 def bucket_of_distance(distance: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -68,9 +55,8 @@ def bucket_of_distance(distance: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]
 def token_time(time_gap: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """Return about when each token happened, seconds since the sequence began.
 
-    The sum of the gaps before it, each taken as the middle of its bucket on the log scale: bucket b
-    covers [2^(b+2), 2^(b+3)) s (`time_gap_bucket`) and counts 2^(b+2.5) s, the first, under 8 s,
-    counts 4 s. Only differences mean anything; that of two tokens depends on no token after both.
+    Each gap counts the middle of its bucket on the log scale (`time_gap_bucket`): 2^(b+2.5) s for
+    bucket b, 4 s for the first. Only differences mean anything; no later token enters them.
     """
     bucket = torch.arange(NUM_TIME_GAPS, dtype=torch.float64, device=time_gap.device)
     seconds = (2 ** (bucket + 2.5)).round().long()

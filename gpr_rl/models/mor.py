@@ -1,13 +1,12 @@
 """Mixture-of-Recursions in the HSD: a router says how often each token is thought over (GPR 2.2).
 
 After Bae et al. 2025 (arXiv 2507.10524), with these choices of theirs: Middle-Cycle sharing, their
-best (a first and a last block of their own, the blocks between them applied in turn, again and
-again); token-choice routing, because expert choice (the top k tokens of a step) would look at
-tokens to come and at the rest of the batch; keys and values per recursion, so that a token attends
-to those that are as deep as itself. GPR names the mechanism only.
+best (a first and a last block of their own, the blocks between them applied again and again);
+token-choice routing, because expert choice (the top k tokens of a step) would look at tokens to
+come and at the rest of the batch; keys and values per recursion, so that a token attends to those
+that are as deep as itself. GPR names the mechanism only.
 
-Dims: B sequences, T tokens, M real tokens sorted by type, A tokens still active, R recursions, D
-width.
+Dims: B sequences, T tokens, M real tokens by type, A tokens still active, R recursions, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,26 +61,26 @@ def recurse(
     """Return token states after as many recursions as each token's router chose.
 
     x <- x + p (blocks(x) - x) for r = 1..depth, p the probability of the chosen depth: by it the
-    router learns whether what its choice led to was of use, whichever depth it chose. That the
-    score of the chosen depth scales all of a token's steps alike, and through a residual, is
-    decided here. At step r only tokens with depth >= r are computed, and they attend to each other
-    only; one that has left costs nothing.
+    router learns whether its choice was of use. That p scales all of a token's steps alike, and
+    through a residual, is decided here. At step r only tokens with depth >= r are computed, and
+    they attend to each other only; one that has left costs nothing.
     """
     depth = depth_of(logits)
     weight = logits.softmax(-1).gather(-1, depth[:, None] - 1)
     for step in range(1, logits.shape[1] + 1):
         active = (depth >= step).nonzero()[:, 0]
         if len(active) == len(depth):  # nobody has left
-            x = x + weight * (_apply(blocks, x, layout, pairs) - x)
+            x = x + weight * (apply_blocks(blocks, x, layout, pairs) - x)
         elif len(active):
             part = x.index_select(0, active)
-            moved = _apply(blocks, part, *_active(layout, pairs, active))
+            moved = apply_blocks(blocks, part, *_active(layout, pairs, active))
             part = part + weight.index_select(0, active) * (moved - part)
             x = x.index_copy(0, active, part)
     return x
 
 
-def _apply(blocks: Sequence[Block], x: Tensor, layout: TokenLayout, pairs: Pairs) -> Tensor:
+def apply_blocks(blocks: Sequence[Block], x: Tensor, layout: TokenLayout, pairs: Pairs) -> Tensor:
+    """Return the packed tokens after one block after the other."""
     for block in blocks:
         x = block(x, layout, pairs)
     return x

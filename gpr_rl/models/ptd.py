@@ -65,8 +65,7 @@ class PTD(nn.Module):
     def trunk_logits(self, state: DecoderState) -> Float[Tensor, "B S L V"]:
         """Return head 1's logits of every level before any code is known: LazyAR's trunk alone.
 
-        Raises:
-            ValueError: The decoder has no trunk.
+        A decoder without a trunk is a ValueError.
         """
         if state.trunk is None or not isinstance(self.decoder, LazyDecoder):
             raise ValueError("the decoder has no trunk: decoder is plain or num_lazy_layers is 0")

@@ -19,35 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.models.config import HHDConfig
-
-
-class DenoiserLayer(nn.Module):
-    """Pre-norm self-attention over a row's three tokens, then a feed-forward network."""
-
-    def __init__(self, config: HHDConfig) -> None:
-        super().__init__()
-        dim, self.num_heads = config.dim, config.num_heads
-        self.attention_norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
-        self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn_in = nn.Linear(dim, config.ffn_dim)
-        self.ffn_out = nn.Linear(config.ffn_dim, dim)
-
-    def forward(self, x: Float[Tensor, "N 3 D"]) -> Float[Tensor, "N 3 D"]:
-        """Transform the tokens of every row."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
-        found = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
-        x = x + self.output(found.transpose(1, 2).flatten(2))
-        return x + self.ffn_out(F.silu(self.ffn_in(self.ffn_norm(x))))
+from gpr_rl.models.layers.transformer import TransformerBlock
 
 
 class Denoiser(nn.Module):
     """Predicts the noise in x_t from [pooled thinking tokens, noise level, x_t].
 
-    The network gives the velocity v, and the noise is sqrt(1 - a_t) x_t + sqrt(a_t) v. With the
-    noise itself as output, an error of it at the first step of the reverse process would enter x_0
-    1 / sqrt(a_t) times, and that step's start is none of the x_T of training.
+    The network gives the velocity v, and the noise is sqrt(1 - a_t) x_t + sqrt(a_t) v. An error of
+    the noise itself would enter x_0 1 / sqrt(a_t) times at the first step of the reverse process.
     """
 
     kept: Tensor
@@ -59,7 +38,8 @@ class Denoiser(nn.Module):
         self.level = nn.Parameter(torch.randn(config.num_noise_steps, dim) * dim**-0.5)
         self.noisy = nn.Linear(dim, dim)
         self.layers = nn.ModuleList(
-            DenoiserLayer(config) for _ in range(config.num_denoiser_layers)
+            TransformerBlock(dim, config.num_heads, config.ffn_dim, activation=F.silu, causal=False)
+            for _ in range(config.num_denoiser_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.output = nn.Linear(dim, dim)
@@ -91,7 +71,6 @@ class Refiner(nn.Module):
 
     def __init__(self, config: HHDConfig) -> None:
         super().__init__()
-        self.num_noise_steps = config.num_noise_steps
         self.denoiser = Denoiser(config)
         self.output = nn.Linear(config.dim, config.dim)
         self.register_buffer("noise", torch.randn(config.dim))
@@ -116,15 +95,14 @@ class Refiner(nn.Module):
         with e the predicted noise. Every x_0 of training has unit variance, so the estimate is
         brought to it, where DDPM clips pixels.
         """
-        x, clean = thought + self.noise, thought
-        for index, step in enumerate(self.steps):
+        x, clean, noise = thought + self.noise, thought, None
+        for step in self.steps:
+            kept = self.kept[step]
+            if noise is not None:
+                x = kept.sqrt() * clean + (1 - kept).sqrt() * noise
             at = torch.full_like(thought[:, 0], step, dtype=torch.int64)
             noise = self.denoiser(x, at, thought)
-            kept = self.kept[step]
             clean = unit_variance((x - (1 - kept).sqrt() * noise) / kept.sqrt())
-            if index + 1 < len(self.steps):
-                kept = self.kept[self.steps[index + 1]]
-                x = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         return clean
 
     def loss(
@@ -136,19 +114,14 @@ class Refiner(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the mean squared error of the predicted noise; it moves the denoiser alone.
 
-        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, t uniform, e standard normal (Ho et al. 2020,
-        Eq. 14).
-
-        Args:
-            thought: `DecoderState.thought`.
-            target: Sum of the code embeddings of each state's next ad.
-            valid: States that have one; without any the loss is 0.
-            generator: Of noise levels and noise.
+        x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, t uniform, e standard normal (Ho et al. 2020, Eq.
+        14), x_0 from `target`, the sum of the code embeddings of each state's next ad, by the light
+        of `DecoderState.thought`. Without any valid state the loss is 0.
         """
         condition = thought[valid].detach()
         clean = unit_variance(target[valid].detach())
         step = torch.randint(
-            self.num_noise_steps, clean.shape[:1], generator=generator, device=clean.device
+            len(self.kept), clean.shape[:1], generator=generator, device=clean.device
         )
         noise = torch.randn(
             clean.shape, generator=generator, dtype=clean.dtype, device=clean.device

@@ -4,13 +4,14 @@ Dims: B windows, P supervised positions per window, L levels, V codes, T tokens,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.models.decoder import Context
 from gpr_rl.models.hhd import HHD
 from gpr_rl.models.mor import balance_loss, depth_share, z_loss
@@ -33,9 +34,7 @@ class AuxiliaryConfig:
     in the source; at 0.3 it holds the policy back (`docs/log.md`)."""
 
     def __post_init__(self) -> None:
-        for name in ("balance", "router_z", "refining", "trunk"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(0, **asdict(self))
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor | float:
         """Return the weighted sum of `auxiliary_parts`; 0 without any."""
@@ -54,12 +53,7 @@ def auxiliary_loss(
 ) -> Float[Tensor, ""]:
     """Return what to add to a stage's loss for the model's parts to learn; 0 if none has any.
 
-    Args:
-        model: The model.
-        context: Of `model.window` at the targets' positions.
-        targets: Head 1's, the next ad, are learned.
-        config: The weights.
-        generator: Of the refiner's noise.
+    `context` is of `model.window` at the targets' positions; head 1's targets are learned.
     """
     parts = auxiliary_parts(model, context, targets, generator)
     return context.h.new_zeros(()) + config.total(parts)

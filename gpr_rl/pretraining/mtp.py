@@ -15,9 +15,8 @@ def validate_targets(tokens: Tokens, targets: Targets) -> None:
     """Check once, where batches are made, that no supervised position can see its own answer.
 
     Raises:
-        ValueError: If a valid target stands at a position that is not an ENVIRONMENT token, or
-            before the end of the window's prompt block, whose tokens see each other both ways; or
-            if its codes are not legal.
+        ValueError: A valid target stands at no ENVIRONMENT token, or before the end of the prompt
+            block, whose tokens see each other both ways; or its codes are not legal.
     """
     valid = targets.valid.any(-1)
     row = torch.nonzero(valid)[:, 0]
@@ -27,20 +26,16 @@ def validate_targets(tokens: Tokens, targets: Targets) -> None:
             f"target positions must lie in [0, {tokens.kind.shape[1]}), got "
             f"{int(position.min())} to {int(position.max())}"
         )
-    early = position < tokens.prompt_length[row] - 1
-    if early.any():
-        where = int(early.nonzero()[0, 0])
+    kind, prompt = tokens.kind[row, position], tokens.prompt_length[row]
+    for at in (position < prompt - 1).nonzero()[:1, 0].tolist():
         raise ValueError(
             "target positions must be at least prompt_length - 1, got position "
-            f"{int(position[where])} in window {int(row[where])} with prompt_length "
-            f"{int(tokens.prompt_length[row[where]])}"
+            f"{int(position[at])} in window {int(row[at])} with prompt_length {int(prompt[at])}"
         )
-    kind = tokens.kind[row, position]
-    if (kind != TokenType.ENVIRONMENT).any():
-        where = int((kind != TokenType.ENVIRONMENT).nonzero()[0, 0])
+    for at in (kind != TokenType.ENVIRONMENT).nonzero()[:1, 0].tolist():
         raise ValueError(
-            f"targets must stand at ENVIRONMENT tokens, got {TokenType(int(kind[where])).name} "
-            f"at position {int(position[where])} of window {int(row[where])}"
+            f"targets must stand at ENVIRONMENT tokens, got {TokenType(int(kind[at])).name} "
+            f"at position {int(position[at])} of window {int(row[at])}"
         )
     legal = targets.legal_mask.gather(-1, targets.codes[..., None]).squeeze(-1)
     if not legal[targets.valid].all():
@@ -62,23 +57,13 @@ def mtp_loss(
     entropy_weight: float = 0.1,
     weight: Float[Tensor, "B P N"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights are given.
+    """Return the loss of GPR Eq. 3, or of Eq. 4 when value weights (`vaft_weight`) are given.
 
     loss = -sum_j w_j mean_{(window, position) valid for j} [ w^V sum_l log P_j(z_l | z_{1:l-1}) ]
     - entropy_weight * H(w), with w = softmax(head_logits) on the simplex, equal at the start.
-    Differs from the paper: the entropy term, without which w collapses onto the easiest head.
-    Heads without a valid target in this batch are left out and the others' weights renormalised,
-    so that an absent target is not taken for an easy one.
-
-    Args:
-        logits: From `HHD.mtp_logits`.
-        targets: Their supervision.
-        head_logits: The parameter behind w; `HHD.head_logits`.
-        entropy_weight: At least 0, in nats of loss per nat of entropy. Not given in the paper.
-        weight: w^V of Eq. 4 (`vaft_weight`), 1 everywhere in Eq. 3.
-
-    Raises:
-        ValueError: If no target is valid.
+    Differs from the paper: the entropy term (nats of loss per nat, not given there), without which
+    w collapses onto the easiest head. Heads without a valid target in this batch are left out and
+    the others' weights renormalised. No valid target at all is a ValueError.
     """
     count = targets.valid.flatten(0, 1).sum(0)
     if not count.any():

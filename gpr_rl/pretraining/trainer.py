@@ -12,7 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gpr_rl.pretraining.stage_state import StageState
+from gpr_rl.checkpoint import (
+    below,
+    flatten_optimizer_state,
+    load_checkpoint,
+    restore_optimizer_state,
+    save_checkpoint,
+)
+from gpr_rl.checks import check_at_least, check_finite, check_positive
 
 LossOfStep = Callable[[int], tuple[Tensor, dict[str, float]]]
 """Step number to loss (scalar with a graph) and what to log of it."""
@@ -43,15 +50,10 @@ class StageConfig:
     """Run the loss in bfloat16 where the hardware has it (`has_bf16`); elsewhere in float32."""
 
     def __post_init__(self) -> None:
-        least = {"num_steps": 0, "warmup_steps": 0, "validate_every": 1, "patience": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        if not 0 < self.max_grad_norm < math.inf:
-            raise ValueError(f"max_grad_norm must be finite and above 0, got {self.max_grad_norm}")
+        check_at_least(0, num_steps=self.num_steps, warmup_steps=self.warmup_steps)
+        check_at_least(1, validate_every=self.validate_every, patience=self.patience)
+        check_finite(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        check_positive(max_grad_norm=self.max_grad_norm)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -74,6 +76,19 @@ class StageResult:
     """NaN without validation."""
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which weights of a stage are kept, and where."""
+
+    model: nn.Module
+    """Whose weights."""
+    validate: Validate | None = None
+    """Scored every `validate_every` steps and at the end; the weights of the best score are
+    restored, ties to the earlier ones."""
+    checkpoint: Path | None = None
+    """File that is written as often. A stage that finds it goes on from there, to the same bits."""
+
+
 def train_stage(
     groups: Sequence[Iterable[nn.Parameter]],
     loss_of_step: LossOfStep,
@@ -81,34 +96,22 @@ def train_stage(
     on_step: OnStep | None = None,
     name: str = "stage",
     *,
-    model: nn.Module | None = None,
-    validate: Validate | None = None,
-    checkpoint: Path | None = None,
+    keep: Keep | None = None,
     requests_of_step: Callable[[int], Tensor] | None = None,
 ) -> StageResult:
-    """Run one supervised stage.
+    """Run one supervised stage, which moves the parameters in `groups` and nothing else.
 
-    Args:
-        groups: What is trained, in groups whose gradients are clipped each by its own norm, so
-            that a loud critic can't quieten the policy; nothing else moves.
-        loss_of_step: Called with 0..num_steps-1 in order; what it draws must depend on the step
-            alone, or a resumed stage differs.
-        config: Steps and rates.
-        on_step: Called after every step with its number and the logged values.
-        name: Of the stage, for messages.
-        model: Whose weights are kept; needed for the next two.
-        validate: Scored every `validate_every` steps and at the end; the weights of the best score
-            are restored, ties to the earlier ones.
-        checkpoint: File that is written as often. A stage that finds it goes on from there, to the
-            same bits.
-        requests_of_step: The request ids of a step's batch, for messages.
+    The gradients of each group are clipped by its own norm, so that a loud critic can't quieten the
+    policy. `loss_of_step` is called with 0..num_steps-1 in order; what it draws must depend on the
+    step alone, or a resumed stage differs. `on_step` gets every step's number and logged values.
+    `name` and `requests_of_step`, the request ids of a step's batch, are for messages.
 
     Raises:
         FloatingPointError: A loss or a gradient is not finite; names stage, step and request ids
             where they are known. The checkpoint stays.
         CheckpointError: The checkpoint is damaged.
-        ValueError: It is of a stage with other settings or of another model, nothing is to be
-            trained, or `model` is missing.
+        ValueError: It is of a stage with other settings or of another model, or nothing is to be
+            trained.
     """
     parts = [list(group) for group in groups]
     parameters = [parameter for part in parts for parameter in part]
@@ -117,12 +120,11 @@ def train_stage(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    if model is None and (validate is not None or checkpoint is not None):
-        raise ValueError(f"{name}: validate and checkpoint need the model")
-    settings = {"name": name, "validates": validate is not None, **asdict(config)}
-    state = StageState(model, optimizer)
+    validates = keep is not None and keep.validate is not None
+    settings = {"name": name, "validates": validates, **asdict(config)}
+    state = _State(keep, optimizer, settings)
 
-    def check_finite(what: str, value: Tensor) -> None:
+    def need_finite(what: str, value: Tensor) -> None:
         if torch.isfinite(value):
             return
         batch = ""
@@ -130,32 +132,89 @@ def train_stage(
             batch = f"; request ids {requests_of_step(state.step).tolist()}"
         raise FloatingPointError(f"{name}: {what} is {value.item()} at step {state.step}{batch}")
 
-    if checkpoint is not None and checkpoint.exists():
-        state.load(checkpoint, settings)
     while state.step < config.num_steps and state.failures < config.patience:
         step = state.step
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        with _precision(config.bf16, parameters):
+        with _precision(config.bf16, parameters[0].device):
             loss, logged = loss_of_step(step)
-        check_finite("loss", loss)
+        need_finite("loss", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(part, config.max_grad_norm) for part in parts]
         for norm in norms:
-            check_finite("gradient norm", norm)
+            need_finite("gradient norm", norm)
         optimizer.step()
         if on_step is not None:
             on_step(step, {"loss": float(loss.detach()), "grad_norm": float(norms[0]), **logged})
         state.step += 1
         if state.step % config.validate_every == 0 or state.step == config.num_steps:
-            if validate is not None:
-                state.judge(validate())
-            if checkpoint is not None:
-                state.save(checkpoint, settings)
+            state.take_stock()
     state.restore_best()
-    best_step = state.best_step if validate is not None else state.step
+    best_step = state.best_step if validates else state.step
     return StageResult(state.step, best_step, state.best_score)
+
+
+class _State:
+    """The mutable part of a stage; goes on from the checkpoint where there is one."""
+
+    def __init__(self, keep: Keep | None, optimizer: torch.optim.Optimizer, settings: dict) -> None:
+        self._keep, self._optimizer, self._settings = keep, optimizer, settings
+        self.step = self.failures = self.best_step = 0
+        self.best_score = math.nan
+        self._best: dict[str, Tensor] = {}
+        if keep is not None and keep.checkpoint is not None and keep.checkpoint.exists():
+            self._load(keep.model, keep.checkpoint)
+
+    def take_stock(self) -> None:
+        """Validate, remember the best weights so far, and write the checkpoint."""
+        if self._keep is None:
+            return
+        if self._keep.validate is not None:
+            score = self._keep.validate()
+            if math.isnan(self.best_score) or score > self.best_score:
+                self.best_score, self.best_step, self.failures = score, self.step, 0
+                weights = self._keep.model.state_dict()
+                self._best = {k: v.detach().clone() for k, v in weights.items()}
+            else:
+                self.failures += 1
+        if self._keep.checkpoint is not None:
+            self._save(self._keep.model, self._keep.checkpoint)
+
+    def restore_best(self) -> None:
+        """Give the model its best weights, where there was a validation."""
+        if self._best and self._keep is not None:
+            self._keep.model.load_state_dict(self._best)
+
+    def _save(self, model: nn.Module, path: Path) -> None:
+        optimizer, optimizer_meta = flatten_optimizer_state(self._optimizer)
+        parts = {"model": model.state_dict(), "optimizer": optimizer, "best": self._best}
+        tensors = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.items()}
+        meta = {
+            "settings": self._settings,
+            "step": self.step,
+            "failures": self.failures,
+            "best_step": self.best_step,
+            "best_score": str(self.best_score),  # JSON has no nan and no inf
+            "optimizer": optimizer_meta,
+        }
+        save_checkpoint(path, tensors, meta)
+
+    def _load(self, model: nn.Module, path: Path) -> None:
+        tensors, meta = load_checkpoint(path)
+        for name, value in self._settings.items():
+            stored = meta.get("settings", {}).get(name)
+            if stored != value:
+                raise ValueError(f"{path} was made with {name}={stored!r}, this run has {value!r}")
+        try:
+            model.load_state_dict(below("model.", tensors))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is of another model: {reason}") from error
+        restore_optimizer_state(self._optimizer, below("optimizer.", tensors), meta["optimizer"])
+        self._best = below("best.", tensors)
+        self.step, self.failures = meta["step"], meta["failures"]
+        self.best_step, self.best_score = meta["best_step"], float(meta["best_score"])
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -167,8 +226,7 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def _precision(bf16: bool, parameters: list[nn.Parameter]) -> AbstractContextManager:
-    device = parameters[0].device if parameters else torch.device("cpu")
+def _precision(bf16: bool, device: torch.device) -> AbstractContextManager:
     if bf16 and has_bf16(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

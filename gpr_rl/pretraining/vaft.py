@@ -18,15 +18,9 @@ _LEAST_PROBABILITY = 1e-6  # floor of a denominator; rankers' outputs lie far ab
 def vaft_weight(targets: Targets, max_weight: float = 5.0) -> Float[Tensor, "B P N"]:
     """Return w^V of GPR Eq. 4: what a target is worth by its action and eCPM.
 
-    Impression: eCPM; click: eCPM / pCTR; conversion: eCPM / (pCTR pCVR). Then divided by the mean
-    over the batch's valid targets, log1p, clipped, in this order.
-
-    Args:
-        targets: With the rankers' pCTR, pCVR and eCPM of each target ad.
-        max_weight: Upper clip, unit-free, on the log scale. Not given in the paper.
-
-    Returns:
-        Weights in [0, max_weight], 0 where not valid. No gradient.
+    Impression: eCPM; click: eCPM / pCTR; conversion: eCPM / (pCTR pCVR), with the rankers'
+    probabilities. Then divided by the mean over the batch's valid targets, log1p, clipped to
+    [0, max_weight] (not given in the paper), in this order. 0 where not valid. No gradient.
     """
     clicked = targets.action >= Action.CLICK
     converted = targets.action == Action.CONVERSION
@@ -72,15 +66,10 @@ def hte_loss(
 ) -> Float[Tensor, ""]:
     """Return the HTE's regression and classification loss, mean over valid paths.
 
-    Squared error of every prefix value and of `final_value` to the path's scaled reward, the mean
-    over these L + 1, plus the cross-entropies of the click and the conversion head.
-
-    Args:
-        output: Of `HHD.hte` along the paths.
-        reward_scaled: Reward of the path / `reward_scale`.
-        pctr: Click probability (the rankers'), or 0 and 1.
-        pcvr: Conversion probability after a click, likewise.
-        valid: Paths that count; the rest may hold anything.
+    Squared error of every prefix value and of `final_value` to the path's reward / `reward_scale`,
+    the mean over these L + 1, plus the cross-entropies of the click and the conversion head. `pctr`
+    is the rankers' click probability, or 0 and 1; `pcvr` is that of a conversion after a click.
+    Paths that are not valid may hold anything.
     """
     scaled = reward_scaled.where(valid, 0.0)
     values = torch.cat([output.value, output.final_value[..., None]], dim=-1)

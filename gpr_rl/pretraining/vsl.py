@@ -3,7 +3,6 @@
 Dims: B windows, P supervised positions per window, N heads, L levels, V codes, Q eCPM buckets.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_finite
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob
 from gpr_rl.schema import Action, Targets
 
@@ -37,13 +37,8 @@ class VSLConfig:
                 "weights must rise from impression (1) over click to conversion, got "
                 f"{self.click_weight} and {self.conversion_weight}"
             )
-        if not 1.0 <= self.max_user_weight < math.inf:
-            raise ValueError(
-                f"max_user_weight must be finite and at least 1, got {self.max_user_weight}"
-            )
-        for name in ("ecpm_weight", "mtp_weight"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        check_finite(1, max_user_weight=self.max_user_weight)
+        check_finite(0, ecpm_weight=self.ecpm_weight, mtp_weight=self.mtp_weight)
 
 
 def vsl_weight(targets: Targets, config: VSLConfig) -> Float[Tensor, "B P"]:
@@ -79,19 +74,9 @@ def vsl_loss(
     """Return w_user w_behaviour (L_SID + lambda_e L_eCPM) + lambda L_MTP, and its parts.
 
     L_SID is head 1's negative log-likelihood of the next ad's path, L_eCPM the cross-entropy of its
-    eCPM bucket, both means over valid positions; L_MTP is GPR Eq. 3 over all heads.
-
-    Args:
-        logits: Of `HHD.window_logits`.
-        ecpm_logits: Of `HHD.window_ecpm_logits` along head 1's targets.
-        ecpm_bucket: The targets' buckets, in [0, Q).
-        targets: Their supervision.
-        head_logits: `HHD.head_logits`.
-        config: The weights.
-        entropy_weight: Of L_MTP.
-
-    Raises:
-        ValueError: If no target is valid.
+    eCPM bucket in [0, Q), both means over valid positions; L_MTP is GPR Eq. 3 over all heads.
+    Logits are those of `HHD.window_logits` and, along head 1's targets, `HHD.window_ecpm_logits`.
+    No valid target is a ValueError.
     """
     valid = targets.valid[..., 0]
     weight = vsl_weight(targets, config)

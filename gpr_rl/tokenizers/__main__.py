@@ -98,23 +98,19 @@ def fit(args: Fit) -> Study:
         raise ValueError(f"--out {args.out} exists already and is not empty")
     codes = args.codes[0] if len(args.codes) == 1 else args.codes
     kind = tokenizer_class(args.method)
-    options = _options(kind, args.set)
-    tokenizer = kind(args.levels, codes, args.seed, **options)
+    tokenizer = kind(args.levels, codes, args.seed, **_options(kind, args.set))
     x = read_embeddings(load_matrix(args.embeddings, args.column))
     if args.keys is not None and not isinstance(tokenizer, UASID):
         raise ValueError(f"--keys is for ua_sid, not {args.method}")
-    keys = None if args.keys is None else _read_keys(args.keys)
-    for name, column in (keys or {}).items():
-        if len(column) != len(x):
-            raise ValueError(
-                f"{args.keys}: {name} has {len(column)} rows, there are {len(x)} items"
-            )
+    keys = None if args.keys is None else _read_table(args.keys)
+    if keys is not None and len(keys) != len(x):
+        raise ValueError(f"{args.keys} has {len(keys)} rows, there are {len(x)} items")
     held_out = _held_out(len(x), args.holdout, args.seed)
     started = time.monotonic()
     if isinstance(tokenizer, UASID):
         train, rest = (mask.nonzero()[:, 0].tolist() for mask in (~held_out, held_out))
-        tokenizer.fit(x[train], _take(keys, train), item_id=train)
-        tokenizer.add(x[rest], _take(keys, rest), rest)
+        for rows, put in ((train, tokenizer.fit), (rest, tokenizer.add)):
+            put(x[rows], None if keys is None else keys.iloc[rows], item_id=rows)
     else:
         tokenizer.fit(x[~held_out])
     seconds = time.monotonic() - started
@@ -224,10 +220,6 @@ def _read_table(path: Path) -> pd.DataFrame:
     return readers[path.suffix](path)
 
 
-def _read_keys(path: Path) -> dict[str, list]:
-    return {str(name): column.tolist() for name, column in _read_table(path).items()}
-
-
 def _read_names(path: Path) -> list[str]:
     if path.suffix in (".parquet", ".csv"):
         table = _read_table(path)
@@ -236,23 +228,13 @@ def _read_names(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def _take(keys: dict[str, list] | None, rows: list[int]) -> dict[str, list] | None:
-    if keys is None:
-        return None
-    return {name: [column[row] for row in rows] for name, column in keys.items()}
-
-
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    commands: dict[str, Callable[..., Any]] = {"fit": Fit, "report": Report, "encode": Encode}
-    args = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    commands: dict[type, Callable[..., Any]] = {Fit: fit, Report: report, Encode: encode}
+    names: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in commands}
+    args = tyro.extras.subcommand_cli_from_dict(names, description=__doc__)
     try:
-        if isinstance(args, Fit):
-            fit(args)
-        elif isinstance(args, Report):
-            report(args)
-        else:
-            encode(args)
+        commands[type(args)](args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import json
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar
 
@@ -20,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.files import write_bytes
 from gpr_rl.tokenizers.files import load_matrix
 
@@ -34,12 +36,10 @@ Kind = TypeVar("Kind", bound="Tokenizer")
 
 
 class Tokenizer(ABC):
-    """Codes of an embedding, L of them, coarse to fine, and back.
+    """Codes of an embedding, L = `num_levels` of them, coarse to fine, and back.
 
-    Attributes:
-        num_levels: L.
-        num_codes: Codes per level, L integers.
-        seed: Root of everything random in `fit`.
+    `num_codes` are L integers. A subclass keeps each argument of its constructor as an attribute
+    of that name.
     """
 
     def __init__(
@@ -49,27 +49,42 @@ class Tokenizer(ABC):
         self.num_levels = num_levels
         self.seed = seed
 
-    @abstractmethod
     def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
         """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
 
         Raises:
             ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
         """
+        self._check_fitted()
+        return self._encode(read_embeddings(x, width=self._width))
 
-    @abstractmethod
     def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
         """Return the float32 embeddings that codes [n, L] stand for.
 
         Raises:
             ValueError: Not fitted, codes of another shape, or one out of range.
         """
+        self._check_fitted()
+        return self._decode(read_codes(codes, self.num_codes))
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON takes them."""
-        common = {"num_levels": self.num_levels, "num_codes": list(self.num_codes)}
-        return {**common, "seed": self.seed}
+        settings = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return settings | {"num_codes": list(self.num_codes)}
+
+    @property
+    @abstractmethod
+    def _width(self) -> int:
+        """The d of `fit`; 0: not fitted."""
+
+    @abstractmethod
+    def _encode(self, x: Tensor) -> Tensor:
+        """Return `encode` of checked rows."""
+
+    @abstractmethod
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Return `decode` of checked codes."""
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -79,15 +94,30 @@ class Tokenizer(ABC):
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take what `_state` gave."""
 
+    def _check_fitted(self) -> None:
+        if not self._width:
+            raise ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
+
     def save(self, directory: str | Path) -> None:
         """Write settings and what was fitted to `directory`, replacing what `save` left there.
 
-        Raises:
-            ValueError: Not fitted.
+        A tokenizer that is not fitted is a ValueError.
         """
+        self._check_fitted()
         fitted, tensors = self._state()
-        info = {**self.config, "fitted": fitted}
-        save_tokenizer(directory, type(self).__name__, info, tensors)
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        data = dump_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        tensor_file = f"tokenizer-{digest[:16]}.safetensors"
+        info = {"format": FORMAT_VERSION, "kind": type(self).__name__}
+        info |= {"config": {**self.config, "fitted": fitted}}
+        info |= {"tensors": tensor_file, "sha256": digest}
+        write_bytes(directory / tensor_file, data)
+        write_bytes(directory / _INFO_FILE, json.dumps(info, indent=2).encode())
+        for old in directory.glob("tokenizer-*.safetensors"):
+            if old.name != tensor_file:
+                old.unlink()
 
     @classmethod
     def load(cls: type[Kind], directory: str | Path) -> Kind:
@@ -95,28 +125,25 @@ class Tokenizer(ABC):
 
         Raises:
             FileNotFoundError: No tokenizer there.
-            ValueError: Its files are damaged or another tokenizer's.
+            ValueError: Its files are damaged or another tokenizer's; they are left alone.
         """
-        config, tensors = load_tokenizer(directory, cls.__name__)
+        info, folder = read_info(directory), Path(directory)
+        if info["kind"] != cls.__name__:
+            raise ValueError(f"{folder / _INFO_FILE} holds a {info['kind']}, not a {cls.__name__}")
+        tensors = _read_tensors(folder / info["tensors"], info["sha256"])
         try:
-            fitted = config.pop("fitted")
-            tokenizer = cls(**config)
+            fitted = info["config"].pop("fitted")
+            tokenizer = cls(**info["config"])
             tokenizer._restore(fitted, tensors)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
         return tokenizer
 
-    def _not_fitted(self) -> ValueError:
-        return ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
-
 
 def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n d"]:
-    """Return `x` as a float32 tensor on its own device.
+    """Return an array or tensor [n, d] of any float type, or a file's matrix, as a float32 tensor.
 
-    Args:
-        x: Array or tensor [n, d] of any float type, or the path of a `.npy`, `.safetensors` or
-            `.parquet` file that holds one (`files.load_matrix`).
-        width: The d that it must have; None: any.
+    `width` is the d that it must have; None: any. A tensor stays on its device.
 
     Raises:
         ValueError: Not two-dimensional, another width, or a row with NaN or infinity (also one
@@ -134,23 +161,15 @@ def read_embeddings(x: Embeddings, width: int | None = None) -> Float[Tensor, "n
         raise ValueError(f"embeddings must have the {width} columns of fit, got {x.shape[1]}")
     x = x.detach().to(torch.float32)
     if not x.sum().isfinite():  # one pass; only then row by row, as large numbers may overflow
-        _check_finite(x)
+        bad = (~x.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+        if bad:
+            shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+            raise ValueError(f"{len(bad)} of {len(x)} rows hold NaN or infinity: rows {shown}")
     return x
 
 
-def _check_finite(x: Tensor) -> None:
-    bad = (~x.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
-    if bad:
-        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ValueError(f"{len(bad)} of {len(x)} rows hold NaN or infinity: rows {shown}")
-
-
 def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tensor, "n L"]:
-    """Return `codes` as an int64 tensor.
-
-    Args:
-        codes: Integer array or tensor [n, L].
-        num_codes: Codes per level, L entries; level l must lie in [0, num_codes[l]).
+    """Return integers [n, L] as an int64 tensor; level l must lie in [0, num_codes[l]).
 
     Raises:
         ValueError: Another shape, not integers, or a code out of range.
@@ -173,13 +192,8 @@ def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tenso
 
 
 def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) -> tuple[int, ...]:
-    """Return the codes per level as L integers.
-
-    Raises:
-        ValueError: No levels, a level without codes, or another number of entries than levels.
-    """
-    if num_levels < 1:
-        raise ValueError(f"num_levels must be at least 1, got {num_levels}")
+    """Return the codes per level as L integers; a ValueError where there are no or other levels."""
+    check_at_least(1, num_levels=num_levels)
     if isinstance(num_codes, SupportsIndex):
         per_level = (operator.index(num_codes),) * num_levels
     else:
@@ -191,70 +205,18 @@ def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) ->
     return per_level
 
 
-def save_tokenizer(
-    directory: str | Path, kind: str, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
-    """Write a tokenizer as safetensors and JSON.
+def read_info(directory: str | Path) -> dict[str, Any]:
+    """Return what the JSON of the tokenizer in `directory` says; `kind` is its class.
 
-    The tensor file is named after its content and the JSON names it, so replacing the JSON is the
-    one moment at which an older tokenizer gives way to the new one.
+    No tokenizer there is a FileNotFoundError, a damaged JSON a ValueError.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    data = dump_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()})
-    digest = hashlib.sha256(data).hexdigest()
-    tensor_file = f"tokenizer-{digest[:16]}.safetensors"
-    info = {"format": FORMAT_VERSION, "kind": kind, "config": config}
-    info |= {"tensors": tensor_file, "sha256": digest}
-    write_bytes(directory / tensor_file, data)
-    write_bytes(directory / _INFO_FILE, json.dumps(info, indent=2).encode())
-    for old in directory.glob("tokenizer-*.safetensors"):
-        if old.name != tensor_file:
-            old.unlink()
-
-
-def load_tokenizer(directory: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the config and tensors that `save_tokenizer` wrote.
-
-    Raises:
-        FileNotFoundError: No tokenizer there.
-        ValueError: A file is damaged or belongs to another kind of tokenizer; it is left alone.
-    """
-    info, info_file = _read_info(directory), Path(directory) / _INFO_FILE
-    config, tensor_file = dict(info["config"]), Path(directory) / info["tensors"]
-    found, digest = info["kind"], info["sha256"]
-    if found != kind:
-        raise ValueError(f"{info_file} holds a {found}, not a {kind}")
-    try:
-        data = tensor_file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{tensor_file}, which {_INFO_FILE} names, can't be read") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError(f"{tensor_file} is damaged: its content is not what {_INFO_FILE} records")
-    try:
-        return config, load_tensors(data)
-    except SafetensorError as error:
-        raise ValueError(f"{tensor_file} is not a safetensors file: {error}") from error
-
-
-def stored_kind(directory: str | Path) -> str:
-    """Return the class name of the tokenizer in `directory`.
-
-    Raises:
-        FileNotFoundError: No tokenizer there.
-        ValueError: Its JSON is damaged.
-    """
-    return _read_info(directory)["kind"]
-
-
-def _read_info(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / _INFO_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer in {directory}: {_INFO_FILE} is missing")
     try:
         info = dict(json.loads(path.read_bytes()))
         version = info["format"]
-        dict(info["config"])
+        info["config"] = dict(info["config"])
         for name in ("kind", "tensors", "sha256"):
             if not isinstance(info[name], str):
                 raise TypeError(f"{name} is no text")
@@ -263,3 +225,16 @@ def _read_info(directory: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
     return info
+
+
+def _read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}, which {_INFO_FILE} names, can't be read") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is damaged: its content is not what {_INFO_FILE} records")
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error

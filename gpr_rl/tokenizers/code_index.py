@@ -14,15 +14,7 @@ class CodeIndex:
     """Which items have a path, and which path an item has; several items may share one."""
 
     def __init__(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> None:
-        """Index items.
-
-        Args:
-            codes: int64 [n, L].
-            item_id: n integers, each once; None: 0..n-1.
-
-        Raises:
-            ValueError: As for `add`.
-        """
+        """Index the paths int64 [n, L] of items; see `add`."""
         self._num_levels = codes.shape[1]
         self._path: dict[int, tuple[int, ...]] = {}
         self._items: dict[tuple[int, ...], list[int]] = {}
@@ -33,11 +25,9 @@ class CodeIndex:
         return len(self._path)
 
     def add(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> list[int]:
-        """Add items and return their ids.
+        """Add items with paths int64 [n, L] and return their ids.
 
-        Args:
-            codes: int64 [n, L].
-            item_id: n integers that are not in use; None: the next ones after the highest.
+        `item_id` are n integers, each once and not in use; None: the next ones after the highest.
 
         Raises:
             ValueError: Another number of levels or of ids, or an id that is in use. Nothing is
@@ -59,11 +49,7 @@ class CodeIndex:
         return ids
 
     def items(self, path: Sequence[int]) -> list[int]:
-        """Return the items of a path or of a prefix, in order of the ids; empty if there are none.
-
-        Args:
-            path: 1 to L codes.
-        """
+        """Return the items of 1 to L codes, a path or prefix, in order of the ids."""
         wanted = tuple(int(code) for code in path)
         if len(wanted) == self._num_levels:
             return sorted(self._items.get(wanted, []))
@@ -71,11 +57,7 @@ class CodeIndex:
         return sorted(i for p, items in self._items.items() if p[:size] == wanted for i in items)
 
     def codes(self, item_id: Iterable[int]) -> Int[Tensor, "n L"]:
-        """Return the paths int64 [n, L] of items.
-
-        Raises:
-            ValueError: An id that is not in the index.
-        """
+        """Return the paths int64 [n, L] of items; a ValueError for an id not in the index."""
         ids = list(map(int, item_id))
         unknown = [item for item in ids if item not in self._path]
         if unknown:

@@ -1,8 +1,6 @@
 """What happens where several items share a path: one of them wins, or a suffix.
 
-The paper is silent on it (`docs/decisions.md`, Semantic IDs).
-
-Dims: n items, L levels.
+The paper is silent on it (`docs/decisions.md`). Dims: n items, L levels.
 """
 
 import torch
@@ -16,17 +14,9 @@ items of a path, so that every path is one item's."""
 
 
 def resolve_collisions(codes: Int[Tensor, "n L"], resolve: str) -> Int[Tensor, "n L2"]:
-    """Return the paths that training, decoding and the environment use.
+    """Return the paths that training, decoding and the environment use, by one of `RESOLVE`.
 
-    Args:
-        codes: int64 [n, L].
-        resolve: One of `RESOLVE`.
-
-    Returns:
-        `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of the rows.
-
-    Raises:
-        ValueError: Unknown name.
+    That is `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of the rows.
     """
     if resolve not in RESOLVE:
         raise ValueError(f"resolve must be one of {', '.join(RESOLVE)}, got {resolve!r}")

@@ -17,16 +17,14 @@ from safetensors import SafetensorError, safe_open
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 BATCH_ROWS = 65_536
 _NUMPY_KNOWS = (torch.float16, torch.float32, torch.float64)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def load_matrix(path: str | Path, column: str | None = None) -> NDArray:
-    """Return the matrix [n, d] of a file in its own float type.
+    """Return the matrix [n, d] of a `.npy` (mapped, no pickles), `.safetensors` or `.parquet` file.
 
-    Args:
-        path: A `.npy` file (read without pickles, mapped into memory), a `.safetensors` file, or a
-            `.parquet` table.
-        column: Name of the tensor, or of the Parquet column of lists; None: the only
-            two-dimensional tensor, or what `embedding_columns` finds.
+    It keeps its float type. `column` names the tensor, or the Parquet column of lists; None: the
+    only two-dimensional tensor, or what `embedding_columns` finds.
 
     Raises:
         ValueError: Another ending, a file that can't be read, no such column, or more than one
@@ -53,8 +51,7 @@ def iterate_matrix(
 ) -> Iterator[NDArray]:
     """Yield the matrix of a Parquet file in pieces [<= batch_rows, d].
 
-    Raises:
-        ValueError: No embedding columns, a null, or lists of different lengths.
+    No embedding columns, a null, or lists of different lengths are a ValueError.
     """
     source = pq.ParquetFile(path, pre_buffer=False)
     names = embedding_columns(source.schema_arrow, str(path), column)
@@ -75,9 +72,7 @@ def iterate_matrix(
 
 
 def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) -> list[str]:
-    """Return the columns of a table that hold its embedding.
-
-    That is the one column of float lists, or else all float columns, in the table's order.
+    """Return a table's one column of float lists, or else all float columns, in the table's order.
 
     Raises:
         ValueError: None, or several columns of lists; or `column` is none of them.
@@ -85,8 +80,7 @@ def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) 
     lists = [
         f.name
         for f in schema
-        if (pa.types.is_list(f.type) or pa.types.is_large_list(f.type) or _is_fixed(f.type))
-        and pa.types.is_floating(f.type.value_type)
+        if any(is_list(f.type) for is_list in _LISTS) and pa.types.is_floating(f.type.value_type)
     ]
     if column is not None:
         if column not in lists:
@@ -100,10 +94,6 @@ def embedding_columns(schema: pa.Schema, where: str, column: str | None = None) 
     return found
 
 
-def _is_fixed(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind)
-
-
 def _matrix_of(batch: pa.RecordBatch, names: list[str], where: str) -> NDArray:
     for name in names:
         if batch.column(name).null_count:
@@ -111,12 +101,12 @@ def _matrix_of(batch: pa.RecordBatch, names: list[str], where: str) -> NDArray:
     kind = batch.schema.field(names[0]).type
     if pa.types.is_floating(kind):
         return np.stack([batch.column(name).to_numpy() for name in names], axis=1)
-    rows = batch.column(names[0])
+    rows, is_fixed = batch.column(names[0]), pa.types.is_fixed_size_list(kind)
     flat = rows.flatten().to_numpy(zero_copy_only=False)
     if len(rows) == 0:
-        return flat.reshape(0, kind.list_size if _is_fixed(kind) else 0)
+        return flat.reshape(0, kind.list_size if is_fixed else 0)
     width = len(flat) // len(rows)
-    if not _is_fixed(kind) and not (np.diff(rows.offsets.to_numpy()) == width).all():
+    if not is_fixed and not (np.diff(rows.offsets.to_numpy()) == width).all():
         raise ValueError(f"{where}: column {names[0]!r} holds lists of different lengths")
     return flat.reshape(len(rows), width)
 

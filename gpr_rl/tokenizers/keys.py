@@ -18,14 +18,9 @@ name (a table has them), which are zipped to tuples in the order of their sorted
 
 
 def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:
-    """Return a tuple of strings per row.
+    """Return the keys as a tuple of strings per row.
 
-    Args:
-        keys: In any form of `Keys`; values that are not strings are written as `str` writes them.
-        num_rows: How many rows there must be.
-
-    Raises:
-        ValueError: No columns, another number of rows, or a missing value.
+    No columns, another number of rows than `num_rows` and a missing value are ValueErrors.
     """
     if isinstance(keys, pd.DataFrame):
         keys = {str(name): column.tolist() for name, column in keys.items()}

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from gpr_rl.tokenizers.base import Tokenizer, stored_kind
+from gpr_rl.tokenizers.base import Tokenizer, read_info
 from gpr_rl.tokenizers.rq_kmeans import RQKMeans
 from gpr_rl.tokenizers.rq_kmeans_plus import RQKMeansPlus
 from gpr_rl.tokenizers.rq_vae import RQVAE
 from gpr_rl.tokenizers.ua_sid import UASID
 
-TOKENIZERS: dict[str, type[RQKMeans] | type[RQVAE] | type[UASID]] = {
+Kind = type[RQKMeans] | type[RQVAE] | type[UASID]
+TOKENIZERS: dict[str, Kind] = {
     "rq_kmeans": RQKMeans,
     "rq_vae": RQVAE,
     "rq_kmeans_plus": RQKMeansPlus,
@@ -16,25 +17,16 @@ TOKENIZERS: dict[str, type[RQKMeans] | type[RQVAE] | type[UASID]] = {
 }
 
 
-def tokenizer_class(method: str) -> type[RQKMeans] | type[RQVAE] | type[UASID]:
-    """Return the class of a name.
-
-    Raises:
-        ValueError: Unknown name.
-    """
+def tokenizer_class(method: str) -> Kind:
+    """Return the class of a name; a ValueError where it is unknown."""
     if method not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {method!r}: choose one of {', '.join(TOKENIZERS)}")
     return TOKENIZERS[method]
 
 
 def open_tokenizer(directory: str | Path) -> Tokenizer:
-    """Return the tokenizer that some `save` wrote to `directory`.
-
-    Raises:
-        FileNotFoundError: No tokenizer there.
-        ValueError: Its files are damaged, or it is of a kind that this version does not know.
-    """
-    kind = stored_kind(directory)
+    """Return the tokenizer that some `save` wrote to `directory`; raises as `Tokenizer.load`."""
+    kind = read_info(directory)["kind"]
     for known in TOKENIZERS.values():
         if known.__name__ == kind:
             return known.load(directory)

@@ -37,15 +37,10 @@ def quality(
     num_codes: int | Sequence[int] | None = None,
     x_hat: ArrayLike | Tensor | None = None,
 ) -> Quality:
-    """Return the quality of a coding; everything is computed in float64.
+    """Return the quality of a coding, integers [n, L] of embeddings [n, d]; computed in float64.
 
-    A row of zeros has cosine similarity 0 with every other row.
-
-    Args:
-        codes: Integers [n, L], n >= 1.
-        x: Floats [n, d], the original embeddings.
-        num_codes: Codes per level, one or L; None: the highest code of the level plus one.
-        x_hat: Floats [n, d], the embeddings decoded from `codes`.
+    A row of zeros has cosine similarity 0 with every other row. `num_codes` are one for all levels
+    or L; None: the highest code of the level plus one. `x_hat` [n, d] is decoded from `codes`.
 
     Raises:
         ValueError: Shapes that don't match, no rows, a code out of range, NaN or infinity.
@@ -61,25 +56,25 @@ def quality(
         num_codes = (codes.amax(dim=0).clamp_min(0) + 1).tolist()
     per_level = read_num_codes(num_codes, codes.shape[1])
     codes = read_codes(codes, per_level)
-    usage, entropy = _usage_and_entropy(codes, per_level)
+    error = float("nan")
+    if x_hat is not None:
+        decoded = read_embeddings(x_hat, width=x.shape[1]).to(x)
+        if len(decoded) != len(x):
+            raise ValueError(f"x_hat must have {len(x)} rows as x has, got {len(decoded)}")
+        error = float((x - decoded).square().sum(1).mean())
+    width = max(per_level)
+    level = torch.arange(len(per_level), device=codes.device)
+    uses = torch.bincount((codes + level * width).flatten(), minlength=width * len(per_level))
+    uses = uses.view(len(per_level), width)
+    share = uses.double() / len(codes)
     _, path, count = codes.unique(dim=0, return_inverse=True, return_counts=True)
     return Quality(
         collision_rate=float((count[path] > 1).double().mean()),
-        code_usage=usage,
-        entropy=entropy,
+        code_usage=(uses > 0).sum(1).double() / codes.new_tensor(per_level),
+        entropy=-torch.xlogy(share, share).sum(1),
         path_similarity=_path_similarity(x, path, count),
-        reconstruction_error=_reconstruction_error(x, x_hat),
+        reconstruction_error=error,
     )
-
-
-def _usage_and_entropy(codes: Tensor, num_codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    width = max(num_codes)
-    level = torch.arange(len(num_codes), device=codes.device)
-    count = torch.bincount((codes + level * width).flatten(), minlength=width * len(num_codes))
-    count = count.view(len(num_codes), width)
-    usage = (count > 0).sum(1).double() / codes.new_tensor(num_codes)
-    share = count.double() / len(codes)
-    return usage, -torch.xlogy(share, share).sum(1)
 
 
 def _path_similarity(x: Tensor, path: Tensor, count: Tensor) -> float:
@@ -96,12 +91,3 @@ def _path_similarity(x: Tensor, path: Tensor, count: Tensor) -> float:
     diagonal = x.new_zeros(len(count)).index_add(0, path, unit.square().sum(1))
     pairs = count * (count - 1)
     return float(((total.square().sum(1) - diagonal)[shared] / pairs[shared]).mean())
-
-
-def _reconstruction_error(x: Tensor, x_hat: ArrayLike | Tensor | None) -> float:
-    if x_hat is None:
-        return float("nan")
-    decoded = read_embeddings(x_hat, width=x.shape[1]).to(x)
-    if len(decoded) != len(x):
-        raise ValueError(f"x_hat must have {len(x)} rows as x has, got {len(decoded)}")
-    return float((x - decoded).square().sum(1).mean())

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
-from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.fitting.search import kmeans, nearest, one_thread
+from gpr_rl.checks import check_at_least
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
+from gpr_rl.tokenizers.fitting.search import (
+    check_rows,
+    encode_residual,
+    kmeans,
+    nearest,
+    one_thread,
+    sum_centroids,
+)
 
 _RESEED_ROUNDS = 10
 
@@ -23,16 +28,14 @@ class RQKMeans(Tokenizer):
     """Level by level k-means on what the levels before left over (GPR 2.1).
 
     A row is coded greedily: its nearest centroid, then the nearest one to the residual, and so on.
-    Codes of a prefix cluster rows that are alike, coarse to fine.
-
-    FAISS fits on one thread in float32: the same rows and seed give the same bits. A centroid that
-    no row of the fit is nearest to moves to the row that its level fits worst.
+    Codes of a prefix cluster rows that are alike, coarse to fine. FAISS fits on one thread in
+    float32: the same rows and seed give the same bits. A centroid that no row of the fit is nearest
+    to moves to the row that its level fits worst.
 
     Attributes:
         codebooks: float32 [V, d] per level, after `fit`.
         num_reseeded: How often a centroid was moved that way, per level.
-        num_unused: Codes per level that still no row of the fit has: fewer distinct rows than
-            codes.
+        num_unused: Codes per level that no row has: fewer distinct rows than codes.
     """
 
     def __init__(
@@ -46,22 +49,14 @@ class RQKMeans(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L.
-            num_codes: V, one for all levels or one per level.
-            seed: Of the k-means; level l (from 0) uses seed + l.
-            num_iterations: k-means iterations per level.
-            max_rows_per_code: FAISS draws at most this many rows per code for its iterations.
+        L levels have `num_codes` each, or one number per level; level l (from 0) uses seed + l.
+        k-means runs `num_iterations` per level, on at most `max_rows_per_code` rows per code.
 
         Raises:
-            ValueError: A count below 1, or `num_codes` of another length than `num_levels`.
+            ValueError: A number out of range.
         """
         super().__init__(num_levels, num_codes, seed)
-        if num_iterations < 1 or max_rows_per_code < 1:
-            raise ValueError(
-                "num_iterations and max_rows_per_code must be at least 1, got"
-                f" {num_iterations} and {max_rows_per_code}"
-            )
+        check_at_least(1, num_iterations=num_iterations, max_rows_per_code=max_rows_per_code)
         self.num_iterations = num_iterations
         self.max_rows_per_code = max_rows_per_code
         self.codebooks: list[Tensor] = []
@@ -69,10 +64,7 @@ class RQKMeans(Tokenizer):
         self.num_unused: list[int] = []
 
     def fit(self, x: Embeddings) -> "RQKMeans":
-        """Learn the codebooks and return self.
-
-        Args:
-            x: Float array or tensor [n, d].
+        """Learn the codebooks from rows [n, d] and return self.
 
         Raises:
             ValueError: Fewer rows than codes of a level, or a row with NaN or infinity.
@@ -109,43 +101,24 @@ class RQKMeans(Tokenizer):
         self.num_unused.append(num_codes - len(nearest(rows, centroids).unique()))
         return centroids
 
-    def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
-        """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
-
-        Raises:
-            ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
-        """
-        codebooks = self._fitted()
-        return encode_residual(read_embeddings(x, width=codebooks[0].shape[1]), codebooks)
-
-    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
-        """Return the float32 embeddings that codes [n, L] stand for: the sum of their centroids.
-
-        Raises:
-            ValueError: Not fitted, codes of another shape, or one out of range.
-        """
-        codebooks = self._fitted()
-        return sum_centroids(read_codes(codes, self.num_codes), codebooks)
-
     @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON takes them."""
-        own = {"num_iterations": self.num_iterations, "max_rows_per_code": self.max_rows_per_code}
-        return super().config | own
+    def _width(self) -> int:
+        return self.codebooks[0].shape[1] if self.codebooks else 0
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return encode_residual(x, self.codebooks)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return sum_centroids(codes, self.codebooks)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        tensors = {f"codebook_{level}": book for level, book in enumerate(self._fitted())}
+        tensors = {f"codebook_{level}": book for level, book in enumerate(self.codebooks)}
         return {"num_reseeded": self.num_reseeded, "num_unused": self.num_unused}, tensors
 
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebook_{level}"] for level in range(self.num_levels)]
         self.num_reseeded = fitted["num_reseeded"]
         self.num_unused = fitted["num_unused"]
-
-    def _fitted(self) -> list[Tensor]:
-        if not self.codebooks:
-            raise self._not_fitted()
-        return self.codebooks
 
 
 def _worst_rows(rows: Tensor, centroid: Tensor, count: int) -> Tensor:

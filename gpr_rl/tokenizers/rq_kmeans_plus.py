@@ -19,8 +19,6 @@ class RQKMeansPlus(RQVAE):
     of `RQKMeans`, and no code starts dead.
     """
 
-    _SETTINGS = ("hidden_dim", "num_epochs", "batch_size", "learning_rate", "commitment")
-
     def __init__(
         self,
         num_levels: int = 3,

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
+from gpr_rl.checks import check_at_least, check_positive
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
 from gpr_rl.tokenizers.fitting.autoencoder import (
     ResidualAutoencoder,
     mlp,
     power_of_two,
     train_autoencoder,
 )
-from gpr_rl.tokenizers.fitting.residual import sum_centroids
-from gpr_rl.tokenizers.fitting.search import one_thread
+from gpr_rl.tokenizers.fitting.search import one_thread, sum_centroids
 
 
 class RQVAE(Tokenizer):
@@ -30,9 +28,8 @@ class RQVAE(Tokenizer):
         num_unused: Codes per level that no row of the fit has.
     """
 
-    _SETTINGS: tuple[str, ...] = (
-        "hidden_dim", "latent_dim", "num_epochs", "batch_size", "learning_rate", "commitment"
-    )  # fmt: skip
+    _model: ResidualAutoencoder
+    _width: int = 0
 
     def __init__(
         self,
@@ -49,16 +46,10 @@ class RQVAE(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L.
-            num_codes: V, one for all levels or one per level.
-            seed: Of the start and the order of the rows.
-            hidden_dim: Width of the one hidden layer of encoder and decoder.
-            latent_dim: Width of the latent and the codebooks.
-            num_epochs: Passes over the rows.
-            batch_size: Rows per step.
-            learning_rate: Adam's.
-            commitment: beta, 0.25 here; the paper gives none (`docs/decisions.md`).
+        L levels have `num_codes` each, or one number per level. Encoder and decoder have one hidden
+        layer of `hidden_dim`; latent and codebooks are `latent_dim` wide. Adam takes `num_epochs`
+        passes over the rows, `batch_size` of them a step, in an order of `seed`. `commitment` is
+        beta, 0.25 here; the paper gives none (`docs/decisions.md`).
 
         Raises:
             ValueError: A number out of range.
@@ -67,26 +58,16 @@ class RQVAE(Tokenizer):
         self.hidden_dim, self.latent_dim = hidden_dim, latent_dim
         self.num_epochs, self.batch_size = num_epochs, batch_size
         self.learning_rate, self.commitment = learning_rate, commitment
-        for name in ("hidden_dim", "latent_dim", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_epochs", "commitment"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        check_at_least(1, hidden_dim=hidden_dim, latent_dim=latent_dim, batch_size=batch_size)
+        check_at_least(0, num_epochs=num_epochs, commitment=commitment)
+        check_positive(learning_rate=learning_rate)
         self.losses: list[float] = []
         self.num_unused: list[int] = []
-        self._model: ResidualAutoencoder | None = None
-        self._width = 0
 
     def fit(self, x: Embeddings) -> "RQVAE":
-        """Train encoder, codebooks and decoder, and return self.
+        """Train encoder, codebooks and decoder on rows [n, d], n >= 1, and return self.
 
         Runs on one thread: the same rows and seed give the same bits.
-
-        Args:
-            x: Float array or tensor [n, d], n >= 1.
 
         Raises:
             ValueError: Too few rows, a row with NaN or infinity, or a loss that diverges.
@@ -128,34 +109,15 @@ class RQVAE(Tokenizer):
         encoder = mlp(width, self.hidden_dim, self.latent_dim)
         return encoder, mlp(self.latent_dim, self.hidden_dim, width)
 
-    def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
-        """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
+    def _encode(self, x: Tensor) -> Tensor:
+        return self._model.encode(x)
 
-        Raises:
-            ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
-        """
-        model = self._fitted()
-        return model.encode(read_embeddings(x, width=self._width))
-
-    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
-        """Return the float32 embeddings that codes [n, L] stand for.
-
-        Raises:
-            ValueError: Not fitted, codes of another shape, or one out of range.
-        """
-        model = self._fitted()
-        codes = read_codes(codes, self.num_codes)
-        return model.decode(sum_centroids(codes, list(model.codebooks)))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON takes them."""
-        return super().config | {name: getattr(self, name) for name in self._SETTINGS}
+    def _decode(self, codes: Tensor) -> Tensor:
+        return self._model.decode(sum_centroids(codes, list(self._model.codebooks)))
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        tensors = self._fitted().state_dict()
         fitted = {"width": self._width, "losses": self.losses, "num_unused": self.num_unused}
-        return fitted, tensors
+        return fitted, self._model.state_dict()
 
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.losses, self.num_unused = fitted["losses"], fitted["num_unused"]
@@ -164,8 +126,3 @@ class RQVAE(Tokenizer):
         model = ResidualAutoencoder(*self._networks(self._width), books, tensors["scale"])
         model.load_state_dict(tensors)
         self._model = model.requires_grad_(False)
-
-    def _fitted(self) -> ResidualAutoencoder:
-        if self._model is None:
-            raise self._not_fitted()
-        return self._model

@@ -25,14 +25,9 @@ def encode_file(
     """Write the codes of a file of embeddings to a Parquet table and return the number of rows.
 
     The table has an int32 column per level, `code_1` to `code_L`, in the order of the rows. It
-    appears when it is complete.
-
-    Args:
-        tokenizer: Fitted; a `UASID` hashes contents, since a file of embeddings has no keys.
-        embeddings: A `.parquet` file is read in pieces, a `.npy` file is mapped into memory.
-        out: The table; an older one is replaced.
-        column: Of a Parquet file (`files.embedding_columns`).
-        progress: Called with the rows done after each piece.
+    appears, in place of an older one, when it is complete. A `.parquet` file is read in pieces, a
+    `.npy` file is mapped into memory; `column` is as in `files.load_matrix`. A `UASID` hashes
+    contents. `progress` is called with the rows done after each piece.
 
     Raises:
         ValueError: A file that can't be read, or a row with NaN or infinity; it names the rows of

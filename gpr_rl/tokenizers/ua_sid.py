@@ -4,32 +4,49 @@ Dims: n rows, d embedding width, L levels, V codes of a level, P pairs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_codes, read_embeddings
+from gpr_rl.checkpoint import below
+from gpr_rl.checks import check_at_least, check_positive
+from gpr_rl.tokenizers.base import Embeddings, Tokenizer, read_embeddings
 from gpr_rl.tokenizers.code_index import CodeIndex
 from gpr_rl.tokenizers.fitting.adapter import Adapter, train_adapter
 from gpr_rl.tokenizers.fitting.balanced import balanced_kmeans
-from gpr_rl.tokenizers.fitting.residual import check_rows, encode_residual, sum_centroids
-from gpr_rl.tokenizers.fitting.search import nearest, one_thread
+from gpr_rl.tokenizers.fitting.search import (
+    check_rows,
+    encode_residual,
+    nearest,
+    one_thread,
+    sum_centroids,
+)
 from gpr_rl.tokenizers.keys import Keys, hash_content, hash_keys, read_keys
+
+
+class _Level(NamedTuple):
+    """A level of content codes."""
+
+    codebook: Tensor
+    """float32 [V, d]."""
+    offset: Tensor
+    """float32 [V], added to squared distances."""
+    mean: Tensor
+    """float32 [V, d], what a code stands for among the embeddings, before the adapter."""
 
 
 class UASID(Tokenizer):
     """Balanced residual k-means on all levels but the last, which is a hash of business keys.
 
     Ads alike in content and unlike in business (account, conversion type, ad) so get different
-    IDs, and a new ad gets one at once, without refitting. Codebooks shrink with depth.
-
-    Attributes:
-        index: `CodeIndex` of the ads of `fit` and of `add`.
-        losses: Mean loss per epoch of the adapter.
+    IDs, and a new ad gets one at once, without refitting. Codebooks shrink with depth. `decode`
+    ignores the last level. `losses` are the adapter's, the mean per epoch.
     """
+
+    _index: CodeIndex
 
     def __init__(
         self,
@@ -44,14 +61,9 @@ class UASID(Tokenizer):
     ) -> None:
         """Configure; `fit` does the work.
 
-        Args:
-            num_levels: L >= 2.
-            num_codes: V, one for all levels or one per level (GR4AD deploys 16384, 4096, 1024).
-            seed: Of the k-means and of the adapter's training.
-            num_iterations: k-means iterations per level.
-            adapter_epochs: Passes over the pairs, where `fit` gets some.
-            adapter_learning_rate: Adam's, of the adapter.
-            adapter_temperature: Of the InfoNCE loss.
+        L >= 2 levels have `num_codes` each, or one number per level (GR4AD deploys 16384, 4096,
+        1024). k-means runs `num_iterations` per level. Where `fit` gets pairs, Adam takes
+        `adapter_epochs` passes over them with an InfoNCE loss of this temperature.
 
         Raises:
             ValueError: A number out of range.
@@ -63,20 +75,14 @@ class UASID(Tokenizer):
         self.adapter_epochs = adapter_epochs
         self.adapter_learning_rate = adapter_learning_rate
         self.adapter_temperature = adapter_temperature
-        if num_iterations < 1 or adapter_epochs < 0:
-            raise ValueError(
-                "num_iterations must be at least 1 and adapter_epochs at least 0, got"
-                f" {num_iterations} and {adapter_epochs}"
-            )
-        for name in ("adapter_learning_rate", "adapter_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_at_least(1, num_iterations=num_iterations)
+        check_at_least(0, adapter_epochs=adapter_epochs)
+        check_positive(
+            adapter_learning_rate=adapter_learning_rate, adapter_temperature=adapter_temperature
+        )
         self.losses: list[float] = []
-        self._codebooks: list[Tensor] = []
-        self._offsets: list[Tensor] = []
-        self._means: list[Tensor] = []
+        self._levels: list[_Level] = []
         self._adapter: Adapter | None = None
-        self._index: CodeIndex | None = None
 
     def fit(
         self,
@@ -85,15 +91,12 @@ class UASID(Tokenizer):
         pairs: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
         item_id: Iterable[int] | None = None,
     ) -> "UASID":
-        """Learn adapter and codebooks, put the rows into the index, and return self.
+        """Learn adapter and codebooks, put the rows [n, d] into the index, and return self.
 
-        Args:
-            x: Float array or tensor [n, d].
-            keys: Business keys per row (`keys.Keys`); None: the last level hashes the row's own
-                content, so ads with equal content share it.
-            pairs: Rows that go together, int [P, 2], with weights [P], as `swing_pairs` gives
-                them; the adapter pulls them together (InfoNCE) before the k-means. None: none.
-            item_id: Ids of the rows in the index; None: 0..n-1.
+        Without business keys per row (`keys.Keys`) the last level hashes the row's own content, so
+        ads with equal content share it. `pairs` are rows that go together, int [P, 2], with weights
+        [P], as `swing_pairs` gives them; the adapter pulls them together (InfoNCE) before the
+        k-means. `item_id` are the rows' ids in the index; None: 0..n-1.
 
         Raises:
             ValueError: Fewer rows than codes of a content level, a row with NaN or infinity, keys
@@ -120,34 +123,27 @@ class UASID(Tokenizer):
 
     def _fit_levels(self, x: Tensor) -> None:
         residual, left = self._adapted(x), x
-        self._codebooks, self._offsets, self._means = [], [], []
+        self._levels = []
         for level, num_codes in enumerate(self.num_codes[:-1]):
             book, offset = balanced_kmeans(
                 residual, num_codes, self.seed + level, num_iterations=self.num_iterations
             )
             code = nearest(residual, book, offset)
             size = torch.bincount(code, minlength=num_codes).clamp_min(1)
-            # what a code stands for among the embeddings themselves, before the adapter
             mean = torch.zeros(num_codes, x.shape[1]).to(x).index_add(0, code, left)
             mean = mean / size[:, None]
             residual, left = residual - book[code], left - mean[code]
-            self._codebooks.append(book)
-            self._offsets.append(offset)
-            self._means.append(mean)
+            self._levels.append(_Level(book, offset, mean))
 
     def encode(self, x: Embeddings, keys: Keys | None = None) -> Int[Tensor, "n L"]:
         """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
 
-        Args:
-            x: Float array or tensor [n, d].
-            keys: As in `fit`.
-
         Raises:
             ValueError: Not fitted, another width than at fit, a row with NaN or infinity, or keys
-                of another length.
+                (see `fit`) of another length.
         """
         self._check_fitted()
-        x = read_embeddings(x, width=self._means[0].shape[1])
+        x = read_embeddings(x, width=self._width)
         return torch.cat([self._content_codes(x), self._last_level(x, keys)[:, None]], dim=1)
 
     def add(
@@ -155,10 +151,7 @@ class UASID(Tokenizer):
     ) -> Int[Tensor, "n L"]:
         """Return the codes of new ads and put them into the index; nothing is fitted again.
 
-        Args:
-            x: As in `encode`.
-            keys: As in `encode`.
-            item_id: Their ids; None: the next ones.
+        Without ids they get the next ones.
 
         Raises:
             ValueError: As `encode`, or an id that is in use.
@@ -167,24 +160,25 @@ class UASID(Tokenizer):
         self.index.add(codes.cpu(), item_id)
         return codes
 
-    def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
-        """Return float32 [n, d], the sum of the content codes' means; the last level is ignored.
+    @property
+    def _width(self) -> int:
+        return self._levels[0].mean.shape[1] if self._levels else 0
 
-        Raises:
-            ValueError: Not fitted, codes of another shape, or one out of range.
-        """
-        self._check_fitted()
-        return sum_centroids(read_codes(codes, self.num_codes), self._means)
+    def _encode(self, x: Tensor) -> Tensor:
+        return torch.cat([self._content_codes(x), self._last_level(x, None)[:, None]], dim=1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return sum_centroids(codes, [level.mean for level in self._levels])
 
     @property
     def index(self) -> CodeIndex:
         """From IDs to ads and back."""
         self._check_fitted()
-        assert self._index is not None
         return self._index
 
     def _content_codes(self, x: Tensor) -> Tensor:
-        return encode_residual(self._adapted(x), self._codebooks, self._offsets)
+        codebooks, offsets, _ = zip(*self._levels, strict=True)
+        return encode_residual(self._adapted(x), codebooks, offsets)
 
     def _adapted(self, x: Tensor) -> Tensor:
         return x if self._adapter is None else self._adapter.embed(x)
@@ -195,41 +189,21 @@ class UASID(Tokenizer):
             return torch.from_numpy(hash_content(x, size)).to(x.device)
         return torch.from_numpy(hash_keys(read_keys(keys, len(x)), size)).to(x.device)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON takes them."""
-        return super().config | {
-            "num_iterations": self.num_iterations,
-            "adapter_epochs": self.adapter_epochs,
-            "adapter_learning_rate": self.adapter_learning_rate,
-            "adapter_temperature": self.adapter_temperature,
-        }
-
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = {f"index.{name}": value for name, value in self.index.tensors().items()}
-        for level in range(self.num_levels - 1):
-            tensors[f"codebook_{level}"] = self._codebooks[level]
-            tensors[f"offset_{level}"] = self._offsets[level]
-            tensors[f"mean_{level}"] = self._means[level]
+        for number, level in enumerate(self._levels):
+            tensors |= {f"{name}_{number}": value for name, value in level._asdict().items()}
         if self._adapter is not None:
             weights = self._adapter.state_dict()
             tensors |= {f"adapter.{name}": value for name, value in weights.items()}
         return {"losses": self.losses, "has_adapter": self._adapter is not None}, tensors
 
     def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        levels = range(self.num_levels - 1)
-        self._codebooks = [tensors[f"codebook_{level}"] for level in levels]
-        self._offsets = [tensors[f"offset_{level}"] for level in levels]
-        self._means = [tensors[f"mean_{level}"] for level in levels]
-        self._index = CodeIndex.from_tensors(_below("index.", tensors))
+        self._levels = [
+            _Level(*(tensors[f"{name}_{number}"] for name in _Level._fields))
+            for number in range(self.num_levels - 1)
+        ]
+        self._index = CodeIndex.from_tensors(below("index.", tensors))
         self.losses = fitted["losses"]
         if fitted["has_adapter"]:
-            self._adapter = Adapter.from_state(_below("adapter.", tensors))
-
-    def _check_fitted(self) -> None:
-        if not self._codebooks:
-            raise self._not_fitted()
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self._adapter = Adapter.from_state(below("adapter.", tensors))

@@ -265,7 +265,7 @@ def test_says_what_is_wrong() -> None:
         beam_search(policy, requests(0), trie, 0)
     with pytest.raises(ValueError, match="num_valued must be at least num_candidates = 2, got 1"):
         beam_search(policy, requests(0), trie, 2, num_valued=1)
-    with pytest.raises(ValueError, match=r"reward_scale must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"reward_scale must be positive and finite, got 0\.0"):
         beam_search(policy, requests(0), trie, 1, reward_scale=0.0)
     policy.values[1][0, 1] = torch.nan
     beam_search(policy, requests(0), trie, 2)

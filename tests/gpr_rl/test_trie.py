@@ -75,8 +75,10 @@ def test_agrees_with_sets_of_tuples(
         ]
     )
     assert torch.equal(legal.resolve(paths), expected_ad)
-    assert torch.equal(legal.path_ad, legal.resolve(legal.paths().expand(5, -1, -1)))
-    assert [tuple(row) for row in legal.paths().tolist()] == sorted(set(map(tuple, codes.tolist())))
+    every = sorted(set(map(tuple, codes.tolist())))
+    assert [tuple(row) for row in trie.paths.tolist()] == every
+    for row, shown in zip(legal.path_ad.tolist(), eligible, strict=True):
+        assert row == [reference_ad(codes, value, shown, list(path)) for path in every]
 
 
 def test_a_hand_worked_tree() -> None:

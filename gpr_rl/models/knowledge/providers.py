@@ -1,10 +1,9 @@
 """External knowledge: texts about users' likely interests, as one more intent embedding (GPR 2.2).
 
-A provider says in words what a user may be interested in; an embedder (`gpr_rl.models.
-text_embedding`) turns the words into a vector; the model projects the vector and puts it beside the
-intent embeddings, where every state may see it. The paper lets a fine-tuned language model write
-the "thought process" and tokenizes it; here its texts come from a file that any language model
-wrote beforehand, or from a template, and enter as one vector.
+A provider says in words what a user may be interested in; an embedder turns the words into a
+vector; the model puts it, projected, beside the intent embeddings, where every state may see it.
+The paper lets a fine-tuned language model write the "thought process" and tokenizes it; here its
+texts come from a file that any language model wrote beforehand, or from a template.
 
 Dims: B requests, k width of a text's vector, D width of the model.
 """
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gpr_rl.checks import check_at_least
 from gpr_rl.schema import Request
 
 
@@ -43,16 +43,13 @@ class Click(NamedTuple):
 
 
 class HistoryThoughts:
-    """A template filled with the user's most frequent categories and advertisers so far.
+    """A template filled with the user's most frequent categories and advertisers before a request.
 
-    Args:
-        clicks: In any order. Only those strictly before a request count for it.
-        num_named: How many of each kind are named at most; the alphabet decides between equals.
+    At most `num_named` of each kind are named; the alphabet decides between equals.
     """
 
     def __init__(self, clicks: Iterable[Click], num_named: int = 3) -> None:
-        if num_named < 1:
-            raise ValueError(f"num_named must be at least 1, got {num_named}")
+        check_at_least(1, num_named=num_named)
         self.num_named = num_named
         self._clicks: dict[int, list[Click]] = {}
         for click in sorted(clicks, key=lambda click: click.timestamp):
@@ -99,15 +96,14 @@ class PreparedThoughts:
         """
         text: dict[int, str] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
             try:
-                user, thought = _parse(line)
-                if user in text:
-                    raise ValueError(f"user {user} has a text already")
+                if line.strip():
+                    user, thought = _parse(line)
+                    if user in text:
+                        raise ValueError(f"user {user} has a text already")
+                    text[user] = thought
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-            text[user] = thought
         return cls(text)
 
     def thoughts(self, user_id: Int[Tensor, " B"], timestamp: Int[Tensor, " B"]) -> list[str]:
@@ -140,8 +136,7 @@ class KnowledgeSlot(nn.Module):
     ) -> Float[Tensor, "B 1 D"]:
         """Return the slot beside `h`; without knowledge, that of the zero vector, an empty text.
 
-        Raises:
-            ValueError: Vectors of another width or number, or not finite.
+        Vectors of another width or number, or not finite, are a ValueError.
         """
         want = (len(h), self.project.in_features)
         if knowledge is None:

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 _WEIGHTS, _WORDS = "text_embedding.safetensors", "text_embedding.json"
 
 
@@ -20,11 +22,6 @@ class TfidfEmbedder:
     """Latent semantic analysis: TF-IDF over single words and pairs, then k SVD directions.
 
     Vectors have length 1, except that of a text without any known word, which is zero.
-
-    Args:
-        words: W words and pairs.
-        weight: float32 [W], inverse document frequencies.
-        directions: float32 [W, k].
     """
 
     def __init__(
@@ -40,14 +37,10 @@ class TfidfEmbedder:
     def fit(
         cls, texts: Sequence[str], dim: int = 32, max_words: int = 20_000, seed: int = 0
     ) -> "TfidfEmbedder":
-        """Learn words and directions from texts of the training time.
+        """Learn at most `max_words` words, the most frequent, and k = `dim` directions from texts.
 
-        Args:
-            texts: Empty ones are left out.
-            dim: k. Not given in the paper. Directions that so few texts or words don't have are
-                zero.
-            max_words: W at most, the most frequent first.
-            seed: Of the randomised SVD.
+        Empty texts are left out. `dim` is not given in the paper; directions that so few texts or
+        words don't have are zero. `seed` is of the randomised SVD.
 
         Raises:
             ValueError: No text with a word, or `dim` below 1.
@@ -57,8 +50,7 @@ class TfidfEmbedder:
 
         texts = [text for text in texts if text.strip()]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=max_words)
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        check_at_least(1, dim=dim)
         if not any(map(vectorizer.build_analyzer(), texts)):
             raise ValueError(f"at least one text with a word is needed, got {len(texts)} without")
         table = vectorizer.fit_transform(texts)
@@ -88,11 +80,7 @@ class TfidfEmbedder:
 
     @classmethod
     def load(cls, directory: Path) -> "TfidfEmbedder":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: The two files do not fit each other.
-        """
+        """Read what `save` wrote; two files that do not fit each other are a ValueError."""
         tensors = load_file(directory / _WEIGHTS)
         words = json.loads((directory / _WORDS).read_text())
         if not len(words) == len(tensors["weight"]) == len(tensors["directions"]):
@@ -105,11 +93,7 @@ class TfidfEmbedder:
 class SentenceEmbedder:
     """A sentence-transformers model from a local folder; nothing is downloaded.
 
-    Args:
-        directory: Where the model is.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
+    Without the package sentence-transformers there is an ImportError.
     """
 
     def __init__(self, directory: Path) -> None:

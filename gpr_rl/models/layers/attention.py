@@ -78,20 +78,15 @@ class Pairs:
         assert self.time is not None
         return time_bucket(self.time[:, queries, None] - self.time[:, None, keys])
 
-    @cached_property
-    def whole_mask(self) -> Tensor:
-        """Return `mask` of all pairs; all blocks share it, as they do the next two."""
-        return self.mask(_ALL, _ALL)
+    def between(self, queries: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return `mask`, `distance` and, where times are known, `elapsed`."""
+        elapsed = None if self.time is None else self.elapsed(queries, keys)
+        return self.mask(queries, keys), self.distance(queries, keys), elapsed
 
     @cached_property
-    def whole_distance(self) -> Tensor:
-        """Return `distance` of all pairs."""
-        return self.distance(_ALL, _ALL)
-
-    @cached_property
-    def whole_elapsed(self) -> Tensor:
-        """Return `elapsed` of all pairs."""
-        return self.elapsed(_ALL, _ALL)
+    def whole(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return `between` all tokens, which all blocks share."""
+        return self.between(_ALL, _ALL)
 
 
 class Biases(NamedTuple):
@@ -104,18 +99,11 @@ class Biases(NamedTuple):
 def attend(
     vqk: Float[Tensor, "3 B H T d"], pairs: Pairs, biases: Biases, *, rotary: bool
 ) -> Float[Tensor, "B H T d"]:
-    """Return softmax attention, GPR Eq. 1 without the gate.
+    """Return softmax attention, GPR Eq. 1 without the gate; `vqk` may hold anything at padding.
 
-    Without a learned bias the fused kernel does it, in memory linear in T. With one, torch's fused
-    kernel falls back to the plain products with more copies (the bias needs a gradient): either
-    all scores at once, or chunk by chunk with the scores computed again on the way back, so that
-    no tensor over all pairs is held.
-
-    Args:
-        vqk: Values, queries and keys, head by head; anything at padding.
-        pairs: Who sees whom.
-        biases: What is added to the scores.
-        rotary: Turn queries and keys by their positions (Su et al. 2021).
+    Without a learned bias the fused kernel does it, in memory linear in T. With one, which needs a
+    gradient, that kernel makes more copies than the plain products: all scores at once, or chunk by
+    chunk with the scores computed again on the way back. `rotary` is that of Su et al. 2021.
     """
     value, query, key = vqk.unbind()
     if rotary:
@@ -125,9 +113,7 @@ def attend(
         return _fused(query, key, value, pairs)
     if 0 < pairs.chunk < query.shape[2]:
         return _chunked(query, key, value, pairs, biases)
-    distance = None if biases.distance is None else pairs.whole_distance
-    elapsed = None if biases.time is None else pairs.whole_elapsed
-    return _plain(query, key, value, biases, pairs.whole_mask, distance, elapsed)
+    return _plain(query, key, value, biases, *pairs.whole)
 
 
 def _plain(
@@ -136,7 +122,7 @@ def _plain(
     value: Tensor,
     biases: Biases,
     mask: Tensor,
-    distance: Tensor | None,
+    distance: Tensor,
     elapsed: Tensor | None,
 ) -> Tensor:
     """Return attention of queries [B, H, Q, d] by plain matrix products."""
@@ -157,9 +143,7 @@ def _plain(
 class _InCache(torch.autograd.Function):
     """softmax(Q K^T / sqrt(d) + bias + mask) V, as many sequences at a time as fit the cache.
 
-    On a CPU and in training this takes about half the time at 128 tokens: scores and their
-    gradients are not written to memory between the products, except for the probabilities that the
-    way back needs. There is no second derivative.
+    On a CPU and in training this halves the time at 128 tokens. There is no second derivative.
     """
 
     @staticmethod
@@ -235,9 +219,7 @@ def _chunked(query: Tensor, key: Tensor, value: Tensor, pairs: Pairs, biases: Bi
     """Return attention of all queries; the scores of one chunk at a time exist."""
 
     def chunk(query: Tensor, key: Tensor, value: Tensor, queries: slice, keys: slice) -> Tensor:
-        distance = None if biases.distance is None else pairs.distance(queries, keys)
-        elapsed = None if biases.time is None else pairs.elapsed(queries, keys)
-        return _plain(query, key, value, biases, pairs.mask(queries, keys), distance, elapsed)
+        return _plain(query, key, value, biases, *pairs.between(queries, keys))
 
     found, furthest = [], pairs.longest_prompt()
     for start in range(0, query.shape[2], pairs.chunk):
@@ -284,19 +266,11 @@ def _rotate(x: Float[Tensor, "B H T d"], cos: Tensor, sin: Tensor) -> Float[Tens
 def compacted(
     pairs: Pairs, owner: Int[Tensor, " A"], index: Int[Tensor, " A"]
 ) -> tuple[Pairs, Int[Tensor, " A"]]:
-    """Return the pairs among A > 0 chosen tokens, and where these stand now.
+    """Return the pairs among A > 0 chosen tokens, and where these stand now in [B * T'].
 
-    The tokens of a sequence move together and keep their order, so causality and the prompt block
-    mean the same among them; distances still count the tokens left out.
-
-    Args:
-        pairs: Of whole sequences.
-        owner: Sequence of each chosen token.
-        index: Its place there.
-
-    Returns:
-        Pairs of [B, T'] tokens, T' the most that a sequence keeps, and the place of each
-        chosen token in the flattened [B * T'].
+    T' is the most that a sequence keeps. A sequence's tokens keep their order, so causality and the
+    prompt block mean the same; distances still count the tokens left out. `owner` is the sequence
+    of each chosen token, `index` its place there.
     """
     batch, num_tokens = pairs.kind.shape
     chosen = torch.zeros_like(pairs.kind, dtype=torch.bool)

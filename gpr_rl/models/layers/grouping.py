@@ -56,19 +56,18 @@ class TokenLayout:
         """Return N vectors per token (W = N H d), head by head in sequence order.
 
         One gather in both directions puts every head's matrix in one piece, so that no product
-        copies it again. What stands at padding is anything, and nobody may read it; its gradient
-        is dropped.
+        copies it again. What stands at padding is anything; its gradient is dropped.
         """
         there, back = self._index(num_vectors, num_heads)
         width = x.shape[1] // (num_vectors * num_heads)
-        found = _Gather.apply(x.reshape(len(back), width), there, back)
+        found = _Move.apply(x.reshape(len(back), width), there, back)
         batch, length = self.shape
         return found.view(num_vectors, batch, num_heads, length, width)
 
     def pack_heads(self, x: Float[Tensor, "B H T d"]) -> Float[Tensor, "M D"]:
         """Return the real tokens, sorted by type, their heads side by side."""
         there, back = self._index(1, x.shape[1])
-        found = _Pack.apply(x.flatten(0, 2), back, there)
+        found = _Move.apply(x.flatten(0, 2), back, there)
         return found.view(len(self.rows), x.shape[1] * x.shape[3])
 
     def _index(self, num_vectors: int, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -91,44 +90,28 @@ class TokenLayout:
         return self._indices[num_vectors, num_heads]
 
 
-class _Gather(torch.autograd.Function):
-    """Rows moved by one gather; the gradient comes back by the inverse gather."""
+class _Move(torch.autograd.Function):
+    """Rows moved by one gather; the gradient of rows that are not wanted, which are padding, is 0.
+
+    `inverse` says where each row of x went, and anything where it is not wanted.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return x.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return grads[0].index_select(0, back), None, None
-
-
-class _Pack(torch.autograd.Function):
-    """Some rows chosen by a gather; the gradient of the others, which are padding, is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, chosen: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(chosen, inverse)
-        return x.index_select(0, chosen)
+    def forward(ctx: Any, x: Tensor, wanted: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(wanted, inverse)
+        return x.index_select(0, wanted)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        chosen, inverse = ctx.saved_tensors
-        if len(chosen) == len(inverse):  # no padding
+        wanted, inverse = ctx.saved_tensors
+        if len(wanted) >= len(inverse):  # all rows were wanted
             return grads[0].index_select(0, inverse), None, None
         spread = grads[0].new_zeros(len(inverse), grads[0].shape[1])
-        return spread.index_copy(0, chosen, grads[0]), None, None
+        return spread.index_copy(0, wanted, grads[0]), None, None
 
 
 class GroupedLayerNorm(nn.Module):
-    """Layer norm with a gain and an offset of its own per token type (GPR 2.2).
-
-    Args:
-        dim: D.
-        num_groups: NUM_TYPES, or 1 to share one pair among all types.
-    """
+    """Layer norm with a gain and an offset of its own per token type (GPR 2.2), or of all types."""
 
     def __init__(self, dim: int, num_groups: int) -> None:
         super().__init__()
@@ -148,13 +131,7 @@ class GroupedLayerNorm(nn.Module):
 
 
 class GroupedFFN(nn.Module):
-    """Two-layer network with weights of its own per token type (GPR 2.2).
-
-    Args:
-        dim: D.
-        hidden: Width of the hidden layer.
-        num_groups: NUM_TYPES, or 1 to share one network among all types.
-    """
+    """Two-layer network with weights of its own per token type (GPR 2.2), or of all types."""
 
     def __init__(self, dim: int, hidden: int, num_groups: int) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """HSTU: a decoder with pointwise attention over all tokens (Zhai et al. 2024).
 
-Dims: B windows or requests, T tokens, P supervised positions, N ads, D width, H heads, q queries
-of one chunk, s keys up to its end.
+Dims: B windows or requests, T tokens, P supervised positions, N ads, D width, H heads.
 """
 
 from dataclasses import dataclass
@@ -12,14 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.hsd import TokenEmbedding
-from gpr_rl.models.layers.grouping import TokenLayout
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
-from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
-from gpr_rl.models.rivals.positions import last_position
-from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.models.rivals.parts import AdScorer, check_sizes, last_position
 from gpr_rl.schema import InputSpec, Tokens
 
 _INIT_STD = 0.02
@@ -52,9 +46,8 @@ class HSTUBlock(nn.Module):
     X + Linear(norm(A V) * U) (Zhai et al., Eqs. 1 to 3).
 
     The bias is learned per distance and per log2 bucket of elapsed time, and shared by the heads as
-    in the authors' code. n is the number of tokens that the query sees. The authors' code divides
-    by the padded length; the norm that follows leaves of this difference only what its epsilon
-    does, and with ours a short sequence is not drowned in it.
+    in the authors' code. n is the number of tokens that the query sees. Theirs is the padded
+    length, which the norm that follows undoes but for its epsilon.
     """
 
     def __init__(self, config: HSTUConfig, max_tokens: int) -> None:
@@ -118,17 +111,12 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view(index.shape)
 
 
-class HSTU(nn.Module):
-    """Predicts the next ad at an E token from all tokens before it.
+class HSTU(AdScorer):
+    """Predicts the next of N ads at an E token from all tokens before it.
 
     Differs from Zhai et al.: tokens are those of GPR 2.1, known by codes and not by item ids;
     a score is a plain dot product with an ad's own embedding, trained by cross-entropy over all
     ads in place of sampled ones; a layer norm follows the last block.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        num_ads: N.
     """
 
     def __init__(self, config: HSTUConfig, spec: InputSpec, num_ads: int) -> None:
@@ -141,24 +129,13 @@ class HSTU(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.ads = nn.Parameter(torch.randn(num_ads, config.dim) * _INIT_STD)
 
-    def states(self, tokens: Tokens, position: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
-        """Return the outputs at `position`, indices of E tokens."""
-        check_some(tokens)
-        check_tokens(tokens, self.embedding.spec, limited=True)
+    def states(
+        self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
+    ) -> Float[Tensor, "B P D"]:
+        """Return the outputs at `position`, indices of E tokens; items are known by their codes."""
+        x = self.embedding.padded(tokens)
         num_tokens = int(last_position(tokens).max()) + 1
-        layout = TokenLayout.of(tokens.kind)
-        x = layout.unpack(self.embedding(tokens, layout))[:, :num_tokens]
-        x, time = self.dropout(x), token_time(tokens.time_gap)[:, :num_tokens]
+        x, time = self.dropout(x[:, :num_tokens]), token_time(tokens.time_gap)[:, :num_tokens]
         for block in self.blocks:
             x = block(x, time)
         return self.norm(x.take_along_dim(position[..., None], dim=1))
-
-    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
-        """Return the cross-entropy over all ads; see `Retriever.loss`."""
-        return full_softmax_loss(self.states(batch.tokens, batch.position), self.ads, batch)
-
-    @torch.no_grad()
-    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
-        """Return the k ads that score highest; see `Retriever.rank`."""
-        states = self.states(tokens, last_position(tokens))
-        return top_ads(states[:, 0] @ self.ads.T, k)

@@ -1,7 +1,6 @@
 """OneRec-style encoder-decoder over semantic IDs (Deng et al. 2025), as a baseline of GPR Tab. 2.
 
-Dims: B windows or requests, T tokens, R rows (one prediction each), W prefixes, L levels, V codes,
-D width.
+Dims: B windows or requests, T tokens, R rows (predictions), W prefixes, L levels, V codes, D width.
 """
 
 from dataclasses import dataclass
@@ -12,15 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.decoding import CodeTrie, beam_search
-from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.hsd import TokenEmbedding
-from gpr_rl.models.layers.grouping import TokenLayout
+from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.positions import last_position, sum_over_parts
-from gpr_rl.models.rivals.sizes import check_sizes
-from gpr_rl.models.rivals.transformer import TransformerBlock
+from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
 
 
@@ -61,11 +57,6 @@ class OneRec(nn.Module):
     in place of a mixture of experts; the tokens of GPR 2.1, at learned positions that count
     backwards from the request; the decoder's start token is told the E token's state, as in the
     HHD (`CodeDecoder`); no preference alignment.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        trie: The catalogue, on the model's device.
     """
 
     def __init__(self, config: OneRecConfig, spec: InputSpec, trie: CodeTrie) -> None:
@@ -75,7 +66,9 @@ class OneRec(nn.Module):
         self.position = nn.Parameter(torch.randn(spec.max_tokens, config.dim) * config.dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(
-            TransformerBlock(config.dim, config.num_heads, config.ffn_multiple, config.dropout)
+            TransformerBlock(
+                config.dim, config.num_heads, config.ffn_multiple * config.dim, config.dropout
+            )
             for _ in range(config.num_encoder_layers)
         )
         self.norm = nn.LayerNorm(config.dim)
@@ -92,13 +85,7 @@ class OneRec(nn.Module):
     def begin_rows(
         self, x: Float[Tensor, "B T D"], row: Int[Tensor, " R"], position: Int[Tensor, " R"]
     ) -> DecoderState:
-        """Return the decoder's view of R predictions, each at a token of one embedded row.
-
-        Args:
-            x: Embedded tokens.
-            row: Which of the B each prediction belongs to.
-            position: Index of its E token, the last token that it sees.
-        """
+        """Return the decoder's view of R predictions, at E token `position` of embedded `row`."""
         index = torch.arange(int(position.max()) + 1, device=x.device)
         distance = position[:, None] - index  # [R, t]
         h = x[:, : len(index)].index_select(0, row) + self.position[distance.clamp_min(0)]
@@ -107,38 +94,23 @@ class OneRec(nn.Module):
             h = block(h, distance >= 0)
         return self.decoder.begin(self.norm(h), position[:, None])
 
-    def row_logits(self, state: DecoderState, codes: Int[Tensor, "R L"]) -> Tensor:
-        """Return the logits [R, L, V] along one known path per prediction."""
-        hidden = self.decoder.candidates(state, codes[:, None, None, :-1])[:, 0, 0]
-        hidden = torch.cat([state.start, hidden], dim=1)
-        return torch.einsum("rld,lvd->rlv", hidden, self.output)
-
-    def embed(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
-        """Return token embeddings, zero at padding."""
-        check_some(tokens)
-        check_tokens(tokens, self.embedding.spec, limited=True)
-        layout = TokenLayout.of(tokens.kind)
-        return layout.unpack(self.embedding(tokens, layout))
-
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return -log p(path) of the next ad, unmasked; see `Retriever.loss`."""
-        x = self.embed(batch.tokens)
-        row, column = batch.valid.nonzero(as_tuple=True)
-        position, codes = batch.position[row, column], batch.codes[row, column]
+        x = self.embedding.padded(batch.tokens)
 
-        def total(part: Tensor) -> Tensor:
-            logits = self.row_logits(self.begin_rows(x, row[part], position[part]), codes[part])
-            return F.cross_entropy(logits.flatten(0, 1), codes[part].flatten(), reduction="sum")
+        def total(row: Tensor, position: Tensor, path: Tensor) -> Tensor:
+            state = self.begin_rows(x, row, position)
+            hidden = self.decoder.candidates(state, path[:, None, None, :-1])[:, 0, 0]
+            hidden = torch.cat([state.start, hidden], dim=1)
+            logits = torch.einsum("rld,lvd->rlv", hidden, self.output)
+            return F.cross_entropy(logits.flatten(0, 1), path.flatten(), reduction="sum")
 
-        if not len(row):
-            return x.sum() * 0.0  # nothing to learn from
-        by_length = position.argsort(stable=True)  # so that a part is no longer than need be
-        return sum_over_parts(total, by_length, self.max_rows) / len(row)
+        return path_loss(batch, total, self.max_rows, x)
 
     def encode(self, request: Tokens) -> DecoderState:
         """Return what the decoder sees of B requests."""
         row = torch.arange(len(request), device=request.kind.device)
-        return self.begin_rows(self.embed(request), row, last_position(request)[:, 0])
+        return self.begin_rows(self.embedding.padded(request), row, last_position(request)[:, 0])
 
     def step(
         self, context: DecoderState, prefix: Int[Tensor, "B W l"]

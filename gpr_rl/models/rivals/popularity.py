@@ -17,8 +17,7 @@ from gpr_rl.schema import Tokens
 class Popularity(nn.Module):
     """Ranks ads by how often they are training targets, ties to the lower id. No parameters.
 
-    Args:
-        count: int64 [N], targets seen so far; zeros to begin with `fit`.
+    `count` int64 [N] are the targets seen so far; zeros to begin with `fit`.
     """
 
     count: Tensor

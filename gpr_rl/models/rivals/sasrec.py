@@ -1,7 +1,6 @@
 """SASRec: a causal Transformer over item ids (Kang & McAuley 2018), trained with cross-entropy.
 
-Dims: B windows or requests, T tokens, n items, P supervised positions, N ads, M organic items,
-D width.
+Dims: B windows or requests, T tokens, P supervised positions, N ads, M organic items, D width.
 """
 
 from dataclasses import dataclass
@@ -11,11 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.models.checks import check_some, check_tokens
-from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.full_softmax import full_softmax_loss, top_ads
-from gpr_rl.models.rivals.positions import item_columns, last_position
-from gpr_rl.models.rivals.sizes import check_sizes
-from gpr_rl.models.rivals.transformer import TransformerBlock
+from gpr_rl.models.layers.transformer import TransformerBlock
+from gpr_rl.models.rivals.parts import AdScorer, check_sizes, item_columns
 from gpr_rl.schema import Action, InputSpec, Tokens
 
 _INIT_STD = 0.02  # near-uniform predictions at the start
@@ -40,8 +36,8 @@ class SASRecConfig:
         check_sizes(self)
 
 
-class SASRec(nn.Module):
-    """Predicts the next ad from the ids of the items before, ads and organic, and what was done.
+class SASRec(AdScorer):
+    """Predicts the next of N ads from the ids of the items before and what was done with them.
 
     A request's state is the output at the last O or I token before its E token, or a learned
     vector where there is none; a score is its dot product with an ad's input embedding.
@@ -52,14 +48,8 @@ class SASRec(nn.Module):
     count from the window's first item, so that a window can be supervised at several places at
     once. U and E tokens are not read.
 
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        num_ads: N.
-        num_items: N + M, ads and organic items.
-
     Raises:
-        ValueError: Fewer items than ads.
+        ValueError: Fewer items (N + M, ads and organic) than ads.
     """
 
     def __init__(self, config: SASRecConfig, spec: InputSpec, num_ads: int, num_items: int) -> None:
@@ -75,26 +65,22 @@ class SASRec(nn.Module):
             nn.init.normal_(embedding.weight, std=_INIT_STD)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.dim, config.num_heads, config.ffn_multiple, config.dropout)
+            TransformerBlock(
+                config.dim, config.num_heads, config.ffn_multiple * config.dim, config.dropout
+            )
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(config.dim)
 
     @property
-    def ads(self) -> Float[Tensor, "N D"]:
+    def ads(self) -> Float[Tensor, "N D"]:  # type: ignore[override]
         """The ads' embeddings."""
         return self.item.weight[: self.num_ads]
 
     def states(
         self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
     ) -> Float[Tensor, "B P D"]:
-        """Return what is known before the requests at `position`.
-
-        Args:
-            tokens: Windows or requests.
-            item: Item of each token, see `NextAdBatch`.
-            position: Index of E tokens.
-        """
+        """Return the state after the last item before each `position`."""
         check_some(tokens)
         check_tokens(tokens, self.spec, limited=True)
         columns, count = item_columns(tokens.kind)
@@ -106,14 +92,3 @@ class SASRec(nn.Module):
         start = self.start.expand(len(x), 1, -1)
         known = torch.cat([start, self.norm(x)], dim=1)  # row i is the state after i items
         return known.take_along_dim(count.gather(1, position)[..., None], dim=1)
-
-    def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
-        """Return the cross-entropy over all ads; see `Retriever.loss`."""
-        states = self.states(batch.tokens, batch.item, batch.position)
-        return full_softmax_loss(states, self.ads, batch)
-
-    @torch.no_grad()
-    def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
-        """Return the k ads that score highest; see `Retriever.rank`."""
-        states = self.states(tokens, item, last_position(tokens))
-        return top_ads(states[:, 0] @ self.ads.T, k)

@@ -2,8 +2,7 @@
 
 The T5 is that of the package transformers, which is asked for only when a `TIGER` is made.
 
-Dims: B windows or requests, T tokens, R rows (one prediction each), S input ids, W prefixes,
-L levels, V codes.
+Dims: B requests, T tokens, R rows (predictions), S input ids, W prefixes, L levels, V codes.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.positions import item_columns, last_position, sum_over_parts
-from gpr_rl.models.rivals.sizes import check_sizes
+from gpr_rl.models.rivals.parts import check_sizes, item_columns, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
 
 PAD_ID = 0
@@ -71,7 +69,7 @@ def user_token(user: Int[Tensor, "B A"], num_user_tokens: int) -> Int[Tensor, " 
 
 
 class TIGER(nn.Module):
-    """transformers' T5 over [user, codes of past items, oldest first]; the target is a path.
+    """transformers' T5 (`t5`) over [user, codes of past items, oldest first]; the target is a path.
 
     Each supervised position of a window is a row of its own, made of the items before it only.
     It is a `gpr_rl.decoding.policy.Policy` over `Tokens`, with value 0. Probabilities are over
@@ -80,14 +78,6 @@ class TIGER(nn.Module):
 
     Differs from TIGER: past items are ads and organic items alike; the user token is a hash of
     attributes; paths that several ads share get no further code, but stand for one ad.
-
-    Args:
-        config: Sizes.
-        spec: The world's vocabulary.
-        trie: The catalogue, on the model's device.
-
-    Attributes:
-        t5: The `T5ForConditionalGeneration`.
 
     Raises:
         ImportError: transformers is not installed.
@@ -128,12 +118,9 @@ class TIGER(nn.Module):
 
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return -log p(path) of the next ad, unmasked; see `Retriever.loss`."""
-        row, column = batch.valid.nonzero(as_tuple=True)
-        position, codes = batch.position[row, column], batch.codes[row, column]
 
-        def total(part: Tensor) -> Tensor:
-            ids, mask = self.input_ids(batch.tokens, row[part], position[part])
-            path = codes[part]
+        def total(row: Tensor, position: Tensor, path: Tensor) -> Tensor:
+            ids, mask = self.input_ids(batch.tokens, row, position)
             logits = self.t5(
                 input_ids=ids,
                 attention_mask=mask,
@@ -143,10 +130,7 @@ class TIGER(nn.Module):
             target = (path + self.offset).flatten()
             return F.cross_entropy(logits.flatten(0, 1), target, reduction="sum")
 
-        if not len(row):
-            return self.t5.shared.weight.sum() * 0.0  # nothing to learn from
-        by_length = position.argsort(stable=True)  # so that a part is no longer than need be
-        return sum_over_parts(total, by_length, self.config.max_rows) / len(row)
+        return path_loss(batch, total, self.config.max_rows, self.t5.shared.weight)
 
     def encode(self, request: Tokens) -> TIGERContext:
         """Run the encoder on B requests."""

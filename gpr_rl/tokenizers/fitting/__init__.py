@@ -1,5 +1,5 @@
 """How codebooks are fitted: residual and balanced k-means, autoencoder, contrastive adapter.
 
 Imports torch, FAISS and scikit-learn; no tokenizer.
-Start with `residual.py`.
+Start with `search.py`.
 """

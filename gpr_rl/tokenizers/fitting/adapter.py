@@ -16,11 +16,7 @@ _BATCH = 512
 
 
 class Adapter(nn.Module):
-    """x + MLP(x) in units of one number, which starts as x itself.
-
-    Attributes:
-        scale: float32 [], a power of two.
-    """
+    """x + MLP(x) in units of `scale`, float32 [], a power of two; starts as x itself."""
 
     scale: Tensor
 
@@ -52,22 +48,12 @@ def train_adapter(
     temperature: float,
     seed: int,
 ) -> tuple[Adapter, list[float]]:
-    """Return an adapter trained with InfoNCE, and its mean loss per epoch.
+    """Return an adapter trained with InfoNCE (Adam), and its mean loss per epoch.
 
-    Pairs are drawn in proportion to their weights; within a batch, the partners of other pairs are
-    the negatives, except rows that are the anchor or its partner again.
-
-    Args:
-        x: float32 [n, d].
-        pairs: int [P, 2], rows of x.
-        weight: [P], not negative, with a positive sum where P > 0.
-        num_epochs: Draws of P pairs.
-        learning_rate: Adam's.
-        temperature: Divides the cosine similarities.
-        seed: Of the start and the draws.
-
-    Raises:
-        ValueError: Misshapen or empty pairs, a row out of range, or bad weights.
+    Pairs int [P, 2] of rows of x are drawn in proportion to their weights [P], P per epoch; within
+    a batch, the partners of other pairs are the negatives, except rows that are the anchor or its
+    partner again. `temperature` divides the cosine similarities. Misshapen, empty or unknown pairs
+    and weights that are negative or without a positive sum are ValueErrors.
     """
     pairs, weight = torch.as_tensor(pairs), torch.as_tensor(weight).double()
     _check_pairs(pairs, weight, len(x))

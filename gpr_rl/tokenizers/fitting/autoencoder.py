@@ -9,17 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.tokenizers.fitting.residual import encode_residual
-from gpr_rl.tokenizers.fitting.search import BLOCK
+from gpr_rl.tokenizers.fitting.search import BLOCK, encode_residual
 
 
 class ResidualAutoencoder(nn.Module):
-    """Encoder, codebooks and decoder, for embeddings divided by one number.
+    """Encoder, L codebooks [V, z] and decoder, for embeddings divided by `scale`.
 
-    Attributes:
-        codebooks: L parameters [V, z].
-        scale: What embeddings are divided by, float32 []; a power of two, so that nothing is
-            rounded.
+    That is a power of two, float32 [], so that nothing is rounded.
     """
 
     scale: Tensor
@@ -54,14 +50,9 @@ class ResidualAutoencoder(nn.Module):
         return (terms + (x - x_hat).square().sum(1)).mean()
 
     @torch.no_grad()
-    def embed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n z"]:
-        """Return the latents; a row's never depend on the others (`rowwise`)."""
-        return rowwise(self.encoder, x / self.scale)
-
-    @torch.no_grad()
     def encode(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n L"]:
-        """Return the codes int64 [n, L]."""
-        return encode_residual(self.embed(x), list(self.codebooks))
+        """Return the codes int64 [n, L]; a row's never depend on the others (`rowwise`)."""
+        return encode_residual(rowwise(self.encoder, x / self.scale), list(self.codebooks))
 
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "n z"]) -> Float[Tensor, "n d"]:
@@ -70,11 +61,7 @@ class ResidualAutoencoder(nn.Module):
 
 
 def rowwise(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the network's output computed in float64 and rounded to float32.
-
-    What a matrix product rounds differently from place to place is some 1e-16 of a number, lost in
-    the rounding to float32.
-    """
+    """Return the network's output computed in float64, so that rounding to float32 decides."""
     weights = {name: value.double() for name, value in network.state_dict().items()}
     parts = [torch.func.functional_call(network, weights, part.double()) for part in x.split(BLOCK)]
     return torch.cat(parts).float()
@@ -117,16 +104,10 @@ def train_autoencoder(
     commitment: float,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train with Adam and return the mean loss of every epoch.
+    """Train in place with Adam and return the mean loss of every epoch.
 
-    Args:
-        model: Changed in place.
-        x: float32 [n, d], on the model's device, in units of the model's scale.
-        num_epochs: Passes over the rows, in an order drawn anew for each.
-        batch_size: Rows per step.
-        learning_rate: Adam's.
-        commitment: beta of the loss.
-        generator: Orders the rows.
+    `x` is in units of the model's scale; `generator` orders its rows anew for each epoch;
+    `commitment` is beta of the loss.
 
     Raises:
         ValueError: The loss is no longer finite; it names the epoch.

@@ -1,9 +1,8 @@
 """k-means whose clusters have about the same size, and stay so for rows not seen before.
 
-Each centroid has a price, and a row belongs to argmin_k |row - centroid_k|^2 + price_k: crowded
-centroids become dearer. With the prices that solve the balanced assignment (an optimal transport
-with equal marginals), a new row is assigned by itself, without a look at the others. GR4AD asks for
-balance and does not say how.
+Each centroid has a price, and a row belongs to argmin_k |row - centroid_k|^2 + price_k. With the
+prices that solve the balanced assignment (an optimal transport with equal marginals), a new row is
+assigned by itself. GR4AD asks for balance and does not say how.
 
 Dims: n rows, d width, V codes.
 """
@@ -25,18 +24,12 @@ _ROWS_PER_CODE = 64
 def balanced_kmeans(
     rows: Float[Tensor, "n d"], num_codes: int, seed: int, *, num_iterations: int = 25
 ) -> tuple[Float[Tensor, "V d"], Float[Tensor, " V"]]:
-    """Return centroids float32 [V, d] and prices float32 [V].
+    """Return centroids float32 [V, d] and prices float32 [V] of rows float32 [n, d], n >= V.
 
     Starts from FAISS's k-means. Every round finds the prices by Sinkhorn's iteration at a falling
     temperature and moves each centroid to the mean of the rows that are assigned to it; the last
     round leaves the centroids where they are. At most 64 rows per code, drawn at random, take part,
     so memory is 256 V^2 bytes.
-
-    Args:
-        rows: float32 [n, d], n >= num_codes.
-        num_codes: V.
-        seed: Of the k-means and the draw.
-        num_iterations: Of the k-means.
     """
     centroids = kmeans(rows, num_codes, seed, num_iterations=num_iterations)
     price = centroids.new_zeros(num_codes)
@@ -65,10 +58,8 @@ def _distances(rows: Tensor, centroids: Tensor) -> Float[Tensor, "n V"]:
     return torch.cdist(rows - middle, centroids - middle).square()
 
 
-def _sinkhorn(
-    distance: Float[Tensor, "n V"], price: Float[Tensor, " V"], scale: float, num_iterations: int
-) -> Float[Tensor, " V"]:
-    """Return prices at which the softly assigned sizes are equal."""
+def _sinkhorn(distance: Tensor, price: Tensor, scale: float, num_iterations: int) -> Tensor:
+    """Return prices [V] at which the sizes, softly assigned by distances [n, V], are equal."""
     nearest = distance.topk(2, dim=1, largest=False).values
     temperature = scale * (nearest[:, 1] - nearest[:, 0]).mean()
     if temperature == 0:  # every row lies between two centroids that are the same

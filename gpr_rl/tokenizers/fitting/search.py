@@ -4,10 +4,10 @@ A matrix product rounds a row by where it lies in its block, which tips the code
 between two centroids. So the product only filters: a row whose best centroid leads by more than
 any rounding could make up is decided; the few others are compared in float64, row by row.
 
-Dims: n rows, d width, V centroids.
+Dims: n rows, d width, V centroids (codes of a level), L levels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import faiss
@@ -27,12 +27,7 @@ class Nearest:
     def __init__(
         self, centroids: Float[Tensor, "V d"], offset: Float[Tensor, " V"] | None = None
     ) -> None:
-        """Prepare a search.
-
-        Args:
-            centroids: float32 [V, d].
-            offset: float32 [V], added to the squared distances; None: 0.
-        """
+        """Prepare a search; `offset` is added to the squared distances, None: 0."""
         self._centroids, self._offset = centroids, offset
         self._middle = centroids.mean(0)  # far from the origin, products would leave no digits
         shifted = centroids - self._middle
@@ -52,7 +47,10 @@ class Nearest:
         """Return int64 [n] for one block of at most `BLOCK` rows float32 [n, d]."""
         moved = torch.sub(rows, self._middle, out=self._moved[: len(rows)])
         score = torch.addmm(self._constant, moved, self._table, out=self._score[: len(rows)])
-        first = _argmin(score)[:, None]
+        if score.device.type == "cpu":  # numpy's takes a tenth of the time of torch's
+            first = torch.from_numpy(score.numpy().argmin(1))[:, None]
+        else:
+            first = score.argmin(1)[:, None]
         best = score.gather(1, first)[:, 0]
         second = score.scatter_(1, first, torch.inf).amin(1)
         code = first[:, 0]
@@ -73,13 +71,6 @@ def nearest(
     with full_precision():
         codes = [search(part) for part in rows.split(BLOCK)]
     return torch.cat(codes)
-
-
-def _argmin(score: Tensor) -> Tensor:
-    """Return the argmin of each row; numpy's takes a tenth of the time of torch's on the CPU."""
-    if score.device.type == "cpu":
-        return torch.from_numpy(score.numpy().argmin(1))
-    return score.argmin(1)
 
 
 def _exact(rows: Tensor, centroids: Tensor, offset: Tensor | None) -> Tensor:
@@ -136,3 +127,45 @@ def kmeans(
     clustering.train(rows.cpu().numpy())
     centroids = np.array(clustering.centroids, dtype=np.float32).reshape(num_codes, -1)
     return torch.from_numpy(centroids).to(rows.device)
+
+
+def check_rows(x: Float[Tensor, "n d"], num_codes: Sequence[int]) -> None:
+    """Raise a ValueError where k-means has fewer rows than codes of a level."""
+    if len(x) < max(num_codes):
+        raise ValueError(
+            f"k-means needs at least as many rows as codes: got {len(x)} rows for"
+            f" {max(num_codes)} codes; choose a smaller num_codes"
+        )
+
+
+def encode_residual(
+    x: Float[Tensor, "n d"],
+    codebooks: Sequence[Tensor],
+    offsets: Sequence[Tensor] | None = None,
+) -> Int[Tensor, "n L"]:
+    """Return the code of every level, int64 [n, L], of rows float32 [n, d].
+
+    Codebooks are float32 [V, d], offsets float32 [V] (`search.nearest`), each per level.
+    """
+    searches = [
+        Nearest(codebook, None if offsets is None else offsets[level])
+        for level, codebook in enumerate(codebooks)
+    ]
+    codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
+    with full_precision():
+        for start in range(0, len(x), BLOCK):  # all levels of a block while it is in the cache
+            residual = x[start : start + BLOCK].clone()
+            for level, codebook in enumerate(codebooks):
+                code = searches[level](residual)
+                codes[start : start + BLOCK, level] = code
+                if level + 1 < len(codebooks):
+                    residual -= codebook.index_select(0, code)
+    return codes
+
+
+def sum_centroids(codes: Int[Tensor, "n L"], codebooks: Sequence[Tensor]) -> Float[Tensor, "n d"]:
+    """Return the sum of each row's centroids, added up from level 1 on."""
+    x_hat = codebooks[0][codes[:, 0]]
+    for level in range(1, len(codebooks)):
+        x_hat = x_hat + codebooks[level][codes[:, level]]
+    return x_hat

@@ -22,15 +22,10 @@ def swing_pairs(
     max_users_per_item: int = 200,
     seed: int = 0,
 ) -> tuple[IntArray, NDArray[np.float64]]:
-    """Return each item's highest-scoring partners.
+    """Return each item's highest-scoring partners, `num_neighbors` at most, ties to the lower id.
 
-    Args:
-        user_id: int64 [n], from 0 on.
-        item_id: int64 [n], from 0 on; a user's second interaction with an item counts no more.
-        num_neighbors: Partners kept per item, ties to the lower id.
-        alpha: Smoothing, above 0.
-        max_users_per_item: An item with more users is scored by this many, drawn at random.
-        seed: Of that draw.
+    Ids are int64 [n], from 0 on; a user's second interaction with an item counts no more. An item
+    with more than `max_users_per_item` users is scored by so many, drawn at random by `seed`.
 
     Returns:
         pairs int64 [P, 2], (item, partner), and their scores float64 [P], all above 0.
@@ -45,16 +40,15 @@ def swing_pairs(
         )
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
-    if not len(user_id):
-        return np.empty((0, 2), dtype=np.int64), np.empty(0)
-    if min(user_id.min(), item_id.min()) < 0:
+    if min(user_id.min(initial=0), item_id.min(initial=0)) < 0:
         raise ValueError("user_id and item_id must not be negative")
     ones = np.ones(len(user_id))
-    has = sp.csr_matrix((ones, (user_id, item_id)))
+    shape = user_id.max(initial=0) + 1, item_id.max(initial=0) + 1
+    has = sp.csr_matrix((ones, (user_id, item_id)), shape=shape)
     has.data[:] = 1.0
     by_item = has.T.tocsr()
     rng = np.random.default_rng(seed)
-    pairs, scores = [], []
+    pairs, scores = [np.empty((0, 2), dtype=np.int64)], [np.empty(0)]
     for item in range(by_item.shape[0]):
         users = by_item.indices[by_item.indptr[item] : by_item.indptr[item + 1]]
         if len(users) > max_users_per_item:
@@ -70,6 +64,4 @@ def swing_pairs(
         best = best[score[best] > 0]
         pairs.append(np.stack([np.full(len(best), item), best], axis=1))
         scores.append(score[best])
-    if not pairs:
-        return np.empty((0, 2), dtype=np.int64), np.empty(0)
     return np.concatenate(pairs).astype(np.int64), np.concatenate(scores)

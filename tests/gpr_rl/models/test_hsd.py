@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from gpr_rl.models.hsd import HSDBlock
 from gpr_rl.models.layers.grouping import GroupedFFN, GroupedLayerNorm, TokenLayout
-from gpr_rl.models.masks import distance_bucket, hybrid_mask
+from gpr_rl.models.masks import bucket_of_distance, hybrid_mask
 from tests.gpr_rl.models.model_inputs import SPEC, E, I, O, U, make_model, make_request, make_tokens
 
 KINDS = [[U, O, E, I, O, E], [U, E, I, E]]
@@ -89,7 +89,7 @@ def test_block_equals_a_plain_loop(switches: dict[str, bool]) -> None:
     x = model.hsd.embedding(tokens, layout)
     h = model.hsd.transform(x, tokens, layout)
     visible = hybrid_mask(tokens.kind, tokens.prompt_length, hybrid=hybrid)
-    bucket = distance_bucket(6, x.device)
+    bucket = bucket_of_distance(torch.arange(6)[:, None] - torch.arange(6))
     block = model.hsd.blocks[0]
     assert isinstance(block, HSDBlock)
     padded = layout.unpack(x)

@@ -19,7 +19,7 @@ from gpr_rl.models.rivals import (
     SASRecConfig,
     TIGERConfig,
 )
-from gpr_rl.models.rivals.positions import item_columns
+from gpr_rl.models.rivals.parts import item_columns
 from tests.gpr_rl.models.model_inputs import SPEC
 from tests.gpr_rl.models.rival_inputs import (
     AD_CODES,
@@ -140,8 +140,7 @@ def _log_prob(model: Any, name: str, batch: NextAdBatch) -> Tensor:
     """Return the log-probability of every ad (that of its path) at each row's end, [B, N]."""
     if name in ("sasrec", "hstu"):
         last = (batch.tokens.kind > 0).sum(1, keepdim=True) - 1
-        inputs = (batch.tokens, batch.item, last) if name == "sasrec" else (batch.tokens, last)
-        return (model.states(*inputs)[:, 0] @ model.ads.T).log_softmax(-1)
+        return (model.states(batch.tokens, batch.item, last)[:, 0] @ model.ads.T).log_softmax(-1)
     context = model.encode(batch.tokens)
     paths = AD_CODES.expand(len(batch.item), -1, -1)
     total = torch.zeros(paths.shape[:2], dtype=torch.float64)

@@ -64,7 +64,7 @@ def test_states_equal_a_plain_double_loop(query_chunk: int) -> None:
     tokens = make_tokens(kinds, [1, 1])
     layout = TokenLayout.of(tokens.kind)
     x = layout.unpack(model.embedding(tokens, layout))
-    got = model.states(tokens, torch.arange(7).expand(2, -1))
+    got = model.states(tokens, torch.zeros_like(tokens.kind), torch.arange(7).expand(2, -1))
     for row, kind in enumerate(kinds):
         gaps = tokens.time_gap[row, : len(kind)].tolist()
         time = [
@@ -108,7 +108,7 @@ def test_time_is_known_beyond_the_gap_embeddings() -> None:
     model, batch = make_rival("hstu"), make_batch([10])
     first_gap = SPEC.num_levels * SPEC.num_codes + len(Action)
     model.embedding.table.data[first_gap : first_gap + NUM_TIME_GAPS] = 0
-    want = model.states(batch.tokens, batch.position)
+    want = model.states(batch.tokens, batch.item, batch.position)
     moved = batch.tokens.clone()
     moved.time_gap = (moved.time_gap + 3) % NUM_TIME_GAPS
-    assert not torch.allclose(model.states(moved, batch.position), want)
+    assert not torch.allclose(model.states(moved, batch.item, batch.position), want)

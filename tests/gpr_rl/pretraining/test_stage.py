@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpr_rl.checkpoint import CheckpointError, load_checkpoint
-from gpr_rl.pretraining.trainer import StageConfig, StageResult, has_bf16, train_stage
+from gpr_rl.pretraining.trainer import Keep, StageConfig, StageResult, has_bf16, train_stage
 
 CONFIG = StageConfig(num_steps=12, learning_rate=0.1, warmup_steps=2, validate_every=3)
 
@@ -35,7 +35,7 @@ def test_stops_after_patience_and_keeps_the_best_weights() -> None:
         return next(scores)
 
     config = StageConfig(num_steps=30, validate_every=3, patience=2, warmup_steps=1)
-    result = train_stage([net.parameters()], loss_of(net), config, model=net, validate=validate)
+    result = train_stage([net.parameters()], loss_of(net), config, keep=Keep(net, validate))
     # the third score only equals the best, the fourth is worse: two failures
     assert (result.num_steps, result.best_step, result.best_score) == (12, 6, 0.7)
     assert torch.equal(net.weight, seen[1])
@@ -69,9 +69,7 @@ def test_an_interrupted_stage_ends_with_the_same_bits(stop: int, tmp_path: Path)
             loss_of(net),
             CONFIG,
             on_step,
-            model=net,
-            validate=scorer(net, steps),
-            checkpoint=path,
+            keep=Keep(net, scorer(net, steps), path),
         ), steps
 
     expected, _ = run(whole, None, None)
@@ -89,27 +87,23 @@ def test_an_interrupted_stage_ends_with_the_same_bits(stop: int, tmp_path: Path)
 
 def test_a_checkpoint_of_another_stage_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     net, path = model(), tmp_path / "stage.safetensors"
-    train_stage([net.parameters()], loss_of(net), CONFIG, model=net, checkpoint=path)
+    train_stage([net.parameters()], loss_of(net), CONFIG, keep=Keep(net, checkpoint=path))
     other = StageConfig(num_steps=12, learning_rate=0.2, warmup_steps=2, validate_every=3)
     with pytest.raises(ValueError, match=r"learning_rate=0\.1, this run has 0\.2"):
-        train_stage([net.parameters()], loss_of(net), other, model=net, checkpoint=path)
+        train_stage([net.parameters()], loss_of(net), other, keep=Keep(net, checkpoint=path))
     with pytest.raises(ValueError, match=r"validates=False, this run has True"):
         train_stage(
             [net.parameters()],
             loss_of(net),
             CONFIG,
-            model=net,
-            checkpoint=path,
-            validate=lambda: 1.0,
+            keep=Keep(net, lambda: 1.0, path),
         )
     wider = nn.Linear(4, 1)
     with pytest.raises(ValueError, match=r"stage\.safetensors is of another model: .*weight"):
-        train_stage([wider.parameters()], loss_of(net), CONFIG, model=wider, checkpoint=path)
+        train_stage([wider.parameters()], loss_of(net), CONFIG, keep=Keep(wider, checkpoint=path))
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CheckpointError, match=r"stage\.safetensors"):
-        train_stage([net.parameters()], loss_of(net), CONFIG, model=net, checkpoint=path)
-    with pytest.raises(ValueError, match="stage: validate and checkpoint need the model"):
-        train_stage([net.parameters()], loss_of(net), CONFIG, checkpoint=path)
+        train_stage([net.parameters()], loss_of(net), CONFIG, keep=Keep(net, checkpoint=path))
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage() -> None:
@@ -144,7 +138,7 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_checkpoint(
         return value, {}
 
     with pytest.raises(FloatingPointError, match=f"stage: gradient norm is {norm} at step 5$"):
-        train_stage([net.parameters()], loss, CONFIG, model=net, checkpoint=path)
+        train_stage([net.parameters()], loss, CONFIG, keep=Keep(net, checkpoint=path))
     assert torch.equal(net.weight, before[0])
     kept = load_checkpoint(path)[1]
     assert kept["step"] == 3
@@ -159,9 +153,7 @@ def test_a_score_that_is_not_finite_survives_an_interruption(score: float, tmp_p
             [net.parameters()],
             loss_of(net),
             CONFIG,
-            model=net,
-            checkpoint=path,
-            validate=lambda: score,
+            keep=Keep(net, lambda: score, path),
         )
 
     assert str(run()) == str(run())

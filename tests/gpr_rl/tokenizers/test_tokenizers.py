@@ -273,7 +273,7 @@ def test_refuses_sizes_out_of_range() -> None:
     for wrong in ({"hidden_dim": 0}, {"num_epochs": -1}, {"commitment": -0.1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RQVAE(**wrong)
-    with pytest.raises(ValueError, match=r"learning_rate must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"learning_rate must be positive and finite, got 0\.0"):
         RQKMeansPlus(learning_rate=0.0)
     with pytest.raises(ValueError, match="num_levels must be at least 2"):
         UASID(1, 8)

@@ -1,0 +1,33 @@
+"""Checks of numbers that users give; each names the number, the rule and the value."""
+
+import math
+from numbers import Integral
+
+
+def check_at_least(least: float, **values: float) -> None:
+    """Raise a ValueError where a named number is below `least`, or NaN."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_whole(least: int, **values: int) -> None:
+    """Raise a ValueError where a named number is no integer of at least `least`; bools are none."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+    check_at_least(least, **values)
+
+
+def check_finite(least: float, **values: float) -> None:
+    """Raise a ValueError where a named number is infinite, NaN or below `least`."""
+    for name, value in values.items():
+        if not least <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least {least}, got {value}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise a ValueError where a named number is not above 0 and finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
