@@ -44,6 +44,11 @@ class Rows:
     unreadable: tuple[tuple[int, str], ...] = ()
     """Lines between them that are no rows at all (line, reason), e.g. with a cell too many."""
 
+    def check_readable(self) -> None:
+        """Raise LogFormatError, naming file and line, if a line is no row."""
+        for line, reason in self.unreadable:
+            raise LogFormatError(f"{self.file}:{line}: {reason}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTable:
@@ -85,15 +90,15 @@ class ItemTable:
 
 @runtime_checkable
 class LogSource(Protocol):
-    """One data set of a user, opened and with its columns checked."""
+    """One data set of a user, opened and with its columns checked; a base of readers."""
 
     title: str
     """For reports, e.g. `MovieLens-1M`."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What a reader of results must know, in sentences."""
-    simulated: tuple[str, ...]
+    simulated: tuple[str, ...] = ()
     """What the reader itself made up for lack of data."""
-    one_row_per_exposure: bool
+    one_row_per_exposure: bool = False
     """Whether an outcome stands in the row of its impression, as in logs of served ads; else rows
     are events, and outcomes are attributed to earlier impressions."""
 
@@ -104,14 +109,16 @@ class LogSource(Protocol):
         """Return the items."""
 
     def users(self) -> pd.DataFrame:
-        """Return what is known of users, an empty table where nothing is.
+        """Return what is known of users; by default an empty table.
 
         `user_id`, unique, and any of `age` (years), `gender`, `region`, `device` and further
         attributes, each a label or null. Users without a row know nothing of themselves.
         """
+        return pd.DataFrame({"user_id": []})
 
     def offers(self) -> Iterator[pd.DataFrame]:
         """Yield `place` and `item_id`: which ads could be shown where. Nothing: not known."""
+        return iter(())
 
 
 Opener = Callable[[Path], LogSource]
