@@ -18,19 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulators.replay.auction_log import FloatArray, check_log
-from simulators.replay.rlb import RLBBidder
-
-__all__ = [
-    "Bidder",
-    "ConstantBidder",
-    "LinearBidder",
-    "MaxCPCBidder",
-    "RLBBidder",
-    "ReplayResult",
-    "VectorBidder",
-    "run",
-    "tune_linear",
-]
 
 
 @runtime_checkable
