@@ -16,7 +16,6 @@ from simulators.imported.days import DaySplit
 from simulators.imported.requests import Requests
 from simulators.imported.rows import Log
 from simulators.world.history import DAY_S
-from simulators.world.tables import BID_TYPES
 
 _TARGETS = ("target_gender", "target_region", "target_device", "target_age_min", "target_age_max")
 _PAID = {"CPM": Action.IMPRESSION, "CPC": Action.CLICK, "OCPA": Action.CONVERSION}
@@ -43,17 +42,10 @@ def make_ads(
 
     Bids are for the deepest action that the log knows, so that eCPM depends on the user: for a
     conversion, or else for a click. A bid that only some ads have is for the others the median one.
-
-    Args:
-        items: Frame of the item table.
-        log: Its prices, values and bids of the log days count.
-        days: The split.
-        requests: Which items are ads, and what they would have paid for.
-        config: What is simulated, and how.
-        rng: Draws bids and shares of the budget.
+    Prices, values and bids of the log days count.
 
     Raises:
-        ValueError: An unknown bid type, or one for an action that the log does not have.
+        ValueError: A bid type for an action that the log does not have.
     """
     ad_item, num_ads = requests.chosen.ad, len(requests.chosen.ad)
     known = items.iloc[ad_item].reset_index(drop=True)
@@ -121,8 +113,6 @@ def _bid_types(known: pd.DataFrame, actions: frozenset[Action]) -> NDArray:
         return np.full(len(known), usual, dtype=object)
     found = known["bid_type"].fillna(usual).to_numpy(dtype=object)
     for kind in pd.unique(found):
-        if kind not in BID_TYPES:
-            raise ValueError(f"bid_type must be one of {', '.join(BID_TYPES)}, got {kind!r}")
         if kind != "CPM" and _PAID[kind] not in actions:
             name = _PAID[kind].name.lower()
             raise ValueError(f"bid_type {kind} needs the action {name!r}, which the log never has")

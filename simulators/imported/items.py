@@ -74,12 +74,6 @@ def embed_items(
     The first part is the item table's own matrix as it is, or its text (TF-IDF, truncated SVD).
     Thousands of items may share their text, so the second part (a truncated SVD of items by users)
     has the same mean square. An item that is both ad and organic has one embedding for both.
-
-    Args:
-        items: The item table.
-        chosen: N + M of its rows.
-        logged: user_id, item and action of the log days.
-        config: Widths.
     """
     distinct, row = np.unique(chosen.both, return_inverse=True)
     if items.embedding is not None:

@@ -69,15 +69,6 @@ def make_requests(
 ) -> Requests:
     """Turn the rows of a log into requests and organic events.
 
-    Args:
-        source: Says what was offered where.
-        items: Frame of the item table.
-        log: The rows.
-        days: What is chosen, is chosen by the log days.
-        config: Sizes and what is simulated.
-        seed: Root of the keyed draws.
-        rng: Draws exposures where they are inferred.
-
     Raises:
         ValueError: Nothing to learn from.
     """

@@ -63,13 +63,7 @@ def choose_takes(
 ) -> Takes:
     """Attribute outcomes, tell ads from organic items, and keep the most frequent of both.
 
-    Args:
-        source: Says what was offered where.
-        items: Frame of the item table.
-        log: The rows.
-        days: What is most frequent, is so on the log days.
-        config: How many items are kept.
-        seed: Root of the keyed draw.
+    What is most frequent, is so on the log days.
 
     Raises:
         ValueError: Nothing to learn from.
@@ -91,7 +85,10 @@ def choose_takes(
     split = _by_offers(source, log, items, exposures, candidates)
     if split is None:
         ads_drawn = not shown and "is_ad" not in items
-        is_ad = _drawn(items, config.ad_share, seed) if ads_drawn else _as_labelled(items)
+        is_ad = _as_labelled(items)
+        if ads_drawn:
+            ids = pd.Index(items["item_id"])
+            is_ad = keyed_draw(ids, seed, Purpose.IMPORTED_AD) < config.ad_share
         split = _Split(is_ad[item], ~is_ad)
     ad_item = most_frequent(item[split.as_ad & logged], config.max_ads)
     if not len(ad_item):
@@ -122,10 +119,6 @@ def _numbered(rows: pd.DataFrame, item: IntArray, kind: int) -> pd.DataFrame:
     """Return rows with the numbers of their items, -1 of those that the world does not have."""
     number = positions(item, rows["item"].to_numpy())
     return rows.drop(columns=["item", "value", "price", "bid"]).assign(item_id=number, kind=kind)
-
-
-def _drawn(items: pd.DataFrame, ad_share: float, seed: int) -> BoolArray:
-    return keyed_draw(pd.Index(items["item_id"]), seed, Purpose.IMPORTED_AD) < ad_share
 
 
 def _as_labelled(items: pd.DataFrame) -> BoolArray:

@@ -64,11 +64,10 @@ class ItemTable:
 
     def __post_init__(self) -> None:
         frame, embedding = self.frame, self.embedding
-        if frame["item_id"].isna().any():
-            row = int(frame["item_id"].isna().to_numpy().argmax())
+        item_id = frame["item_id"]
+        for row in np.flatnonzero(item_id.isna()):
             raise LogFormatError(f"items: item_id of row {row + 1} is missing")
-        if frame["item_id"].duplicated().any():
-            twice = frame.loc[frame["item_id"].duplicated(), "item_id"].iloc[0]
+        for twice in item_id[item_id.duplicated()]:
             raise LogFormatError(f"items: item_id must be unique, {twice!r} occurs twice")
         if (embedding is None) == (self.text is None):
             raise LogFormatError("items: exactly one of an embedding and text is needed")
@@ -77,8 +76,7 @@ class ItemTable:
                 f"items: the embedding must have a row for each of {len(frame)} items, "
                 f"got shape {embedding.shape}"
             )
-        if embedding is not None and not np.isfinite(embedding).all():
-            row = int((~np.isfinite(embedding)).any(1).argmax())
+        for row in () if embedding is None else np.flatnonzero(~np.isfinite(embedding).all(1)):
             raise LogFormatError(f"items: the embedding of row {row + 1} is not finite")
         for name in {"price", "bid", "budget"} & set(frame):
             for amount in frame.loc[(frame[name] < 0) | np.isinf(frame[name]), name]:
