@@ -3,8 +3,6 @@
 Dims: N ads, I items of the log, n rows.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -22,14 +20,6 @@ _PAID = {"CPM": Action.IMPRESSION, "CPC": Action.CLICK, "OCPA": Action.CONVERSIO
 _IMPRESSIONS_PER_CPM = 1_000.0
 
 
-@dataclass(frozen=True)
-class Ads:
-    """The table of ads and what of it was made up."""
-
-    frame: pd.DataFrame
-    simulated: tuple[str, ...]
-
-
 def make_ads(
     items: pd.DataFrame,
     log: Log,
@@ -37,8 +27,8 @@ def make_ads(
     requests: Requests,
     config: ImportConfig,
     rng: np.random.Generator,
-) -> Ads:
-    """Return ads with bid, bid_type, budget, price, days and targets (null: everyone).
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return ads with bid, bid_type, budget, price, days and targets, and what was made up.
 
     Bids are for the deepest action that the log knows, so that eCPM depends on the user: for a
     conversion, or else for a click. A bid that only some ads have is for the others the median one.
@@ -67,8 +57,7 @@ def make_ads(
             same = bid_type == kind
             bid[same] = _filled(bid[same], np.nanmedian(bid))
         simulated.append(f"bids of {missing.sum():,} ads")
-    budget = known["budget"] if "budget" in known else pd.Series(np.nan, index=known.index)
-    budget = budget.astype("Float64")
+    budget = known.get("budget", pd.Series(np.nan, index=known.index)).astype("Float64")
     if budget.isna().all():
         cost = _daily_cost(requests.events, bid, bid_type, days.num_log_days)
         share = rng.permutation(np.arange(1, num_ads + 1) ** -0.8)
@@ -78,7 +67,7 @@ def make_ads(
     frame = frame.assign(bid=bid, bid_type=bid_type, budget=budget, price=price)
     frame = frame.assign(first_day=requests.first_day, last_day=requests.last_day)
     nobody = pd.array([pd.NA] * num_ads, dtype="Int64")  # null: everyone
-    return Ads(frame.assign(**dict.fromkeys(_TARGETS, nobody)), tuple(simulated))
+    return frame.assign(**dict.fromkeys(_TARGETS, nobody)), tuple(simulated)
 
 
 def _medians(ad_item: IntArray, logged: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -109,9 +98,8 @@ def _filled(values: NDArray[np.float64], otherwise: float) -> NDArray[np.float64
 
 def _bid_types(known: pd.DataFrame, actions: frozenset[Action]) -> NDArray:
     usual = "OCPA" if Action.CONVERSION in actions else "CPC"
-    if "bid_type" not in known:
-        return np.full(len(known), usual, dtype=object)
-    found = known["bid_type"].fillna(usual).to_numpy(dtype=object)
+    unknown = pd.Series(None, index=known.index, dtype=object)
+    found = known.get("bid_type", unknown).fillna(usual).to_numpy(dtype=object)
     for kind in pd.unique(found):
         if kind != "CPM" and _PAID[kind] not in actions:
             name = _PAID[kind].name.lower()

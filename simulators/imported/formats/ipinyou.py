@@ -117,7 +117,6 @@ def _open(path: Path) -> Table:
         path,
         _LOG | _CREATIVE | _USER,
         delimiter=SEPARATOR,
-        quoted=False,
         names=tuple(names),
         skip_header=True,
     )

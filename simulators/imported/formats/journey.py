@@ -81,9 +81,7 @@ class CompleteJourney(LogSource):
     def items(self) -> ItemTable:
         """Return all products; one that could be shown somewhere is an ad. See `LogSource`."""
         products = self._tables["products"].read().rename(columns=_NAMES)
-        promoted = np.zeros(0, dtype=np.int64)
-        for offer in self._promotions():
-            promoted = np.union1d(promoted, offer["item_id"].unique())
+        promoted = np.concatenate([offer["item_id"].unique() for offer in self._promotions()])
         bought = self._purchases
         price = bought[bought["price"] > 0].groupby("item_id")["price"].median()
         frame = pd.DataFrame(

@@ -109,7 +109,7 @@ def _dat(path: Path, columns: dict[str, Kind]) -> Table:
             f"::, got {num_columns}"
         )
     names = [part for name in columns for part in (name, f"after {name}")][:-1]
-    return Table(path, columns, delimiter=":", quoted=False, names=tuple(names), encoding="latin-1")
+    return Table(path, columns, delimiter=":", names=tuple(names), encoding="latin-1")
 
 
 def _movies_dat(path: Path) -> pd.DataFrame:

@@ -35,8 +35,7 @@ class Table:
         path: File or folder.
         columns: What it must hold, and what is read where no other columns are named.
         pattern: The files of a folder. Those that end in `.parquet` are read as Parquet.
-        delimiter: Of a CSV.
-        quoted: Whether a CSV's cells may stand in double quotes.
+        delimiter: Of a CSV. Between commas, cells may stand in double quotes.
         names: Column names of a CSV, in place of a header.
         skip_header: Whether there is a header that `names` replaces.
         encoding: Of a CSV.
@@ -53,7 +52,6 @@ class Table:
         *,
         pattern: str = "*.parquet",
         delimiter: str = ",",
-        quoted: bool = True,
         names: tuple[str, ...] | None = None,
         skip_header: bool = False,
         encoding: str = "utf8",
@@ -72,7 +70,7 @@ class Table:
             "skip_rows": int(skip_header),
             "use_threads": False,
         }
-        self._parse = {"delimiter": delimiter, "quote_char": '"' if quoted else False}
+        self._parse = {"delimiter": delimiter, "quote_char": '"' if delimiter == "," else False}
         self._fields = {file: self._schema(file) for file in files}
         self.types = {name: field.type for name, field in self._fields[files[0]].items()}
         """Column names (without blanks around them) and types; a CSV's columns are all text."""
