@@ -26,7 +26,6 @@ class VectorBidder(Protocol):
 
     def bids(self, pctr: FloatArray) -> FloatArray:
         """Return the bids of n auctions, [n], for click probabilities [n] in [0, 1]."""
-        ...
 
 
 @runtime_checkable
@@ -41,7 +40,6 @@ class Bidder(Protocol):
             remaining_budget: Not spent yet, in the unit of the bid.
             remaining_auctions: Auctions to come, this one included.
         """
-        ...
 
 
 AnyBidder = VectorBidder | Bidder | Callable[..., float]

@@ -42,19 +42,14 @@ from simulators.imported.readers.log import (
 from simulators.imported.readers.tables import Table
 
 ACTION_WORDS = {
-    "view": "view",
-    "pv": "view",
-    "browse": "view",
-    "organic": "view",
-    "impression": "impression",
-    "exposure": "impression",
-    "show": "impression",
-    "click": "click",
-    "clk": "click",
-    "conversion": "conversion",
-    "purchase": "conversion",
-    "buy": "conversion",
-    "order": "conversion",
+    word: action
+    for action, words in {
+        "view": "view pv browse organic",
+        "impression": "impression exposure show",
+        "click": "click clk",
+        "conversion": "conversion purchase buy order",
+    }.items()
+    for word in words.split()
 }
 """Words for the four actions. A cart or a wish list has none: say what they are to count as."""
 _REQUIRED = schema(id="user_id item_id", time="timestamp", text="action")

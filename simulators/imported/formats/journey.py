@@ -81,7 +81,7 @@ class CompleteJourney(LogSource):
     def items(self) -> ItemTable:
         """Return all products; one that could be shown somewhere is an ad. See `LogSource`."""
         products = self._tables["products"].read().rename(columns=_NAMES)
-        promoted = np.concatenate([offer["item_id"].unique() for offer in self._promotions()])
+        promoted = {item for offer in self._promotions() for item in offer["item_id"].unique()}
         bought = self._purchases
         price = bought[bought["price"] > 0].groupby("item_id")["price"].median()
         frame = pd.DataFrame(

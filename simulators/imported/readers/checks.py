@@ -159,13 +159,11 @@ class RowChecker:
 
     def _check_ids(self, column: pd.Series, name: str, verdict: "_Verdict") -> None:
         """Fail null ids and, for users, those that are text where the others are integers."""
-        missing = column.isna().to_numpy()
+        missing = (column.isna() | (column == "")).to_numpy(dtype=bool)
         if column.dtype == object:
             text = column.map(lambda cell: isinstance(cell, str)).to_numpy(dtype=bool)
         else:
             text = np.full(len(column), column.dtype == "str")
-        if column.dtype == object or column.dtype == "str":
-            missing = missing | (column == "").to_numpy(dtype=bool, na_value=False)
         verdict.fail(f"{name} is missing", missing)
         if name == "user_id" and not missing.all():
             if self._users_are_text is None:
@@ -231,11 +229,11 @@ class _Verdict:
         """Note who broke a rule; `cells` are shown in the reason."""
         rows = np.flatnonzero(broken & self.good)
         self.good[rows] = False
-        shown = (
-            [""] * len(rows) if cells is None else [f": {x!r}" for x in cells.iloc[rows].tolist()]
-        )
-        for row, cell in zip(rows.tolist(), shown, strict=True):
-            self.broken[row] = (rule, rule + cell)
+        for row in rows.tolist():
+            self.broken[row] = (rule, rule)
+        if cells is not None:
+            for row, cell in zip(rows.tolist(), cells.iloc[rows].tolist(), strict=True):
+                self.broken[row] = (rule, f"{rule}: {cell!r}")
 
 
 def _numeric(column: pd.Series) -> tuple[NDArray[np.float64], BoolArray]:
