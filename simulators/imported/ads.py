@@ -41,7 +41,8 @@ def make_ads(
     known = items.iloc[ad_item].reset_index(drop=True)
     logged = log.rows[log.day < days.num_log_days]
     simulated = []
-    price = _prices(known, ad_item, logged)
+    price = _either(_medians(ad_item, logged, "price"), known, "price")
+    price = np.where(np.isnan(price), _medians(ad_item, logged, "value"), price)
     if np.isnan(price).all():
         simulated.append("prices")
     price = _filled(price, 1.0)
@@ -82,12 +83,6 @@ def _either(first: NDArray[np.float64], known: pd.DataFrame, column: str) -> NDA
         return first
     other = pd.to_numeric(known[column]).to_numpy(dtype=np.float64, na_value=np.nan)
     return np.where(np.isnan(first) & (other > 0), other, first)
-
-
-def _prices(known: pd.DataFrame, ad_item: IntArray, logged: pd.DataFrame) -> NDArray[np.float64]:
-    price = _either(_medians(ad_item, logged, "price"), known, "price")
-    value = _medians(ad_item, logged, "value")
-    return np.where(np.isnan(price), value, price)
 
 
 def _filled(values: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:

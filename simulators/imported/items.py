@@ -45,10 +45,7 @@ def most_frequent(values: NDArray, size: int | None) -> IntArray:
 
 def positions(values: IntArray, wanted: NDArray) -> IntArray:
     """Return where each of `wanted` is in the rising `values`, -1 if it is not there."""
-    if not len(values):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    index = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[index] == wanted, index, -1)
+    return pd.Index(values).get_indexer(wanted)
 
 
 def group_columns(frame: pd.DataFrame, config: ImportConfig) -> dict[str, IntArray]:

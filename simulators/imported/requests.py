@@ -152,12 +152,8 @@ def _infer(
 def _alive(log: Log, ad_item: IntArray) -> tuple[IntArray, IntArray]:
     """Return the first and last day of any row with each ad, int64 [N] each."""
     ad_id = positions(ad_item, log.rows["item"].to_numpy())
-    known = ad_id >= 0
-    first = np.full(len(ad_item), log.num_days, dtype=np.int64)
-    last = np.zeros(len(ad_item), dtype=np.int64)
-    np.minimum.at(first, ad_id[known], log.day[known])
-    np.maximum.at(last, ad_id[known], log.day[known])
-    return first, last
+    span = pd.Series(log.day.astype(np.int64)).groupby(ad_id).agg(["min", "max"]).loc[0:]
+    return span["min"].to_numpy(), span["max"].to_numpy()
 
 
 def _legal_days(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
+from simulators.imported.events import in_order
 from simulators.imported.readers.checks import CheckCounts, RowChecker
 from simulators.imported.readers.log import ACTIONS, LogSource
 from simulators.world.history import DAY_S
@@ -195,6 +196,5 @@ def _sorted(rows: pd.DataFrame, users: Numbers) -> tuple[pd.DataFrame, pd.Index]
     number = np.full(len(users), UNKNOWN, dtype=np.int32)
     number[found[order]] = np.arange(len(found), dtype=np.int32)
     rows["user_id"] = number[rows["user_id"].to_numpy()]
-    keys = ("action", "item", "user_id", "timestamp")
-    rows = rows.iloc[np.lexsort([rows[name].to_numpy() for name in keys])]
+    rows = rows.iloc[in_order(rows, "timestamp", "user_id", "item", "action")]
     return rows.reset_index(drop=True), labels[order]

@@ -60,8 +60,7 @@ def seconds(milliseconds: pd.Series) -> pd.Series:
     """Return whole seconds; cells that are no integers stay as they are."""
     if milliseconds.dtype == np.int64:
         return milliseconds // 1000
-    whole = milliseconds.map(lambda cell: cell // 1000 if isinstance(cell, int) else cell)
-    return whole.astype(object)
+    return milliseconds.astype(object).map(lambda x: x // 1000 if isinstance(x, int) else x)
 
 
 def convert(column: pa.Array, kind: Kind) -> pd.Series:
