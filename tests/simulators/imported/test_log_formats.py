@@ -372,6 +372,15 @@ def test_amazon_reviews(amazon: Path) -> None:
     assert source.title == "Amazon Reviews 2023 (All_Beauty)"
 
 
+def test_amazon_review_without_a_time(amazon: Path) -> None:
+    (amazon / "All_Beauty.jsonl.gz").unlink()
+    reviews = _review("A1", "B1", 1588687728923) + _review("A2", "B2", None)
+    (amazon / "All_Beauty.jsonl").write_text(reviews)
+    good, _, rejected = _checked(open_log(amazon, "amazon_reviews"), amazon)
+    assert good["timestamp"].tolist() == [1588687728]  # the other row does not change its unit
+    assert rejected == [[2, "timestamp is missing"]]
+
+
 def test_amazon_broken(amazon: Path) -> None:
     (amazon / "meta_All_Beauty.jsonl").write_text(_product("B1", None, None) + "[1]\n")
     with pytest.raises(LogFormatError, match=r"meta_All_Beauty\.jsonl:2: no JSON object"):
