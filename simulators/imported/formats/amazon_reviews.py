@@ -59,7 +59,7 @@ class AmazonReviews(LogSource):
                     {
                         "user_id": _texts(cells["user_id"]),
                         "item_id": _texts(cells["parent_asin"]),
-                        "timestamp": seconds(cells["timestamp"].infer_objects()),
+                        "timestamp": seconds(cells["timestamp"]),
                         "action": "conversion",
                     }
                 )
