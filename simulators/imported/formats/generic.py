@@ -68,8 +68,6 @@ _WIDE = re.compile(r"(?:emb|embedding)_(\d+)")
 class GenericLog(LogSource):
     """A folder in the interactions format; see the module."""
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, source: Path) -> None:
         self._folder = source
         self.title = source.name

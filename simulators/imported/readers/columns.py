@@ -108,7 +108,7 @@ def _decoded(column: pa.Array) -> pa.Array:
         return pa.array(cells, pa.string())
 
 
-def _read(text: str, parse: Callable[[str], float]) -> float | str:
+def _read(text: str, parse: Callable[[str], int | float]) -> int | float | str:
     try:
         return parse(text)
     except ValueError:
@@ -122,11 +122,11 @@ def _integer(text: str) -> int:
     return number
 
 
-def _second(text: str) -> float:
+def _second(text: str) -> int | float:
     try:
         return float(text)
     except ValueError:
         return int(pd.Timestamp(text).timestamp())
 
 
-_PARSERS: dict[Kind, Callable[[str], float]] = {"number": float, "time": _second}
+_PARSERS: dict[Kind, Callable[[str], int | float]] = {"number": float, "time": _second}
