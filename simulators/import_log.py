@@ -146,7 +146,7 @@ def _make_parts(
     days = split_days(np.bincount(log.day, minlength=log.num_days), config)
     progress(f"requests of {len(log.source_user):,} users over {days.num_days:,} days")
     requests = make_requests(source, items.frame, log, days, config, seed, rng[0])
-    ads = make_ads(items.frame, log, days, requests, config, rng[1])
+    ads, simulated = make_ads(items.frame, log, days, requests, config, rng[1])
     chosen = requests.chosen
     progress(f"embeddings of {len(chosen.ad):,} ads and {len(chosen.organic):,} organic items")
     embedding = embed_items(items, chosen, log.rows[log.day < days.num_log_days], config)
@@ -179,7 +179,7 @@ def _make_parts(
         user_cardinalities=users.cardinalities,
         user_columns=users.columns,
         ranker_config=asdict(ranker_config),
-        simulated=(*source.simulated, *requests.simulated, *ads.simulated),
+        simulated=(*source.simulated, *requests.simulated, *simulated),
         notes=(*source.notes, *_notes(log, requests)),
         impression_share=config.impression_share,
     )
@@ -187,7 +187,7 @@ def _make_parts(
     return _Parts(
         info=info,
         users=users.frame,
-        ads=ads.frame.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
+        ads=ads.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
         organic=_organic(items.frame, chosen, groups),
         events=requests.events,
         embedding=embedding,

@@ -3,8 +3,6 @@
 Dims: N ads, I items of the log, n rows.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,19 +14,10 @@ from simulators.imported.days import DaySplit
 from simulators.imported.requests import Requests
 from simulators.imported.rows import Log
 from simulators.world.history import DAY_S
-from simulators.world.tables import BID_TYPES
 
 _TARGETS = ("target_gender", "target_region", "target_device", "target_age_min", "target_age_max")
 _PAID = {"CPM": Action.IMPRESSION, "CPC": Action.CLICK, "OCPA": Action.CONVERSION}
 _IMPRESSIONS_PER_CPM = 1_000.0
-
-
-@dataclass(frozen=True)
-class Ads:
-    """The table of ads and what of it was made up."""
-
-    frame: pd.DataFrame
-    simulated: tuple[str, ...]
 
 
 def make_ads(
@@ -38,28 +27,22 @@ def make_ads(
     requests: Requests,
     config: ImportConfig,
     rng: np.random.Generator,
-) -> Ads:
-    """Return ads with bid, bid_type, budget, price, days and targets (null: everyone).
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return ads with bid, bid_type, budget, price, days and targets, and what was made up.
 
     Bids are for the deepest action that the log knows, so that eCPM depends on the user: for a
     conversion, or else for a click. A bid that only some ads have is for the others the median one.
-
-    Args:
-        items: Frame of the item table.
-        log: Its prices, values and bids of the log days count.
-        days: The split.
-        requests: Which items are ads, and what they would have paid for.
-        config: What is simulated, and how.
-        rng: Draws bids and shares of the budget.
+    Prices, values and bids of the log days count.
 
     Raises:
-        ValueError: An unknown bid type, or one for an action that the log does not have.
+        ValueError: A bid type for an action that the log does not have.
     """
     ad_item, num_ads = requests.chosen.ad, len(requests.chosen.ad)
     known = items.iloc[ad_item].reset_index(drop=True)
     logged = log.rows[log.day < days.num_log_days]
     simulated = []
-    price = _prices(known, ad_item, logged)
+    price = _either(_medians(ad_item, logged, "price"), known, "price")
+    price = np.where(np.isnan(price), _medians(ad_item, logged, "value"), price)
     if np.isnan(price).all():
         simulated.append("prices")
     price = _filled(price, 1.0)
@@ -75,8 +58,7 @@ def make_ads(
             same = bid_type == kind
             bid[same] = _filled(bid[same], np.nanmedian(bid))
         simulated.append(f"bids of {missing.sum():,} ads")
-    budget = known["budget"] if "budget" in known else pd.Series(np.nan, index=known.index)
-    budget = budget.astype("Float64")
+    budget = known.get("budget", pd.Series(np.nan, index=known.index)).astype("Float64")
     if budget.isna().all():
         cost = _daily_cost(requests.events, bid, bid_type, days.num_log_days)
         share = rng.permutation(np.arange(1, num_ads + 1) ** -0.8)
@@ -86,7 +68,7 @@ def make_ads(
     frame = frame.assign(bid=bid, bid_type=bid_type, budget=budget, price=price)
     frame = frame.assign(first_day=requests.first_day, last_day=requests.last_day)
     nobody = pd.array([pd.NA] * num_ads, dtype="Int64")  # null: everyone
-    return Ads(frame.assign(**dict.fromkeys(_TARGETS, nobody)), tuple(simulated))
+    return frame.assign(**dict.fromkeys(_TARGETS, nobody)), tuple(simulated)
 
 
 def _medians(ad_item: IntArray, logged: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -103,12 +85,6 @@ def _either(first: NDArray[np.float64], known: pd.DataFrame, column: str) -> NDA
     return np.where(np.isnan(first) & (other > 0), other, first)
 
 
-def _prices(known: pd.DataFrame, ad_item: IntArray, logged: pd.DataFrame) -> NDArray[np.float64]:
-    price = _either(_medians(ad_item, logged, "price"), known, "price")
-    value = _medians(ad_item, logged, "value")
-    return np.where(np.isnan(price), value, price)
-
-
 def _filled(values: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:
     """Return the values, with their median in place of NaN, or `otherwise` if all are NaN."""
     missing = np.isnan(values)
@@ -117,12 +93,9 @@ def _filled(values: NDArray[np.float64], otherwise: float) -> NDArray[np.float64
 
 def _bid_types(known: pd.DataFrame, actions: frozenset[Action]) -> NDArray:
     usual = "OCPA" if Action.CONVERSION in actions else "CPC"
-    if "bid_type" not in known:
-        return np.full(len(known), usual, dtype=object)
-    found = known["bid_type"].fillna(usual).to_numpy(dtype=object)
+    unknown = pd.Series(None, index=known.index, dtype=object)
+    found = known.get("bid_type", unknown).fillna(usual).to_numpy(dtype=object)
     for kind in pd.unique(found):
-        if kind not in BID_TYPES:
-            raise ValueError(f"bid_type must be one of {', '.join(BID_TYPES)}, got {kind!r}")
         if kind != "CPM" and _PAID[kind] not in actions:
             name = _PAID[kind].name.lower()
             raise ValueError(f"bid_type {kind} needs the action {name!r}, which the log never has")

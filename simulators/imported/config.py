@@ -1,9 +1,23 @@
 """How a log becomes a world: what is kept, how it is split, and what is simulated."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulators.world.item_codes import check_ids
+
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "be at least 1": (
+        lambda x: x >= 1,
+        "num_codes num_ranker_rows num_verticals num_categories num_advertisers num_labels "
+        "num_days test_days validation_days train_days calibration_days max_users max_ads "
+        "max_organic text_dim",
+    ),
+    "be at least 2": (lambda x: x >= 2, "num_levels"),
+    "be at least 0": (lambda x: 0 <= x < math.inf, "attribution_window_s behavior_dim bid_spread"),
+    "be positive": (lambda x: 0 < x < math.inf, "unbought_per_visit margin_share budget_slack"),
+    "lie in [0, 1]": (lambda x: 0 <= x <= 1, "max_bad ad_share repeat_share impression_share"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,23 +90,9 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        counts = ("num_codes", "num_ranker_rows", "num_verticals", "num_categories")
-        days = ("num_days", "test_days", "validation_days", "train_days", "calibration_days")
-        limits = ("max_users", "max_ads", "max_organic")
-        for name in (*counts, *days, *limits, "num_advertisers", "num_labels", "text_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.num_levels < 2:
-            raise ValueError(f"num_levels must be at least 2, got {self.num_levels}")
+        for rule, (holds, names) in _RULES.items():
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise ValueError(f"{name} must {rule}, got {value}")
         check_ids(self.tokenizer, self.resolve, self.num_levels, self.num_codes)
-        for name in ("attribution_window_s", "behavior_dim", "bid_spread"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("unbought_per_visit", "margin_share", "budget_slack"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < math.inf:
-                raise ValueError(f"{name} must be positive, got {value}")
-        for name in ("max_bad", "ad_share", "repeat_share", "impression_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

@@ -27,22 +27,13 @@ class DaySplit:
 
 
 def last_days(rows_per_day: IntArray, share: float) -> int:
-    """Return how many whole last days hold at least a share of all rows.
-
-    Args:
-        rows_per_day: int64 [D].
-        share: In [0, 1].
-    """
+    """Return how many whole last days hold at least a share of all rows."""
     held = np.cumsum(rows_per_day[::-1])
     return int(np.searchsorted(held, share * held[-1])) + 1
 
 
 def split_days(rows_per_day: IntArray, config: ImportConfig) -> DaySplit:
-    """Return the split by time; what the configuration leaves open follows the rows.
-
-    Args:
-        rows_per_day: int64 [D], of the whole log.
-        config: May name numbers of days.
+    """Return the split by time; what the configuration leaves open follows the rows [D].
 
     Raises:
         ValueError: The log is too short: rankers learn on one day at least and are calibrated on

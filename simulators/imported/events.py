@@ -39,9 +39,7 @@ def in_order(rows: pd.DataFrame, *names: str) -> IntArray:
 def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
     """Return one row per exposure, with its final action and the column `seen`.
 
-    Args:
-        rows: user_id, item, timestamp and action (impressions, clicks, conversions), any order.
-        window_s: How much later an outcome may be, in seconds, inclusive.
+    An outcome may be up to `window_s` seconds later, inclusive.
 
     Returns:
         The rows that open an exposure, in order of time, user and item: impressions, clicks
@@ -89,35 +87,22 @@ class Visits:
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Visits":
-        """Find the visits of the rows with a success.
-
-        Args:
-            rows: user_id, timestamp, place, scene and action.
-        """
-        success = rows["action"].to_numpy() >= Action.CLICK
+        """Find the visits of the rows with a success."""
+        success = (rows["action"] >= Action.CLICK).to_numpy()
         names = ["timestamp", "user_id", "place"]
-        keys = [rows[name].to_numpy()[success] for name in names]
-        order = np.lexsort(keys[::-1])
-        ordered = [key[order] for key in keys]
-        new = np.zeros(len(order), dtype=bool)
-        for key in ordered:
-            new |= np.r_[True, key[1:] != key[:-1]][: len(order)]
+        taken = rows.loc[success, [*names, "scene"]]
         row = np.full(len(rows), -1, dtype=np.int64)
-        row[np.flatnonzero(success)[order]] = np.cumsum(new) - 1
-        first = rows.iloc[np.flatnonzero(success)[order][new]]
-        return cls(first[[*names, "scene"]].reset_index(drop=True), row)
+        row[success] = taken.groupby(names).ngroup()
+        first = taken.drop_duplicates(names).sort_values(names, ignore_index=True)
+        return cls(first, row)
 
 
 def unbought_share(
     legal: Legal, legal_row: IntArray, num_successes: int, unbought_per_visit: float
 ) -> float:
-    """Return q, with which the mean number of kept exposures without success is as asked for.
+    """Return q, with which so many exposures without success are kept per visit, on average.
 
-    Args:
-        legal: What could be shown.
-        legal_row: Its row for each visit of the log days.
-        num_successes: In these visits.
-        unbought_per_visit: The mean. Where fewer could be shown, q is 1.
+    `legal_row` has the row of each visit. Where fewer could be shown, q is 1.
     """
     size = np.diff(legal.start)[legal_row].sum() - num_successes
     wanted = unbought_per_visit * len(legal_row)
@@ -132,16 +117,10 @@ def sample_unbought(
     share: float,
     rng: np.random.Generator,
 ) -> tuple[IntArray, IntArray]:
-    """Return visit and ad of the kept exposures without success.
+    """Return visit and ad of the exposures without success that are kept with probability `share`.
 
-    Args:
-        legal: What could be shown.
-        legal_row: Its row for each visit, [V].
-        success_visit: Visit of each success.
-        success_ad: Its ad.
-        share: q, in (0, 1].
-        rng: The gaps between kept cells of the (visit, ad) table are geometric, so its other cells
-            need no draw.
+    `legal_row` [V] has the row of each visit. The gaps between kept cells of the (visit, ad) table
+    are geometric, so its other cells need no draw.
     """
     stop = np.cumsum(np.diff(legal.start)[legal_row])
     num_cells = int(stop[-1]) if len(stop) else 0
@@ -162,11 +141,8 @@ def sample_unbought(
 def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Return the events of visits with user, place, scene and a second of their own.
 
-    Args:
-        visits: V visits.
-        events: visit, item_id, kind (1 exposure, 0 organic), action and delay (seconds from the
-            visit to the outcome).
-        rng: Orders the exposures of each visit, and then its organic events.
+    `delay` is the time from the visit to the outcome in seconds. The order of a visit's exposures
+    is drawn, and then that of its organic events.
     """
     events = events.iloc[in_order(events, "visit", "kind", "item_id")]
     visit, kind = events["visit"].to_numpy(), events["kind"].to_numpy()
@@ -193,10 +169,6 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
 
 def event_table(events: pd.DataFrame) -> pd.DataFrame:
     """Return the event table of `World`.
-
-    Args:
-        events: user_id, timestamp, seen, kind, item_id, action, scene, and availability where the
-            log knows what could be shown; any order.
 
     Returns:
         Rows in order of time. `seen` stays where an outcome comes after its exposure.

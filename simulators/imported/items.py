@@ -45,10 +45,7 @@ def most_frequent(values: NDArray, size: int | None) -> IntArray:
 
 def positions(values: IntArray, wanted: NDArray) -> IntArray:
     """Return where each of `wanted` is in the rising `values`, -1 if it is not there."""
-    if not len(values):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    index = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[index] == wanted, index, -1)
+    return pd.Index(values).get_indexer(wanted)
 
 
 def group_columns(frame: pd.DataFrame, config: ImportConfig) -> dict[str, IntArray]:
@@ -74,12 +71,6 @@ def embed_items(
     The first part is the item table's own matrix as it is, or its text (TF-IDF, truncated SVD).
     Thousands of items may share their text, so the second part (a truncated SVD of items by users)
     has the same mean square. An item that is both ad and organic has one embedding for both.
-
-    Args:
-        items: The item table.
-        chosen: N + M of its rows.
-        logged: user_id, item and action of the log days.
-        config: Widths.
     """
     distinct, row = np.unique(chosen.both, return_inverse=True)
     if items.embedding is not None:

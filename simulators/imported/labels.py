@@ -20,11 +20,9 @@ _MONDAY_OF_1970 = 3  # 1970 began on a Thursday
 
 
 def group_numbers(labels: pd.Series, size: int) -> IntArray:
-    """Return 1, 2 ... for the most frequent labels, 0 for the others and for null, int64 [n].
+    """Return 1, 2 ... for the `size` most frequent labels, 0 for the others and null, int64 [n].
 
-    Args:
-        labels: [n]; ties go to the lower label.
-        size: How many get a number of their own.
+    Ties go to the lower label.
     """
     count = labels.value_counts(sort=False).sort_index()
     largest = count.sort_values(ascending=False, kind="stable").index[:size]
@@ -34,9 +32,8 @@ def group_numbers(labels: pd.Series, size: int) -> IntArray:
 def label_codes(labels: pd.Series, size: int) -> tuple[IntArray, int]:
     """Return codes in the order of the labels, int64 [n], and how many there may be.
 
-    Args:
-        labels: [n]; null has code 0.
-        size: The most frequent ones get a code of their own, the others share the last code.
+    Null has code 0. The `size` most frequent labels get a code of their own, the others share the
+    last one.
     """
     count = labels.value_counts(sort=False).sort_index()
     if len(count) > size:
@@ -59,14 +56,7 @@ class UserTable:
 
 
 def make_users(known: pd.DataFrame, log: Log, days: DaySplit, num_labels: int) -> UserTable:
-    """Return the users of a log.
-
-    Args:
-        known: `LogSource.users`.
-        log: Says who there is and how active they were on the log days.
-        days: The split.
-        num_labels: Values of an attribute that get a code each.
-    """
+    """Return the users of a log, with their activity on the log days."""
     attributes = known.set_index("user_id").reindex(log.source_user)
     frame = pd.DataFrame({"user_id": np.arange(len(log.source_user)), "source_id": log.source_user})
     sizes: dict[str, int] = {}
@@ -96,12 +86,7 @@ def number_scenes(requests: pd.DataFrame, log: Log, num_labels: int) -> tuple[In
 
     It is the log's own label where no places are known. Otherwise it is what is known when a visit
     begins: weekday or weekend and, where places are known, the same label (place, if there are no
-    labels) as last time or another.
-
-    Args:
-        requests: user_id, timestamp, scene and place.
-        log: Its labels and its first day.
-        num_labels: Labels that get a number each.
+    labels) as last time or another. `num_labels` labels get a number each.
     """
     if len(log.scenes) and not len(log.places):
         scene = requests["scene"]

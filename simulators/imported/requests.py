@@ -69,15 +69,6 @@ def make_requests(
 ) -> Requests:
     """Turn the rows of a log into requests and organic events.
 
-    Args:
-        source: Says what was offered where.
-        items: Frame of the item table.
-        log: The rows.
-        days: What is chosen, is chosen by the log days.
-        config: Sizes and what is simulated.
-        seed: Root of the keyed draws.
-        rng: Draws exposures where they are inferred.
-
     Raises:
         ValueError: Nothing to learn from.
     """
@@ -161,12 +152,8 @@ def _infer(
 def _alive(log: Log, ad_item: IntArray) -> tuple[IntArray, IntArray]:
     """Return the first and last day of any row with each ad, int64 [N] each."""
     ad_id = positions(ad_item, log.rows["item"].to_numpy())
-    known = ad_id >= 0
-    first = np.full(len(ad_item), log.num_days, dtype=np.int64)
-    last = np.zeros(len(ad_item), dtype=np.int64)
-    np.minimum.at(first, ad_id[known], log.day[known])
-    np.maximum.at(last, ad_id[known], log.day[known])
-    return first, last
+    span = pd.Series(log.day.astype(np.int64)).groupby(ad_id).agg(["min", "max"]).loc[0:]
+    return span["min"].to_numpy(), span["max"].to_numpy()
 
 
 def _legal_days(

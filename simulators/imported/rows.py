@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
+from simulators.imported.events import in_order
 from simulators.imported.readers.checks import CheckCounts, RowChecker
 from simulators.imported.readers.log import ACTIONS, LogSource
 from simulators.world.history import DAY_S
@@ -84,13 +85,7 @@ class Numbers:
 
 
 def keyed_draw(ids: pd.Index, seed: int, purpose: Purpose) -> NDArray[np.float64]:
-    """Return a draw from (0, 1) for each id, which depends on nothing else but the seed.
-
-    Args:
-        ids: Integers or text.
-        seed: Root.
-        purpose: What it decides.
-    """
+    """Return a draw from (0, 1) for each id, which depends on nothing but seed and purpose."""
     text = np.array([str(label) for label in ids], dtype=object)
     key = pd.util.hash_array(text, categorize=False).view(np.int64)
     return uniform(seed, purpose, torch.from_numpy(key.copy())).numpy()
@@ -124,16 +119,9 @@ def read_log(
     seed: int,
     progress: Callable[[str], None],
 ) -> Log:
-    """Read, check and number all rows of a log.
+    """Read, check and number all rows of a log; rejected ones are listed in a file.
 
-    Args:
-        source: The log.
-        items: All item ids.
-        rejected: Where the list of rejected rows goes.
-        config: How many users and days are kept, and how many rows may be bad. The sample of users
-            is uniform and knows nothing but their ids.
-        seed: Chooses the users.
-        progress: Called with one line per million rows.
+    The sample of users is uniform and knows nothing but their ids.
 
     Raises:
         LogFormatError: Too many bad rows.
@@ -181,7 +169,17 @@ def read_log(
     if config.num_days is not None and config.num_days < total:
         total = config.num_days
         rows = rows[rows["timestamp"] < total * DAY_S]
-    return _sorted(rows, users, scenes, places, midnight // DAY_S, total, counts)
+    rows, source_user = _sorted(rows, users)
+    return Log(
+        rows=rows,
+        source_user=source_user,
+        scenes=scenes.labels(),
+        places=places.labels(),
+        first_day=midnight // DAY_S,
+        num_days=total,
+        counts=counts,
+        num_users=len(users),
+    )
 
 
 def _kept(parts: list[pd.DataFrame], sample: _Sample) -> pd.DataFrame:
@@ -190,31 +188,13 @@ def _kept(parts: list[pd.DataFrame], sample: _Sample) -> pd.DataFrame:
     return rows if keeps.all() else rows[keeps].reset_index(drop=True)
 
 
-def _sorted(
-    rows: pd.DataFrame,
-    users: Numbers,
-    scenes: Numbers,
-    places: Numbers,
-    first_day: int,
-    num_days: int,
-    counts: CheckCounts,
-) -> Log:
-    """Return the log with users numbered by their rising ids and rows in order of time."""
+def _sorted(rows: pd.DataFrame, users: Numbers) -> tuple[pd.DataFrame, pd.Index]:
+    """Return rows in order of time, with users numbered by their rising ids, and these ids."""
     found = np.unique(rows["user_id"])
     labels = users.labels()[found]
     order = labels.argsort()
     number = np.full(len(users), UNKNOWN, dtype=np.int32)
     number[found[order]] = np.arange(len(found), dtype=np.int32)
     rows["user_id"] = number[rows["user_id"].to_numpy()]
-    keys = ("action", "item", "user_id", "timestamp")
-    rows = rows.iloc[np.lexsort([rows[name].to_numpy() for name in keys])]
-    return Log(
-        rows=rows.reset_index(drop=True),
-        source_user=labels[order],
-        scenes=scenes.labels(),
-        places=places.labels(),
-        first_day=first_day,
-        num_days=num_days,
-        counts=counts,
-        num_users=len(users),
-    )
+    rows = rows.iloc[in_order(rows, "timestamp", "user_id", "item", "action")]
+    return rows.reset_index(drop=True), labels[order]

@@ -44,15 +44,6 @@ class Takes:
     """Whether the ads among the items were drawn."""
 
 
-@dataclass(frozen=True)
-class _Split:
-    """What may be an exposure of an ad, before the most frequent ads are chosen."""
-
-    as_ad: BoolArray  # the exposures that may be one, [n]
-    organic_too: BoolArray  # the items whose other successes are organic, [I]
-    offered: BoolArray | None = None  # [G + 1, C]
-
-
 def choose_takes(
     source: LogSource,
     items: pd.DataFrame,
@@ -63,13 +54,7 @@ def choose_takes(
 ) -> Takes:
     """Attribute outcomes, tell ads from organic items, and keep the most frequent of both.
 
-    Args:
-        source: Says what was offered where.
-        items: Frame of the item table.
-        log: The rows.
-        days: What is most frequent, is so on the log days.
-        config: How many items are kept.
-        seed: Root of the keyed draw.
+    What is most frequent, is so on the log days.
 
     Raises:
         ValueError: Nothing to learn from.
@@ -87,33 +72,35 @@ def choose_takes(
     # an ad must be taken where it is offered, so only items that are taken often can become one
     limit = None if config.max_ads is None else _CANDIDATES_PER_AD * config.max_ads
     candidates = most_frequent(item[logged & (shown | success)], limit)
-    ads_drawn = False
-    split = _by_offers(source, log, items, exposures, candidates)
-    if split is None:
+    ads_drawn, organic_too = False, np.ones(len(items), dtype=bool)
+    offered = _offers(source, log, items["item_id"].to_numpy()[candidates])
+    if offered is None:
         ads_drawn = not shown and "is_ad" not in items
         is_ad = _drawn(items, config.ad_share, seed) if ads_drawn else _as_labelled(items)
-        split = _Split(is_ad[item], ~is_ad)
-    ad_item = most_frequent(item[split.as_ad & logged], config.max_ads)
+        as_ad, organic_too = is_ad[item], ~is_ad
+    else:  # an ad is what is taken at an offer
+        column, place = positions(candidates, item), exposures["place"].to_numpy()
+        as_ad = (column >= 0) & (place >= 0)
+        if not shown:  # what was shown was shown, whatever the offers say
+            as_ad &= offered[place, column]
+    ad_item = most_frequent(item[as_ad & logged], config.max_ads)
     if not len(ad_item):
         raise ValueError("the log days have no exposure of an ad")
     visits = None if shown else Visits.of(exposures)
     if visits is not None:
         exposures, views = exposures.assign(visit=visits.row), views.assign(visit=NO_VISIT)
-    taken = split.as_ad & (positions(ad_item, item) >= 0)
-    others = exposures[~taken & success & split.organic_too[item]]
+    taken = as_ad & (positions(ad_item, item) >= 0)
+    others = exposures[~taken & success & organic_too[item]]
     organic = pd.concat([views, others.assign(action=int(Action.VIEW)).drop(columns="seen")])
     at_log = organic["timestamp"].to_numpy() < days.num_log_days * DAY_S
     organic_item = most_frequent(organic["item"].to_numpy()[at_log], config.max_organic)
     organic = _numbered(organic, organic_item, kind=0)
-    offered = split.offered
-    if offered is not None:
-        offered = offered[:, positions(candidates, ad_item)]
     return Takes(
         exposures=_numbered(exposures[taken], ad_item, kind=1),
         organic=organic[organic["item_id"] >= 0],
         visits=visits,
         chosen=Chosen(ad_item, organic_item),
-        offered=offered,
+        offered=None if offered is None else offered[:, positions(candidates, ad_item)],
         ads_drawn=ads_drawn,
     )
 
@@ -135,17 +122,11 @@ def _as_labelled(items: pd.DataFrame) -> BoolArray:
     return items["is_ad"].astype("boolean").fillna(False).to_numpy(dtype=bool)
 
 
-def _by_offers(
-    source: LogSource,
-    log: Log,
-    items: pd.DataFrame,
-    exposures: pd.DataFrame,
-    candidates: IntArray,
-) -> _Split | None:
-    """Return the split where the log knows what was offered: an ad is what is taken at an offer."""
+def _offers(source: LogSource, log: Log, candidates: NDArray) -> BoolArray | None:
+    """Return which of C items were offered at each place, [G + 1, C]; None: not known."""
     if not len(log.places):
         return None
-    ids = pd.Index(items["item_id"].to_numpy()[candidates])
+    ids = pd.Index(candidates)
     offered: BoolArray | None = None
     for frame in source.offers():
         if offered is None:
@@ -153,10 +134,4 @@ def _by_offers(
         place, item = log.places.get_indexer(frame["place"]), ids.get_indexer(frame["item_id"])
         known = (place >= 0) & (item >= 0)
         offered[place[known], item[known]] = True
-    if offered is None:
-        return None
-    column, place = positions(candidates, exposures["item"].to_numpy()), exposures["place"]
-    as_ad = (column >= 0) & (place.to_numpy() >= 0)
-    if Action.IMPRESSION not in log.actions:  # what was shown was shown, whatever the offers say
-        as_ad &= offered[place, column]
-    return _Split(as_ad, np.ones(len(items), dtype=bool), offered)
+    return offered

@@ -22,7 +22,6 @@ from simulators.replay.ipinyou import load_ipinyou
 from simulators.replay.replay import (
     AnyBidder,
     ConstantBidder,
-    LinearBidder,
     MaxCPCBidder,
     run,
     tune_linear,
@@ -31,6 +30,14 @@ from simulators.replay.rlb import RLBBidder
 
 BIDDERS = ("constant", "max_cpc", "linear", "rlb")
 _IPINYOU = (".log.txt", ".yzx.txt")
+_SHOWN = {
+    "fitted": ",.6g",
+    "impressions": ",",
+    "clicks": ",",
+    "spend": ",.10g",
+    "cost_per_click": ",.6g",
+    "win_rate": ".2%",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +98,12 @@ def replay(args: ReplayArgs) -> tuple[float, int, list[Row]]:
     if "constant" in args.bidder and args.price is None:
         raise ValueError("--bidder constant needs --price")
     train_path = args.train or (_in_folder(args.log, "train") if args.log.is_dir() else None)
-    fitted = [n for n in args.bidder if n in ("linear", "rlb") or _is_fitted_cpc(n, args)]
+    given = {"constant"} | ({"max_cpc"} if args.max_cpc is not None else set())
+    fitted = [name for name in args.bidder if name not in given]
     if fitted and train_path is None:
         raise ValueError(f"--bidder {fitted[0]} is fitted on a training log: give --train")
     log = read_log(args.log, "test")
-    train = read_log(train_path, "train") if fitted and train_path is not None else None
+    train = read_log(train_path, "train") if fitted and train_path else None
     budget = amount * float(log["market_price"].sum()) if is_share else amount
     rows = []
     for name in args.bidder:
@@ -156,10 +164,6 @@ def _in_folder(folder: Path, part: str) -> Path:
     raise ValueError(f"{folder} holds neither {part}{_IPINYOU[0]} nor {part}{_IPINYOU[1]}")
 
 
-def _is_fitted_cpc(name: str, args: ReplayArgs) -> bool:
-    return name == "max_cpc" and args.max_cpc is None
-
-
 def _bidder(
     name: str, args: ReplayArgs, train: pd.DataFrame | None, budget: float, num_auctions: int
 ) -> tuple[AnyBidder, float | None]:
@@ -174,34 +178,24 @@ def _bidder(
     if not train["click"].any():
         raise ValueError(f"--bidder {name} needs a click in the training log, and it has none")
     if name == "max_cpc":
-        most = MaxCPCBidder.fit(train)
-        return most, most.max_cpc
+        max_cpc = MaxCPCBidder.fit(train)
+        return max_cpc, max_cpc.max_cpc
     if not args.base_bids:
         raise ValueError("--base-bids needs at least one bid to try")
     scaled = budget * len(train) / num_auctions if num_auctions else budget
-    linear: LinearBidder = tune_linear(train, scaled, args.base_bids)
+    linear = tune_linear(train, scaled, args.base_bids)
     return linear, linear.base_bid
 
 
 def _print(rows: list[Row], budget: float, num_auctions: int) -> None:
     table = Table(title=f"{num_auctions:,} auctions, budget {budget:,.10g}")
     table.add_column("bidder")
-    for name in ("fitted", "impressions", "clicks", "spend", "cost per click", "win rate"):
-        table.add_column(name, justify="right")
-
-    def shown(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
+    for name in _SHOWN:
+        table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(
-            row.bidder,
-            shown(row.fitted, ",.6g"),
-            f"{row.impressions:,}",
-            f"{row.clicks:,}",
-            f"{row.spend:,.10g}",
-            shown(row.cost_per_click, ",.6g"),
-            shown(row.win_rate, ".2%"),
-        )
+        values = asdict(row)
+        cells = ("-" if (v := values[name]) is None else format(v, _SHOWN[name]) for name in _SHOWN)
+        table.add_row(row.bidder, *cells)
     Console(width=100).print(table)
 
 

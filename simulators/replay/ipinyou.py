@@ -9,7 +9,10 @@ Dims: n rows that were accepted, F hashed features.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -86,103 +89,86 @@ def read_ipinyou(
     hasher = FeatureHasher(
         NUM_FEATURES, input_type="string", alternate_sign=False, dtype=np.float32
     )
-    clicks: list[int] = []
-    prices: list[int] = []
-    rows: list[int] = []
+    good: list[tuple[int, int, int]] = []
     bad: list[tuple[int, str]] = []
     parts = [sp.csr_matrix((0, NUM_FEATURES), dtype=np.float32)]
-    tokens: list[list[str]] = []
     num_rows = 0
     with path.open(encoding=ENCODING, errors="replace", newline="\n") as file:
-        parse, first_line = _parser(path, file.readline if path.name.endswith(".log.txt") else None)
-        for number, line in enumerate(file, first_line):
-            num_rows += 1
-            try:
-                click, price, features = parse(line.rstrip("\r\n"))
-            except ValueError as error:
-                bad.append((number, str(error)))
-            else:
-                clicks.append(click)
-                prices.append(price)
-                rows.append(num_rows - 1)
-                tokens.append(features)
-            if num_rows % _CHUNK == 0:
-                parts.append(hasher.transform(tokens))
-                tokens = []
-                if len(bad) > max_bad_share * num_rows:
-                    break
+        parse, first_line = _parser(path, file)
+        while lines := list(islice(file, _CHUNK)):
+            words = []
+            for number, line in enumerate(lines, num_rows):
+                try:
+                    if "\N{REPLACEMENT CHARACTER}" in line:
+                        raise ValueError("not UTF-8")
+                    click, price, features = parse(line)
+                except ValueError as error:
+                    bad.append((first_line + number, str(error)))
+                else:
+                    good.append((number, click, price))
+                    words.append(features)
+            num_rows += len(lines)
+            if words:
+                parts.append(hasher.transform(words))
+            if len(bad) > max_bad_share * num_rows:
+                break
     if bad:
-        _write_rejects(side, path, bad)
+        listed = [f"{path.name}\t{line}\t{reason}\n" for line, reason in bad]
+        write_text(side, "file\tline\treason\n" + "".join(listed))
     if len(bad) > max_bad_share * num_rows:
         raise IPinYouError(
             f"{path}: {len(bad)} of the first {num_rows} rows are bad, more than the share "
             f"{max_bad_share:g} allowed; the first is line {bad[0][0]}: {bad[0][1]}; "
             f"all are listed in {side}"
         )
-    if tokens:
-        parts.append(hasher.transform(tokens))
-    frame = pd.DataFrame(
-        {
-            "click": np.array(clicks, dtype=np.int64),
-            "market_price": np.array(prices, dtype=np.float64),
-        }
-    )
-    return IPinYouRows(
-        frame,
-        sp.vstack(parts, format="csr"),
-        np.array(rows, dtype=np.int64),
-        num_rows,
-        side if bad else None,
-    )
+    types = {"row": np.int64, "click": np.int64, "market_price": np.float64}
+    frame = pd.DataFrame(good, columns=list(types)).astype(types)
+    row = frame.pop("row").to_numpy()
+    return IPinYouRows(frame, sp.vstack(parts, format="csr"), row, num_rows, side if bad else None)
 
 
 Row = tuple[int, int, list[str]]
 
 
-def _parser(path: Path, read_header: Callable[[], str] | None) -> tuple[Callable[[str], Row], int]:
+def _parser(path: Path, file: TextIO) -> tuple[Callable[[str], Row], int]:
     """Return what reads a line (click, price, feature words) and the first data line's number."""
-    if read_header is None:
-        if not path.name.endswith(".yzx.txt"):
-            raise IPinYouError(
-                f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
-            )
+    if path.name.endswith(".yzx.txt"):
         return _parse_yzx, 1
-    header = split_line(read_header())
+    if not path.name.endswith(".log.txt"):
+        raise IPinYouError(
+            f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
+        )
+    header = split_line(file.readline())
     known = LOG_COLUMNS if "advertiser" in header else FIRST_SEASON_COLUMNS
-    for at, name in enumerate(known):
-        if at >= len(header) or header[at].strip() != name:
-            got = header[at] if at < len(header) else "nothing"
-            raise IPinYouError(
-                f"{path}: column {at + 1} of the header must be {name!r}, got {got!r}"
-            )
+    pairs = zip_longest(known, header[: len(known)], fillvalue="nothing")
+    for at, (name, got) in enumerate(pairs, 1):
+        if got.strip() != name:
+            raise IPinYouError(f"{path}: column {at} of the header must be {name!r}, got {got!r}")
     if len(header) != len(known) and not has_counts(len(header), len(known)):
         raise IPinYouError(
             f"{path}: the header has {len(header)} columns, must be {len(known)} or two more"
         )
-    column = {name: at for at, name in enumerate(known)}
-    return lambda line: _parse_log(line, column), 2
+    return partial(_parse_log, known), 2
 
 
-def _parse_log(line: str, column: dict[str, int]) -> Row:
+def _parse_log(columns: tuple[str, ...], line: str) -> Row:
     """Return click, payprice and feature words of a line of a log; ValueError says what is bad."""
-    _check_text(line)
     cells = split_line(line)
-    if len(cells) != len(column) and not has_counts(len(cells), len(column)):
-        raise ValueError(f"{len(cells)} columns, must be {len(column)} or two more")
-    _whole("weekday", cells[column["weekday"]], 6)
-    _whole("hour", cells[column["hour"]], 23)
-    floor = _whole("slotprice", cells[column["slotprice"]])
-    words = [f"{name}={cells[column[name]]}" for name in _FEATURES if name in column]
+    if len(cells) != len(columns) and not has_counts(len(cells), len(columns)):
+        raise ValueError(f"{len(cells)} columns, must be {len(columns)} or two more")
+    cell = dict(zip(columns, cells, strict=False))
+    _whole("weekday", cell["weekday"], 6)
+    _whole("hour", cell["hour"], 23)
+    floor = _whole("slotprice", cell["slotprice"])
+    words = [f"{name}={cell[name]}" for name in _FEATURES if name in cell]
     words.append(f"slotprice={sum(floor > edge for edge in _PRICE_EDGES)}")
-    if "usertag" in column:
-        words += [f"usertag={tag}" for tag in cells[column["usertag"]].split(",")]
-    click = _whole("click", cells[column["click"]], 1)
-    return click, _whole("payprice", cells[column["payprice"]]), words
+    if "usertag" in cell:
+        words += [f"usertag={tag}" for tag in cell["usertag"].split(",")]
+    return _whole("click", cell["click"], 1), _whole("payprice", cell["payprice"]), words
 
 
 def _parse_yzx(line: str) -> Row:
     """Return click, payprice and feature words of `click payprice feature:1 ...`."""
-    _check_text(line)
     cells = line.split()
     if len(cells) < 2:
         raise ValueError(f"{len(cells)} columns, at least click and payprice are needed")
@@ -195,11 +181,6 @@ def _parse_yzx(line: str) -> Row:
     return _whole("click", cells[0], 1), _whole("payprice", cells[1]), words
 
 
-def _check_text(line: str) -> None:
-    if "�" in line:
-        raise ValueError("not UTF-8")
-
-
 def _whole(name: str, text: str, high: int | None = None) -> int:
     """Return a whole number in 0..high; ValueError names what was read."""
     text = text.strip()
@@ -207,11 +188,6 @@ def _whole(name: str, text: str, high: int | None = None) -> int:
         rule = "a whole number" if high is None else f"a whole number in 0..{high}"
         raise ValueError(f"{name} must be {rule}, got {text!r}")
     return int(text)
-
-
-def _write_rejects(side: Path, path: Path, bad: list[tuple[int, str]]) -> None:
-    lines = [f"{path.name}\t{line}\t{reason}\n" for line, reason in bad]
-    write_text(side, "file\tline\treason\n" + "".join(lines))
 
 
 @dataclass(frozen=True)

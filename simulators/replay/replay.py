@@ -18,19 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulators.replay.auction_log import FloatArray, check_log
-from simulators.replay.rlb import RLBBidder
-
-__all__ = [
-    "Bidder",
-    "ConstantBidder",
-    "LinearBidder",
-    "MaxCPCBidder",
-    "RLBBidder",
-    "ReplayResult",
-    "VectorBidder",
-    "run",
-    "tune_linear",
-]
 
 
 @runtime_checkable
@@ -39,7 +26,6 @@ class VectorBidder(Protocol):
 
     def bids(self, pctr: FloatArray) -> FloatArray:
         """Return the bids of n auctions, [n], for click probabilities [n] in [0, 1]."""
-        ...
 
 
 @runtime_checkable
@@ -54,7 +40,6 @@ class Bidder(Protocol):
             remaining_budget: Not spent yet, in the unit of the bid.
             remaining_auctions: Auctions to come, this one included.
         """
-        ...
 
 
 AnyBidder = VectorBidder | Bidder | Callable[..., float]

@@ -119,14 +119,7 @@ class RLBBidder:
 def value_table(
     market_pdf: FloatArray, mean_pctr: float, horizon: int, max_budget: int
 ) -> FloatArray:
-    """Return V(t, b) for t in 0..horizon - 1 and b in 0..max_budget, [T, C + 1], in clicks.
-
-    Args:
-        market_pdf: [D + 1], probability of each market price.
-        mean_pctr: theta.
-        horizon: T.
-        max_budget: C.
-    """
+    """Return V(t, b) for t in 0..horizon - 1 and b in 0..max_budget, [T, C + 1], in clicks."""
     value = np.zeros((horizon, max_budget + 1))
     gain = np.empty(max_budget + 1)
     prices = [d for d in market_pdf.nonzero()[0].tolist() if d <= max_budget]

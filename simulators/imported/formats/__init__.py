@@ -1,6 +1,6 @@
 """Readers of public logs, one module per format; importing this package registers all of them."""
 
-from simulators.imported.formats import (
+from simulators.imported.formats import (  # noqa: F401
     amazon_reviews,
     generic,
     ipinyou,
@@ -10,14 +10,3 @@ from simulators.imported.formats import (
     taobao_ad,
     tencentgr,
 )
-
-__all__ = [
-    "amazon_reviews",
-    "generic",
-    "ipinyou",
-    "journey",
-    "kuairand",
-    "movielens",
-    "taobao_ad",
-    "tencentgr",
-]

@@ -9,13 +9,20 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulators.imported.readers.columns import no_users, seconds
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.columns import seconds
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
 
 _PIECE_LINES = 1 << 15
 _REVIEW = ("user_id", "parent_asin", "timestamp")
@@ -24,15 +31,13 @@ _AMOUNT = re.compile(r"\d+(?:\.\d+)?")
 
 
 @register_format("amazon_reviews")
-class AmazonReviews:
+class AmazonReviews(LogSource):
     """A folder with reviews and meta data; see the module."""
 
-    notes: tuple[str, ...] = (
+    notes = (
         "A review stands for a purchase; there are no ads, impressions or clicks.",
         "A price is the one listed when the data was gathered.",
     )
-    simulated: tuple[str, ...] = ()
-    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         metas = sorted([*source.glob("meta_*.jsonl"), *source.glob("meta_*.jsonl.gz")])
@@ -48,54 +53,42 @@ class AmazonReviews:
     def rows(self) -> Iterator[Rows]:
         """Yield the reviews; see `LogSource`."""
         for path in self._reviews:
-            for cells, line, unreadable in _records(path, _REVIEW):
+            for piece in _records(path, _REVIEW):
+                cells = piece.frame
                 frame = pd.DataFrame(
                     {
                         "user_id": _texts(cells["user_id"]),
                         "item_id": _texts(cells["parent_asin"]),
-                        "timestamp": seconds(pd.Series(cells["timestamp"])),
+                        "timestamp": seconds(cells["timestamp"]),
                         "action": "conversion",
                     }
                 )
-                yield Rows(frame, path, np.array(line, dtype=np.int64), tuple(unreadable))
+                yield replace(piece, frame=frame)
 
     def items(self) -> ItemTable:
         """Return the products: title, categories and store; see `LogSource`."""
-        columns: dict[str, list] = {name: [] for name in (*_META, "text")}
+        parts = []
         for path in self._metas:
-            for cells, _, unreadable in _records(path, _META):
-                for number, reason in unreadable:
-                    raise LogFormatError(f"{path}:{number}: {reason}")
-                cells["price"] = [_price(price) for price in cells["price"]]
-                cells["text"] = [
-                    " ".join(str(word) for word in (title, *(categories or []), store) if word)
-                    for title, categories, store in zip(
-                        cells["title"], cells["categories"], cells["store"], strict=True
-                    )
-                ]
-                cells["categories"] = [row[-1] if row else None for row in cells["categories"]]
-                for name, column in columns.items():
-                    column += cells[name]
-        found = pd.DataFrame(columns).drop_duplicates("parent_asin", ignore_index=True)
+            for piece in _records(path, _META):
+                piece.check_readable()
+                parts.append(piece.frame)
+        found = pd.concat(parts).drop_duplicates("parent_asin", ignore_index=True)
+        categories = found["categories"].map(lambda names: names or [])
+        text = [
+            " ".join(str(word) for word in (title, *names, store) if word)
+            for title, names, store in zip(found["title"], categories, found["store"], strict=True)
+        ]
         frame = pd.DataFrame(
             {
                 "item_id": found["parent_asin"].astype("str"),
                 "vertical": found["main_category"].astype("str"),
-                "category": found["categories"].astype("str"),
+                "category": categories.str[-1].astype("str"),
                 "advertiser": found["store"].astype("str"),
-                "price": found["price"].astype(float),
+                "price": found["price"].map(_price).astype(float),
                 "name": found["title"].astype("str"),
             }
         )
-        return ItemTable(frame=frame, text=found["text"].astype("str"))
-
-    def users(self) -> pd.DataFrame:
-        """Return an empty table: nothing is known of users."""
-        return no_users()
-
-    def offers(self) -> Iterator[pd.DataFrame]:
-        """Yield nothing: what could be shown is not known."""
-        return iter(())
+        return ItemTable(frame=frame, text=pd.Series(text, dtype="str"))
 
 
 def _reviews_of(meta: Path) -> Path:
@@ -107,47 +100,45 @@ def _reviews_of(meta: Path) -> Path:
 
 
 def _check_first_line(path: Path, names: tuple[str, ...]) -> None:
-    for _, _, unreadable in _records(path, names, 1):
-        for number, reason in unreadable:
-            raise LogFormatError(f"{path}:{number}: {reason}")
-        return
-    raise LogFormatError(f"{path} has no rows")
+    first = next(_records(path, names, 1), None)
+    if first is None:
+        raise LogFormatError(f"{path} has no rows")
+    first.check_readable()
 
 
-_Records = tuple[dict[str, list], list[int], list[tuple[int, str]]]
-
-
-def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> Iterator[_Records]:
-    """Yield columns of a JSON lines file, their line numbers, and the lines that are no rows."""
-    cells: dict[str, list] = {name: [] for name in names}
+def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> Iterator[Rows]:
+    """Yield columns of a JSON lines file, as they are."""
+    cells: list[list] = []
     lines: list[int] = []
     unreadable: list[tuple[int, str]] = []
+
+    def piece() -> Rows:
+        frame = pd.DataFrame(cells, columns=list(names), dtype=object)
+        return Rows(frame, path, np.array(lines, dtype=np.int64), tuple(unreadable))
+
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     record = json.loads(line)
-                    row = [record[name] for name in names]
+                    cells.append([record[name] for name in names])
+                    lines.append(number)
                 except (ValueError, TypeError):
                     unreadable.append((number, f"no JSON object: {line[:40]!r}"))
                 except KeyError as error:
                     unreadable.append((number, f"field {error} is missing"))
-                else:
-                    lines.append(number)
-                    for name, cell in zip(names, row, strict=True):
-                        cells[name].append(cell)
                 if len(lines) + len(unreadable) == size:
-                    yield cells, lines, unreadable
-                    cells, lines, unreadable = {name: [] for name in names}, [], []
+                    yield piece()
+                    cells, lines, unreadable = [], [], []
     except (OSError, EOFError) as error:
         raise LogFormatError(f"{path} can't be read: {error}") from error
     if lines or unreadable:
-        yield cells, lines, unreadable
+        yield piece()
 
 
-def _texts(cells: list) -> pd.Series:
+def _texts(cells: pd.Series) -> pd.Series:
     """Return ids as text; anything else counts as missing."""
-    return pd.Series([cell if isinstance(cell, str) else None for cell in cells], dtype="str")
+    return cells.where([isinstance(cell, str) for cell in cells], None).astype("str")
 
 
 def _price(price: object) -> float:

@@ -20,7 +20,9 @@ Dims: n items, d embedding width.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,91 +31,70 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from simulators.imported.readers.columns import Kind, is_text, join_words, no_users, unique_ids
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
-from simulators.imported.readers.tables import Table, find_table
+from simulators.imported.readers.columns import Kind, is_text, join_words, schema
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
+from simulators.imported.readers.tables import Table
 
 ACTION_WORDS = {
-    "view": "view",
-    "pv": "view",
-    "browse": "view",
-    "organic": "view",
-    "impression": "impression",
-    "exposure": "impression",
-    "show": "impression",
-    "click": "click",
-    "clk": "click",
-    "conversion": "conversion",
-    "purchase": "conversion",
-    "buy": "conversion",
-    "order": "conversion",
+    word: action
+    for action, words in {
+        "view": "view pv browse organic",
+        "impression": "impression exposure show",
+        "click": "click clk",
+        "conversion": "conversion purchase buy order",
+    }.items()
+    for word in words.split()
 }
 """Words for the four actions. A cart or a wish list has none: say what they are to count as."""
-_OPTIONAL: dict[str, Kind] = {
-    "value": "number",
-    "price": "number",
-    "bid": "number",
-    "scene": "label",
-    "place": "id",
-}
-_ATTRIBUTES: dict[str, Kind] = {
-    "is_ad": "flag",
-    "vertical": "label",
-    "category": "label",
-    "advertiser": "label",
-    "price": "number",
-    "bid": "number",
-    "budget": "number",
-    "bid_type": "text",
-    "name": "text",
-}
+_REQUIRED = schema(id="user_id item_id", time="timestamp", text="action")
+_OPTIONAL = schema(number="value price bid", label="scene", id="place")
+_ATTRIBUTES = schema(
+    flag="is_ad",
+    label="vertical category advertiser",
+    number="price bid budget",
+    text="bid_type name",
+)
+_AGE = schema(number="age")
 _WIDE = re.compile(r"(?:emb|embedding)_(\d+)")
 
 
 @register_format("generic")
-class GenericLog:
+class GenericLog(LogSource):
     """A folder in the interactions format; see the module."""
-
-    notes: tuple[str, ...] = ()
-    simulated: tuple[str, ...] = ()
-    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         self._folder = source
         self.title = source.name
-        self._rows = self._open("interactions")
-        optional = {name: kind for name, kind in _OPTIONAL.items() if name in self._rows.types}
-        self._columns: dict[str, Kind] = {
-            "user_id": "id",
-            "item_id": "id",
-            "timestamp": "time",
-            "action": "text",
-            **optional,
-        }
-        self._rows.require(self._columns)
-        self._items = self._open("items")
-        self._labels: dict[str, Kind] = {"item_id": self._as_logged("item_id")} | {
-            name: kind for name, kind in _ATTRIBUTES.items() if name in self._items.types
-        }
+        self._rows = _needed(source, "interactions")
+        self._rows.require(_REQUIRED | _known(_OPTIONAL, self._rows))
+        self._items = _needed(source, "items")
+        self._labels = self._as_logged("item_id") | _known(_ATTRIBUTES, self._items)
         self._items.require(self._labels)
-        self._users = self._open("users") if find_table(source, "users") else None
+        self._users = _find_table(source, "users")
         if self._users is not None:
-            self._users.require({"user_id": self._as_logged("user_id")})
-        self._offers = self._open("offers") if find_table(source, "offers") else None
+            labels: dict[str, Kind] = dict.fromkeys(self._users.types, "label")
+            known = _known(_AGE, self._users) | self._as_logged("user_id")
+            self._users.require(labels | known)
+        self._offers = _find_table(source, "offers")
         if self._offers is not None:
-            if "place" not in optional:
+            if "place" not in self._rows.columns:
                 raise LogFormatError(
                     f"{self._rows.path}: column 'place' is missing, which {self._offers.path} needs"
                 )
-            self._offers.require(self._offer_columns())
+            self._offers.require(self._as_logged("place", "item_id"))
 
     def rows(self) -> Iterator[Rows]:
         """Yield the interactions; see `LogSource`."""
-        for piece in self._rows.pieces(self._columns):
+        for piece in self._rows.pieces():
             word = piece.frame["action"].str.strip().str.lower()
             action = word.map(ACTION_WORDS).fillna(piece.frame["action"])
-            frame = piece.frame.assign(action=action)
-            yield Rows(frame, piece.file, piece.line, piece.unreadable)
+            yield replace(piece, frame=piece.frame.assign(action=action))
 
     def items(self) -> ItemTable:
         """Return the items; see `LogSource`."""
@@ -122,42 +103,24 @@ class GenericLog:
         frame = self._items.read(self._labels | dict.fromkeys(words, "text"))
         if "bid_type" in frame:
             frame["bid_type"] = frame["bid_type"].str.upper()
-        text = join_words(frame[words]) if words else None
         return ItemTable(
             frame=frame[list(self._labels)],
             embedding=None if embedding is None else embedding.astype(np.float32),
-            text=text,
+            text=join_words(frame[words]) if words else None,
         )
 
     def users(self) -> pd.DataFrame:
         """Return the users' table; see `LogSource`."""
-        if self._users is None:
-            return no_users()
-        columns: dict[str, Kind] = {
-            name: "number" if name == "age" else "label" for name in self._users.types
-        }
-        columns["user_id"] = self._as_logged("user_id")
-        self._users.require(columns)
-        return unique_ids(self._users.read(columns), "user_id", self._users.path)
+        return super().users() if self._users is None else self._users.read_users()
 
     def offers(self) -> Iterator[pd.DataFrame]:
         """Yield what could be shown where; see `LogSource`."""
-        if self._offers is not None:
-            for piece in self._offers.pieces(self._offer_columns()):
-                yield piece.frame
+        for piece in self._offers.pieces() if self._offers else ():
+            yield piece.frame
 
-    def _open(self, stem: str) -> Table:
-        path = find_table(self._folder, stem)
-        if path is None:
-            raise LogFormatError(f"{self._folder}: {stem}.parquet, .csv or .csv.gz is missing")
-        return Table(path)
-
-    def _as_logged(self, name: str) -> Kind:
+    def _as_logged(self, *names: str) -> dict[str, Kind]:
         """Return how ids are read so that they equal those of the interactions."""
-        return "label" if is_text(self._rows.types[name]) else "integer"
-
-    def _offer_columns(self) -> dict[str, Kind]:
-        return {name: self._as_logged(name) for name in ("place", "item_id")}
+        return {n: "label" if is_text(self._rows.types[n]) else "integer" for n in names}
 
     def _text_columns(self) -> list[str]:
         """Return the columns that make an item's words."""
@@ -179,30 +142,41 @@ class GenericLog:
         """Return the one embedding there is, [n, d]; None if there is none."""
         types = self._items.types
         wide = {int(m[1]): name for name in types if (m := _WIDE.fullmatch(name))}
-        sources = [
-            path
-            for name in ("embeddings.npy", "embeddings.safetensors")
-            if (path := self._folder / name).exists()
-        ]
-        found = [path.name for path in sources]
-        found += ["column 'embedding'"] if "embedding" in types else []
-        found += [f"columns {wide[min(wide)]!r}, ..."] if wide else []
-        if len(found) > 1:
-            raise LogFormatError(f"{self._folder}: two embeddings, {found[0]} and {found[1]}")
-        if sources:
-            return _read_matrix(sources[0])
+        names = [wide[at] for at in sorted(wide)]
+        found: dict[str, Callable[[], NDArray]] = {}
+        for name in ("embeddings.npy", "embeddings.safetensors"):
+            if (path := self._folder / name).exists():
+                found[name] = partial(_read_matrix, path)
         if "embedding" in types:
-            return _list_column(self._items)
-        if not wide:
-            return None
-        if sorted(wide) != list(range(len(wide))):
-            raise LogFormatError(
-                f"{self._items.path}: embedding columns must be numbered from 0 without gaps, "
-                f"got {', '.join(wide[at] for at in sorted(wide))}"
-            )
-        names = [wide[at] for at in range(len(wide))]
-        self._items.require(dict.fromkeys(names, "number"))
-        return self._items.read(dict.fromkeys(names, "number")).to_numpy(dtype=np.float32)
+            found["column 'embedding'"] = partial(_list_column, self._items)
+        if wide:
+            found[f"columns {names[0]!r}, ..."] = partial(_wide_columns, self._items, names)
+        if len(found) > 1:
+            raise LogFormatError(f"{self._folder}: two embeddings, {' and '.join([*found][:2])}")
+        for read in found.values():
+            return read()
+        return None
+
+
+def _find_table(folder: Path, stem: str) -> Table | None:
+    """Open `stem.parquet`, `.csv` or `.csv.gz`; two of them are an error, as they may differ."""
+    paths = [folder / f"{stem}{ending}" for ending in (".parquet", ".csv", ".csv.gz")]
+    found = [path for path in paths if path.exists()]
+    if len(found) > 1:
+        raise LogFormatError(f"{folder}: which one of {found[0].name} and {found[1].name} to read?")
+    return Table(found[0]) if found else None
+
+
+def _needed(folder: Path, stem: str) -> Table:
+    table = _find_table(folder, stem)
+    if table is None:
+        raise LogFormatError(f"{folder}: {stem}.parquet, .csv or .csv.gz is missing")
+    return table
+
+
+def _known(optional: dict[str, Kind], table: Table) -> dict[str, Kind]:
+    """Return those of the columns that a table has."""
+    return {name: kind for name, kind in optional.items() if name in table.types}
 
 
 def _read_matrix(path: Path) -> NDArray:
@@ -222,6 +196,18 @@ def _read_matrix(path: Path) -> NDArray:
             f"{path} must hold a matrix of floats, got {matrix.dtype} of shape {matrix.shape}"
         )
     return matrix
+
+
+def _wide_columns(table: Table, names: list[str]) -> NDArray:
+    """Return number columns as a matrix."""
+    if [int(name.rpartition("_")[2]) for name in names] != list(range(len(names))):
+        raise LogFormatError(
+            f"{table.path}: embedding columns must be numbered from 0 without gaps, "
+            f"got {', '.join(names)}"
+        )
+    columns = schema(number=" ".join(names))
+    table.require(columns)
+    return table.read(columns).to_numpy(dtype=np.float32)
 
 
 def _list_column(table: Table) -> NDArray:

@@ -6,11 +6,12 @@ fen divided by 100. Creatives and users are found in a pass of their own over al
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from simulators.imported.readers.columns import Kind
+from simulators.imported.readers.columns import schema
 from simulators.imported.readers.ipinyou import (
     ENCODING,
     SEPARATOR,
@@ -18,20 +19,25 @@ from simulators.imported.readers.ipinyou import (
     has_counts,
     split_line,
 )
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
 from simulators.imported.readers.tables import Table
 
 _FEN_PER_CNY = 100.0
-_LOG: dict[str, Kind] = {
-    "ipinyouid": "id",
-    "creative": "id",
-    "timestamp": "text",
-    "click": "integer",
-    "bidprice": "number",
-    "adexchange": "label",
-}
-_CREATIVE: dict[str, Kind] = {"creative": "id", "keypage": "label"}
-_USER: dict[str, Kind] = {"ipinyouid": "id", "region": "label", "useragent": "label"}
+_LOG = schema(
+    id="ipinyouid creative",
+    text="timestamp",
+    integer="click",
+    number="bidprice",
+    label="adexchange",
+)
+_CREATIVE = schema(id="creative", label="keypage")
+_USER = schema(id="ipinyouid", label="region useragent")
 _NAMES = {
     "ipinyouid": "user_id",
     "creative": "item_id",
@@ -42,16 +48,15 @@ _NAMES = {
 
 
 @register_format("ipinyou")
-class IPinYou:
+class IPinYou(LogSource):
     """A folder of logs; see the module."""
 
     title = "iPinYou"
-    notes: tuple[str, ...] = (
+    notes = (
         "Times are by the clock of China (UTC+8).",
         "An item is a creative; conversions are not read.",
         "Region and device of a user are those of the user's first row.",
     )
-    simulated: tuple[str, ...] = ()
     one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
@@ -59,8 +64,6 @@ class IPinYou:
         if not paths:
             raise LogFormatError(f"{source}: no *.log.txt in it or in its folders")
         self._tables = [_open(path) for path in paths]
-        for table in self._tables:
-            table.require(_LOG | _CREATIVE | _USER)
 
     def rows(self) -> Iterator[Rows]:
         """Yield impressions and clicks; see `LogSource`."""
@@ -73,23 +76,18 @@ class IPinYou:
                 )
                 frame["action"] = action.where(clicks != 0, "impression")
                 frame["timestamp"] = _seconds(frame["timestamp"])
-                if frame["bid"].dtype != object:
-                    frame["bid"] = frame["bid"] / _FEN_PER_CNY
-                else:
-                    frame["bid"] = frame["bid"].map(
-                        lambda fen: fen / _FEN_PER_CNY if isinstance(fen, float) else fen
-                    )
-                yield Rows(frame, piece.file, piece.line, piece.unreadable)
+                bid = pd.to_numeric(frame["bid"], errors="coerce") / _FEN_PER_CNY
+                frame["bid"] = bid.astype(frame["bid"].dtype).fillna(frame["bid"])
+                yield replace(piece, frame=frame)
 
     def items(self) -> ItemTable:
         """Return the creatives: words of advertiser, landing page and creative."""
         parts = []
         for table in self._tables:
             # the first season has no advertiser
-            extra: dict[str, Kind] = {"advertiser": "label"} if "advertiser" in table.types else {}
-            parts += [
-                piece.frame.drop_duplicates("creative") for piece in table.pieces(_CREATIVE | extra)
-            ]
+            extra = schema(label="advertiser") if "advertiser" in table.types else {}
+            for piece in table.pieces(_CREATIVE | extra):
+                parts.append(piece.frame.drop_duplicates("creative"))
         found = pd.concat(parts, ignore_index=True).dropna(subset="creative")
         found = found.drop_duplicates("creative", ignore_index=True)
         text = "creative_" + found["creative"]
@@ -107,10 +105,6 @@ class IPinYou:
                 known = pd.concat([known, piece.frame]).drop_duplicates("ipinyouid")
         return known.dropna(subset="ipinyouid").reset_index(drop=True).rename(columns=_NAMES)
 
-    def offers(self) -> Iterator[pd.DataFrame]:
-        """Yield nothing: what could be shown is not known."""
-        return iter(())
-
 
 def _open(path: Path) -> Table:
     """Open a log; rows of test files have two counts more than the header may say."""
@@ -119,14 +113,20 @@ def _open(path: Path) -> Table:
     names = [name.strip() for name in header]
     if has_counts(len(first), len(names)):
         names += TEST_COUNTS
-    return Table(path, delimiter=SEPARATOR, quoted=False, names=tuple(names), skip_header=True)
+    return Table(
+        path,
+        _LOG | _CREATIVE | _USER,
+        delimiter=SEPARATOR,
+        names=tuple(names),
+        skip_header=True,
+    )
 
 
 def _seconds(text: pd.Series) -> pd.Series:
     """Return seconds of `yyyyMMddHHmmssSSS`; what can't be read stays text."""
     digits = text.where(text.str.fullmatch(r"\d{17}"))
     time = pd.to_datetime(digits.str[:14], format="%Y%m%d%H%M%S", errors="coerce")
-    if time.isna().any():
-        since = (time.dropna() - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
-        return since.astype(object).reindex(text.index).fillna("time " + text)
-    return (time - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
+    since = (time - pd.Timestamp(0)) // pd.Timedelta(seconds=1)
+    if time.notna().all():
+        return since
+    return since.astype("Int64").astype(object).fillna("time " + text)

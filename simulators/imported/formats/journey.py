@@ -11,48 +11,41 @@ dunnhumby panel.
 
 import importlib.util
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulators.imported.readers.columns import Kind, join_words, unique_ids
+from simulators.imported.readers.columns import join_words, schema
 from simulators.imported.readers.duplicates import SeenHashes
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
 from simulators.imported.readers.tables import PIECE_ROWS, Table
 
 _TIME_ZONE = "America/New_York"
 _PLACES_PER_STORE = 100
-_TABLES: dict[str, dict[str, Kind]] = {
-    "transactions": {
-        "household_id": "integer",
-        "store_id": "integer",
-        "basket_id": "integer",
-        "product_id": "integer",
-        "quantity": "integer",
-        "sales_value": "number",
-        "week": "integer",
-        "transaction_timestamp": "time",
-    },
-    "promotions": {"product_id": "integer", "store_id": "integer", "week": "integer"},
-    "products": {
-        "product_id": "integer",
-        "manufacturer_id": "label",
-        "department": "text",
-        "brand": "text",
-        "product_category": "text",
-        "product_type": "text",
-        "package_size": "text",
-    },
-    "demographics": {
-        "household_id": "integer",
-        "age": "text",
-        "income": "text",
-        "home_ownership": "text",
-        "marital_status": "text",
-        "household_size": "text",
-        "kids_count": "text",
-    },
+_TABLES = {
+    "transactions": schema(
+        integer="household_id store_id basket_id product_id quantity week",
+        number="sales_value",
+        time="transaction_timestamp",
+    ),
+    "promotions": schema(integer="product_id store_id week"),
+    "products": schema(
+        integer="product_id",
+        label="manufacturer_id",
+        text="department brand product_category product_type package_size",
+    ),
+    "demographics": schema(
+        integer="household_id",
+        text="age income home_ownership marital_status household_size kids_count",
+    ),
 }
 _NAMES = {"household_id": "user_id", "product_id": "item_id", "transaction_timestamp": "timestamp"}
 _AGE_YEARS = {"19-24": 22, "25-34": 30, "35-44": 40, "45-54": 50, "55-64": 60, "65+": 70}
@@ -60,42 +53,36 @@ _WORDS = ("department", "product_category", "product_type", "brand", "package_si
 
 
 @register_format("journey")
-class CompleteJourney:
+class CompleteJourney(LogSource):
     """The panel; see the module."""
 
     title = "The Complete Journey"
-    notes: tuple[str, ...] = (
+    notes = (
         "Its README calls the panel simulated, the R package it comes from a cut of a real one.",
         "Times are by the clock of New York.",
         "An ad could be shown if it was promoted in the store and week of a visit; whether it was "
         "seen is not known.",
         "Only households with known demographics are read.",
     )
-    simulated: tuple[str, ...] = ()
-    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         folder = _package_folder() if source == Path("package") else source
-        self._tables = {name: Table(folder / f"{name}.parquet") for name in _TABLES}
-        for name, columns in _TABLES.items():
-            self._tables[name].require(columns)
-        self._bought: pd.DataFrame | None = None
+        self._tables = {
+            name: Table(folder / f"{name}.parquet", columns) for name, columns in _TABLES.items()
+        }
 
     def rows(self) -> Iterator[Rows]:
         """Yield each purchase once; `price` is of one piece, `value` of all. See `LogSource`."""
-        bought = self._purchases()
-        for start in range(0, len(bought), PIECE_ROWS):
-            frame = bought.iloc[start : start + PIECE_ROWS].reset_index(drop=True)
+        for start in range(0, len(self._purchases), PIECE_ROWS):
+            frame = self._purchases.iloc[start : start + PIECE_ROWS].reset_index(drop=True)
             line = frame.pop("line").to_numpy()
             yield Rows(frame, self._tables["transactions"].path, line)
 
     def items(self) -> ItemTable:
         """Return all products; one that could be shown somewhere is an ad. See `LogSource`."""
-        products = self._read("products")
-        promoted = np.zeros(0, dtype=np.int64)
-        for offer in self._promotions():
-            promoted = np.union1d(promoted, offer["item_id"].unique())
-        bought = self._purchases()
+        products = self._tables["products"].read().rename(columns=_NAMES)
+        promoted = {item for offer in self._promotions() for item in offer["item_id"].unique()}
+        bought = self._purchases
         price = bought[bought["price"] > 0].groupby("item_id")["price"].median()
         frame = pd.DataFrame(
             {
@@ -112,7 +99,7 @@ class CompleteJourney:
 
     def users(self) -> pd.DataFrame:
         """Return age (middle of the class) and five more attributes; see `LogSource`."""
-        known = unique_ids(self._read("demographics"), "user_id", self._tables["demographics"].path)
+        known = self._tables["demographics"].read_users(_NAMES)
         for wrong in set(known["age"].dropna()) - set(_AGE_YEARS):
             raise LogFormatError(f"{self._tables['demographics'].path}: unknown age {wrong!r}")
         return known.assign(age=known["age"].map(_AGE_YEARS))
@@ -127,25 +114,20 @@ class CompleteJourney:
 
     def _promotions(self) -> Iterator[pd.DataFrame]:
         """Yield place and product; a product may be there several times, for its placements."""
-        visited = self._purchases()["place"].unique()
-        for piece in self._tables["promotions"].pieces(_TABLES["promotions"]):
+        visited = self._purchases["place"].unique()
+        for piece in self._tables["promotions"].pieces():
             offer = piece.frame.rename(columns=_NAMES).assign(place=_place(piece.frame))
             yield offer.loc[offer["place"].isin(visited), ["place", "item_id"]]
 
-    def _read(self, name: str) -> pd.DataFrame:
-        return self._tables[name].read(_TABLES[name]).rename(columns=_NAMES)
-
+    @cached_property
     def _purchases(self) -> pd.DataFrame:
-        """Return the rows of the log and their `line`: a product occurs once per basket."""
-        if self._bought is None:
-            households = self._read("demographics")["user_id"]
-            columns = _TABLES["transactions"]
-            parts = []
-            for piece in self._tables["transactions"].pieces(columns):
-                frame = piece.frame.rename(columns=_NAMES).assign(line=piece.line)
-                parts.append(frame[frame["user_id"].isin(households) & (frame["quantity"] > 0)])
-            self._bought = _once_per_basket(pd.concat(parts, ignore_index=True))
-        return self._bought
+        """The rows of the log and their `line`: a product occurs once per basket."""
+        households = self._tables["demographics"].read()["household_id"]
+        parts = []
+        for piece in self._tables["transactions"].pieces():
+            frame = piece.frame.rename(columns=_NAMES).assign(line=piece.line)
+            parts.append(frame[frame["user_id"].isin(households) & (frame["quantity"] > 0)])
+        return _once_per_basket(pd.concat(parts, ignore_index=True))
 
 
 def _once_per_basket(rows: pd.DataFrame) -> pd.DataFrame:

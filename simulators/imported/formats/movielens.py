@@ -5,13 +5,20 @@ is nothing to steer anybody to. The `.dat` files separate by `::` and are in Lat
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulators.imported.readers.columns import Kind, no_users, unique_ids
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.columns import Kind, schema
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
 from simulators.imported.readers.tables import Table
 
 MIN_CONVERSION_RATING = 4.0
@@ -21,7 +28,7 @@ _RATINGS: dict[str, Kind] = {
     "rating": "number",
     "timestamp": "integer",
 }
-_MOVIES: dict[str, Kind] = {"movieId": "integer", "title": "text", "genres": "text"}
+_MOVIES = schema(integer="movieId", text="title genres")
 _USERS: dict[str, Kind] = {
     "userId": "integer",
     "gender": "label",
@@ -29,54 +36,43 @@ _USERS: dict[str, Kind] = {
     "occupation": "label",
     "zip": "label",
 }
+_NAMES = {"userId": "user_id", "movieId": "item_id"}
 
 
 @register_format("movielens")
-class MovieLens:
+class MovieLens(LogSource):
     """A folder of either release; see the module."""
 
-    notes: tuple[str, ...] = (
+    notes = (
         "MovieLens is for research only and may not be passed on.",
         "It has no ads: films stand for items, ratings of 4 or more for conversions, lower ones "
         "for organic views.",
     )
-    simulated: tuple[str, ...] = ()
-    one_row_per_exposure = False
 
     def __init__(self, source: Path) -> None:
         self._users: Table | None = None
         if (source / "ratings.dat").exists():
             self.title = "MovieLens-1M"
-            self._ratings = _dat(source / "ratings.dat", tuple(_RATINGS))
+            self._ratings = _dat(source / "ratings.dat", _RATINGS)
             self._movies = _movies_dat(source / "movies.dat")
-            self._users = _dat(source / "users.dat", tuple(_USERS))
+            self._users = _dat(source / "users.dat", _USERS)
         elif (source / "ratings.csv").exists():
             self.title = f"MovieLens ({source.name})"
-            self._ratings = Table(source / "ratings.csv")
-            self._ratings.require(_RATINGS)
-            movies = Table(source / "movies.csv")
-            movies.require(_MOVIES)
-            self._movies = movies.read(_MOVIES)
+            self._ratings = Table(source / "ratings.csv", _RATINGS)
+            self._movies = Table(source / "movies.csv", _MOVIES).read()
         else:
             raise LogFormatError(f"{source}: ratings.dat or ratings.csv is missing")
 
     def rows(self) -> Iterator[Rows]:
         """Yield the ratings; see `LogSource`."""
-        for piece in self._ratings.pieces(_RATINGS):
+        for piece in self._ratings.pieces():
             rating = pd.to_numeric(piece.frame["rating"], errors="coerce")
             liked = np.where(rating >= MIN_CONVERSION_RATING, "conversion", "view")
             action = pd.Series(liked, dtype=object).where(
                 rating.between(0.5, 5.0), "rating " + piece.frame["rating"].astype(str)
             )
-            frame = pd.DataFrame(
-                {
-                    "user_id": piece.frame["userId"],
-                    "item_id": piece.frame["movieId"],
-                    "timestamp": piece.frame["timestamp"],
-                    "action": action,
-                }
-            )
-            yield Rows(frame, piece.file, piece.line, piece.unreadable)
+            frame = piece.frame.drop(columns="rating").rename(columns=_NAMES)
+            yield replace(piece, frame=frame.assign(action=action))
 
     def items(self) -> ItemTable:
         """Return the films: title and genres; see `LogSource`."""
@@ -95,29 +91,25 @@ class MovieLens:
     def users(self) -> pd.DataFrame:
         """Return age (lower end of the class), gender, occupation, region (first digit of ZIP)."""
         if self._users is None:
-            return no_users()
-        known = self._users.read(_USERS).rename(columns={"userId": "user_id"})
+            return super().users()
+        known = self._users.read_users(_NAMES)
         known["region"] = known.pop("zip").str[0]
-        return unique_ids(known, "user_id", self._users.path)
-
-    def offers(self) -> Iterator[pd.DataFrame]:
-        """Yield nothing: what was shown is not known."""
-        return iter(())
+        return known
 
 
-def _dat(path: Path, names: tuple[str, ...]) -> Table:
+def _dat(path: Path, columns: dict[str, Kind]) -> Table:
     """Open a `::` table: read by single colons, every other column is empty."""
     if not path.exists():
         raise LogFormatError(f"{path} is missing")
     with path.open(encoding="latin-1") as file:
         num_columns = file.readline().count("::") + 1
-    if num_columns != len(names):
+    if num_columns != len(columns):
         raise LogFormatError(
-            f"{path}: line 1 must have {len(names)} columns ({', '.join(names)}) separated by ::, "
-            f"got {num_columns}"
+            f"{path}: line 1 must have {len(columns)} columns ({', '.join(columns)}) separated by "
+            f"::, got {num_columns}"
         )
-    spaced = [part for at, name in enumerate(names) for part in (name, f"between {at}")][:-1]
-    return Table(path, delimiter=":", quoted=False, names=tuple(spaced), encoding="latin-1")
+    names = [part for name in columns for part in (name, f"after {name}")][:-1]
+    return Table(path, columns, delimiter=":", names=tuple(names), encoding="latin-1")
 
 
 def _movies_dat(path: Path) -> pd.DataFrame:

@@ -9,49 +9,25 @@ brand is 0.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulators.imported.readers.columns import Kind, unique_ids
-from simulators.imported.readers.log import ItemTable, Rows, register_format
+from simulators.imported.readers.columns import schema
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 _PAIR = 1_000_000_000
-_SAMPLE: dict[str, Kind] = {
-    "user": "integer",
-    "time_stamp": "integer",
-    "adgroup_id": "integer",
-    "pid": "label",
-    "clk": "label",
-}
-_AD: dict[str, Kind] = {
-    "adgroup_id": "integer",
-    "cate_id": "integer",
-    "campaign_id": "label",
-    "customer": "label",
-    "brand": "integer",
-    "price": "number",
-}
-_BEHAVIOR: dict[str, Kind] = {
-    "user": "integer",
-    "time_stamp": "integer",
-    "btag": "text",
-    "cate": "integer",
-    "brand": "integer",
-}
-_PROFILE: dict[str, Kind] = {
-    "userid": "integer",
-    "cms_segid": "label",
-    "cms_group_id": "label",
-    "final_gender_code": "label",
-    "age_level": "label",
-    "pvalue_level": "label",
-    "shopping_level": "label",
-    "occupation": "label",
-    "new_user_class_level": "label",  # the header has a blank after it
-}
+_SAMPLE = schema(integer="user time_stamp adgroup_id", label="pid clk")
+_AD = schema(integer="adgroup_id cate_id brand", label="campaign_id customer", number="price")
+_BEHAVIOR = schema(integer="user time_stamp cate brand", text="btag")
+_PROFILE = schema(
+    integer="userid",
+    label="cms_segid cms_group_id final_gender_code age_level pvalue_level shopping_level "
+    "occupation new_user_class_level",
+)
 _NAMES = {
     "user": "user_id",
     "userid": "user_id",
@@ -67,49 +43,43 @@ _BEHAVIORS = dict.fromkeys(("pv", "cart", "fav", "buy"), "view")
 
 
 @register_format("taobao_ad")
-class TaobaoAd:
+class TaobaoAd(LogSource):
     """A folder with the files; see the module."""
 
     title = "Taobao display ads"
-    simulated: tuple[str, ...] = ()
     one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
-        self._sample = Table(source / "raw_sample.csv")
-        self._sample.require(_SAMPLE)
-        self._ads = Table(source / "ad_feature.csv")
-        self._ads.require(_AD)
-        self._profile = Table(source / "user_profile.csv")
-        self._profile.require(_PROFILE)
-        self._behavior: Table | None = None
-        self.notes: tuple[str, ...] = ("It has clicks but no conversions.",)
-        if (source / "behavior_log.csv").exists():
-            self._behavior = Table(source / "behavior_log.csv")
-            self._behavior.require(_BEHAVIOR)
-            self.notes += (
-                "An organic item is a pair of category and brand; page views, carts, favourites "
-                "and purchases of it all count as views.",
-            )
-        else:
-            self.notes += ("behavior_log.csv is not there, so nothing organic is known.",)
+        self._sample = Table(source / "raw_sample.csv", _SAMPLE)
+        self._ads = Table(source / "ad_feature.csv", _AD)
+        self._profile = Table(source / "user_profile.csv", _PROFILE)
+        behavior = source / "behavior_log.csv"
+        self._behavior = Table(behavior, _BEHAVIOR) if behavior.exists() else None
+        self.notes = (
+            "It has clicks but no conversions.",
+            "behavior_log.csv is not there, so nothing organic is known."
+            if self._behavior is None
+            else "An organic item is a pair of category and brand; page views, carts, favourites "
+            "and purchases of it all count as views.",
+        )
 
     def rows(self) -> Iterator[Rows]:
         """Yield impressions and clicks, then organic views; see `LogSource`."""
-        for piece in self._sample.pieces(_SAMPLE):
+        for piece in self._sample.pieces():
             frame = piece.frame.rename(columns=_NAMES)
             clicked = frame.pop("clk")
             frame["action"] = clicked.map(_CLICK).fillna("clk " + clicked)
-            yield Rows(frame, piece.file, piece.line, piece.unreadable)
-        for piece in [] if self._behavior is None else self._behavior.pieces(_BEHAVIOR):
+            yield replace(piece, frame=frame)
+        for piece in self._behavior.pieces() if self._behavior else ():
             frame = piece.frame.rename(columns=_NAMES)
             tag = frame.pop("btag")
             frame["action"] = tag.map(_BEHAVIORS).fillna("btag " + tag)
             frame["item_id"] = _pair_id(frame.pop("cate"), frame.pop("brand"))
-            yield Rows(frame, piece.file, piece.line, piece.unreadable)
+            yield replace(piece, frame=frame)
 
     def items(self) -> ItemTable:
         """Return ads and pairs: words of category, brand, campaign, customer; see `LogSource`."""
-        ads = self._ads.read(_AD)
+        ads = self._ads.read()
         brand = pd.to_numeric(ads["brand"]).fillna(0).astype(np.int64)
         words = _words(ads["cate_id"], brand)
         text = words + " campaign_" + ads["campaign_id"] + " customer_" + ads["customer"]
@@ -127,17 +97,12 @@ class TaobaoAd:
 
     def users(self) -> pd.DataFrame:
         """Return the profile's columns as labels; see `LogSource`."""
-        known = self._profile.read(_PROFILE).rename(columns=_NAMES)
-        return unique_ids(known, "user_id", self._profile.path)
-
-    def offers(self) -> Iterator[pd.DataFrame]:
-        """Yield nothing: what could be shown is not known."""
-        return iter(())
+        return self._profile.read_users(_NAMES)
 
     def _pairs(self) -> pd.Series:
         """Return category * 10^9 + brand of all pairs in the behaviour, sorted."""
         found = np.zeros(0, dtype=np.int64)
-        for piece in [] if self._behavior is None else self._behavior.pieces(_BEHAVIOR):
+        for piece in self._behavior.pieces() if self._behavior else ():
             ids = _pair_id(piece.frame["cate"], piece.frame["brand"]).dropna().to_numpy(np.int64)
             found = np.union1d(found, -ids - 1)
         return pd.Series(found)

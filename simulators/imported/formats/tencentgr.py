@@ -18,10 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from simulators.imported.readers.columns import Kind, convert, join_words, no_users, unique_ids
-from simulators.imported.readers.log import ItemTable, LogFormatError, Rows, register_format
+from simulators.imported.readers.columns import Kind, convert, join_words, schema
+from simulators.imported.readers.log import (
+    ItemTable,
+    LogFormatError,
+    LogSource,
+    Rows,
+    register_format,
+)
 from simulators.imported.readers.safe_pickle import read_plain_pickle
-from simulators.imported.readers.tables import Table, read_batches
+from simulators.imported.readers.tables import Table
 
 EMBEDDING_FOLDER = "mm_emb/emb_81_32_parquet"
 _BATCH_USERS = 1024
@@ -29,41 +35,36 @@ _ACTIONS = {0: "impression", 1: "click", 2: "conversion"}
 _EVENT = {"item_id": "item_id", "timestamp": "timestamp", "action_type": "action"}
 _ITEM_ITSELF = "111"  # has as many values as there are items
 _VERTICAL, _CATEGORY = "100", "117"
-_USER_LABELS = ("103", "104", "105", "109")
+_USER = schema(integer="user_id", label="103 104 105 109")
 
 
 @register_format("tencentgr")
-class TencentGR:
+class TencentGR(LogSource):
     """A folder in the Parquet layout; see the module."""
 
     title = "TencentGR"
-    simulated: tuple[str, ...] = ()
     one_row_per_exposure = True
 
     def __init__(self, source: Path) -> None:
-        self._seq = source / "seq"
-        seq = Table(self._seq)
-        seq.require({"user_id": "integer", "seq": "any"})
-        _check_events(seq)
+        self._seq = Table(source / "seq", schema(integer="user_id", any="seq"))
+        _check_events(self._seq)
         self._items = Table(source / "item_feat")
         self._features = [
             name for name in self._items.types if name not in ("item_id", _ITEM_ITSELF)
         ]
-        self._item_columns: dict[str, Kind] = {"item_id": "integer"}
-        self._item_columns |= dict.fromkeys(self._features, "label")
-        self._items.require(self._item_columns | {_VERTICAL: "label", _CATEGORY: "label"})
-        self._users: Table | None = None
-        if (source / "user_feat").exists():
-            self._users = Table(source / "user_feat")
-            self._users.require({"user_id": "integer", **dict.fromkeys(_USER_LABELS, "label")})
-        self.notes: tuple[str, ...] = (
+        labels: dict[str, Kind] = dict.fromkeys((*self._features, _VERTICAL, _CATEGORY), "label")
+        self._items.require(schema(integer="item_id") | labels)
+        users = source / "user_feat"
+        self._users = Table(users, _USER) if users.exists() else None
+        self.notes = (
             f"Features are anonymous: {_VERTICAL} (6 values) stands for the vertical and "
             f"{_CATEGORY} (497 values) for the category.",
         )
         self._embedding: Table | None = None
         if (source / EMBEDDING_FOLDER).exists():
-            self._embedding = Table(source / EMBEDDING_FOLDER)
-            self._embedding.require({"anonymous_cid": "id", "emb": "any"})
+            self._embedding = Table(
+                source / EMBEDDING_FOLDER, schema(id="anonymous_cid", any="emb")
+            )
             self._indexer = source / "indexer.pkl"
             if not self._indexer.exists():
                 raise LogFormatError(f"{self._indexer} is missing, which {EMBEDDING_FOLDER} needs")
@@ -71,7 +72,7 @@ class TencentGR:
 
     def rows(self) -> Iterator[Rows]:
         """Yield the events; a line is the number of the user's row. See `LogSource`."""
-        for file, batch, line in read_batches(self._seq, ["user_id", "seq"], _BATCH_USERS):
+        for file, batch, line, _ in self._seq.batches(["user_id", "seq"], _BATCH_USERS):
             events = batch.column("seq")
             lengths = pc.fill_null(pc.list_value_length(events), 0).to_numpy()
             struct = pc.list_flatten(events)
@@ -89,7 +90,7 @@ class TencentGR:
 
     def items(self) -> ItemTable:
         """Return the ads; see `LogSource`."""
-        found = self._items.read(self._item_columns)
+        found = self._items.read()
         frame = pd.DataFrame(
             {
                 "item_id": found["item_id"],
@@ -106,14 +107,8 @@ class TencentGR:
     def users(self) -> pd.DataFrame:
         """Return the four scalar features as labels `f103`, ...; see `LogSource`."""
         if self._users is None:
-            return no_users()
-        columns: dict[str, Kind] = {"user_id": "integer", **dict.fromkeys(_USER_LABELS, "label")}
-        known = self._users.read(columns).rename(columns={name: f"f{name}" for name in columns})
-        return unique_ids(known.rename(columns={"fuser_id": "user_id"}), "user_id", self._seq)
-
-    def offers(self) -> Iterator[pd.DataFrame]:
-        """Yield nothing: what could be shown is not known."""
-        return iter(())
+            return super().users()
+        return self._users.read_users({name: f"f{name}" for name in _USER if name.isdigit()})
 
     def _read_embedding(self, item_id: pd.Series) -> NDArray[np.float32]:
         """Return the embedding of each item, zeros where there is none, [n, d]."""
@@ -124,15 +119,16 @@ class TencentGR:
         number = {str(raw): re_id for raw, re_id in raw_items.items()}
         row_of = pd.Index(item_id)
         matrix: NDArray[np.float32] | None = None
-        for piece in self._embedding.pieces({"anonymous_cid": "label", "emb": "any"}):
+        for piece in self._embedding.pieces(schema(label="anonymous_cid", any="emb")):
             re_id = piece.frame["anonymous_cid"].map(number)
             row = row_of.get_indexer(re_id.fillna(-1).astype(np.int64))
             use = (row >= 0) & piece.frame["emb"].notna().to_numpy()
-            vectors = [_vector(cell) for cell in piece.frame["emb"][use]]
-            if matrix is None and vectors:
-                matrix = np.zeros((len(item_id), len(vectors[0])), dtype=np.float32)
-            for at, vector, line in zip(row[use], vectors, piece.line[use], strict=True):
-                assert matrix is not None
+            cells = piece.frame["emb"][use]
+            for at, cell, line in zip(row[use], cells, piece.line[use], strict=True):
+                numbers = json.loads(cell) if isinstance(cell, str) else cell
+                vector = np.asarray(numbers, dtype=np.float32)
+                if matrix is None:
+                    matrix = np.zeros((len(item_id), len(vector)), dtype=np.float32)
                 if vector.shape != matrix.shape[1:]:
                     raise LogFormatError(
                         f"{piece.file}:{line}: column 'emb' must hold {matrix.shape[1]} numbers, "
@@ -155,8 +151,3 @@ def _check_events(seq: Table) -> None:
             raise LogFormatError(
                 f"{seq.path}: column 'seq' must have an integer field {name!r}, got {of.value_type}"
             )
-
-
-def _vector(cell: object) -> NDArray[np.float32]:
-    """Return the numbers of a list, or of a list in JSON."""
-    return np.asarray(json.loads(cell) if isinstance(cell, str) else cell, dtype=np.float32)

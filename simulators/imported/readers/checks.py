@@ -42,6 +42,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _CHECK_EVERY = 100_000
 _AMOUNTS = ("value", "price", "bid")
 _LABELS = tuple(name for name in OPTIONAL_COLUMNS if name not in _AMOUNTS)
+_COUNTS = ("num_rows", "num_accepted", "num_duplicates", "num_bad", "num_backwards")
 _DUPLICATE = "duplicate: an earlier row has the same user, item, time and action"
 _SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
 
@@ -89,14 +90,14 @@ class RowChecker:
         self._rejected = rejected
         self._file = ExitStack()
         temporary = self._file.enter_context(complete_file(rejected))
-        self._writer = pq.ParquetWriter(temporary, _SCHEMA)
+        self._writer = self._file.enter_context(pq.ParquetWriter(temporary, _SCHEMA))
         self._max_bad_share = max_bad_share
         self._seen = SeenHashes()
         self._users_are_text: bool | None = None
         self._last = (Path(), 0)
         self._first_bad = ""
         self._checked_at = 0
-        self._num: Counter[str] = Counter()
+        self._num = dict.fromkeys(_COUNTS, 0)
         self._bad: Counter[str] = Counter()
         self._actions: NDArray[np.int64] = np.zeros(len(ACTIONS), dtype=np.int64)
 
@@ -113,12 +114,13 @@ class RowChecker:
         """
         frame = rows.frame
         verdict = _Verdict(len(frame))
-        user_id = self._check_ids(frame["user_id"], "user_id", verdict)
-        item_id = self._check_ids(frame["item_id"], "item_id", verdict)
+        user_id, item_id = frame["user_id"], frame["item_id"]
+        self._check_ids(user_id, "user_id", verdict)
+        self._check_ids(item_id, "item_id", verdict)
         timestamp = _check_times(frame["timestamp"], verdict)
         action = _check_actions(frame["action"], verdict)
         at_item = self._items.get_indexer(pd.Index(item_id))
-        verdict.fail("unknown item", at_item < 0, frame["item_id"])
+        verdict.fail("unknown item", at_item < 0, item_id)
         amounts = {
             name: _check_amounts(frame[name], name, verdict)
             if name in frame
@@ -137,12 +139,9 @@ class RowChecker:
             "action": action[kept],
             **{name: amount[kept] for name, amount in amounts.items()},
         }
+        unknown = pd.Series(None, index=frame.index, dtype="str")
         for name in _LABELS:
-            columns[name] = (
-                frame[name].iloc[kept].array
-                if name in frame
-                else pd.array([None] * len(kept), dtype="str")
-            )
+            columns[name] = frame.get(name, unknown).iloc[kept].array
         return pd.DataFrame(columns)
 
     def finish(self) -> CheckCounts:
@@ -152,28 +151,19 @@ class RowChecker:
             LogFormatError: More than the share allowed is bad, or no row is left.
         """
         self._stop_if_bad()
-        self._close()
-        if not self._num["accepted"]:
-            raise LogFormatError(f"no row is left of {self._num['rows']}; see {self._rejected}")
-        return CheckCounts(
-            num_rows=self._num["rows"],
-            num_accepted=self._num["accepted"],
-            num_duplicates=self._num["duplicates"],
-            num_bad=self._num["bad"],
-            num_backwards=self._num["backwards"],
-            bad=dict(self._bad),
-            actions=dict(zip(ACTIONS, self._actions.tolist(), strict=True)),
-        )
+        self._file.close()
+        if not self._num["num_accepted"]:
+            raise LogFormatError(f"no row is left of {self._num['num_rows']}; see {self._rejected}")
+        actions = dict(zip(ACTIONS, self._actions.tolist(), strict=True))
+        return CheckCounts(**self._num, bad=dict(self._bad), actions=actions)
 
-    def _check_ids(self, column: pd.Series, name: str, verdict: "_Verdict") -> pd.Series:
+    def _check_ids(self, column: pd.Series, name: str, verdict: "_Verdict") -> None:
         """Fail null ids and, for users, those that are text where the others are integers."""
-        missing = column.isna().to_numpy()
+        missing = (column.isna() | (column == "")).to_numpy(dtype=bool)
         if column.dtype == object:
             text = column.map(lambda cell: isinstance(cell, str)).to_numpy(dtype=bool)
         else:
             text = np.full(len(column), column.dtype == "str")
-        if column.dtype == object or column.dtype == "str":
-            missing = missing | (column == "").to_numpy(dtype=bool, na_value=False)
         verdict.fail(f"{name} is missing", missing)
         if name == "user_id" and not missing.all():
             if self._users_are_text is None:
@@ -182,7 +172,6 @@ class RowChecker:
             verdict.fail(
                 f"user_id is {other}, unlike the others", text != self._users_are_text, column
             )
-        return column
 
     def _count(
         self,
@@ -192,40 +181,35 @@ class RowChecker:
         timestamp: NDArray[np.int64],
         action: NDArray[np.int8],
     ) -> None:
-        bad = np.flatnonzero(~verdict.good)
-        lines = [*rows.line[bad].tolist(), *(line for line, _ in rows.unreadable)]
-        reasons = [*verdict.reasons(bad), *(reason for _, reason in rows.unreadable)]
-        if lines and not self._first_bad:
-            first = int(np.argmin(lines))
-            self._first_bad = f"{rows.file}:{lines[first]}: {reasons[first]}"
-        self._write(rows.file, lines, reasons)
-        self._write(rows.file, rows.line[duplicates].tolist(), [_DUPLICATE] * len(duplicates))
-        self._bad.update(verdict.rules(bad))
-        if rows.unreadable:
-            self._bad["no row"] += len(rows.unreadable)
-        self._num["rows"] += len(rows.frame) + len(rows.unreadable)
-        self._num["bad"] += len(lines)
-        self._num["duplicates"] += len(duplicates)
-        self._num["accepted"] += len(timestamp)
-        self._actions += np.bincount(action, minlength=len(ACTIONS))
+        broken = [(int(rows.line[row]), *why) for row, why in sorted(verdict.broken.items())]
+        broken += [(line, "no row", reason) for line, reason in rows.unreadable]
+        if broken and not self._first_bad:
+            line, _, reason = min(broken, key=lambda row: row[0])
+            self._first_bad = f"{rows.file}:{line}: {reason}"
+        self._bad.update(rule for _, rule, _ in broken)
+        lines = [*(line for line, _, _ in broken), *rows.line[duplicates].tolist()]
+        reasons = [*(reason for _, _, reason in broken), *[_DUPLICATE] * len(duplicates)]
+        if lines:
+            cells = [[str(rows.file)] * len(lines), lines, reasons]
+            self._writer.write_table(pa.table(cells, schema=_SCHEMA))
         file, last = self._last
         before = timestamp[:1] if file != rows.file else np.array([last])
-        self._num["backwards"] += int((np.diff(timestamp, prepend=before) < 0).sum())
         if len(timestamp):
             self._last = (rows.file, int(timestamp[-1]))
-        if self._num["rows"] - self._checked_at >= _CHECK_EVERY:
-            self._checked_at = self._num["rows"]
+        self._actions += np.bincount(action, minlength=len(ACTIONS))
+        self._num["num_rows"] += len(rows.frame) + len(rows.unreadable)
+        self._num["num_bad"] += len(broken)
+        self._num["num_duplicates"] += len(duplicates)
+        self._num["num_accepted"] += len(timestamp)
+        self._num["num_backwards"] += int((np.diff(timestamp, prepend=before) < 0).sum())
+        if self._num["num_rows"] - self._checked_at >= _CHECK_EVERY:
+            self._checked_at = self._num["num_rows"]
             self._stop_if_bad()
 
-    def _write(self, file: Path, lines: list[int], reasons: list[str]) -> None:
-        if lines:
-            cells = [[str(file)] * len(lines), lines, reasons]
-            self._writer.write_table(pa.table(cells, schema=_SCHEMA))
-
     def _stop_if_bad(self) -> None:
-        bad, total = self._num["bad"], self._num["rows"]
+        bad, total = self._num["num_bad"], self._num["num_rows"]
         if bad > self._max_bad_share * total:
-            self._close()
+            self._file.close()
             rules = ", ".join(f"{rule} ({number})" for rule, number in self._bad.most_common())
             raise LogFormatError(
                 f"{bad} of the first {total} rows are bad, more than the share "
@@ -233,40 +217,23 @@ class RowChecker:
                 f"all are listed in {self._rejected}"
             )
 
-    def _close(self) -> None:
-        self._writer.close()
-        self._file.close()
-
 
 class _Verdict:
-    """Which rows of a piece are good, and which rule each of the others broke first."""
+    """Which rows of a piece are good; which rule each of the others broke first, and how."""
 
     def __init__(self, num_rows: int) -> None:
-        self._rule = np.full(num_rows, -1, dtype=np.int8)
-        self._rules: list[tuple[str, pd.Series | None]] = []
-
-    @property
-    def good(self) -> BoolArray:
-        return self._rule < 0
+        self.good = np.ones(num_rows, dtype=bool)
+        self.broken: dict[int, tuple[str, str]] = {}
 
     def fail(self, rule: str, broken: BoolArray, cells: pd.Series | None = None) -> None:
         """Note who broke a rule; `cells` are shown in the reason."""
-        if broken.any():
-            self._rule[broken & (self._rule < 0)] = len(self._rules)
-            self._rules.append((rule, cells))
-
-    def rules(self, rows: NDArray[np.int64]) -> list[str]:
-        return [self._rules[rule][0] for rule in self._rule[rows]]
-
-    def reasons(self, rows: NDArray[np.int64]) -> list[str]:
-        found = np.empty(len(rows), dtype=object)
-        for number, (rule, cells) in enumerate(self._rules):
-            at = np.flatnonzero(self._rule[rows] == number)
-            if cells is None:
-                found[at] = rule
-            else:
-                found[at] = [f"{rule}: {cell!r}" for cell in cells.iloc[rows[at]].tolist()]
-        return found.tolist()
+        rows = np.flatnonzero(broken & self.good)
+        self.good[rows] = False
+        for row in rows.tolist():
+            self.broken[row] = (rule, rule)
+        if cells is not None:
+            for row, cell in zip(rows.tolist(), cells.iloc[rows].tolist(), strict=True):
+                self.broken[row] = (rule, f"{rule}: {cell!r}")
 
 
 def _numeric(column: pd.Series) -> tuple[NDArray[np.float64], BoolArray]:

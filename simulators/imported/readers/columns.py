@@ -4,14 +4,11 @@ Dims: n rows.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-
-from simulators.imported.readers.log import LogFormatError
 
 Kind = Literal["id", "integer", "number", "time", "flag", "text", "label", "any"]
 """What a column holds. `id`: integers or text (text, in a CSV). `time`: seconds, or a datetime,
@@ -46,6 +43,11 @@ EXPECTED: dict[Kind, tuple[str, _Test]] = {
 }
 
 
+def schema(**names: str) -> dict[str, Kind]:
+    """Return what each column holds, e.g. of `integer="user_id item_id", label="city"`."""
+    return {name: cast(Kind, kind) for kind, some in names.items() for name in some.split()}
+
+
 def join_words(cells: pd.DataFrame) -> pd.Series:
     """Return the text of each row's cells, a blank between them; nothing counts as no word."""
     text = pd.Series("", index=cells.index, dtype="str")
@@ -58,13 +60,7 @@ def seconds(milliseconds: pd.Series) -> pd.Series:
     """Return whole seconds; cells that are no integers stay as they are."""
     if milliseconds.dtype == np.int64:
         return milliseconds // 1000
-    whole = milliseconds.map(lambda cell: cell // 1000 if isinstance(cell, int) else cell)
-    return whole.astype(object)
-
-
-def no_users() -> pd.DataFrame:
-    """Return the users' table of a log that knows nothing of its users."""
-    return pd.DataFrame({"user_id": []})
+    return milliseconds.astype(object).map(lambda x: x // 1000 if isinstance(x, int) else x)
 
 
 def convert(column: pa.Array, kind: Kind) -> pd.Series:
@@ -76,7 +72,9 @@ def convert(column: pa.Array, kind: Kind) -> pd.Series:
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_binary(column.type) and kind != "any":
+    if kind == "any":
+        return column.to_pandas()
+    if pa.types.is_binary(column.type):
         column = _decoded(column)
     text = is_text(column.type)
     if kind == "flag":
@@ -86,20 +84,17 @@ def convert(column: pa.Array, kind: Kind) -> pd.Series:
         return pd.Series(flags, dtype=bool if known else object)
     if kind in ("text", "label") or (kind == "id" and text):
         return column.cast(pa.string()).to_pandas()
-    if kind == "any":
-        return column.to_pandas()
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("s", column.type.tz), safe=False)
+    is_float = kind == "number" or (kind == "time" and pa.types.is_floating(column.type))
     try:
-        target = pa.float64() if kind == "number" else pa.int64()
-        if kind == "time" and pa.types.is_floating(column.type):
-            target = pa.float64()
+        target = pa.float64() if is_float else pa.int64()
         return column.cast(target).to_pandas(integer_object_nulls=True)
     except pa.ArrowInvalid:
         if not text:
             raise
-        read = {"number": _number, "time": _second}.get(kind, _integer)
-        cells = [cell if cell is None else read(cell) for cell in column.to_pylist()]
+        parse = _PARSERS.get(kind, _integer)
+        cells = [cell if cell is None else _read(cell, parse) for cell in column.to_pylist()]
         return pd.Series(cells, dtype=object)
 
 
@@ -113,39 +108,25 @@ def _decoded(column: pa.Array) -> pa.Array:
         return pa.array(cells, pa.string())
 
 
-def _integer(text: str) -> int | str:
+def _read(text: str, parse: Callable[[str], int | float]) -> int | float | str:
     try:
-        number = int(text)
+        return parse(text)
     except ValueError:
         return text
-    return number if abs(number) < 1 << 63 else text
 
 
-def _number(text: str) -> float | str:
+def _integer(text: str) -> int:
+    number = int(text)
+    if abs(number) >= 1 << 63:
+        raise ValueError("more than 64 bits")
+    return number
+
+
+def _second(text: str) -> int | float:
     try:
         return float(text)
     except ValueError:
-        return text
-
-
-def _second(text: str) -> int | float | str:
-    number = _number(text)
-    if isinstance(number, float):
-        return number
-    try:
         return int(pd.Timestamp(text).timestamp())
-    except ValueError:
-        return text
 
 
-def unique_ids(frame: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
-    """Return the table as it is if its ids are there and differ.
-
-    Raises:
-        LogFormatError: An id is missing or occurs twice.
-    """
-    wrong = (frame[name].isna() | frame[name].duplicated()).to_numpy()
-    if wrong.any():
-        cell = frame[name].iloc[int(wrong.argmax())]
-        raise LogFormatError(f"{path}: column {name!r} must be unique and filled, got {cell!r}")
-    return frame
+_PARSERS: dict[Kind, Callable[[str], int | float]] = {"number": float, "time": _second}

@@ -19,14 +19,7 @@ def row_hashes(
     timestamp: NDArray[np.int64],
     action: NDArray[np.int8],
 ) -> HashArray:
-    """Return a 64-bit hash of each row, mixing the keys one after the other as SplitMix64 does.
-
-    Args:
-        users: User ids, integers or text.
-        item: Rows of the item table.
-        timestamp: Seconds.
-        action: Codes.
-    """
+    """Return a 64-bit hash of each row, mixing the keys one after the other as SplitMix64 does."""
     hashed = pd.util.hash_array(users.array if users.dtype == "str" else users.to_numpy())
     for key in (item, timestamp, action):
         hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + key.astype(np.uint64)

@@ -44,6 +44,11 @@ class Rows:
     unreadable: tuple[tuple[int, str], ...] = ()
     """Lines between them that are no rows at all (line, reason), e.g. with a cell too many."""
 
+    def check_readable(self) -> None:
+        """Raise LogFormatError, naming file and line, if a line is no row."""
+        for line, reason in self.unreadable:
+            raise LogFormatError(f"{self.file}:{line}: {reason}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTable:
@@ -59,11 +64,10 @@ class ItemTable:
 
     def __post_init__(self) -> None:
         frame, embedding = self.frame, self.embedding
-        if frame["item_id"].isna().any():
-            row = int(frame["item_id"].isna().to_numpy().argmax())
+        item_id = frame["item_id"]
+        for row in np.flatnonzero(item_id.isna()):
             raise LogFormatError(f"items: item_id of row {row + 1} is missing")
-        if frame["item_id"].duplicated().any():
-            twice = frame.loc[frame["item_id"].duplicated(), "item_id"].iloc[0]
+        for twice in item_id[item_id.duplicated()]:
             raise LogFormatError(f"items: item_id must be unique, {twice!r} occurs twice")
         if (embedding is None) == (self.text is None):
             raise LogFormatError("items: exactly one of an embedding and text is needed")
@@ -72,8 +76,7 @@ class ItemTable:
                 f"items: the embedding must have a row for each of {len(frame)} items, "
                 f"got shape {embedding.shape}"
             )
-        if embedding is not None and not np.isfinite(embedding).all():
-            row = int((~np.isfinite(embedding)).any(1).argmax())
+        for row in () if embedding is None else np.flatnonzero(~np.isfinite(embedding).all(1)):
             raise LogFormatError(f"items: the embedding of row {row + 1} is not finite")
         for name in {"price", "bid", "budget"} & set(frame):
             for amount in frame.loc[(frame[name] < 0) | np.isinf(frame[name]), name]:
@@ -85,15 +88,15 @@ class ItemTable:
 
 @runtime_checkable
 class LogSource(Protocol):
-    """One data set of a user, opened and with its columns checked."""
+    """One data set of a user, opened and with its columns checked; a base of readers."""
 
     title: str
     """For reports, e.g. `MovieLens-1M`."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What a reader of results must know, in sentences."""
-    simulated: tuple[str, ...]
+    simulated: tuple[str, ...] = ()
     """What the reader itself made up for lack of data."""
-    one_row_per_exposure: bool
+    one_row_per_exposure: bool = False
     """Whether an outcome stands in the row of its impression, as in logs of served ads; else rows
     are events, and outcomes are attributed to earlier impressions."""
 
@@ -104,14 +107,16 @@ class LogSource(Protocol):
         """Return the items."""
 
     def users(self) -> pd.DataFrame:
-        """Return what is known of users, an empty table where nothing is.
+        """Return what is known of users; by default an empty table.
 
         `user_id`, unique, and any of `age` (years), `gender`, `region`, `device` and further
         attributes, each a label or null. Users without a row know nothing of themselves.
         """
+        return pd.DataFrame({"user_id": []})
 
     def offers(self) -> Iterator[pd.DataFrame]:
         """Yield `place` and `item_id`: which ads could be shown where. Nothing: not known."""
+        return iter(())
 
 
 Opener = Callable[[Path], LogSource]

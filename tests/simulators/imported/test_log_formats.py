@@ -14,6 +14,7 @@ import pytest
 
 from simulators.imported.formats import journey
 from simulators.imported.readers.checks import CheckCounts, RowChecker
+from simulators.imported.readers.ipinyou import LOG_COLUMNS
 from simulators.imported.readers.log import ACTIONS, LogFormatError, LogSource, open_log
 
 
@@ -238,18 +239,9 @@ def test_kuairand_broken(kuairand: Path) -> None:
 
 # --- iPinYou --------------------------------------------------------------------------------------
 
-# fmt: off
-IPINYOU = (
-    "click", "weekday", "hour", "bidid", "timestamp", "logtype", "ipinyouid", "useragent", "IP",
-    "region", "city", "adexchange", "domain", "url", "urlid", "slotid", "slotwidth",
-    "slotheight", "slotvisibility", "slotformat", "slotprice", "creative", "bidprice",
-    "payprice", "keypage", "advertiser", "usertag",
-)
-# fmt: on
-
 
 def _ipinyou_row(click: str, user: str, time: str, creative: str, *more: str) -> str:
-    cells = dict.fromkeys(IPINYOU, "0") | {
+    cells = dict.fromkeys(LOG_COLUMNS, "0") | {
         "click": click,
         "timestamp": time,
         "ipinyouid": user,
@@ -266,7 +258,7 @@ def _ipinyou_row(click: str, user: str, time: str, creative: str, *more: str) ->
 
 @pytest.fixture
 def ipinyou(tmp_path: Path) -> Path:
-    header = "\t".join(IPINYOU) + "\n"
+    header = "\t".join(LOG_COLUMNS) + "\n"
     (tmp_path / "1458").mkdir()
     (tmp_path / "1458" / "test.log.txt").write_text(
         header
@@ -311,7 +303,9 @@ def test_ipinyou(ipinyou: Path) -> None:
 
 def test_ipinyou_first_season(tmp_path: Path) -> None:
     row = _ipinyou_row("0", "u1", "20130311000000123", "c1").split("\t")[:-2]
-    (tmp_path / "train.log.txt").write_text("\t".join(IPINYOU[:-2]) + "\n" + "\t".join(row) + "\n")
+    (tmp_path / "train.log.txt").write_text(
+        "\t".join(LOG_COLUMNS[:-2]) + "\n" + "\t".join(row) + "\n"
+    )
     source = open_log(tmp_path, "ipinyou")
     assert _checked(source, tmp_path)[0]["item_id"].tolist() == ["c1"]
     assert "advertiser" not in source.items().frame
@@ -376,6 +370,15 @@ def test_amazon_reviews(amazon: Path) -> None:
     assert items.frame["price"].fillna(-1).tolist() == [1299.5, -1, -1]
     assert items.frame["category"].tolist() == ["Bath"] * 3
     assert source.title == "Amazon Reviews 2023 (All_Beauty)"
+
+
+def test_amazon_review_without_a_time(amazon: Path) -> None:
+    (amazon / "All_Beauty.jsonl.gz").unlink()
+    reviews = _review("A1", "B1", 1588687728923) + _review("A2", "B2", None)
+    (amazon / "All_Beauty.jsonl").write_text(reviews)
+    good, _, rejected = _checked(open_log(amazon, "amazon_reviews"), amazon)
+    assert good["timestamp"].tolist() == [1588687728]  # the other row does not change its unit
+    assert rejected == [[2, "timestamp is missing"]]
 
 
 def test_amazon_broken(amazon: Path) -> None:
