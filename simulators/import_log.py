@@ -21,16 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from numpy.typing import NDArray
-from torch import Tensor
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
-from simulators.building import build_world
+from simulators.building import Draft, build_world
 from simulators.imported.ads import make_ads
 from simulators.imported.config import ImportConfig
-from simulators.imported.days import split_days
+from simulators.imported.days import DaySplit, split_days
 from simulators.imported.items import Chosen, embed_items, group_columns
 from simulators.imported.labels import make_users
 from simulators.imported.readers.log import LogFormatError, LogSource, open_log
@@ -45,20 +43,6 @@ from simulators.world.info import WorldInfo
 
 NUM_HOURS = 24
 _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH = 200, 64, 2_048
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a world is made of."""
-
-    info: WorldInfo
-    users: pd.DataFrame
-    ads: pd.DataFrame
-    organic: pd.DataFrame
-    events: pd.DataFrame
-    embedding: NDArray[np.float32]
-    extra: dict[str, Tensor]
-    num_calibration_days: int
 
 
 def import_log(
@@ -92,23 +76,8 @@ def import_log(
     directory.parent.mkdir(parents=True, exist_ok=True)
     rejected = directory.with_name(f"{directory.name}-rejected.parquet")
     try:
-        parts = _make_parts(source, config, seed, rejected, name or directory.name, progress)
-        return build_world(
-            directory,
-            parts.info,
-            users=parts.users,
-            ads=parts.ads,
-            organic=parts.organic,
-            events=parts.events,
-            item_embedding=parts.embedding,
-            hidden={},
-            extra=parts.extra,
-            side_files={"rejected.parquet": rejected},
-            progress=progress,
-            training=_training(parts, config),
-            tokenizer=config.tokenizer,
-            resolve=config.resolve,
-        )
+        draft = _make_draft(source, config, seed, rejected, name or directory.name, progress)
+        return build_world(directory, draft, progress)
     except LogFormatError:
         raise
     except BaseException:
@@ -116,26 +85,26 @@ def import_log(
         raise
 
 
-def _training(parts: _Parts, config: ImportConfig) -> RankerTraining:
+def _training(events: pd.DataFrame, days: DaySplit, config: ImportConfig) -> RankerTraining:
     """Return how the rankers are fitted: a small log has small batches, for as many steps."""
-    days = parts.info.num_log_days - parts.num_calibration_days
-    fitted = (parts.events["kind"] == 1) & (parts.events["timestamp"] < days * DAY_S)
+    until = (days.num_log_days - days.num_calibration_days) * DAY_S
+    fitted = (events["kind"] == 1) & (events["timestamp"] < until)
     num_rows = min(int(fitted.sum()), config.num_ranker_rows)
     return RankerTraining(
-        num_calibration_days=parts.num_calibration_days,
+        num_calibration_days=days.num_calibration_days,
         max_rows=config.num_ranker_rows,
         batch_size=int(np.clip(num_rows // _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH)),
     )
 
 
-def _make_parts(
+def _make_draft(
     source: LogSource,
     config: ImportConfig,
     seed: int,
     rejected: Path,
     name: str,
     progress: Progress,
-) -> _Parts:
+) -> Draft:
     rng = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     progress(f"reading {source.title}")
     items = source.items()
@@ -184,15 +153,18 @@ def _make_parts(
         impression_share=config.impression_share,
     )
     availability = requests.availability
-    return _Parts(
+    return Draft(
         info=info,
         users=users.frame,
         ads=ads.frame.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
         organic=_organic(items.frame, chosen, groups),
         events=requests.events,
-        embedding=embedding,
-        extra={} if availability is None else {"availability": torch.from_numpy(availability)},
-        num_calibration_days=days.num_calibration_days,
+        item_embedding=embedding,
+        availability=None if availability is None else torch.from_numpy(availability),
+        side_files={"rejected.parquet": rejected},
+        training=_training(requests.events, days, config),
+        tokenizer=config.tokenizer,
+        resolve=config.resolve,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.building import build_world
+from simulators.building import Draft, build_world
 from simulators.opening import read_world
 from simulators.progress import Progress, print_cards, silent, to_stderr
 from simulators.rankers.network import RankerConfig
@@ -65,7 +65,6 @@ def make_world(
     cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
     progress("logged traffic")
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
-    item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
     users_attributes = (
         NUM_AGE_BUCKETS,
         2,
@@ -103,20 +102,18 @@ def make_world(
         impression_share=0.2,
         max_tokens=48,
     )
-    return build_world(
-        Path(directory),
-        info,
+    draft = Draft(
+        info=info,
         users=users,
         ads=catalog.ads,
         organic=catalog.organic,
         events=events,
-        item_embedding=item_embedding,
+        item_embedding=np.concatenate([catalog.ad_embedding, catalog.organic_embedding]),
         hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
-        extra={},
-        progress=progress,
         tokenizer=config.tokenizer,
         resolve=config.resolve,
     )
+    return build_world(Path(directory), draft, progress)
 
 
 def cache_folder() -> Path:

@@ -72,8 +72,12 @@ class FrozenRankers(nn.Module):
         return pctr, (pcvr if self.has_conversions else torch.zeros_like(pcvr))
 
 
-def build_rankers(world: World) -> Rankers:
-    """Return untrained rankers of the world's shape."""
+def build_rankers(world: World, seed: int | None = None) -> Rankers:
+    """Return untrained rankers of the world's shape, with initial weights by the seed if given."""
+    if seed is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build_rankers(world)
     price = torch.log(world.price)
     spread = price.std().clamp_min(1e-6) if len(price) > 1 else price.new_ones(())
     price = (price - price.mean()) / spread
@@ -90,9 +94,14 @@ def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     rankers = build_rankers(world)
     weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
     rankers.load_state_dict(weights)
-    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    info = world.info
-    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
+    return freeze(
+        world, rankers, Calibration(tensors["calibration.knots"], tensors["calibration.values"])
+    )
+
+
+def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRankers:
+    """Return rankers of a world with or without clicks and conversions."""
+    return FrozenRankers(rankers, calibration, world.info.has_clicks, world.info.has_conversions)
 
 
 def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:

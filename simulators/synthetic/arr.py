@@ -9,7 +9,7 @@ the ENVIRONMENT token of that moment.
 Dims: B requests, R logged requests, S synthetic requests, U users.
 """
 
-import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from simulators.synthetic.behavior import NUM_POSITIONS
 from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
 from simulators.world.eligibility import Availability
-from simulators.world.features import FeatureBuilder
 from simulators.world.history import DAY_S
 
 HOUR_S = 3_600
@@ -108,18 +107,13 @@ class RehearsalWorld:
         per_day = rate / world.info.num_log_days
         user, time = rehearsal_times(per_day, self._is_active, start, stop, seed)
         context = self._environment(user, time, seed)
-        extended = copy.copy(world)
-        extended.request_user = np.concatenate([world.request_user, user])
-        extended.request_time = np.concatenate([world.request_time, time])
-        extended.request_context = np.concatenate([world.request_context, context])
-        extended.features = FeatureBuilder(
-            world.history,
-            world.user_attributes,
-            extended.request_user,
-            extended.request_time,
-            extended.request_context,
+        requests = replace(
+            world.requests,
+            user=np.concatenate([world.request_user, user]),
+            time=np.concatenate([world.request_time, time]),
+            context=np.concatenate([world.request_context, context]),
         )
-        self._extended = extended
+        self._extended = world.replace(requests=requests)
         order = np.lexsort((world.request_time, world.request_user))
         self._by_user = order
         self._first = np.searchsorted(world.request_user[order], np.arange(len(world.users) + 1))

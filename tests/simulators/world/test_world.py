@@ -119,14 +119,7 @@ def test_a_request_sees_strictly_earlier_events_only(world: World) -> None:
         changed = events.copy()
         changed.loc[later & (events["kind"] == 1), "item_id"] = 0
         changed.loc[later & (events["kind"] == 1), "action"] = int(Action.CONVERSION)
-        altered = World(
-            world.info,
-            world.users,
-            world.ads,
-            world.organic,
-            changed,
-            {"item_embedding": world.item_embedding, "item_codes": world.item_codes},
-        )
+        altered = world.replace(events=changed)
         after = altered.request(torch.tensor([request]))
         assert torch.equal(after.tokens.codes[0], before.tokens.codes[b])
         assert torch.equal(after.tokens.action[0], before.tokens.action[b])
