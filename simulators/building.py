@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -46,9 +45,9 @@ class Draft:
     item_embedding: NDArray[np.float32]
     """[N + M, d]"""
     availability: Bool[Tensor, "G N"] | None = None
-    hidden: Mapping[str, dict[str, Tensor]] = MappingProxyType({})
+    hidden: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
     """Name to tensors: files that only the evaluator reads."""
-    side_files: Mapping[str, Path] = MappingProxyType({})
+    side_files: Mapping[str, Path] = field(default_factory=dict)
     """Further files by the name that they get; they are moved."""
     training: RankerTraining = field(default_factory=RankerTraining)
     """How the rankers are fitted."""

@@ -105,7 +105,7 @@ def train_members(
 
 def _train_member(log: RankerLog, member: int, seed: int) -> FrozenRankers:
     world = log.world
-    user = torch.from_numpy(world.request_user[log.first :][: log.num_fitted])
+    user = torch.tensor(world.request_user[log.first :][: log.num_fitted])
     weight = _resample(len(world.users), member, seed)[user]
     drawn = torch.arange(log.num_fitted).repeat_interleave(weight)
     own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member)) & 0x7FFFFFFF)
