@@ -98,8 +98,7 @@ def make_cascade(
     users, _, categories = truth.affinity.shape
     stale = torch.cat([truth.affinity[:, :1], truth.affinity[:, :-1]], dim=1)
     error = rng.normal(size=(users, 1, categories)) * config.logging_noise
-    click_base = truth.scalars[0].item()
-    conversion = torch.sigmoid(truth.scalars[1]).item()
+    conversion = torch.sigmoid(torch.tensor(truth.conversion_base)).item()
     bid = ads["bid"].to_numpy()
     per_click = {"CPM": 1.0, "CPC": 1000.0, "OCPA": 1000.0 * conversion}
     value = bid * ads["bid_type"].map(per_click).to_numpy()
@@ -112,7 +111,7 @@ def make_cascade(
         is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy(copy=True)),
         scalars=torch.tensor(
             CascadeScalars(
-                click_base=click_base,
+                click_base=truth.click_base,
                 match_scale=config.match_scale * config.coarse_share**0.5,
                 exploration=config.exploration,
                 temperature=config.logging_temperature,
