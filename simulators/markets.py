@@ -61,34 +61,21 @@ MARKETS: dict[str, Market] = {
         "budget of the day is spent; such ads are not legal any more",
         budgets_run_out=True,
     ),
-    "sparse_logs": Market(
-        summary="40 impressions per user with a tenth of exploration: weaker rankers",
-        dials=MARKET_DIALS["sparse_logs"],
-    ),
-    "drift": Market(
-        summary="interests change with probability .3 per day instead of .03",
-        dials=MARKET_DIALS["drift"],
-    ),
-    "deep_tree": Market(
-        summary="semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
-        dials=MARKET_DIALS["deep_tree"],
-    ),
     "sparse_rewards": Market(
         summary="training is paid by drawn clicks and conversions; measured in expectation",
         realised=True,
     ),
-    "coarse_0": Market(
-        summary="vertical and category explain nothing of the interest match",
-        dials=MARKET_DIALS["coarse_0"],
-    ),
-    "coarse_100": Market(
-        summary="vertical and category explain all of the interest match",
-        dials=MARKET_DIALS["coarse_100"],
-    ),
-    "shuffled_tree": Market(
-        summary="control: behaviour follows a random assignment of ads to categories",
-        dials=MARKET_DIALS["shuffled_tree"],
-    ),
+}
+MARKETS |= {
+    name: Market(summary=summary, dials=MARKET_DIALS[name])
+    for name, summary in {
+        "sparse_logs": "40 impressions per user with a tenth of exploration: weaker rankers",
+        "drift": "interests change with probability .3 per day instead of .03",
+        "deep_tree": "semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
+        "coarse_0": "vertical and category explain nothing of the interest match",
+        "coarse_100": "vertical and category explain all of the interest match",
+        "shuffled_tree": "control: behaviour follows a random assignment of ads to categories",
+    }.items()
 }
 """By name. `simulators.synthetic.config` has the dials."""
 

@@ -106,7 +106,4 @@ def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRa
 
 def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
     """Return the weights and calibration knots for safetensors."""
-    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
-    out["calibration.knots"] = frozen.calibration.knots.contiguous()
-    out["calibration.values"] = frozen.calibration.values.contiguous()
-    return out
+    return {name: tensor.contiguous() for name, tensor in frozen.state_dict().items()}

@@ -20,7 +20,6 @@ from torch import Tensor
 from gpr_rl.data.streams import IntArray, ragged
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
-from simulators.rewards import Outcome
 from simulators.synthetic.behavior import NUM_POSITIONS
 from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
@@ -142,14 +141,6 @@ class RehearsalWorld:
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return the logged requests of a split."""
         return self._world.request_ids(split)
-
-    def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
-        """Return the ads that may be shown at each request's own time and place."""
-        return self._extended.eligible(request_id)
-
-    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
-        """Return what the frozen rankers say at that time and place."""
-        return self._extended.outcome(request_id, ad_id)
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return requests; very active users' synthetic ones carry their last USER token."""
