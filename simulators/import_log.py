@@ -12,7 +12,6 @@ Dims: N ads, M organic items.
 
 import math
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +33,7 @@ from simulators.imported.labels import make_users
 from simulators.imported.readers.log import LogFormatError, LogSource, open_log
 from simulators.imported.requests import Requests, make_requests
 from simulators.imported.rows import Log, read_log
-from simulators.progress import Progress, print_cards, to_stderr
+from simulators.progress import Progress, WorldArgs, run_command, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.rankers.training import RankerTraining
 from simulators.world import World
@@ -235,17 +234,13 @@ def _notes(log: Log, requests: Requests) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportArgs:
+class ImportArgs(WorldArgs):
     """Make a world from a public log and write it to a directory."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """Folder (or file) of the data set."""
     format: str = "generic"
     """Its format, a name that a reader in simulators/imported/formats has."""
-    out: Path
-    """Directory to make; must not exist yet."""
-    seed: int = 0
-    """Root of every random stream."""
     options: Annotated[ImportConfig, tyro.conf.OmitArgPrefixes] = field(
         default_factory=ImportConfig
     )
@@ -253,27 +248,22 @@ class ImportArgs:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    started = time.monotonic()
-    try:
-        args = tyro.cli(ImportArgs, description=(__doc__ or "").partition("Dims:")[0])
-        if args.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {args.seed}")
-        if args.out.exists():
-            raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
-        source = open_log(args.source, args.format)
-        world = import_log(source, args.options, args.out, to_stderr, seed=args.seed)
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print_cards(world)
-    info = world.info
-    print(
-        f"{info.config['num_rejected']:,} rejected and {info.config['num_duplicates']:,} duplicate "
-        f"rows, listed in {args.out / 'rejected.parquet'}"
+    description = (__doc__ or "").partition("Dims:")[0]
+    return run_command(lambda: tyro.cli(ImportArgs, description=description), _make, _report)
+
+
+def _make(args: ImportArgs) -> World:
+    source = open_log(args.source, args.format)
+    return import_log(source, args.options, args.out, to_stderr, seed=args.seed)
+
+
+def _report(world: World) -> str:
+    found = world.info.config
+    return (
+        f"{found['num_rejected']:,} rejected and {found['num_duplicates']:,} duplicate rows, "
+        f"listed in {world.directory}/rejected.parquet\n"
+        f"simulated: {', '.join(world.info.simulated) or 'nothing'}"
     )
-    print(f"simulated: {', '.join(info.simulated) or 'nothing'}")
-    print(f"{args.out}: {world.num_requests:,} requests in {time.monotonic() - started:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":

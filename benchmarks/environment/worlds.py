@@ -3,7 +3,7 @@
 Dims: N ads, U users, B requests, K candidates, R logged requests.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpr_rl.schema import Action
+from simulators.make import synthetic_info
 from simulators.rankers.frozen import FrozenRankers, build_rankers
-from simulators.rankers.network import Calibration, RankerConfig
-from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES
-from simulators.synthetic.catalog import NUM_DEVICES, NUM_REGIONS, make_catalog
+from simulators.rankers.network import Calibration
+from simulators.synthetic.behavior import NUM_POSITIONS, NUM_SCENES
+from simulators.synthetic.catalog import make_catalog
 from simulators.synthetic.config import PRESETS
-from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_users
+from simulators.synthetic.users import make_users
 from simulators.world import World, WorldInfo, WorldParts
 from simulators.world.history import DAY_S
-from simulators.world.tables import NUM_AGE_BUCKETS
 from simulators.world.world import age_bucket
 
 NUM_LEVELS = 3
@@ -82,32 +82,12 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
     catalog = make_catalog(config, streams[0])
     users = make_users(config, streams[1])
     users["age_bucket"] = age_bucket(users["age"])
-    of_user = (NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS)
-    of_context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
-    rankers = RankerConfig(
-        user_cardinalities=of_user,
-        context_cardinalities=of_context,
-        num_items=config.num_ads + config.num_organic,
-        embedding_dim=config.embedding_dim,
-        num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
-    )
-    info = WorldInfo(
-        name=config.name,
-        seed=seed,
+    info = replace(
+        synthetic_info(config, seed),
         source="random tables",
-        config=config.to_json(),
-        num_codes=config.num_codes,
         num_levels=NUM_LEVELS,
-        num_log_days=config.num_log_days,
-        num_train_days=4,
-        num_days=config.num_days,
-        has_clicks=True,
         has_truth=False,
-        user_cardinalities=of_user,
-        context_cardinalities=of_context,
-        ranker_config=asdict(rankers),
-        impression_share=0.2,
-        max_tokens=48,
+        simulated=(),
     )
     num_items = config.num_ads + config.num_organic
     codes = streams[2].integers(config.num_codes, size=(num_items, NUM_LEVELS))
