@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gpr_rl.data.streams import IntArray, ragged
+from gpr_rl.data.streams import IntArray, Stream, ragged
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
 from simulators.synthetic.behavior import NUM_POSITIONS
@@ -113,9 +114,8 @@ class RehearsalWorld:
             context=np.concatenate([world.request_context, context]),
         )
         self._extended = world.replace(requests=requests)
-        order = np.lexsort((world.request_time, world.request_user))
-        self._by_user = order
-        self._first = np.searchsorted(world.request_user[order], np.arange(len(world.users) + 1))
+        asked = pd.DataFrame({"user_id": world.request_user, "timestamp": world.request_time})
+        self._asked = Stream.build(asked, ("timestamp",), len(world.users))
 
     def _environment(self, user: IntArray, time: IntArray, seed: int) -> IntArray:
         """Return scene, position, hour and device of the moment, int64 [S, 4]."""
@@ -150,23 +150,14 @@ class RehearsalWorld:
         reused = (ids >= self._num_logged) & self._is_active[user]
         rows = np.flatnonzero(reused)
         if len(rows):
-            previous, found = self._previous_time(user[rows], time[rows])
-            rows = rows[found]
+            before, found = self._asked.last(user[rows], time[rows], 1)
+            previous = self._asked.take("timestamp", before)[found]
+            rows = rows[found[:, 0]]
             preference = self._world.history.popularity(
-                user[rows], previous[found], self._world.codes.numpy(), self._world.info.num_codes
+                user[rows], previous, self._world.codes.numpy(), self._world.info.num_codes
             )
             tokens = request.tokens
             fresh = tokens.preference.clone()
             fresh[torch.from_numpy(rows)] = torch.from_numpy(preference)
             tokens.preference = fresh
         return request
-
-    def _previous_time(self, user: IntArray, time: IntArray) -> tuple[IntArray, np.ndarray]:
-        """Return when each user's last logged request before a time was, and if there is one."""
-        span = int(self._world.request_time.max()) + 2
-        key = (
-            self._world.request_user[self._by_user] * span + self._world.request_time[self._by_user]
-        )
-        place = np.searchsorted(key, user * span + np.minimum(time, span - 1)) - 1
-        found = place >= self._first[user]
-        return self._world.request_time[self._by_user[np.maximum(place, 0)]], found

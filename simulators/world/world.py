@@ -72,14 +72,25 @@ class World:
         self.request_context = self.requests.context
         self.uses_repeats = bool(self.info.ranker_config.get("use_repeats"))
         donor = self._donor("events", "users", "ads", "organic", "uses_repeats")
-        self.history: History = donor.history if donor else self._new_history()
+        self.history: History = (
+            donor.history
+            if donor
+            else History.of_tables(self.events, ads, self.organic, len(users), self.uses_repeats)
+        )
         self.group = torch.from_numpy(self.history.group)
         self.features: Features = parts.features or FeatureBuilder(
             self.history, self.user_attributes, self.requests
         )
         self.availability = parts.availability
         donor = self._donor("ads", "availability", "log")
-        self.legality: Targeting | Availability = donor.legality if donor else self._new_legality()
+        self.legality: Targeting | Availability
+        if donor:
+            self.legality = donor.legality
+        elif self.availability is None:
+            self.legality = Targeting.from_ads(ads)
+        else:
+            assert self.log.availability is not None
+            self.legality = Availability(self.availability, self.log.availability)
         self.rankers, self.logged, self.ranker_card = parts.rankers, parts.logged, parts.ranker_card
         self.alpha = self.logged.get("alpha", torch.zeros(2))
         self.reward_scale = float(self.logged.get("reward_scale", 1.0))
@@ -94,17 +105,6 @@ class World:
         like = self._like
         same = like is not None and all(getattr(self, n) is getattr(like, n) for n in names)
         return like if same else None
-
-    def _new_history(self) -> History:
-        same_ad = _same_ad(self.ads, self.organic) if self.uses_repeats else None
-        group = _groups(self.ads, self.organic)
-        return History(as_seen(self.events), group, len(self.users), self.num_ads, same_ad)
-
-    def _new_legality(self) -> Targeting | Availability:
-        if self.availability is None:
-            return Targeting.from_ads(self.ads)
-        assert self.log.availability is not None
-        return Availability(self.availability, self.log.availability)
 
     @cached_property
     def trie(self) -> CodeTrie:
@@ -159,7 +159,7 @@ class World:
     def _splits(self) -> dict[str, Tensor]:
         """Requests with a legal ad by split, as they were asked for."""
         donor = self._donor("info", "requests", "legality")
-        return donor._splits if donor else {}
+        return dict(donor._splits) if donor else {}
 
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return int64 ids of the `train`, `validation` or `test` requests with a legal ad."""
@@ -331,35 +331,6 @@ class World:
         """Return the outcome of every ad for every request, [B, N]."""
         ads = torch.arange(self.num_ads).expand(len(request_id), -1)
         return self.outcome(request_id, ads)
-
-
-def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
-    """Return [N + M, 3] disjoint group numbers of vertical, category and advertiser."""
-    columns = [
-        np.r_[ads[name].to_numpy(), organic[other].to_numpy()]
-        for name, other in (
-            ("vertical", "vertical"),
-            ("category", "category"),
-            ("advertiser", "creator"),
-        )
-    ]
-    offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])
-    return np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1).astype(np.int64)
-
-
-def as_seen(events: pd.DataFrame) -> pd.DataFrame:
-    """Return events at the time from which on they are part of a user's past.
-
-    Where an outcome came later than its impression, that is the time of the outcome.
-    """
-    return events.assign(timestamp=events["seen"]) if "seen" in events else events
-
-
-def _same_ad(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
-    """Return the ad with the same `product_id` as each ad and organic item, N for none [N + M]."""
-    items = np.r_[ads["product_id"].to_numpy(), organic["product_id"].to_numpy()]
-    found = pd.Index(ads["product_id"]).get_indexer(items)
-    return np.where(found < 0, len(ads), found).astype(np.int64)
 
 
 def age_bucket(age: pd.Series) -> IntArray:
