@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from simulators.progress import Progress
-from simulators.rankers.frozen import FrozenRankers, build_rankers, freeze, ranker_tensors
+from simulators.rankers.frozen import ranker_tensors
 from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining, fit_rankers
+from simulators.rankers.training import RankerTraining
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World, WorldInfo, WorldParts
@@ -129,7 +129,9 @@ def _write(draft: Draft, folder: Path, progress: Progress) -> World:
         save_file(content, folder / f"{name}.safetensors")
     log = World(parts)
     progress(f"rankers on {log.num_requests:,} logged impressions")
-    world, frozen = train_rankers(log, draft.training)
+    rows = RankerLog.of(log, draft.training)  # earlier days fit, the last ones calibrate
+    frozen, logit = rows.fit(info.seed, rows.rows.take(slice(rows.num_fitted)))
+    world = rows.ranked(frozen, frozen.calibration(logit))
     if info.has_truth and len(world.request_ids("test")):
         regime = grade_regime(world)
         world = world.replace(ranker_card=world.ranker_card | {"regime": regime})
@@ -154,26 +156,6 @@ def _open_to_readers(folder: Path) -> None:
     os.umask(mask)
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def train_rankers(world: World, training: RankerTraining) -> tuple[World, FrozenRankers]:
-    """Return the world with rankers, and these.
-
-    They are trained on the earlier logged days, calibrated on the last, graded on held-out days.
-    """
-    log = RankerLog.of(world, training)
-    rankers = build_rankers(world, world.info.seed)
-    fit_rankers(
-        rankers,
-        log.rows,
-        num_rows=log.num_fitted,
-        has_clicks=world.info.has_clicks,
-        config=training,
-        generator=torch.Generator().manual_seed(world.info.seed),
-    )
-    logit = log.rows.all_logits(rankers)
-    frozen = freeze(world, rankers, log.calibrate(logit))
-    return log.ranked(frozen, frozen.calibration(logit)), frozen
 
 
 def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str]:

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.random import Purpose, random_bits, uniform
-from simulators.rankers.frozen import (
-    FrozenRankers,
-    build_rankers,
-    freeze,
-    ranker_tensors,
-    restore_rankers,
-)
+from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
 from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining, fit_rankers
+from simulators.rankers.training import RankerTraining
 from simulators.world import World
 from simulators.world.features import RankerInput
 from simulators.world.scoring import Counts
@@ -104,21 +98,11 @@ def train_members(
 
 
 def _train_member(log: RankerLog, member: int, seed: int) -> FrozenRankers:
-    world = log.world
-    user = torch.tensor(world.request_user[log.first :][: log.num_fitted])
-    weight = _resample(len(world.users), member, seed)[user]
+    user = torch.tensor(log.world.request_user[log.first :][: log.num_fitted])
+    weight = _resample(len(log.world.users), member, seed)[user]
     drawn = torch.arange(log.num_fitted).repeat_interleave(weight)
     own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member)) & 0x7FFFFFFF)
-    rankers = build_rankers(world, own_seed)
-    fit_rankers(
-        rankers,
-        log.rows.take(drawn),
-        num_rows=len(drawn),
-        has_clicks=world.info.has_clicks,
-        config=log.training,
-        generator=torch.Generator().manual_seed(own_seed),
-    )
-    return freeze(world, rankers, log.calibrate(log.rows.all_logits(rankers)))
+    return log.fit(own_seed, log.rows.take(drawn))[0]
 
 
 def _resample(num_users: int, member: int, seed: int) -> Tensor:

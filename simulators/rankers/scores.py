@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gpr_rl.schema import Action
 from simulators.rankers.cards import overall_card
+from simulators.rankers.frozen import FrozenRankers, build_rankers, freeze
 from simulators.rankers.network import Calibration
-from simulators.rankers.training import LoggedRows, RankerTraining, fit_calibration
+from simulators.rankers.training import LoggedRows, RankerTraining, fit_calibration, fit_rankers
 from simulators.rewards import ecpm, final_value
 from simulators.world import World
 from simulators.world.history import DAY_S
@@ -46,6 +47,19 @@ class RankerLog:
         labels = (action >= Action.CLICK).float(), (action == Action.CONVERSION).float()
         rows = LoggedRows.build(world.features, world.group, ids, ad, labels)
         return cls(world, training, first, num_fitted - first, rows)
+
+    def fit(self, seed: int, rows: LoggedRows) -> tuple[FrozenRankers, Float[Tensor, "F 2"]]:
+        """Return rankers fitted on some rows and calibrated, and their raw logits of all F."""
+        rankers = build_rankers(self.world, seed)
+        fit_rankers(
+            rankers,
+            rows,
+            has_clicks=self.world.info.has_clicks,
+            config=self.training,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        logit = self.rows.all_logits(rankers)
+        return freeze(self.world, rankers, self.calibrate(logit)), logit
 
     def calibrate(self, logit: Float[Tensor, "F 2"]) -> Calibration:
         """Fit the monotone maps on the last logged days, given raw logits of the rows."""

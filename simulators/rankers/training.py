@@ -63,8 +63,8 @@ class LoggedRows:
             inputs[start:stop], counts[start:stop], start = row, count, stop
         return cls(inputs, counts, ad_id[:, None], *labels)
 
-    def take(self, rows: Tensor) -> "LoggedRows":
-        """Return the rows `rows` (int64 [B])."""
+    def take(self, rows: Tensor | slice) -> "LoggedRows":
+        """Return the rows `rows` (int64 [B]); nothing is copied for a slice."""
         inputs, counts, ad_id = self.inputs[rows], self.counts[rows], self.ad_id[rows]
         return LoggedRows(inputs, counts, ad_id, self.clicked[rows], self.converted[rows])
 
@@ -83,7 +83,6 @@ def fit_rankers(
     rankers: Rankers,
     rows: LoggedRows,
     *,
-    num_rows: int,
     has_clicks: bool,
     config: RankerTraining,
     generator: torch.Generator,
@@ -95,7 +94,6 @@ def fit_rankers(
     Args:
         rankers: Trained in place.
         rows: R logged rows.
-        num_rows: Only the first ones are trained on.
         has_clicks: Whether the logs know clicks.
         config: Epochs, batch size, rates.
         generator: Order of the rows.
@@ -103,6 +101,7 @@ def fit_rankers(
     optimizer = torch.optim.Adam(
         rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
+    num_rows = len(rows.ad_id)
     first = max(0, num_rows - config.max_rows)
     steps = config.num_epochs * ((num_rows - first) // config.batch_size + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
