@@ -55,8 +55,8 @@ def import_log(
 ) -> World:
     """Make a world in `directory`, which must not exist yet.
 
-    Bad and duplicate rows are listed in its `rejected.parquet`. If the log is refused for too many
-    bad ones, there is no world, and the list is `DIRECTORY-rejected.parquet`.
+    Bad and duplicate rows are listed in its `rejected.parquet`, or in `DIRECTORY-rejected.parquet`
+    if the log is refused for too many bad ones.
 
     Args:
         source: The log.

@@ -89,12 +89,13 @@ class TabularFeatures:
     def __init__(self, world: World) -> None:
         self._group = world.group
         self._embedding = world.item_embedding
-        unit = torch.nn.functional.normalize(world.item_embedding.double(), dim=-1)
-        self._unit = unit
+        self._unit = torch.nn.functional.normalize(world.item_embedding.double(), dim=-1)
         self._log_price = torch.log(world.price)
         offset = world.group.amin(0)
         self._own_group = (world.group[: world.num_ads] - offset).float()
-        num_counts = self._num_counts(world)
+        none = torch.zeros(1, dtype=torch.int64)
+        _, past = world.features(none)
+        num_counts = past.of(world.group, none[:, None]).shape[-1]
         context = [f"context_{i}" for i in range(len(world.info.context_cardinalities))]
         self.names = [
             *world.info.user_columns,
@@ -110,12 +111,6 @@ class TabularFeatures:
         ]
         grouped = {*world.info.user_columns, *context, *self._GROUPS}
         self.categorical = [i for i, name in enumerate(self.names) if name in grouped]
-
-    @staticmethod
-    def _num_counts(world: World) -> int:
-        none = torch.zeros(1, dtype=torch.int64)
-        _, past = world.features(none)
-        return past.of(world.group, none[:, None]).shape[-1]
 
     def __call__(
         self, inputs: RankerInput, counts: Float[Tensor, "B K F"], ad_id: Int[Tensor, "B K"]
@@ -151,10 +146,7 @@ class TabularFeatures:
         return count.gather(1, self._group[ad_id].flatten(1)).view(*ad_id.shape, 3)
 
     def _recent_cosine(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
-        """Return mean and largest cosine to the recent items, float32 [B, K, 2]; 0 if none.
-
-        In float64, so that float32 columns do not depend on the batch.
-        """
+        """Return mean and largest cosine to the recent items, [B, K, 2]; in float64 meanwhile."""
         known = inputs.recent_known[:, None]
         cosine = self._unit[ad_id] @ self._unit[inputs.recent_item.long()].mT
         mean = (cosine * known).sum(-1) / known.sum(-1).clamp_min(1)
@@ -194,14 +186,7 @@ class FrozenModel:
     def __call__(
         self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return pCTR and pCVR, float32 [B, K] each.
-
-        Args:
-            inputs: Batch [B].
-            past: Counts of the same B requests.
-            ad_id: int64 [B, K].
-            exact: Makes no difference: a row must not depend on its batch in any case.
-        """
+        """Return pCTR and pCVR, float32 [B, K] each; `exact` makes no difference."""
         counts = past.of(self.group, ad_id)
         b, k = ad_id.shape
         step = max(1, _MAX_ROWS // max(k, 1))

@@ -73,10 +73,7 @@ class Cascade:
         eligible: Bool[Tensor, "B N"],
         kept: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 1"]:
-        """Return the interest of the kept-th eligible ad, best first.
-
-        All ads of a category have one interest, so categories are ordered, not ads.
-        """
+        """Return the interest of the kept-th eligible ad; a category's ads share one."""
         count = eligible.float() @ self._member  # [B, C], exact
         value, order = affinity.sort(-1, descending=True)
         reached = count.gather(1, order).cumsum(-1) >= kept[:, None]

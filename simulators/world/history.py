@@ -141,16 +141,7 @@ class History:
         return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
 
     def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
-        """Return the rows of `counts` for a few groups, without the histogram.
-
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B].
-            group: int64 [B, G'], below `num_groups`.
-
-        Returns:
-            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
-        """
+        """Return the rows of `counts` for a few groups each, int64 [B, G'] to int64 [B, G', 8]."""
         seen = self.group_events(user_id[:, None], moments(timestamp), group)
         before, old = seen[..., 0, :], seen[..., 1, 1:]
         counts = np.zeros((*group.shape, 8), dtype=np.int64)
