@@ -73,8 +73,12 @@ def as_reward(reward: RewardSpec | Reward) -> Reward:
 class World(Protocol):
     """What the agents need of a world."""
 
-    trie: CodeTrie
     reward_scale: float
+
+    @property
+    def trie(self) -> CodeTrie:
+        """The ads' paths."""
+        ...
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return B requests."""

@@ -21,6 +21,7 @@ from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import RewardMix, RewardSpec, final_value
 from simulators.world import World
+from simulators.world.features import Features
 
 __all__ = ["OUTCOME_KEYS", "Episodes", "IllegalActionError", "RewardSpec"]
 
@@ -40,8 +41,8 @@ class _Requests:
     entries: dict[str, NDArray]
     """Request entries of the observation, and `request_id`, `user_id`, `timestamp`, [n, ...]."""
     legal: LegalTrie
-    world: World
-    """Where the ads' outcomes come from."""
+    features: Features | None
+    """What the rankers take of them, if they are played one by one."""
 
     @classmethod
     def of(cls, world: World, request_id: NDArray[np.int64], *, singly: bool) -> "_Requests":
@@ -52,12 +53,12 @@ class _Requests:
         tensors |= {key: getattr(request, key) for key in _IDENTITY}
         entries = {key: value.numpy() for key, value in tensors.items()}
         legal = world.trie.restrict(world.eligible(ids))
-        return cls(entries, legal, world.prepared(ids) if singly else world)
+        return cls(entries, legal, world.prepared(ids) if singly else None)
 
     def row(self, row: int) -> "_Requests":
         """Return one of the requests; nothing is copied."""
         entries = {key: value[row : row + 1] for key, value in self.entries.items()}
-        return _Requests(entries, self.legal.part(row, row + 1), self.world)
+        return _Requests(entries, self.legal.part(row, row + 1), self.features)
 
 
 _IDENTITY = ("request_id", "user_id", "timestamp")
@@ -227,10 +228,11 @@ class Episodes:
     def _score(self, index: NDArray[np.int64], reward: NDArray[np.float32]) -> None:
         """Ask the rankers about the ads of rows `index`, once; write what they say."""
         assert self._requests is not None
-        outcome = self._requests.world.outcome(
+        outcome = self.world.outcome(
             torch.from_numpy(self._identity("request_id")[index]),
             torch.from_numpy(self._choices.ad_id[index, None]),
             exact=True,
+            features=self._requests.features,
         )
         total, components = self.reward(outcome)
         reward[index] = total.detach().numpy()[:, 0]

@@ -12,7 +12,6 @@ Dims: N ads, M organic items.
 
 import math
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,22 +20,20 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from numpy.typing import NDArray
-from torch import Tensor
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
-from simulators.building import build_world
+from simulators.building import Draft, build_world
 from simulators.imported.ads import make_ads
 from simulators.imported.config import ImportConfig
-from simulators.imported.days import split_days
+from simulators.imported.days import DaySplit, split_days
 from simulators.imported.items import Chosen, embed_items, group_columns
 from simulators.imported.labels import make_users
 from simulators.imported.readers.log import LogFormatError, LogSource, open_log
 from simulators.imported.requests import Requests, make_requests
 from simulators.imported.rows import Log, read_log
-from simulators.progress import Progress, print_cards, to_stderr
+from simulators.progress import Progress, WorldArgs, run_command, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.rankers.training import RankerTraining
 from simulators.world import World
@@ -45,20 +42,6 @@ from simulators.world.info import WorldInfo
 
 NUM_HOURS = 24
 _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH = 200, 64, 2_048
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a world is made of."""
-
-    info: WorldInfo
-    users: pd.DataFrame
-    ads: pd.DataFrame
-    organic: pd.DataFrame
-    events: pd.DataFrame
-    embedding: NDArray[np.float32]
-    extra: dict[str, Tensor]
-    num_calibration_days: int
 
 
 def import_log(
@@ -72,8 +55,8 @@ def import_log(
 ) -> World:
     """Make a world in `directory`, which must not exist yet.
 
-    Bad and duplicate rows are listed in its `rejected.parquet`. If the log is refused for too many
-    bad ones, there is no world, and the list is `DIRECTORY-rejected.parquet`.
+    Bad and duplicate rows are listed in its `rejected.parquet`, or in `DIRECTORY-rejected.parquet`
+    if the log is refused for too many bad ones.
 
     Args:
         source: The log.
@@ -92,23 +75,8 @@ def import_log(
     directory.parent.mkdir(parents=True, exist_ok=True)
     rejected = directory.with_name(f"{directory.name}-rejected.parquet")
     try:
-        parts = _make_parts(source, config, seed, rejected, name or directory.name, progress)
-        return build_world(
-            directory,
-            parts.info,
-            users=parts.users,
-            ads=parts.ads,
-            organic=parts.organic,
-            events=parts.events,
-            item_embedding=parts.embedding,
-            hidden={},
-            extra=parts.extra,
-            side_files={"rejected.parquet": rejected},
-            progress=progress,
-            training=_training(parts, config),
-            tokenizer=config.tokenizer,
-            resolve=config.resolve,
-        )
+        draft = _make_draft(source, config, seed, rejected, name or directory.name, progress)
+        return build_world(directory, draft, progress)
     except LogFormatError:
         raise
     except BaseException:
@@ -116,26 +84,26 @@ def import_log(
         raise
 
 
-def _training(parts: _Parts, config: ImportConfig) -> RankerTraining:
+def _training(events: pd.DataFrame, days: DaySplit, config: ImportConfig) -> RankerTraining:
     """Return how the rankers are fitted: a small log has small batches, for as many steps."""
-    days = parts.info.num_log_days - parts.num_calibration_days
-    fitted = (parts.events["kind"] == 1) & (parts.events["timestamp"] < days * DAY_S)
+    until = (days.num_log_days - days.num_calibration_days) * DAY_S
+    fitted = (events["kind"] == 1) & (events["timestamp"] < until)
     num_rows = min(int(fitted.sum()), config.num_ranker_rows)
     return RankerTraining(
-        num_calibration_days=parts.num_calibration_days,
+        num_calibration_days=days.num_calibration_days,
         max_rows=config.num_ranker_rows,
         batch_size=int(np.clip(num_rows // _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH)),
     )
 
 
-def _make_parts(
+def _make_draft(
     source: LogSource,
     config: ImportConfig,
     seed: int,
     rejected: Path,
     name: str,
     progress: Progress,
-) -> _Parts:
+) -> Draft:
     rng = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
     progress(f"reading {source.title}")
     items = source.items()
@@ -184,15 +152,18 @@ def _make_parts(
         impression_share=config.impression_share,
     )
     availability = requests.availability
-    return _Parts(
+    return Draft(
         info=info,
         users=users.frame,
         ads=ads.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
         organic=_organic(items.frame, chosen, groups),
         events=requests.events,
-        embedding=embedding,
-        extra={} if availability is None else {"availability": torch.from_numpy(availability)},
-        num_calibration_days=days.num_calibration_days,
+        item_embedding=embedding,
+        availability=None if availability is None else torch.from_numpy(availability),
+        side_files={"rejected.parquet": rejected},
+        training=_training(requests.events, days, config),
+        tokenizer=config.tokenizer,
+        resolve=config.resolve,
     )
 
 
@@ -263,17 +234,13 @@ def _notes(log: Log, requests: Requests) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportArgs:
+class ImportArgs(WorldArgs):
     """Make a world from a public log and write it to a directory."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """Folder (or file) of the data set."""
     format: str = "generic"
     """Its format, a name that a reader in simulators/imported/formats has."""
-    out: Path
-    """Directory to make; must not exist yet."""
-    seed: int = 0
-    """Root of every random stream."""
     options: Annotated[ImportConfig, tyro.conf.OmitArgPrefixes] = field(
         default_factory=ImportConfig
     )
@@ -281,27 +248,22 @@ class ImportArgs:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    started = time.monotonic()
-    try:
-        args = tyro.cli(ImportArgs, description=(__doc__ or "").partition("Dims:")[0])
-        if args.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {args.seed}")
-        if args.out.exists():
-            raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
-        source = open_log(args.source, args.format)
-        world = import_log(source, args.options, args.out, to_stderr, seed=args.seed)
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print_cards(world)
-    info = world.info
-    print(
-        f"{info.config['num_rejected']:,} rejected and {info.config['num_duplicates']:,} duplicate "
-        f"rows, listed in {args.out / 'rejected.parquet'}"
+    description = (__doc__ or "").partition("Dims:")[0]
+    return run_command(lambda: tyro.cli(ImportArgs, description=description), _make, _report)
+
+
+def _make(args: ImportArgs) -> World:
+    source = open_log(args.source, args.format)
+    return import_log(source, args.options, args.out, to_stderr, seed=args.seed)
+
+
+def _report(world: World) -> str:
+    found = world.info.config
+    return (
+        f"{found['num_rejected']:,} rejected and {found['num_duplicates']:,} duplicate rows, "
+        f"listed in {world.directory}/rejected.parquet\n"
+        f"simulated: {', '.join(world.info.simulated) or 'nothing'}"
     )
-    print(f"simulated: {', '.join(info.simulated) or 'nothing'}")
-    print(f"{args.out}: {world.num_requests:,} requests in {time.monotonic() - started:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.building import build_world
+from simulators.building import Draft, build_world
 from simulators.opening import read_world
-from simulators.progress import Progress, print_cards, silent, to_stderr
+from simulators.progress import Progress, WorldArgs, run_command, silent, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
 from simulators.synthetic.cascade import make_cascade, market_bids
@@ -65,26 +65,35 @@ def make_world(
     cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
     progress("logged traffic")
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
-    item_embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
-    users_attributes = (
-        NUM_AGE_BUCKETS,
-        2,
-        NUM_REGIONS,
-        NUM_DEVICES,
-        NUM_ACTIVITY_GROUPS,
+    draft = Draft(
+        info=synthetic_info(config, seed),
+        users=users,
+        ads=catalog.ads,
+        organic=catalog.organic,
+        events=events,
+        item_embedding=np.concatenate([catalog.ad_embedding, catalog.organic_embedding]),
+        hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
+        tokenizer=config.tokenizer,
+        resolve=config.resolve,
     )
-    context_sizes = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
+    return build_world(Path(directory), draft, progress)
+
+
+def synthetic_info(config: WorldConfig, seed: int) -> WorldInfo:
+    """Return the head of a synthetic world's `world.json`."""
+    context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
+    user = (NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS)
     strong = config.rankers == "strong"
-    ranker_config = RankerConfig(
-        user_cardinalities=users_attributes,
-        context_cardinalities=context_sizes,
+    rankers = RankerConfig(
+        user_cardinalities=user,
+        context_cardinalities=context,
         num_items=config.num_ads + config.num_organic,
         embedding_dim=config.embedding_dim,
         num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
         use_counts=strong,
         use_history=strong,
     )
-    info = WorldInfo(
+    return WorldInfo(
         name=config.name,
         seed=seed,
         source="synthetic",
@@ -96,26 +105,12 @@ def make_world(
         num_days=config.num_days,
         has_clicks=True,
         has_truth=True,
-        context_cardinalities=context_sizes,
-        user_cardinalities=users_attributes,
-        ranker_config=asdict(ranker_config),
+        context_cardinalities=context,
+        user_cardinalities=user,
+        ranker_config=asdict(rankers),
         simulated=("users", "ads", "behaviour", "bids", "budgets"),
         impression_share=0.2,
         max_tokens=48,
-    )
-    return build_world(
-        Path(directory),
-        info,
-        users=users,
-        ads=catalog.ads,
-        organic=catalog.organic,
-        events=events,
-        item_embedding=item_embedding,
-        hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
-        extra={},
-        progress=progress,
-        tokenizer=config.tokenizer,
-        resolve=config.resolve,
     )
 
 
@@ -191,16 +186,12 @@ def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeArgs:
+class MakeArgs(WorldArgs):
     """Make a world and write it to a directory."""
 
     name: Annotated[str, tyro.conf.Positional]
     """tiny, small, standard, weak, journey or journey-smoke; `small-drift` and its like are the
     worlds of `simulators.markets`."""
-    seed: int = 0
-    """Root of every random stream."""
-    out: Path
-    """Directory to make; must not exist yet."""
     set: tuple[str, ...] = ()
     """Dials of a synthetic world, each `field=value`, for instance `drift=0.1`."""
 
@@ -221,38 +212,29 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    args = tyro.cli(MakeArgs, description=__doc__)
-    started = time.monotonic()
-    try:
-        if args.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {args.seed}")
-        if args.out.exists():
-            raise ValueError(f"--out {args.out} exists already; a world is never overwritten")
-        config = named_config(args.name)
-        if args.set and config is None:
-            raise ValueError(f"--set changes synthetic worlds only, not {args.name!r}")
-        if config is not None:
-            world = make_world(_with_dials(config, args.set), args.seed, args.out, to_stderr)
-        elif args.name in world_names():
-            _make_named(args.name, args.seed, args.out, to_stderr)
-            world = read_world(args.out)
-        else:
-            raise ValueError(
-                f"unknown world {args.name!r}: choose one of {', '.join(world_names())}"
-            )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_cards(world)
-    card = world.ranker_card
-    if "regime" in card:
-        regime = card["regime"]
-        print(
-            f"rankers' favourite reaches {regime['share']:.2f} of the way from the logging policy "
-            f"to the best ad under the truth: {regime['regime']} regime"
-        )
-    print(f"{args.out}: {world.num_requests:,} requests in {time.monotonic() - started:.0f} s")
-    return 0
+    return run_command(lambda: tyro.cli(MakeArgs, description=__doc__), _make, _report)
+
+
+def _make(args: MakeArgs) -> World:
+    config = named_config(args.name)
+    if args.set and config is None:
+        raise ValueError(f"--set changes synthetic worlds only, not {args.name!r}")
+    if config is not None:
+        return make_world(_with_dials(config, args.set), args.seed, args.out, to_stderr)
+    if args.name not in world_names():
+        raise ValueError(f"unknown world {args.name!r}: choose one of {', '.join(world_names())}")
+    _make_named(args.name, args.seed, args.out, to_stderr)
+    return read_world(args.out)
+
+
+def _report(world: World) -> str:
+    if "regime" not in world.ranker_card:
+        return ""
+    regime = world.ranker_card["regime"]
+    return (
+        f"rankers' favourite reaches {regime['share']:.2f} of the way from the logging policy "
+        f"to the best ad under the truth: {regime['regime']} regime"
+    )
 
 
 if __name__ == "__main__":

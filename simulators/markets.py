@@ -6,6 +6,7 @@ Dims: B requests, K candidates, N ads, D days, R logged requests.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
+from simulators.world.features import Features
 from simulators.world.history import DAY_S
 
 _MARKET_SIGMA = 0.8
@@ -59,34 +61,21 @@ MARKETS: dict[str, Market] = {
         "budget of the day is spent; such ads are not legal any more",
         budgets_run_out=True,
     ),
-    "sparse_logs": Market(
-        summary="40 impressions per user with a tenth of exploration: weaker rankers",
-        dials=MARKET_DIALS["sparse_logs"],
-    ),
-    "drift": Market(
-        summary="interests change with probability .3 per day instead of .03",
-        dials=MARKET_DIALS["drift"],
-    ),
-    "deep_tree": Market(
-        summary="semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
-        dials=MARKET_DIALS["deep_tree"],
-    ),
     "sparse_rewards": Market(
         summary="training is paid by drawn clicks and conversions; measured in expectation",
         realised=True,
     ),
-    "coarse_0": Market(
-        summary="vertical and category explain nothing of the interest match",
-        dials=MARKET_DIALS["coarse_0"],
-    ),
-    "coarse_100": Market(
-        summary="vertical and category explain all of the interest match",
-        dials=MARKET_DIALS["coarse_100"],
-    ),
-    "shuffled_tree": Market(
-        summary="control: behaviour follows a random assignment of ads to categories",
-        dials=MARKET_DIALS["shuffled_tree"],
-    ),
+}
+MARKETS |= {
+    name: Market(summary=summary, dials=MARKET_DIALS[name])
+    for name, summary in {
+        "sparse_logs": "40 impressions per user with a tenth of exploration: weaker rankers",
+        "drift": "interests change with probability .3 per day instead of .03",
+        "deep_tree": "semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
+        "coarse_0": "vertical and category explain nothing of the interest match",
+        "coarse_100": "vertical and category explain all of the interest match",
+        "shuffled_tree": "control: behaviour follows a random assignment of ads to categories",
+    }.items()
 }
 """By name. `simulators.synthetic.config` has the dials."""
 
@@ -120,18 +109,30 @@ class MarketWorld(World):
     """A world under other rules; everything that they don't touch is shared with it."""
 
     def __init__(self, world: World, rules: Market) -> None:
-        self.__dict__.update(world.__dict__)
-        self.__dict__.pop("_splits", None)  # which requests have a legal ad may differ
+        super().__init__(world.parts, like=world)
         self.rules = rules
         self.logged_world = world
         """What the log says: pre-training learns from what was shown, legal now or not."""
-        if rules.price != "own_bid":
-            seen = self._logged_outcome()
-            self.reward_scale = _spread(self.settle(seen, seen, seen.request_id[:, 0]))
+        self.reward_scale = self._measured_scale()
+
+    def replace(self, **changes: Any) -> "MarketWorld":
+        """Return a market of the same rules with other `WorldParts`."""
+        return type(self)(self.logged_world.replace(**changes), self.rules)
+
+    def _measured_scale(self) -> float:
+        """Return the standard deviation of the logged final values at the market's price."""
+        if self.rules.price == "own_bid":
+            return self.logged_world.reward_scale
+        seen = self._logged_outcome()
+        return _spread(self.settle(seen, seen, seen.request_id[:, 0]))
+
+    @cached_property
+    def _splits(self) -> dict[str, Tensor]:
+        return {} if self.rules.budgets_run_out else super()._splits
 
     def _logged_outcome(self) -> Outcome:
         """Return the latest logged candidates at their own bids, batch [R, 1]."""
-        ids = torch.arange(len(self.request_time))[-_NUM_SCALED:]
+        ids = torch.arange(len(self.request_ad))[-_NUM_SCALED:]
         pctr, pcvr = (self.logged[name][ids, None] for name in ("pctr", "pcvr"))
         return self.make_outcome(ids, self.request_ad[ids, None], pctr, pcvr)
 
@@ -146,7 +147,8 @@ class MarketWorld(World):
     @cached_property
     def spent_at(self) -> Int[Tensor, "D N"]:
         """When each ad's budget of each day is spent, int64 [D, N], seconds; never: far ahead."""
-        day = torch.tensor(self.request_time // DAY_S)
+        time = torch.tensor(self.request_time[: len(self.request_ad)])
+        day = time // DAY_S
         cell = day * self.num_ads + self.request_ad
         order = cell.argsort(stable=True)  # requests are in order of time
         spend = self.logged["ecpm"].double()[order] / 1_000.0
@@ -159,7 +161,7 @@ class MarketWorld(World):
         share = before / budget[self.request_ad[order]]
         limit = torch.quantile(share[:10_000_000], 1.0 - _OUT_SHARE)
         out = share >= limit
-        time = torch.tensor(self.request_time)[order]
+        time = time[order]
         never = torch.iinfo(torch.int64).max
         spent = torch.full((self.info.num_days * self.num_ads,), never)
         spent = spent.scatter_reduce(0, cell[order][out], time[out], "amin")
@@ -173,10 +175,15 @@ class MarketWorld(World):
         return (mean * (_MARKET_SIGMA * normal - 0.5 * _MARKET_SIGMA**2).exp()).float()
 
     def outcome(
-        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+        self,
+        request_id: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        *,
+        exact: bool = False,
+        features: Features | None = None,
     ) -> Outcome:
         """Return what the frozen rankers say of candidates under the market's rules."""
-        seen = super().outcome(request_id, ad_id, exact=exact)
+        seen = super().outcome(request_id, ad_id, exact=exact, features=features)
         return self.settle(seen, seen, request_id)
 
     def settle(self, seen: Outcome, happened: Outcome, request_id: Int[Tensor, " B"]) -> Outcome:
@@ -202,15 +209,19 @@ class RealisedWorld(MarketWorld):
     One draw per (request, ad) by the rankers' probabilities, so the expectation is their eCPM.
     """
 
-    def __init__(self, world: MarketWorld) -> None:
-        super().__init__(world, world.rules)
-        self.reward_scale = _spread(self.realise(self._logged_outcome()))
+    def _measured_scale(self) -> float:
+        return _spread(self.realise(self._logged_outcome()))
 
     def outcome(
-        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+        self,
+        request_id: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        *,
+        exact: bool = False,
+        features: Features | None = None,
     ) -> Outcome:
         """Return what happens to candidates."""
-        return self.realise(super().outcome(request_id, ad_id, exact=exact))
+        return self.realise(super().outcome(request_id, ad_id, exact=exact, features=features))
 
     def realise(self, outcome: Outcome) -> Outcome:
         """Replace probabilities by draws, 0 or 1, and eCPM by what they bring per 1,000."""
@@ -263,5 +274,5 @@ def truth_of(world: World) -> TruthEvaluator | None:
 def train_view(world: World) -> World:
     """Return what training sees of a market; only realised rewards make a difference."""
     if isinstance(world, MarketWorld) and world.rules.realised:
-        return RealisedWorld(world)
+        return RealisedWorld(world, world.rules)
     return world

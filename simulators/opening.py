@@ -1,12 +1,14 @@
 """Opens the directory of a world that was made before."""
 
 from pathlib import Path
+from typing import Any
 
 from gpr_rl.schema import with_tuples
 from simulators.rankers.frozen import restore_rankers
-from simulators.world import World
+from simulators.world import World, WorldParts
 from simulators.world.files import TABLES, read_frame, read_json, read_tensors
 from simulators.world.info import FORMAT_VERSION, WorldError, WorldInfo
+from simulators.world.parts import SCORES
 
 
 def read_world(directory: str | Path) -> World:
@@ -32,12 +34,18 @@ def read_world(directory: str | Path) -> World:
     frames = {name: read_frame(directory / f"{name}.parquet") for name in TABLES}
     tensors = read_tensors(directory / "embeddings.safetensors")
     scores = read_tensors(directory / "scores.safetensors")
+    missing = [name for name in SCORES if name not in scores]
+    if missing:
+        raise WorldError(f"{directory / 'scores.safetensors'} has no {', '.join(missing)}")
     stored = read_tensors(directory / "rankers.safetensors")
     card = read_json(directory / "ranker_card.json")
     try:
-        world = World(info, **frames, tensors=tensors, directory=directory)
-        world.attach_rankers(restore_rankers(world, stored), scores, card)
-    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        tables: dict[str, Any] = frames | tensors
+        log = World(WorldParts(info=info, **tables, directory=directory))
+        rankers = restore_rankers(log, stored)
+        world = log.replace(rankers=rankers, logged=scores, ranker_card=card)
+        _ = world.trie  # damaged codes are found here
+    except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
         raise WorldError(
             f"{directory} is not a whole world: {type(error).__name__} {error}"
         ) from error

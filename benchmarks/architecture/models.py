@@ -32,8 +32,9 @@ from gpr_rl.models.knowledge.text_embedding import TfidfEmbedder
 from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.schema import Action, Targets
+from simulators.world.history import as_seen
 from simulators.world.supervision import WindowBatches
-from simulators.world.world import World, as_seen
+from simulators.world.world import World
 
 _ENTROPY_WEIGHT = 0.01
 Rank = Callable[[Tensor], Tensor]

@@ -3,7 +3,6 @@
 Dims: U users, E requests.
 """
 
-import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,9 +100,4 @@ def with_history(world: World, num_items: int) -> World:
 
     Beside them a sequence holds the USER token and the request's own; an ad takes two tokens.
     """
-    seen = copy.copy(world)
-    max_tokens = 2 * num_items + 2
-    seen.info = replace(world.info, max_tokens=max_tokens)
-    seen.spec = replace(world.spec, max_tokens=max_tokens)
-    seen.__dict__.pop("sequences", None)
-    return seen
+    return world.replace(info=replace(world.info, max_tokens=2 * num_items + 2))

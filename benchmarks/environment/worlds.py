@@ -3,9 +3,7 @@
 Dims: N ads, U users, B requests, K candidates, R logged requests.
 """
 
-import copy
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpr_rl.schema import Action
+from simulators.make import synthetic_info
 from simulators.rankers.frozen import FrozenRankers, build_rankers
-from simulators.rankers.network import Calibration, RankerConfig
-from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES
-from simulators.synthetic.catalog import NUM_DEVICES, NUM_REGIONS, make_catalog
+from simulators.rankers.network import Calibration
+from simulators.synthetic.behavior import NUM_POSITIONS, NUM_SCENES
+from simulators.synthetic.catalog import make_catalog
 from simulators.synthetic.config import PRESETS
-from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_users
+from simulators.synthetic.users import make_users
+from simulators.world import World, WorldInfo, WorldParts
 from simulators.world.history import DAY_S
-from simulators.world.info import WorldInfo
-from simulators.world.tables import NUM_AGE_BUCKETS
-from simulators.world.world import World, age_bucket
+from simulators.world.world import age_bucket
 
 NUM_LEVELS = 3
 EVENTS_PER_USER = 100
@@ -43,18 +41,14 @@ class FreeRankers:
         return half, half.clone()
 
 
-class _NoInputs:
+def _no_inputs(request_id: Tensor) -> tuple[None, None]:
     """In the place of `FeatureBuilder`, whose only readers are the rankers."""
-
-    def __call__(self, request_id: Tensor) -> tuple[None, None]:
-        return None, None
+    return None, None
 
 
 def without_rankers(world: World) -> World:
     """Return the world with rankers that cost nothing; the given world stays as it is."""
-    free: Any = copy.copy(world)
-    free.rankers, free.features = FreeRankers(), _NoInputs()
-    return free
+    return world.replace(rankers=FreeRankers(), features=_no_inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,44 +82,28 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
     catalog = make_catalog(config, streams[0])
     users = make_users(config, streams[1])
     users["age_bucket"] = age_bucket(users["age"])
-    of_user = (NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS)
-    of_context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
-    rankers = RankerConfig(
-        user_cardinalities=of_user,
-        context_cardinalities=of_context,
-        num_items=config.num_ads + config.num_organic,
-        embedding_dim=config.embedding_dim,
-        num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
-    )
-    info = WorldInfo(
-        name=config.name,
-        seed=seed,
+    info = replace(
+        synthetic_info(config, seed),
         source="random tables",
-        config=config.to_json(),
-        num_codes=config.num_codes,
         num_levels=NUM_LEVELS,
-        num_log_days=config.num_log_days,
-        num_train_days=4,
-        num_days=config.num_days,
-        has_clicks=True,
         has_truth=False,
-        user_cardinalities=of_user,
-        context_cardinalities=of_context,
-        ranker_config=asdict(rankers),
-        impression_share=0.2,
-        max_tokens=48,
+        simulated=(),
     )
     num_items = config.num_ads + config.num_organic
     codes = streams[2].integers(config.num_codes, size=(num_items, NUM_LEVELS))
     embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
-    tensors = {
-        "item_embedding": torch.from_numpy(embedding),
-        "item_codes": torch.from_numpy(codes),
-    }
-    events = _random_events(info, size, streams[3])
-    world = World(info, users, catalog.ads, catalog.organic, events, tensors)
-    _attach_untrained(world, seed)
-    return world
+    log = World(
+        WorldParts(
+            info=info,
+            users=users,
+            ads=catalog.ads,
+            organic=catalog.organic,
+            events=_random_events(info, size, streams[3]),
+            item_embedding=torch.from_numpy(embedding),
+            item_codes=torch.from_numpy(codes),
+        )
+    )
+    return _with_untrained(log, seed)
 
 
 def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generator) -> pd.DataFrame:
@@ -155,7 +133,7 @@ def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generato
     return events
 
 
-def _attach_untrained(world: World, seed: int) -> None:
+def _with_untrained(world: World, seed: int) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rankers = build_rankers(world)
@@ -164,4 +142,5 @@ def _attach_untrained(world: World, seed: int) -> None:
     none = torch.zeros(world.num_requests)
     scores = dict.fromkeys(("pctr", "pcvr", "ecpm", "final_value"), none)
     scores |= {"alpha": torch.ones(2), "reward_scale": torch.ones(()), "ad_value": value}
-    world.attach_rankers(FrozenRankers(rankers, Calibration(line, line.clone()), True), scores, {})
+    frozen = FrozenRankers(rankers, Calibration(line, line.clone()), True)
+    return world.replace(rankers=frozen, logged=scores)

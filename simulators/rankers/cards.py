@@ -4,7 +4,6 @@ Dims: R logged requests, H rows of held-out days.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,9 +35,8 @@ def expected_calibration_error(probability: NDArray, label: NDArray, bins: int =
 
     Labels are draws, so a perfect model does not reach 0: compare with the oracle's figure.
     """
-    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
-    gaps = [len(p) * abs(probability[p].mean() - label[p].mean()) for p in parts if len(p)]
-    return float(sum(gaps) / len(label))
+    points = reliability(probability, label, bins)
+    return float(sum(rows * abs(said - observed) for said, observed, rows in points) / len(label))
 
 
 def reliability(
@@ -85,55 +83,39 @@ def grade(
     return card
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The logged rows of the days that nothing was fitted on, H rows."""
-
-    request_id: Int[Tensor, " H"]
-    clicked: Bool[Tensor, " H"]
-    converted: Bool[Tensor, " H"]
-    has_clicks: bool
-    has_conversions: bool
-
-    @classmethod
-    def of(cls, world: World) -> "HeldOut":
-        """Return the validation and test days of a world."""
-        day = torch.from_numpy(world.request_time // DAY_S)
-        rows = torch.nonzero(day >= world.info.num_log_days)[:, 0]
-        action = world.request_action[rows]
-        return cls(
-            rows,
-            action >= Action.CLICK,
-            action == Action.CONVERSION,
-            world.info.has_clicks,
-            world.info.has_conversions,
-        )
-
-    def tasks(self) -> dict[str, tuple[Bool[Tensor, " H"], Bool[Tensor, " H"]]]:
-        """Return per task its trials and labels: a conversion is tried by a click, where known."""
-        every = torch.ones_like(self.clicked)
-        if not self.has_clicks:
-            return {"pcvr": (every, self.converted)}
-        if not self.has_conversions:
-            return {"pctr": (every, self.clicked)}
-        return {"pctr": (every, self.clicked), "pcvr": (self.clicked, self.converted)}
+def _heldout(world: World) -> Int[Tensor, " H"]:
+    """Return the logged rows of the days that nothing was fitted on."""
+    day = torch.from_numpy(world.request_time // DAY_S)
+    return torch.nonzero(day >= world.info.num_log_days)[:, 0]
 
 
-def oracle_probabilities(
+def _tasks(
     world: World, request_id: Int[Tensor, " H"]
-) -> dict[str, Float[Tensor, " H"]] | None:
-    """Return the true pctr and pcvr of logged rows; None in a world without a known truth."""
+) -> dict[str, tuple[Bool[Tensor, " H"], Bool[Tensor, " H"]]]:
+    """Return per task its trials and labels: a conversion is tried by a click, where known."""
+    action = world.request_action[request_id]
+    clicked, converted = action >= Action.CLICK, action == Action.CONVERSION
+    every = torch.ones_like(clicked)
+    tasks = {}
+    if world.info.has_clicks:
+        tasks["pctr"] = every, clicked
+    if world.info.has_conversions or not world.info.has_clicks:
+        tasks["pcvr"] = clicked if world.info.has_clicks else every, converted
+    return tasks
+
+
+def _oracle(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Float[Tensor, " H"]]:
+    """Return the true pctr and pcvr of logged rows; nothing in a world without a known truth."""
     if not world.info.has_truth:
-        return None
+        return {}
     truth = TruthEvaluator(world)
     parts = [truth.outcome(ids, world.request_ad[ids][:, None]) for ids in request_id.split(_CHUNK)]
     return {
-        "pctr": torch.cat([part.pctr[:, 0] for part in parts]),
-        "pcvr": torch.cat([part.pcvr[:, 0] for part in parts]),
+        task: torch.cat([getattr(part, task)[:, 0] for part in parts]) for task in ("pctr", "pcvr")
     }
 
 
-def heldout_groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Bool[Tensor, " H"]]:
+def _groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Bool[Tensor, " H"]]:
     """Return the groups of a card: all rows, each vertical, new and old ads, by the shown ad."""
     ad = world.request_ad[request_id].numpy()
     vertical = world.ads["vertical"].to_numpy()[ad]
@@ -152,42 +134,48 @@ def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[s
         world: Whose log is graded.
         logged: pctr and pcvr of all logged rows, float [R].
     """
-    heldout = HeldOut.of(world)
-    oracle = oracle_probabilities(world, heldout.request_id)
-    return {
-        task: grade(
-            logged[task][heldout.request_id][trial],
-            label[trial].float(),
-            None if oracle is None else oracle[task][trial],
-        )
-        for task, (trial, label) in heldout.tasks().items()
-        if trial.any()
-    }
+    ids = _heldout(world)
+    every = {OVERALL: torch.ones(len(ids), dtype=torch.bool)}
+    card = _card(world, ids, logged, _oracle(world, ids), every, min_positives=1)
+    return {task: groups[OVERALL] for task, groups in card.items() if groups}
 
 
 def ranker_card(world: World, *, with_oracle: bool = True) -> Card:
     """Return the grades of a world's rankers by task and group; groups without rows are left out.
 
     Args:
-        world: With rankers attached.
+        world: With rankers.
         with_oracle: Add the truth's own figures where it is known.
     """
-    heldout = HeldOut.of(world)
-    oracle = oracle_probabilities(world, heldout.request_id) if with_oracle else None
-    groups = heldout_groups(world, heldout.request_id)
+    ids = _heldout(world)
+    oracle = _oracle(world, ids) if with_oracle else {}
+    groups = _groups(world, ids)
+    return _card(world, ids, world.logged, oracle, groups, min_positives=MIN_POSITIVES)
+
+
+def _card(
+    world: World,
+    request_id: Int[Tensor, " H"],
+    logged: Mapping[str, Tensor],
+    oracle: Mapping[str, Tensor],
+    groups: Mapping[str, Tensor],
+    *,
+    min_positives: int,
+) -> Card:
     card: Card = {}
-    for task, (trial, label) in heldout.tasks().items():
-        probability = world.logged[task][heldout.request_id]
-        card[task] = {}
-        for name, inside in groups.items():
-            rows = inside & trial
-            if rows.any():
-                card[task][name] = grade(
-                    probability[rows],
-                    label[rows].float(),
-                    None if oracle is None else oracle[task][rows],
-                    min_positives=MIN_POSITIVES,
-                )
+    for task, (trial, label) in _tasks(world, request_id).items():
+        said, true = logged[task][request_id], oracle.get(task)
+        chosen = {name: inside & trial for name, inside in groups.items()}
+        card[task] = {
+            name: grade(
+                said[rows],
+                label[rows].float(),
+                None if true is None else true[rows],
+                min_positives=min_positives,
+            )
+            for name, rows in chosen.items()
+            if rows.any()
+        }
     return card
 
 
@@ -195,12 +183,10 @@ def ranker_reliability(
     world: World, bins: int = NUM_BINS
 ) -> dict[str, list[tuple[float, float, int]]]:
     """Return each task's reliability diagram over all held-out rows; see `reliability`."""
-    heldout = HeldOut.of(world)
+    ids = _heldout(world)
     return {
         task: reliability(
-            world.logged[task][heldout.request_id][trial].double().numpy(),
-            label[trial].double().numpy(),
-            bins,
+            world.logged[task][ids][trial].double().numpy(), label[trial].double().numpy(), bins
         )
-        for task, (trial, label) in heldout.tasks().items()
+        for task, (trial, label) in _tasks(world, ids).items()
     }

@@ -8,8 +8,7 @@ Dims: B requests, K candidates, S recent items, F count features, D columns, N a
 n rows (request b and candidate k are row b * K + k).
 """
 
-import copy
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,17 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gpr_rl.schema import Action
-from simulators.rankers.cards import overall_card
 from simulators.rankers.network import Calibration
-from simulators.rankers.scores import (
-    attach_scored,
-    calibrate,
-    first_row,
-    labels,
-    logged_scores,
-    num_fitted_rows,
-)
-from simulators.rankers.training import LoggedRows, RankerTraining
+from simulators.rankers.scores import RankerLog
+from simulators.rankers.training import RankerTraining
 from simulators.world import World
 from simulators.world.features import RankerInput
 from simulators.world.scoring import Counts
@@ -98,12 +89,13 @@ class TabularFeatures:
     def __init__(self, world: World) -> None:
         self._group = world.group
         self._embedding = world.item_embedding
-        unit = torch.nn.functional.normalize(world.item_embedding.double(), dim=-1)
-        self._unit = unit
+        self._unit = torch.nn.functional.normalize(world.item_embedding.double(), dim=-1)
         self._log_price = torch.log(world.price)
         offset = world.group.amin(0)
         self._own_group = (world.group[: world.num_ads] - offset).float()
-        num_counts = self._num_counts(world)
+        none = torch.zeros(1, dtype=torch.int64)
+        _, past = world.features(none)
+        num_counts = past.of(world.group, none[:, None]).shape[-1]
         context = [f"context_{i}" for i in range(len(world.info.context_cardinalities))]
         self.names = [
             *world.info.user_columns,
@@ -119,12 +111,6 @@ class TabularFeatures:
         ]
         grouped = {*world.info.user_columns, *context, *self._GROUPS}
         self.categorical = [i for i, name in enumerate(self.names) if name in grouped]
-
-    @staticmethod
-    def _num_counts(world: World) -> int:
-        none = torch.zeros(1, dtype=torch.int64)
-        _, past = world.features(none)
-        return past.of(world.group, none[:, None]).shape[-1]
 
     def __call__(
         self, inputs: RankerInput, counts: Float[Tensor, "B K F"], ad_id: Int[Tensor, "B K"]
@@ -160,10 +146,7 @@ class TabularFeatures:
         return count.gather(1, self._group[ad_id].flatten(1)).view(*ad_id.shape, 3)
 
     def _recent_cosine(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
-        """Return mean and largest cosine to the recent items, float32 [B, K, 2]; 0 if none.
-
-        In float64, so that float32 columns do not depend on the batch.
-        """
+        """Return mean and largest cosine to the recent items, [B, K, 2]; in float64 meanwhile."""
         known = inputs.recent_known[:, None]
         cosine = self._unit[ad_id] @ self._unit[inputs.recent_item.long()].mT
         mean = (cosine * known).sum(-1) / known.sum(-1).clamp_min(1)
@@ -203,14 +186,7 @@ class FrozenModel:
     def __call__(
         self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return pCTR and pCVR, float32 [B, K] each.
-
-        Args:
-            inputs: Batch [B].
-            past: Counts of the same B requests.
-            ad_id: int64 [B, K].
-            exact: Makes no difference: a row must not depend on its batch in any case.
-        """
+        """Return pCTR and pCVR, float32 [B, K] each; `exact` makes no difference."""
         counts = past.of(self.group, ad_id)
         b, k = ad_id.shape
         step = max(1, _MAX_ROWS // max(k, 1))
@@ -282,37 +258,24 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
     missing = [m for m in ("features", "fit", "predict") if not callable(getattr(model, m, None))]
     if missing:
         raise RankerModelError(f"{type(model).__name__} has no method {', '.join(missing)}")
-    training = training or RankerTraining()
-    new = _without_rankers(world)
-    first, fitted = first_row(world, training), num_fitted_rows(world, training)
-    ids = torch.arange(first, world.num_requests)
-    rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
-    frozen = FrozenModel(model, world.group, world.info.has_clicks, world.info.has_conversions)
+    log = RankerLog.of(world, training or RankerTraining())
+    has_clicks, has_conversions = world.info.has_clicks, world.info.has_conversions
 
-    def table(part: Tensor) -> NDArray:
-        return frozen.table(rows.inputs[part], rows.counts[part], rows.ad_id[part])
+    def tables(start: int, stop: int) -> Iterator[NDArray]:
+        for part in torch.arange(start, stop).split(_MAX_ROWS):
+            rows = log.rows.take(part)
+            yield bare.table(rows.inputs, rows.counts, rows.ad_id)
 
-    start = max(first, fitted - training.max_rows)
-    chunks = torch.arange(start - first, fitted - first).split(_MAX_ROWS)
-    clicked, converted = labels(world)
-    trial = clicked if world.info.has_clicks else torch.ones_like(clicked)
+    bare = FrozenModel(model, world.group, has_clicks, has_conversions)
+    fitted = slice(max(0, log.num_fitted - log.training.max_rows), log.num_fitted)
+    clicked = log.rows.clicked[fitted]
     model.fit(
-        np.concatenate([table(part) for part in chunks]),
-        trial[start:fitted].numpy().copy(),
-        converted[start:fitted].numpy().copy(),
+        np.concatenate(list(tables(fitted.start, fitted.stop))),
+        (clicked if has_clicks else torch.ones_like(clicked)).numpy().copy(),
+        log.rows.converted[fitted].numpy().copy(),
     )
-    logit = torch.cat([frozen.predicted(table(part)) for part in (ids - first).split(_MAX_ROWS)])
-    frozen.calibration = calibrate(world, logit, training)
-    scores = logged_scores(new, frozen, frozen.calibration(logit))
-    card = dict(overall_card(new, scores), model=type(model).__name__)
-    attach_scored(new, frozen, scores, card)
-    return new
-
-
-def _without_rankers(world: World) -> World:
-    """Return a world that shares the tables and the history, and nothing that is computed later."""
-    new = copy.copy(world)
-    for name, kind in vars(type(world)).items():
-        if isinstance(kind, cached_property):
-            new.__dict__.pop(name, None)
-    return new
+    logit = torch.cat([bare.predicted(x) for x in tables(0, len(log.rows.ad_id))])
+    calibration = log.calibrate(logit)
+    frozen = FrozenModel(model, world.group, has_clicks, has_conversions, calibration)
+    new = log.ranked(frozen, calibration(logit))
+    return new.replace(ranker_card=new.ranker_card | {"model": type(model).__name__})

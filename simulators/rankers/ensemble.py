@@ -7,9 +7,7 @@ rankers and by the truth.
 Dims: B requests, K candidates, M rankers.
 """
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,11 +15,11 @@ from torch import Tensor, nn
 
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.random import Purpose, random_bits, uniform
-from simulators.rankers.frozen import FrozenRankers, build_rankers, ranker_tensors, restore_rankers
-from simulators.rankers.scores import calibrate, first_row, labels, num_fitted_rows
-from simulators.rankers.training import LoggedRows, RankerTraining, fit_rankers
+from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
+from simulators.rankers.scores import RankerLog
+from simulators.rankers.training import RankerTraining
 from simulators.world import World
-from simulators.world.features import FeatureBuilder, RankerInput
+from simulators.world.features import RankerInput
 from simulators.world.scoring import Counts
 
 
@@ -73,9 +71,7 @@ def pessimistic(
         ValueError: Fewer than 2 rankers, or a negative pessimism.
     """
     members = train_members(world, num_rankers, seed, training or RankerTraining(), path)
-    other = copy.copy(world)
-    other.rankers = PessimisticRankers(members, pessimism)
-    return other
+    return world.replace(rankers=PessimisticRankers(members, pessimism))
 
 
 def train_members(
@@ -90,16 +86,8 @@ def train_members(
             )
             for m in range(num_rankers)
         ]
-    assert isinstance(world.features, FeatureBuilder)
-    clicked, converted = labels(world)
-    first = first_row(world, training)
-    ids = torch.arange(first, world.num_requests)
-    rows = LoggedRows.build(world.features, world.group, ids, world.request_ad[ids])
-    fitted = num_fitted_rows(world, training) - first
-    members = [
-        _train_member(world, rows, ids, clicked, converted, fitted, m, seed, training)
-        for m in range(num_rankers)
-    ]
+    log = RankerLog.of(world, training)
+    members = [_train_member(log, member, seed) for member in range(num_rankers)]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -109,41 +97,12 @@ def train_members(
     return members
 
 
-def _train_member(
-    world: World,
-    rows: LoggedRows,
-    ids: Tensor,
-    clicked: Tensor,
-    converted: Tensor,
-    num_fitted: int,
-    member: int,
-    seed: int,
-    training: RankerTraining,
-) -> FrozenRankers:
-    user = torch.from_numpy(world.request_user[ids[:num_fitted].numpy()])
-    weight = _resample(len(world.users), member, seed)[user]
-    drawn = torch.arange(num_fitted).repeat_interleave(weight)
-    chosen = replace(
-        rows, inputs=rows.inputs[drawn], counts=rows.counts[drawn], ad_id=rows.ad_id[drawn]
-    )
+def _train_member(log: RankerLog, member: int, seed: int) -> FrozenRankers:
+    user = torch.tensor(log.world.request_user[log.first :][: log.num_fitted])
+    weight = _resample(len(log.world.users), member, seed)[user]
+    drawn = torch.arange(log.num_fitted).repeat_interleave(weight)
     own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member)) & 0x7FFFFFFF)
-    with torch.random.fork_rng():
-        torch.manual_seed(own_seed)
-        rankers = build_rankers(world)
-    fit_rankers(
-        rankers,
-        chosen,
-        clicked[ids[drawn]],
-        converted[ids[drawn]],
-        num_rows=len(drawn),
-        has_clicks=world.info.has_clicks,
-        config=training,
-        generator=torch.Generator().manual_seed(own_seed),
-    )
-    rankers.eval()
-    calibration = calibrate(world, rows.all_logits(rankers), training)
-    info = world.info
-    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
+    return log.fit(own_seed, log.rows.take(drawn))[0]
 
 
 def _resample(num_users: int, member: int, seed: int) -> Tensor:

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpr_rl.schema import with_tuples
@@ -16,12 +15,6 @@ from simulators.rankers.network import Calibration, RankerConfig, Rankers
 from simulators.world import World
 from simulators.world.features import MAX_LOOKED_UP, PastCounts, RankerInput
 from simulators.world.scoring import Counts
-
-
-def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
-    if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
-        return past.exact(ad_id.numpy())
-    return past.of(group, ad_id).double().numpy()
 
 
 class FrozenRankers(nn.Module):
@@ -59,9 +52,11 @@ class FrozenRankers(nn.Module):
                 is in the batch (float32 sums differ by some 1e-6 between batch sizes).
         """
         if exact:
-            ads = ad_id.numpy()
-            exact_counts = _exact_counts(past, self.rankers.group, ad_id)
-            exactly = self._exact(inputs, exact_counts, ads)
+            if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
+                exact_counts = past.exact(ad_id.numpy())
+            else:
+                exact_counts = past.of(self.rankers.group, ad_id).double().numpy()
+            exactly = self._exact(inputs, exact_counts, ad_id.numpy())
             probability = torch.from_numpy(exactly.astype(np.float32))
         else:
             with torch.no_grad():
@@ -72,8 +67,12 @@ class FrozenRankers(nn.Module):
         return pctr, (pcvr if self.has_conversions else torch.zeros_like(pcvr))
 
 
-def build_rankers(world: World) -> Rankers:
-    """Return untrained rankers of the world's shape."""
+def build_rankers(world: World, seed: int | None = None) -> Rankers:
+    """Return untrained rankers of the world's shape, with initial weights by the seed if given."""
+    if seed is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build_rankers(world)
     price = torch.log(world.price)
     spread = price.std().clamp_min(1e-6) if len(price) > 1 else price.new_ones(())
     price = (price - price.mean()) / spread
@@ -90,14 +89,16 @@ def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     rankers = build_rankers(world)
     weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
     rankers.load_state_dict(weights)
-    calibration = Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    info = world.info
-    return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions)
+    return freeze(
+        world, rankers, Calibration(tensors["calibration.knots"], tensors["calibration.values"])
+    )
+
+
+def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRankers:
+    """Return rankers of a world with or without clicks and conversions."""
+    return FrozenRankers(rankers, calibration, world.info.has_clicks, world.info.has_conversions)
 
 
 def ranker_tensors(frozen: FrozenRankers) -> dict[str, Tensor]:
     """Return the weights and calibration knots for safetensors."""
-    out = {f"rankers.{k}": v.contiguous() for k, v in frozen.rankers.state_dict().items()}
-    out["calibration.knots"] = frozen.calibration.knots.contiguous()
-    out["calibration.values"] = frozen.calibration.values.contiguous()
-    return out
+    return {name: tensor.contiguous() for name, tensor in frozen.state_dict().items()}

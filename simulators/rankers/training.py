@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
 from simulators.rankers.network import Calibration, Rankers
-from simulators.world.features import FeatureBuilder, PreparedFeatures, RankerInput
+from simulators.world.features import Features, RankerInput
 
 _CHUNK = 2_048
 
@@ -39,14 +39,17 @@ class LoggedRows:
     inputs: RankerInput
     counts: Tensor  # float32 [R, 1, 3F], or 3F + 2 with repeats
     ad_id: Tensor  # int64 [R, 1]
+    clicked: Tensor  # float32 [R], 1 for clicks and conversions
+    converted: Tensor  # float32 [R]
 
     @classmethod
     def build(
         cls,
-        features: FeatureBuilder | PreparedFeatures,
+        features: Features,
         group: Tensor,
         request_id: Tensor,
         ad_id: Tensor,
+        labels: tuple[Tensor, Tensor],
     ) -> "LoggedRows":
         """Build all rows, chunk by chunk, keeping only the counts of the ad that was shown."""
         num_rows, start = len(request_id), 0
@@ -58,7 +61,12 @@ class LoggedRows:
                 counts = count.new_empty(num_rows, *count.shape[1:])
             stop = start + len(ids)
             inputs[start:stop], counts[start:stop], start = row, count, stop
-        return cls(inputs, counts, ad_id[:, None])
+        return cls(inputs, counts, ad_id[:, None], *labels)
+
+    def take(self, rows: Tensor | slice) -> "LoggedRows":
+        """Return the rows `rows` (int64 [B]); nothing is copied for a slice."""
+        inputs, counts, ad_id = self.inputs[rows], self.counts[rows], self.ad_id[rows]
+        return LoggedRows(inputs, counts, ad_id, self.clicked[rows], self.converted[rows])
 
     def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:
         """Return raw logits [B, 2] of the rows `rows` (int64 [B])."""
@@ -74,10 +82,7 @@ class LoggedRows:
 def fit_rankers(
     rankers: Rankers,
     rows: LoggedRows,
-    clicked: Tensor,
-    converted: Tensor,
     *,
-    num_rows: int,
     has_clicks: bool,
     config: RankerTraining,
     generator: torch.Generator,
@@ -89,9 +94,6 @@ def fit_rankers(
     Args:
         rankers: Trained in place.
         rows: R logged rows.
-        clicked: float [R], 1 for clicks and conversions.
-        converted: float [R].
-        num_rows: Only the first ones are trained on.
         has_clicks: Whether the logs know clicks.
         config: Epochs, batch size, rates.
         generator: Order of the rows.
@@ -99,9 +101,11 @@ def fit_rankers(
     optimizer = torch.optim.Adam(
         rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
+    num_rows = len(rows.ad_id)
     first = max(0, num_rows - config.max_rows)
     steps = config.num_epochs * ((num_rows - first) // config.batch_size + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
+    clicked, converted = rows.clicked, rows.converted
     trial = clicked if has_clicks else torch.ones_like(clicked)
     bce = nn.functional.binary_cross_entropy_with_logits
     for _ in range(config.num_epochs):
@@ -116,6 +120,7 @@ def fit_rankers(
             loss.backward()
             optimizer.step()
             schedule.step()
+    rankers.eval()
 
 
 def _centred_knots(logit: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:

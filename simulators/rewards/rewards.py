@@ -8,6 +8,7 @@ import inspect
 import math
 import numbers
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simulators.rewards import shipped
-from simulators.rewards.outcome import Outcome, ecpm
-from simulators.rewards.shipped import final_value
-
-__all__ = [
-    "Outcome",
-    "RewardError",
-    "RewardFunction",
-    "RewardMix",
-    "RewardSpec",
-    "ecpm",
-    "evaluate_reward",
-    "final_value",
-    "load_reward",
-    "register_reward",
-]
+from simulators.rewards.outcome import Outcome
 
 RewardFunction = Callable[[Outcome], Tensor]
 RewardSpec = Union[
@@ -65,19 +52,11 @@ def _origin(function: RewardFunction) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _same_definition(one: RewardFunction, other: RewardFunction) -> bool:
-    """Return whether both come from one module, or one file under two module names."""
-    if _origin(one) == _origin(other):
-        return True
-    places = [_place(one), _place(other)]
-    return places[0] is not None and places[0] == places[1]
-
-
-def _place(function: RewardFunction) -> tuple[str, str] | None:
-    """Return file and name of a function, also of a decorated one; None of anything else."""
+def _place(function: RewardFunction) -> tuple[str, str]:
+    """Return where a definition stands: file and name, whatever its module is called."""
     inner = inspect.unwrap(function)
     code = getattr(inner, "__code__", None)
-    return None if code is None else (code.co_filename, inner.__qualname__)
+    return ("", _origin(function)) if code is None else (code.co_filename, inner.__qualname__)
 
 
 def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
@@ -99,7 +78,10 @@ def register_reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
                 f"reward {name!r} must be callable, got {type(function).__name__} {function!r}"
             )
         known = _REWARDS.get(name)
-        if known is not None and not _same_definition(known, function):
+        same = known is not None and (
+            _origin(known) == _origin(function) or _place(known) == _place(function)
+        )
+        if known is not None and not same:
             raise RewardError(
                 f"reward {name!r} is registered already, by {_origin(known)}; "
                 f"{_origin(function)} needs another name"
@@ -202,12 +184,11 @@ def _named(reward: object) -> tuple[str, RewardFunction, float]:
     return getattr(reward, "__name__", type(reward).__name__), reward, 1.0
 
 
-def _number(name: str, weight: object) -> float:
-    """Return a weight as a float; RewardError, naming its reward, if it is no finite number."""
+def _check_weight(name: str, weight: object) -> None:
+    """Raise a RewardError, naming the reward, if its weight is no finite number."""
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not math.isfinite(weight):  # type: ignore[arg-type]
         raise RewardError(f"reward {name!r}: weight must be a finite number, got {weight!r}")
-    return float(weight)  # type: ignore[arg-type]
 
 
 def _weighted(spec: object, weight: object) -> tuple[str, RewardFunction, float]:
@@ -218,8 +199,8 @@ def _weighted(spec: object, weight: object) -> tuple[str, RewardFunction, float]
         )
     if "=" in spec:
         raise RewardError(f"reward {spec!r} has a weight and is mapped to another, {weight!r}")
-    name, function, _ = load_reward(spec)
-    return name, function, _number(spec, weight)
+    _check_weight(spec, weight)
+    return (*load_reward(spec)[:2], float(weight))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -238,7 +219,7 @@ class RewardMix:
                 f"{sorted(self.functions)} and {sorted(self.weights)}"
             )
         for name, weight in self.weights.items():
-            _number(name, weight)
+            _check_weight(name, weight)
 
     @classmethod
     def of(cls, reward: RewardSpec) -> "RewardMix":
@@ -247,8 +228,7 @@ class RewardMix:
         Args:
             reward: None or nothing in a list for `final_value`; a mix, as it is; a spec
                 (`load_reward`); a function of an `Outcome`; several specs or functions, in a list
-                or tuple; or a mapping from
-                spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
+                or tuple; or a mapping from spec to weight, `{"final_value": 0.0, "gmv": 5.0}`.
 
         Raises:
             RewardError: Anything else, a spec that can't be loaded, a name that stands twice, or
@@ -256,14 +236,14 @@ class RewardMix:
         """
         if isinstance(reward, RewardMix):
             return reward
-        if reward is None:
+        if reward is None or (isinstance(reward, (list, tuple)) and not reward):
             return cls.from_specs([])
         if isinstance(reward, str) or callable(reward):
             return cls._joined([_named(reward)])
         if isinstance(reward, Mapping):
             return cls._joined([_weighted(spec, weight) for spec, weight in reward.items()])
         if isinstance(reward, (list, tuple)):
-            return cls._joined([_named(one) for one in reward]) if reward else cls.of(None)
+            return cls._joined([_named(one) for one in reward])
         raise RewardError(
             "a reward must be a name, `module:function`, a function, a list or tuple of these, a "
             f"mapping from name to weight, or a RewardMix, got {type(reward).__name__} {reward!r}"
@@ -271,10 +251,9 @@ class RewardMix:
 
     @classmethod
     def _joined(cls, parts: Sequence[tuple[str, RewardFunction, float]]) -> "RewardMix":
-        names = [name for name, _, _ in parts]
-        for name in names:
-            if names.count(name) > 1:
-                raise RewardError(f"reward {name!r} is given {names.count(name)} times")
+        for name, times in Counter(name for name, _, _ in parts).items():
+            if times > 1:
+                raise RewardError(f"reward {name!r} is given {times} times")
         return cls(
             {name: function for name, function, _ in parts},
             {name: weight for name, _, weight in parts},

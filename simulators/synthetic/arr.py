@@ -9,23 +9,22 @@ the ENVIRONMENT token of that moment.
 Dims: B requests, R logged requests, S synthetic requests, U users.
 """
 
-import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gpr_rl.data.streams import IntArray, ragged
+from gpr_rl.data.streams import IntArray, Stream, ragged
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
-from simulators.rewards import Outcome
 from simulators.synthetic.behavior import NUM_POSITIONS
 from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
 from simulators.world.eligibility import Availability
-from simulators.world.features import FeatureBuilder
 from simulators.world.history import DAY_S
 
 HOUR_S = 3_600
@@ -108,21 +107,15 @@ class RehearsalWorld:
         per_day = rate / world.info.num_log_days
         user, time = rehearsal_times(per_day, self._is_active, start, stop, seed)
         context = self._environment(user, time, seed)
-        extended = copy.copy(world)
-        extended.request_user = np.concatenate([world.request_user, user])
-        extended.request_time = np.concatenate([world.request_time, time])
-        extended.request_context = np.concatenate([world.request_context, context])
-        extended.features = FeatureBuilder(
-            world.history,
-            world.user_attributes,
-            extended.request_user,
-            extended.request_time,
-            extended.request_context,
+        requests = replace(
+            world.requests,
+            user=np.concatenate([world.request_user, user]),
+            time=np.concatenate([world.request_time, time]),
+            context=np.concatenate([world.request_context, context]),
         )
-        self._extended = extended
-        order = np.lexsort((world.request_time, world.request_user))
-        self._by_user = order
-        self._first = np.searchsorted(world.request_user[order], np.arange(len(world.users) + 1))
+        self._extended = world.replace(requests=requests)
+        asked = pd.DataFrame({"user_id": world.request_user, "timestamp": world.request_time})
+        self._asked = Stream.build(asked, ("timestamp",), len(world.users))
 
     def _environment(self, user: IntArray, time: IntArray, seed: int) -> IntArray:
         """Return scene, position, hour and device of the moment, int64 [S, 4]."""
@@ -149,14 +142,6 @@ class RehearsalWorld:
         """Return the logged requests of a split."""
         return self._world.request_ids(split)
 
-    def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
-        """Return the ads that may be shown at each request's own time and place."""
-        return self._extended.eligible(request_id)
-
-    def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
-        """Return what the frozen rankers say at that time and place."""
-        return self._extended.outcome(request_id, ad_id)
-
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return requests; very active users' synthetic ones carry their last USER token."""
         request = self._extended.request(request_id)
@@ -165,23 +150,14 @@ class RehearsalWorld:
         reused = (ids >= self._num_logged) & self._is_active[user]
         rows = np.flatnonzero(reused)
         if len(rows):
-            previous, found = self._previous_time(user[rows], time[rows])
-            rows = rows[found]
+            before, found = self._asked.last(user[rows], time[rows], 1)
+            previous = self._asked.take("timestamp", before)[found]
+            rows = rows[found[:, 0]]
             preference = self._world.history.popularity(
-                user[rows], previous[found], self._world.codes.numpy(), self._world.info.num_codes
+                user[rows], previous, self._world.codes.numpy(), self._world.info.num_codes
             )
             tokens = request.tokens
             fresh = tokens.preference.clone()
             fresh[torch.from_numpy(rows)] = torch.from_numpy(preference)
             tokens.preference = fresh
         return request
-
-    def _previous_time(self, user: IntArray, time: IntArray) -> tuple[IntArray, np.ndarray]:
-        """Return when each user's last logged request before a time was, and if there is one."""
-        span = int(self._world.request_time.max()) + 2
-        key = (
-            self._world.request_user[self._by_user] * span + self._world.request_time[self._by_user]
-        )
-        place = np.searchsorted(key, user * span + np.minimum(time, span - 1)) - 1
-        found = place >= self._first[user]
-        return self._world.request_time[self._by_user[np.maximum(place, 0)]], found

@@ -3,7 +3,8 @@
 Dims: B requests, K candidates, U users, D days, C categories, N ads, F latent width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from simulators.synthetic.config import WorldConfig
 NUM_POSITIONS = 5
 NUM_HOURS = 24
 LATENT_DIM = 8
+_SCALARS = ("click_base", "conversion_base", "match_scale", "coarse_share", "fatigue")
+"""The numbers of `HiddenTruth`, in the order of the tensor `scalars` of its file."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,17 @@ class HiddenTruth:
     scene_logit: Tensor  # float32 [NUM_SCENES]
     position_logit: Tensor  # float32 [NUM_POSITIONS]
     hour_logit: Tensor  # float32 [NUM_HOURS]
-    scalars: Tensor  # float32 [6]: click base, conversion base, scale, coarse share, fatigue, 0
+    click_base: float
+    conversion_base: float
+    match_scale: float
+    coarse_share: float
+    fatigue: float
 
     def match(
         self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]
     ) -> Float[Tensor, "B K"]:
         """Return the standardised interest match; `ad_id` [B, K], the others [B]."""
-        _, _, _, share, _, _ = self.scalars.tolist()
+        share = self.coarse_share
         coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
         fine = (self.ad_latent[ad_id] @ self.user_latent[user_id][:, :, None]).squeeze(-1)
         return share**0.5 * coarse + (1 - share) ** 0.5 * fine
@@ -70,22 +77,33 @@ class HiddenTruth:
             recent_advertiser: Impressions of the candidate's advertiser that the user saw today
                 and yesterday before the request, [B, K].
         """
-        click_base, conversion_base, scale, _, fatigue, _ = self.scalars.tolist()
         match = self.match(user_id, day, ad_id)
         context = self.scene_logit[scene] + self.position_logit[position] + self.hour_logit[hour]
         click = (
-            click_base
+            self.click_base
             + context[:, None]
-            + scale * match
+            + self.match_scale * match
             + self.click_quality[ad_id]
-            - fatigue * torch.log1p(recent_advertiser.float())
+            - self.fatigue * torch.log1p(recent_advertiser.float())
         )
-        conversion = conversion_base + 0.4 * scale * match + self.conversion_quality[ad_id]
+        strength = 0.4 * self.match_scale
+        conversion = self.conversion_base + strength * match + self.conversion_quality[ad_id]
         return torch.sigmoid(click), torch.sigmoid(conversion)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `HiddenTruth(**tensors)` takes, for saving."""
-        return {name: getattr(self, name).contiguous() for name in self.__dataclass_fields__}
+        """Return what `from_tensors` takes, for saving."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        numbers = [values.pop(name) for name in _SCALARS]
+        tensors = {name: value.contiguous() for name, value in values.items()}
+        return tensors | {"scalars": torch.tensor([*numbers, 0.0])}  # the last place is unused
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "HiddenTruth":
+        """Return what was saved."""
+        numbers = zip(_SCALARS, tensors["scalars"].tolist(), strict=False)
+        values: dict[str, Any] = {**tensors, **dict(numbers)}
+        del values["scalars"]
+        return cls(**values)
 
 
 def make_truth(
@@ -120,9 +138,11 @@ def make_truth(
         scene_logit=_float(np.array([0.5, 0.1, -0.3, -1.2])[:NUM_SCENES]),
         position_logit=_float(-0.25 * np.arange(NUM_POSITIONS)),
         hour_logit=_float(0.15 * np.sin(2 * np.pi * (hour - 14) / 24)),
-        scalars=_float(
-            np.array([0.0, 0.0, config.match_scale, config.coarse_share, config.fatigue, 0.0])
-        ),
+        click_base=0.0,
+        conversion_base=0.0,
+        match_scale=_rounded(config.match_scale),
+        coarse_share=_rounded(config.coarse_share),
+        fatigue=_rounded(config.fatigue),
     )
     pairs = 20_000
     user = torch.from_numpy(rng.integers(0, u, pairs))
@@ -134,9 +154,11 @@ def make_truth(
     click, conversion = truth.probabilities(
         user, day, hour_of_day, scene, position, ad, torch.zeros(pairs, 1)
     )
-    truth.scalars[0] = _intercept(torch.logit(click.double()), config.base_ctr)
-    truth.scalars[1] = _intercept(torch.logit(conversion.double()), config.base_cvr)
-    return truth
+    return replace(
+        truth,
+        click_base=_intercept(torch.logit(click.double()), config.base_ctr),
+        conversion_base=_intercept(torch.logit(conversion.double()), config.base_cvr),
+    )
 
 
 def _standardised(x: NDArray, spread: float) -> NDArray:
@@ -145,6 +167,11 @@ def _standardised(x: NDArray, spread: float) -> NDArray:
 
 def _float(x: NDArray) -> Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float32))
+
+
+def _rounded(x: float) -> float:
+    """Return what a file will hold of a number, so that a world is the same once it is read."""
+    return float(np.float32(x))
 
 
 def _intercept(logit: Tensor, rate: float) -> float:
@@ -156,4 +183,4 @@ def _intercept(logit: Tensor, rate: float) -> float:
             high = middle
         else:
             low = middle
-    return (low + high) / 2
+    return _rounded((low + high) / 2)

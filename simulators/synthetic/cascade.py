@@ -73,10 +73,7 @@ class Cascade:
         eligible: Bool[Tensor, "B N"],
         kept: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 1"]:
-        """Return the interest of the kept-th eligible ad, best first.
-
-        All ads of a category have one interest, so categories are ordered, not ads.
-        """
+        """Return the interest of the kept-th eligible ad; a category's ads share one."""
         count = eligible.float() @ self._member  # [B, C], exact
         value, order = affinity.sort(-1, descending=True)
         reached = count.gather(1, order).cumsum(-1) >= kept[:, None]
@@ -98,8 +95,7 @@ def make_cascade(
     users, _, categories = truth.affinity.shape
     stale = torch.cat([truth.affinity[:, :1], truth.affinity[:, :-1]], dim=1)
     error = rng.normal(size=(users, 1, categories)) * config.logging_noise
-    click_base = truth.scalars[0].item()
-    conversion = torch.sigmoid(truth.scalars[1]).item()
+    conversion = torch.sigmoid(torch.tensor(truth.conversion_base)).item()
     bid = ads["bid"].to_numpy()
     per_click = {"CPM": 1.0, "CPC": 1000.0, "OCPA": 1000.0 * conversion}
     value = bid * ads["bid_type"].map(per_click).to_numpy()
@@ -112,7 +108,7 @@ def make_cascade(
         is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy(copy=True)),
         scalars=torch.tensor(
             CascadeScalars(
-                click_base=click_base,
+                click_base=truth.click_base,
                 match_scale=config.match_scale * config.coarse_share**0.5,
                 exploration=config.exploration,
                 temperature=config.logging_temperature,

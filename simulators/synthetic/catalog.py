@@ -68,12 +68,14 @@ def _targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
         "target_age_min": (on[:, 3], low),
         "target_age_max": (on[:, 3], low + rng.integers(10, 30, size=n)),
     }
+    return _nullable(columns)
+
+
+def _nullable(columns: dict[str, tuple[NDArray, NDArray]]) -> pd.DataFrame:
+    """Return columns of integers, each given as (where there is a value, values); else null."""
     return pd.DataFrame(
-        {
-            name: pd.array(np.where(is_on, value, 0), dtype="Int64").copy()
-            for name, (is_on, value) in columns.items()
-        }
-    ).mask(pd.DataFrame({name: ~is_on for name, (is_on, _) in columns.items()}))
+        {name: pd.Series(value, dtype="Int64").where(on) for name, (on, value) in columns.items()}
+    )
 
 
 def context_targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
@@ -97,12 +99,7 @@ def context_targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataF
         "target_hour_end": (hours, end),
         "target_scene": (scene, rng.integers(0, NUM_SCENES, size=n)),
     }
-    return pd.DataFrame(
-        {
-            name: pd.Series(value, dtype="Int64").where(is_on)
-            for name, (is_on, value) in columns.items()
-        }
-    )
+    return _nullable(columns)
 
 
 def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:

@@ -83,14 +83,13 @@ class WorldConfig:
         if self.rankers not in ("strong", "weak"):
             raise ValueError(f"rankers must be 'strong' or 'weak', got {self.rankers!r}")
         check_ids(self.tokenizer, self.resolve, self.num_levels, self.num_codes)
-        shares = ("targeting_share", "context_targeting_share", "drift")
-        for name in ("coarse_share", "exploration", *shares):
+        shares = ("coarse_share", "exploration", "targeting_share", "drift")
+        for name in (*shares, "context_targeting_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("num_users", "num_ads", "num_organic", "num_codes", "num_log_days"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, least in (("num_levels", 2), ("num_log_days", 3), ("num_heldout_days", 2)):
+        sizes = dict.fromkeys(("num_users", "num_ads", "num_organic", "num_codes"), 1)
+        sizes |= {"num_levels": 2, "num_log_days": 3, "num_heldout_days": 2}
+        for name, least in sizes.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("budget_tightness", "impressions_per_user", "logging_temperature"):

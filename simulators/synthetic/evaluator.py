@@ -25,7 +25,7 @@ def read_truth(world: World) -> HiddenTruth:
     """
     if not world.info.has_truth or world.directory is None:
         raise ValueError(f"world {world.info.name!r} has no known truth")
-    return HiddenTruth(**_read(world, "truth"))
+    return HiddenTruth.from_tensors(_read(world, "truth"))
 
 
 class TruthEvaluator:

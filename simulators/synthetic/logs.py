@@ -31,11 +31,7 @@ SCENE_SHARE = (0.3, 0.3, 0.25, 0.15)
 def _times(
     user: NDArray[np.int64], day: int, phase: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return sorted timestamps per user, distinct within a user; `user` is sorted.
-
-    Ads ask at 2 mod 4 seconds and organic views happen at 0 mod 4, so no two events of a user
-    share a second and the order of a stream is never a guess.
-    """
+    """Return sorted timestamps per user (sorted), distinct within a user also between phases."""
     hour = rng.choice(24, size=len(user), p=HOUR_SHARE)
     slot = hour * 900 + rng.integers(0, 900, size=len(user))  # a day has 21,600 slots of 4 s
     order = np.lexsort((slot, user))
@@ -87,7 +83,7 @@ def simulate_logs(
     for day in range(config.num_days):
         count = rng.poisson(users["activity"].to_numpy())
         user = np.repeat(np.arange(config.num_users), count)
-        timestamp = _times(user, day, 2, rng)
+        timestamp = _times(user, day, 2, rng)  # ads at 2 mod 4 seconds, organic views at 0
         scene = _scenes(len(user), rng) if targeting.uses_context else np.zeros_like(user)
         hour = timestamp % DAY_S // 3600
         ad_id, propensity = _draw_ads(
@@ -153,11 +149,8 @@ def _draw_ads(
     cascade: Cascade,
     draw: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the ad and its propensity for each request; propensity 0 where none is legal.
-
-    The distribution over ads is found once for all requests that share it: those of a user, or
-    of a user in an hour and a scene where ads ask for these.
-    """
+    """Return the ad and its propensity for each request; propensity 0 where none is legal."""
+    # one distribution for all requests of a user, or of a user in an hour and a scene
     ad_id = np.zeros(len(user), dtype=np.int64)
     propensity = np.zeros(len(user))
     key = (user * 24 + hour) * NUM_SCENES + scene if targeting.uses_context else user

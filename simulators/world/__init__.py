@@ -5,6 +5,7 @@ Start with `world.World`; `history` and `features` build what a request shows.
 """
 
 from simulators.world.info import WorldError, WorldInfo
+from simulators.world.parts import WorldParts
 from simulators.world.world import World
 
-__all__ = ["World", "WorldError", "WorldInfo"]
+__all__ = ["World", "WorldError", "WorldInfo", "WorldParts"]

@@ -7,9 +7,7 @@ values, joined by "and".
 Dims: B requests, N ads, X rows of a table.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -23,163 +21,106 @@ ANY = -1
 HOURS_PER_DAY = 24
 CONTEXT_TARGETS = ("target_hour_start", "target_hour_end", "target_scene")
 """Columns of `ads.parquet` that may be absent."""
+_EQUAL = ("gender", "region", "device")
+"""Attributes of which an ad asks for one value."""
 _MOST_ROWS = 256
 """Tables are joined into one while it has no more rows than this."""
 _LOWEST, _HIGHEST = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
 
 
-_RowOf = Callable[[IntArray], IntArray]
-_Table = tuple[NDArray[np.bool_], _RowOf]
-"""Ads by the value of an attribute, bool [X, N], and the row of each value."""
-
-
-def _interval_table(low: IntArray, high: IntArray) -> _Table:
-    """Return a table over values that ads admit from `low` to `high` (int64 [N], both inclusive).
-
-    Between two neighbouring limits all values are alike, so any integer has a row.
-    """
-    after = np.where(high == _HIGHEST, high, high + 1)
-    limit = np.unique(np.concatenate([low, after]))
-    value = np.r_[_LOWEST, limit][:, None]
-    admits = (low <= value) & (value <= high)
-    return admits, lambda x: np.searchsorted(limit, x, side="right")
-
-
-def _equality_table(target: IntArray) -> _Table:
-    """Return a table over values that ads ask for (int64 [N], ANY for none)."""
-    wanted = np.unique(target[target != ANY])
-    # the first row is for values that no ad asks for
-    admits = np.r_[np.zeros((1, len(target)), bool), wanted[:, None] == target] | (target == ANY)
-
-    def row_of(x: IntArray) -> IntArray:
-        place = np.searchsorted(wanted, x)
-        found = np.append(wanted, ANY)[place] == x
-        return np.where(found, place + 1, 0)
-
-    return admits, row_of
-
-
-def _hour_table(start: IntArray, end: IntArray) -> _Table:
-    """Return a table over hours, 0..23, that ads admit from `start` to `end`, over midnight."""
-    hour = np.arange(HOURS_PER_DAY)[:, None]
-    inside = (start <= hour) & (hour <= end)
-    around = (start > end) & ((start <= hour) | (hour <= end))
-    return inside | around, lambda x: x
-
-
 @dataclass(frozen=True)
-class _Factor:
-    """One or several attributes' tables, joined: a row for every combination of values."""
+class _Condition:
+    """What ads ask of some attributes, by every combination of values that make a difference."""
 
     names: tuple[str, ...]
-    row_of: tuple[_RowOf, ...]
-    size: tuple[int, ...]
-    admits: NDArray[np.bool_]  # [product of sizes, N]
+    limits: tuple[IntArray, ...]
+    """Per attribute, the rising values at which another ad admits or refuses; between two of them
+    all values are alike."""
+    admits: NDArray[np.bool_]
+    """[X, N]"""
 
     @classmethod
-    def of(cls, name: str, table: _Table) -> "_Factor":
-        admits, row_of = table
-        return cls((name,), (row_of,), (len(admits),), admits)
+    def within(cls, name: str, low: IntArray, high: IntArray) -> "_Condition":
+        """Return the condition that a value lies from `low` to `high` (int64 [N], inclusive)."""
+        limit = np.unique(np.r_[low, high[high < _HIGHEST] + 1])
+        limit = limit[limit > _LOWEST]
+        value = np.r_[_LOWEST, limit][:, None]
+        return cls((name,), (limit,), (low <= value) & (value <= high))
 
-    def joined(self, other: "_Factor") -> "_Factor":
+    @classmethod
+    def hours(cls, start: IntArray, end: IntArray) -> "_Condition":
+        """Return the condition on an hour, 0..23, from `start` to `end`, over midnight."""
+        hour = np.arange(HOURS_PER_DAY)[:, None]
+        inside = (start <= hour) & (hour <= end)
+        around = (start > end) & ((start <= hour) | (hour <= end))
+        return cls(("hour",), (hour[1:, 0],), inside | around)
+
+    def joined(self, other: "_Condition") -> "_Condition":
         admits = (self.admits[:, None] & other.admits).reshape(-1, self.admits.shape[1])
-        return _Factor(
-            self.names + other.names, self.row_of + other.row_of, self.size + other.size, admits
-        )
+        return _Condition(self.names + other.names, self.limits + other.limits, admits)
 
     def of_requests(self, values: dict[str, IntArray]) -> NDArray[np.bool_]:
         """Return the ads that requests with these values admit, bool [B, N]."""
         index = np.zeros(1, dtype=np.int64)
-        for name, row_of, size in zip(self.names, self.row_of, self.size, strict=True):
-            index = index * size + row_of(values[name])
+        for name, limit in zip(self.names, self.limits, strict=True):
+            index = index * (len(limit) + 1) + np.searchsorted(limit, values[name], side="right")
         return np.take(self.admits, index, axis=0)
 
 
 @dataclass(frozen=True)
 class Targeting:
-    """Targeting columns of N ads as tensors; -1 admits everyone.
+    """What N ads ask of the day, the user and, some of them, of the hour and the scene."""
 
-    `hour_start` and `hour_end` are both inclusive, 0..23, and may go over midnight (22 to 3).
-    """
-
-    gender: Tensor  # int64 [N]
-    region: Tensor
-    device: Tensor
-    age_min: Tensor
-    age_max: Tensor
-    first_day: Tensor
-    last_day: Tensor
-    hour_start: Tensor
-    hour_end: Tensor
-    scene: Tensor
+    num_ads: int
+    conditions: tuple[_Condition, ...]
+    uses_context: bool
+    """Whether any ad asks for an hour or a scene."""
 
     @classmethod
     def from_ads(cls, ads: pd.DataFrame) -> "Targeting":
-        """Read the columns of `ads.parquet`; null admits everyone.
+        """Read the columns of `ads.parquet`; null admits everyone, and so does -1 as a target.
 
-        `target_hour_start`, `target_hour_end` and `target_scene` may be absent.
+        Hours are both inclusive and may go over midnight (22 to 3). `target_hour_start`,
+        `target_hour_end` and `target_scene` may be absent.
 
         Raises:
             ValueError: An hour outside 0..23.
         """
 
-        def column(name: str) -> Tensor:
+        def column(name: str, otherwise: int) -> IntArray:
+            """Return a column with `otherwise` where nothing is asked for."""
             if name not in ads and name in CONTEXT_TARGETS:
-                return torch.full((len(ads),), ANY)
-            unbounded = {"first_day": _LOWEST, "last_day": _HIGHEST}.get(name, ANY)
-            values = ads[name].astype("Int64").fillna(unbounded).to_numpy(dtype=np.int64)
-            return torch.from_numpy(values.copy())
+                return np.full(len(ads), otherwise)
+            values = ads[name].astype("Int64")
+            asked = values.mask(values == ANY) if name.startswith("target_") else values
+            return asked.fillna(otherwise).to_numpy(dtype=np.int64)
 
         for name in CONTEXT_TARGETS[:2]:
-            hour = column(name)
-            wrong = (hour < ANY) | (hour >= HOURS_PER_DAY)
+            hour = column(name, 0)
+            wrong = (hour < 0) | (hour >= HOURS_PER_DAY)
             if wrong.any():
                 raise ValueError(f"{name} must lie in 0..23, got {int(hour[wrong][0])}")
-        names = (
-            "target_gender",
-            "target_region",
-            "target_device",
-            "target_age_min",
-            "target_age_max",
-            "first_day",
-            "last_day",
-            *CONTEXT_TARGETS,
-        )
-        return cls(*(column(name) for name in names))
 
-    @cached_property
-    def uses_context(self) -> bool:
-        """Whether any ad asks for an hour or a scene."""
-        columns = (self.hour_start, self.hour_end, self.scene)
-        return any(bool((column != ANY).any()) for column in columns)
+        def within(attribute: str, low: str, high: str) -> _Condition:
+            return _Condition.within(attribute, column(low, _LOWEST), column(high, _HIGHEST))
 
-    @cached_property
-    def _factors(self) -> list["_Factor"]:
-        def bound(column: Tensor, otherwise: int) -> IntArray:
-            return np.where(column.numpy() == ANY, otherwise, column.numpy())
-
-        hours = bound(self.hour_start, 0), bound(self.hour_end, HOURS_PER_DAY - 1)
-        ages = bound(self.age_min, _LOWEST), bound(self.age_max, _HIGHEST)
-        days = self.first_day.numpy(), self.last_day.numpy()
-        factors: list[_Factor] = []
-        for factor in (
-            _Factor.of("gender", _equality_table(self.gender.numpy())),
-            _Factor.of("region", _equality_table(self.region.numpy())),
-            _Factor.of("device", _equality_table(self.device.numpy())),
-            _Factor.of("age", _interval_table(*ages)),
-            _Factor.of("day", _interval_table(*days)),
+        conditions: list[_Condition] = []
+        for condition in (
+            *(within(name, f"target_{name}", f"target_{name}") for name in _EQUAL),
+            within("age", "target_age_min", "target_age_max"),
+            within("day", "first_day", "last_day"),
         ):
-            size = len(factor.admits) * (len(factors[-1].admits) if factors else _MOST_ROWS + 1)
-            if factor.admits.all():
+            rows = len(condition.admits)
+            if condition.admits.all():
                 continue
-            if size <= _MOST_ROWS:
-                factor = factors.pop().joined(factor)
-            factors.append(factor)
-        context = (
-            _Factor.of("scene", _equality_table(self.scene.numpy())),
-            _Factor.of("hour", _hour_table(*hours)),
-        )
-        return factors + [factor for factor in context if not factor.admits.all()]
+            if conditions and rows * len(conditions[-1].admits) <= _MOST_ROWS:
+                condition = conditions.pop().joined(condition)
+            conditions.append(condition)
+        start, end = column(CONTEXT_TARGETS[0], 0), column(CONTEXT_TARGETS[1], HOURS_PER_DAY - 1)
+        context = within("scene", *CONTEXT_TARGETS[2:] * 2), _Condition.hours(start, end)
+        conditions += [condition for condition in context if not condition.admits.all()]
+        asked = any((column(name, ANY) != ANY).any() for name in CONTEXT_TARGETS)
+        return cls(len(ads), tuple(conditions), asked)
 
     def eligible(
         self,
@@ -196,11 +137,11 @@ class Targeting:
         Args:
             day: Since day 0.
             age: In years.
-            gender: As in `users.parquet`, like the next two.
+            gender: As in `users.parquet`, like `region` and `device`.
             region: See `gender`.
             device: See `gender`.
-            hour: 0..23. None leaves the hours that ads ask for out of account.
-            scene: None leaves the scenes that ads ask for out of account.
+            hour: 0..23. None leaves the hours that ads ask for out of account, and likewise:
+            scene: None leaves the scenes out of account.
 
         Returns:
             May be all False: whoever shows ads says what happens then.
@@ -210,12 +151,12 @@ class Targeting:
         given |= {} if scene is None else {"scene": scene}
         values = {name: value.numpy() for name, value in given.items()}
         eligible: NDArray[np.bool_] | None = None
-        for factor in self._factors:
-            if factor.names[-1] in values:
-                rows = factor.of_requests(values)
+        for condition in self.conditions:
+            if condition.names[-1] in values:
+                rows = condition.of_requests(values)
                 eligible = rows if eligible is None else np.logical_and(eligible, rows, eligible)
         if eligible is None:  # no ad asks for anything
-            eligible = np.ones((len(day), len(self.gender)), dtype=np.bool_)
+            eligible = np.ones((len(day), self.num_ads), dtype=np.bool_)
         return torch.from_numpy(eligible)
 
 

@@ -4,6 +4,7 @@ Dims: B requests, K candidates, S recent items, G groups (verticals, categories,
 F count features, N ads, M organic items.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gpr_rl.data.streams import IntArray
 from simulators.world.history import History, count_kinds, moments
+from simulators.world.requests import LoggedRequests
 
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
@@ -90,17 +92,13 @@ class PastCounts:
     history: History
     user_id: IntArray  # int64 [B]
     timestamp: IntArray  # int64 [B]
+    moments: IntArray  # int64 [B, 2], of `history.moments`
 
-    @cached_property
-    def _moments(self) -> IntArray:
-        return moments(self.timestamp)
-
-    def part(self, start: int, stop: int) -> "PastCounts":
-        """Return rows start..stop-1."""
-        rows = slice(start, stop)
-        chosen = PastCounts(self.history, self.user_id[rows], self.timestamp[rows])
-        chosen.__dict__["_moments"] = self._moments[rows]
-        return chosen
+    def part(self, rows: slice) -> "PastCounts":
+        """Return the counts of some of the requests."""
+        return PastCounts(
+            self.history, self.user_id[rows], self.timestamp[rows], self.moments[rows]
+        )
 
     @cached_property
     def groups(self) -> Tensor:
@@ -122,14 +120,17 @@ class PastCounts:
             group: int64 [N + M, 3].
             ad_id: int64 [B, K].
         """
-        few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
-        own, repeats = self._looked_up(ad_id) if few else self._counted(group, ad_id)
+        if ad_id.shape[1] <= MAX_LOOKED_UP:
+            own, repeats = self._looked_up(ad_id.numpy())
+        else:
+            own = candidate_counts(self.groups, group, ad_id)
+            repeats = None if self.repeats is None else self.repeats.gather(1, ad_id)
         return own if repeats is None else torch.cat([own, repeat_features(repeats)], dim=-1)
 
     def exact(self, ad_id: IntArray) -> NDArray[np.float64]:
         """Return `of` for a few candidates in float64 and numpy: little to do for one of them."""
         groups = self.history.group[ad_id]
-        seen = self.history.group_events(self.user_id[:, None, None], self._moments, groups)
+        seen = self.history.group_events(self.user_id[:, None, None], self.moments, groups)
         counts = seen.reshape(*seen.shape[:-2], 8) @ _KINDS_OF_EVENTS
         features = np.empty((*groups.shape, NUM_COUNT_FEATURES))
         np.log1p(counts, out=features[..., :-1])
@@ -143,18 +144,17 @@ class PastCounts:
         taken = np.stack([np.log1p(repeats), repeats > 0], axis=-1)
         return np.concatenate([features, taken], axis=-1)
 
-    def _counted(self, group: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor | None]:
-        repeats = None if self.repeats is None else self.repeats.gather(1, ad_id)
-        return candidate_counts(self.groups, group, ad_id), repeats
-
-    def _looked_up(self, ad_id: Tensor) -> tuple[Tensor, Tensor | None]:
-        ads = ad_id.numpy()
-        groups = self.history.group[ads].reshape(len(ads), 3 * ads.shape[1])
+    def _looked_up(self, ad_id: IntArray) -> tuple[Tensor, Tensor | None]:
+        groups = self.history.group[ad_id].reshape(len(ad_id), 3 * ad_id.shape[1])
         counts = self.history.group_counts(self.user_id, self.timestamp, groups)
-        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ads)
+        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ad_id)
         features = count_features(torch.from_numpy(counts))
         features = features.view(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
         return features, None if repeats is None else torch.from_numpy(repeats)
+
+
+Features = Callable[[Tensor], tuple[RankerInput, PastCounts]]
+"""From request ids, int64 [B], to what the rankers take."""
 
 
 def _int32(values: IntArray) -> Tensor:
@@ -167,27 +167,24 @@ class FeatureBuilder:
 
     history: History
     user_attributes: IntArray  # int64 [U, A]
-    request_user: IntArray  # int64 [R]
-    request_time: IntArray  # int64 [R]
-    request_context: IntArray  # int64 [R, C]
+    requests: LoggedRequests
 
     def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
         """Return inputs and counts of `request_id` (int64 [B])."""
         ids = request_id.numpy()
-        user, time = self.request_user[ids], self.request_time[ids]
+        user, time = self.requests.user[ids], self.requests.time[ids]
         positives = self.history.positives
         rows, known = positives.last(user, time, NUM_RECENT)
-        past = PastCounts(self.history, user, time)
         values = {
             "user": _int32(self.user_attributes[user]),
-            "context": _int32(self.request_context[ids]),
+            "context": _int32(self.requests.context[ids]),
             "recent_item": _int32(positives.take("item", rows)),
             "recent_known": torch.from_numpy(known),
             "recent_action": _int32(np.where(known, positives.take("action", rows), 0)),
         }
         # half the time of RankerInput(...), which counts for batches of one
         inputs = RankerInput.from_tensordict(TensorDict(values, batch_size=[len(ids)]))
-        return inputs, past
+        return inputs, PastCounts(self.history, user, time, moments(time))
 
 
 class PreparedFeatures:
@@ -195,12 +192,11 @@ class PreparedFeatures:
 
     def __init__(self, builder: FeatureBuilder, request_id: Tensor) -> None:
         """Build the inputs of `request_id` (int64 [n])."""
-        inputs, past = builder(request_id)
+        inputs, self._past = builder(request_id)
         self._row = {request: row for row, request in enumerate(request_id.tolist())}
         self._inputs = inputs.split(1)
-        self._past = past
 
     def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
         """Return inputs and counts of one of the requests, int64 [1]."""
         row = self._row[int(request_id)]
-        return self._inputs[row], self._past.part(row, row + 1)
+        return self._inputs[row], self._past.part(slice(row, row + 1))

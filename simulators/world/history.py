@@ -18,6 +18,7 @@ from gpr_rl.schema import Action
 from simulators.world.counts import CountIndex
 
 DAY_S = 86_400
+_GROUPS = ("vertical", "category", "advertiser")
 _KINDS = torch.tensor(
     [  # impressions, clicks, conversions, views, recent impressions
         [0, 0, 0, 1, 0],
@@ -46,6 +47,14 @@ def count_kinds(histogram: Tensor) -> Tensor:
 def moments(timestamp: IntArray) -> IntArray:
     """Return each moment and the beginning of the day before, int64 [B, 2]."""
     return np.stack([timestamp, (timestamp // DAY_S - 1) * DAY_S], axis=-1)
+
+
+def as_seen(events: pd.DataFrame) -> pd.DataFrame:
+    """Return events at the time from which on they are part of a user's past.
+
+    Where an outcome came later than its impression, that is the time of the outcome.
+    """
+    return events.assign(timestamp=events["seen"]) if "seen" in events else events
 
 
 class History:
@@ -82,6 +91,29 @@ class History:
         bought = np.isin(action, (Action.CLICK, Action.CONVERSION))
         self.successes = Stream.build(events[bought], ("item",), num_users)
 
+    @classmethod
+    def of_tables(
+        cls,
+        events: pd.DataFrame,
+        ads: pd.DataFrame,
+        organic: pd.DataFrame,
+        num_users: int,
+        with_repeats: bool,
+    ) -> "History":
+        """Return the history of a world's tables; `with_repeats` asks for `repeats`."""
+        columns = [
+            np.r_[ads[name].to_numpy(), organic[other].to_numpy()]
+            for name, other in zip(_GROUPS, (*_GROUPS[:2], "creator"), strict=True)
+        ]
+        offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])
+        group = np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1)
+        same_ad = None
+        if with_repeats:
+            items = np.r_[ads["product_id"].to_numpy(), organic["product_id"].to_numpy()]
+            found = pd.Index(ads["product_id"]).get_indexer(items)
+            same_ad = np.where(found < 0, len(ads), found).astype(np.int64)
+        return cls(as_seen(events), group.astype(np.int64), num_users, len(ads), same_ad)
+
     def counts(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
         """Return a histogram of events strictly before each moment, int64 [B, G, 8].
 
@@ -109,16 +141,7 @@ class History:
         return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
 
     def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
-        """Return the rows of `counts` for a few groups, without the histogram.
-
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B].
-            group: int64 [B, G'], below `num_groups`.
-
-        Returns:
-            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
-        """
+        """Return the rows of `counts` for a few groups each, int64 [B, G'] to int64 [B, G', 8]."""
         seen = self.group_events(user_id[:, None], moments(timestamp), group)
         before, old = seen[..., 0, :], seen[..., 1, 1:]
         counts = np.zeros((*group.shape, 8), dtype=np.int64)

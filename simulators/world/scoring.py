@@ -28,3 +28,13 @@ class WorldRankers(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each."""
         ...
+
+
+class NoRankers:
+    """In the place of rankers, in a world that they are still to be trained on."""
+
+    def __call__(
+        self, inputs: RankerInput, past: Counts, ad_id: Tensor, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Raise a RuntimeError."""
+        raise RuntimeError("this world has no rankers yet, so candidates have no outcome")

@@ -5,9 +5,9 @@ The hidden truth is not part of it: `simulators.evaluator` reads it from the wor
 Dims: B requests, K candidates, N ads, M organic items, U users, R logged requests, L levels.
 """
 
-import copy
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,97 +23,103 @@ from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.rewards import Outcome, ecpm
 from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
-from simulators.world.features import FeatureBuilder, PreparedFeatures
+from simulators.world.features import FeatureBuilder, Features, PreparedFeatures
 from simulators.world.history import DAY_S, History
-from simulators.world.info import WorldInfo
-from simulators.world.scoring import WorldRankers
+from simulators.world.parts import WorldParts
+from simulators.world.requests import HOUR_S, LoggedRequests
 from simulators.world.tables import AGE_EDGES, BID_TYPES
-
-HOUR_S = 3_600
 
 
 class World:
-    """Read-only access to requests, legal ads, candidates' outcomes and training windows."""
+    """Read-only access to requests, legal ads, candidates' outcomes and training windows.
 
-    def __init__(
-        self,
-        info: WorldInfo,
-        users: pd.DataFrame,
-        ads: pd.DataFrame,
-        organic: pd.DataFrame,
-        events: pd.DataFrame,
-        tensors: dict[str, Tensor],
-        directory: Path | None = None,
-    ) -> None:
-        self.info = info
-        self.users, self.ads, self.organic, self.events = users, ads, organic, events
-        self.directory = directory
+    Args:
+        parts: All that it is made of.
+        like: A world to share with: what both make of the same parts is made once.
+    """
+
+    def __init__(self, parts: WorldParts, like: "World | None" = None) -> None:
+        self.parts, self._like = parts, like
+        self.info, self.directory = parts.info, parts.directory
+        self.users, self.ads = users, ads = parts.users, parts.ads
+        self.organic, self.events = parts.organic, parts.events
         self.num_ads = len(ads)
-        self.item_embedding = tensors["item_embedding"]
-        self.item_codes = tensors["item_codes"]
+        self.item_embedding, self.item_codes = parts.item_embedding, parts.item_codes
         self.codes = self.item_codes[: self.num_ads]
         self.spec = InputSpec(
-            num_levels=info.num_levels,
-            num_codes=info.num_codes,
-            user_cardinalities=tuple(info.user_cardinalities),
-            context_cardinalities=tuple(info.context_cardinalities),
-            max_tokens=info.max_tokens,
+            num_levels=self.info.num_levels,
+            num_codes=self.info.num_codes,
+            user_cardinalities=tuple(self.info.user_cardinalities),
+            context_cardinalities=tuple(self.info.context_cardinalities),
+            max_tokens=self.info.max_tokens,
         )
-        group = _groups(ads, organic)
-        self.group = torch.from_numpy(group)
-        same_ad = _same_ad(ads, organic) if info.ranker_config.get("use_repeats") else None
-        self.history = History(as_seen(events), group, len(users), self.num_ads, same_ad)
-        requests = events.loc[events["kind"] == 1].reset_index(drop=True)
-        self.request_user = requests["user_id"].to_numpy()
-        self.request_time = requests["timestamp"].to_numpy()
-        self.request_ad = torch.from_numpy(requests["item_id"].to_numpy(copy=True))
-        self.request_action = torch.from_numpy(requests["action"].to_numpy(copy=True))
-        self.request_context = _context(requests, users, info)
-        self.user_attributes = users.loc[:, list(info.user_columns)].to_numpy(dtype=np.int64)
-        self.features: FeatureBuilder | PreparedFeatures = FeatureBuilder(
-            self.history,
-            self.user_attributes,
-            self.request_user,
-            self.request_time,
-            self.request_context,
-        )
-        if "availability" in tensors:
-            self.legality: Targeting | Availability = Availability(
-                tensors["availability"],
-                torch.from_numpy(requests["availability"].to_numpy(copy=True)),
-            )
-        else:
-            self.legality = Targeting.from_ads(ads)
-        self.bid = torch.from_numpy(ads["bid"].to_numpy(dtype=np.float32, copy=True))
+        self.user_attributes = users.loc[:, list(self.info.user_columns)].to_numpy(dtype=np.int64)
+        self._user_columns = {
+            name: _tensor(users, name) for name in ("age", "gender", "region", "device")
+        }
+        self.bid, self.price = (_tensor(ads, name, np.float32) for name in ("bid", "price"))
         self.bid_type = torch.from_numpy(
             ads["bid_type"].map({name: i for i, name in enumerate(BID_TYPES)}).to_numpy(copy=True)
         )
-        self.price = torch.from_numpy(ads["price"].to_numpy(dtype=np.float32, copy=True))
-        self.ad_advertiser = torch.from_numpy(ads["advertiser"].to_numpy(dtype=np.int64, copy=True))
-        self._category = torch.from_numpy(ads["category"].to_numpy(dtype=np.int64, copy=True))
-        self._user_columns = {
-            name: torch.from_numpy(users[name].to_numpy(dtype=np.int64, copy=True))
-            for name in ("age", "gender", "region", "device")
-        }
+        self.ad_advertiser, self._category = (
+            _tensor(ads, name) for name in ("advertiser", "category")
+        )
+        donor = self._donor("events", "users")
+        self.log: LoggedRequests = donor.log if donor else LoggedRequests.of(self.events, users)
+        self.requests = parts.requests or self.log
+        self.request_user, self.request_time = self.requests.user, self.requests.time
+        self.request_ad, self.request_action = self.requests.ad, self.requests.action
+        self.request_context = self.requests.context
+        self.uses_repeats = bool(self.info.ranker_config.get("use_repeats"))
+        donor = self._donor("events", "users", "ads", "organic", "uses_repeats")
+        self.history: History = (
+            donor.history
+            if donor
+            else History.of_tables(self.events, ads, self.organic, len(users), self.uses_repeats)
+        )
+        self.group = torch.from_numpy(self.history.group)
+        self.features: Features = parts.features or FeatureBuilder(
+            self.history, self.user_attributes, self.requests
+        )
+        self.availability = parts.availability
+        donor = self._donor("ads", "availability", "log")
+        self.legality: Targeting | Availability
+        if donor:
+            self.legality = donor.legality
+        elif self.availability is None:
+            self.legality = Targeting.from_ads(ads)
+        else:
+            assert self.log.availability is not None
+            self.legality = Availability(self.availability, self.log.availability)
+        self.rankers, self.logged, self.ranker_card = parts.rankers, parts.logged, parts.ranker_card
+        self.alpha = self.logged.get("alpha", torch.zeros(2))
+        self.reward_scale = float(self.logged.get("reward_scale", 1.0))
+        self.ad_value = self.logged.get("ad_value")
 
-    def attach_rankers(self, rankers: WorldRankers, scores: dict[str, Tensor], card: dict) -> None:
-        """Give the world its frozen rankers and what they said of the logs.
+    def replace(self, **changes: Any) -> "World":
+        """Return a world with other `WorldParts`; what does not depend on them is shared."""
+        return World(replace(self.parts, **changes), like=self)
 
-        Args:
-            rankers: The reward simulator.
-            scores: pctr, pcvr, ecpm, final_value [R] of the logged ads, alpha [2], reward_scale
-                and ad_value [N].
-            card: The rankers' grades.
-        """
-        self.rankers, self.logged, self.ranker_card = rankers, scores, card
-        self.alpha = scores["alpha"]
-        self.reward_scale = float(scores["reward_scale"])
-        self.ad_value = scores["ad_value"]
-        self.trie = CodeTrie(self.codes, num_codes=self.info.num_codes, ad_value=self.ad_value)
+    def _donor(self, *names: str) -> "World | None":
+        """Return the world to share with if these attributes are the same objects there."""
+        like = self._like
+        same = like is not None and all(getattr(self, n) is getattr(like, n) for n in names)
+        return like if same else None
+
+    @cached_property
+    def trie(self) -> CodeTrie:
+        """The ads' paths."""
+        donor = self._donor("item_codes", "ad_value")
+        if donor and donor.num_ads == self.num_ads and donor.spec.num_codes == self.spec.num_codes:
+            return donor.trie
+        return CodeTrie(self.codes, num_codes=self.info.num_codes, ad_value=self.ad_value)
 
     @cached_property
     def sequences(self) -> SequenceBuilder:
         """The token streams of all users; unanswered impressions are thinned by a keyed draw."""
+        donor = self._donor("info", "history", "item_codes")
+        if donor:
+            return donor.sequences
         events = self.events
         request = torch.from_numpy(events["request_id"].to_numpy(copy=True))
         draw = uniform(self.info.seed, Purpose.IMPRESSION_KEPT, request).numpy()
@@ -123,56 +129,46 @@ class World:
             events[kept].reset_index(drop=True),
             item_codes=self.item_codes.numpy(),
             num_ads=self.num_ads,
-            request_context=self.request_context,
+            request_context=self.log.context,
             user_attributes=self.user_attributes,
-            preference=self._popularity,
+            preference=partial(
+                self.history.popularity, codes=self.codes.numpy(), num_codes=self.info.num_codes
+            ),
             max_tokens=self.info.max_tokens,
         )
-
-    def _popularity(self, user_id: IntArray, timestamp: IntArray) -> np.ndarray:
-        return self.history.popularity(user_id, timestamp, self.codes.numpy(), self.info.num_codes)
 
     @property
     def num_requests(self) -> int:
         """R, logged requests over all days."""
         return len(self.request_user)
 
-    @cached_property
-    def _split_days(self) -> dict[str, Int[Tensor, " D"]]:
-        info = self.info
-        last = info.num_log_days + info.num_validation_days
-        return {
-            "train": torch.arange(info.num_log_days - info.num_train_days, info.num_log_days),
-            "validation": torch.arange(info.num_log_days, last),
-            "test": torch.arange(last, info.num_days),
-        }
-
     def days(self, split: str) -> Int[Tensor, " D"]:
         """Return the days of `train`, `validation` or `test`, int64."""
-        self._check_split(split)
-        return self._split_days[split]
-
-    def _check_split(self, split: str) -> None:
-        if split not in self._split_days:
-            raise ValueError(f"split must be one of {sorted(self._split_days)}, got {split!r}")
+        info = self.info
+        last = info.num_log_days + info.num_validation_days
+        first_and_end = {
+            "test": (last, info.num_days),
+            "train": (info.num_log_days - info.num_train_days, info.num_log_days),
+            "validation": (info.num_log_days, last),
+        }
+        if split not in first_and_end:
+            raise ValueError(f"split must be one of {list(first_and_end)}, got {split!r}")
+        return torch.arange(*first_and_end[split])
 
     @cached_property
     def _splits(self) -> dict[str, Tensor]:
-        day = self.request_time // DAY_S
-        in_split = {
-            name: (day >= int(days[0])) & (day <= int(days[-1]))
-            for name, days in self._split_days.items()
-        }
-        splits = {}
-        for name, mask in in_split.items():
-            ids = torch.from_numpy(np.flatnonzero(mask))
-            legal = [self.eligible(part).any(-1) for part in ids.split(8_192)]
-            splits[name] = ids[torch.cat(legal)] if legal else ids
-        return splits
+        """Requests with a legal ad by split, as they were asked for."""
+        donor = self._donor("info", "requests", "legality")
+        return dict(donor._splits) if donor else {}
 
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return int64 ids of the `train`, `validation` or `test` requests with a legal ad."""
-        self._check_split(split)
+        if split not in self._splits:
+            days = self.days(split)
+            day = self.request_time // DAY_S
+            ids = np.flatnonzero((day >= int(days[0])) & (day <= int(days[-1])))
+            parts = torch.from_numpy(ids).split(8_192)
+            self._splits[split] = torch.cat([part[self.eligible(part).any(-1)] for part in parts])
         return self._splits[split]
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
@@ -241,7 +237,12 @@ class World:
         return self
 
     def outcome(
-        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
+        self,
+        request_id: Int[Tensor, " B"],
+        ad_id: Int[Tensor, "B K"],
+        *,
+        exact: bool = False,
+        features: Features | None = None,
     ) -> Outcome:
         """Return what the frozen rankers say of candidates.
 
@@ -249,8 +250,9 @@ class World:
             request_id: int64 [B].
             ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
             exact: Score in float64; see `FrozenRankers`. Environments do, training does not.
+            features: What `prepared` gave for these requests; None builds it.
         """
-        inputs, past = self.features(request_id)
+        inputs, past = (features or self.features)(request_id)
         shown = ad_id.clamp_min(0)
         pctr, pcvr = self.rankers(inputs, past, shown, exact=exact)
         return self.make_outcome(request_id, shown, pctr, pcvr)
@@ -272,16 +274,14 @@ class World:
         median = np.median(budget[np.unique(advertiser)])
         return torch.from_numpy(budget[advertiser] < median)
 
-    def prepared(self, request_id: Int[Tensor, " n"]) -> "World":
-        """Return this world for outcomes of one of these requests at a time, int64 [1].
+    def prepared(self, request_id: Int[Tensor, " n"]) -> Features:
+        """Return what the rankers take for one of these requests at a time, int64 [1].
 
-        What the rankers take is built for all n at once, for callers that ask one by one.
+        It is built for all n at once, for callers that ask `outcome` one by one.
         """
         if not isinstance(self.features, FeatureBuilder):
-            return self
-        other = copy.copy(self)
-        other.features = PreparedFeatures(self.features, request_id)
-        return other
+            return self.features
+        return PreparedFeatures(self.features, request_id)
 
     def make_outcome(
         self,
@@ -327,55 +327,10 @@ class World:
         # a third of the time of Outcome(...), which counts for batches of one
         return Outcome.from_tensordict(TensorDict._new_unsafe(values, batch_size=shape))
 
-    def make_outcome_logged(
-        self, pctr: Float[Tensor, " R"], pcvr: Float[Tensor, " R"], alpha: Float[Tensor, "2"]
-    ) -> Outcome:
-        """Return the outcome of all logged ads for given probabilities [R], batch [R, 1]."""
-        self.alpha = alpha
-        ids = torch.arange(self.num_requests)
-        return self.make_outcome(ids, self.request_ad[:, None], pctr[:, None], pcvr[:, None])
-
     def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return the outcome of every ad for every request, [B, N]."""
         ads = torch.arange(self.num_ads).expand(len(request_id), -1)
         return self.outcome(request_id, ads)
-
-
-def _groups(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
-    """Return [N + M, 3] disjoint group numbers of vertical, category and advertiser."""
-    columns = [
-        np.r_[ads[name].to_numpy(), organic[other].to_numpy()]
-        for name, other in (
-            ("vertical", "vertical"),
-            ("category", "category"),
-            ("advertiser", "creator"),
-        )
-    ]
-    offset = np.cumsum([0] + [int(c.max()) + 1 for c in columns[:-1]])
-    return np.stack([c + o for c, o in zip(columns, offset, strict=True)], axis=1).astype(np.int64)
-
-
-def as_seen(events: pd.DataFrame) -> pd.DataFrame:
-    """Return events at the time from which on they are part of a user's past.
-
-    Where an outcome came later than its impression, that is the time of the outcome.
-    """
-    return events.assign(timestamp=events["seen"]) if "seen" in events else events
-
-
-def _same_ad(ads: pd.DataFrame, organic: pd.DataFrame) -> IntArray:
-    """Return the ad with the same `product_id` as each ad and organic item, N for none [N + M]."""
-    items = np.r_[ads["product_id"].to_numpy(), organic["product_id"].to_numpy()]
-    found = pd.Index(ads["product_id"]).get_indexer(items)
-    return np.where(found < 0, len(ads), found).astype(np.int64)
-
-
-def _context(requests: pd.DataFrame, users: pd.DataFrame, info: WorldInfo) -> IntArray:
-    """Return [R, 4]: scene, position, hour of day, device."""
-    hour = requests["timestamp"].to_numpy() % DAY_S // 3600
-    device = users["device"].to_numpy()[requests["user_id"].to_numpy()]
-    columns = [requests["scene"].to_numpy(), requests["position"].to_numpy(), hour, device]
-    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def age_bucket(age: pd.Series) -> IntArray:
@@ -383,14 +338,5 @@ def age_bucket(age: pd.Series) -> IntArray:
     return np.digitize(age.to_numpy(), AGE_EDGES).astype(np.int64)
 
 
-def spread(x: Float[Tensor, " R"]) -> Float[Tensor, ""]:
-    """Return the standard deviation; 0 of fewer than two numbers."""
-    return x.std() if len(x) > 1 else x.new_zeros(())
-
-
-def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
-    """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (GPR Eq. 5)."""
-    of_target = torch.stack([spread(pctr), spread(pcvr)])
-    return torch.where(
-        of_target > 1e-9, 0.1 * spread(outcome_ecpm) / of_target.clamp_min(1e-9), 0.0
-    )
+def _tensor(frame: pd.DataFrame, name: str, dtype: type = np.int64) -> Tensor:
+    return torch.from_numpy(frame[name].to_numpy(dtype=dtype, copy=True))

@@ -1,6 +1,5 @@
 """Logs with propensities: what they hold, how they are written, what a damaged one says."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,7 +201,6 @@ def test_a_log_from_a_table_tells_what_another_policy_earns(world: World) -> Non
 
 
 def test_a_world_without_propensities_says_so(world: World) -> None:
-    real = copy.copy(world)
-    real.events = world.events.assign(propensity=np.nan)
+    real = world.replace(events=world.events.assign(propensity=np.nan))
     with pytest.raises(LogError, match="'tiny' has no propensity for request 5: nobody knows how"):
         log_of_world(real, torch.tensor([5, 6]))

@@ -1,6 +1,5 @@
 """AdDay-v0: the contract step by step, on a made world and on a retail panel."""
 
-import copy
 import gc
 import itertools
 import warnings
@@ -73,7 +72,7 @@ def play(env: AdDayEnv, rng: np.random.Generator) -> Iterator[Step]:
 
 def only(world: World, allow: Callable[..., torch.Tensor]) -> World:
     """Return a copy of a world where requests have no eligible ad unless `allow` says so."""
-    changed = copy.copy(world)
+    changed = world.replace()
 
     def eligible_at(user_id, timestamp, scene, template):
         legal = world.eligible_at(user_id, timestamp, scene, template)
@@ -616,7 +615,7 @@ def test_what_is_said_before_anything_happened_is_the_same_whoever_clicks(world:
 
 
 def test_a_world_that_was_played_can_be_freed(world: World) -> None:
-    mortal = copy.copy(world)
+    mortal = world.replace()
     reality_of(mortal)
     gone = weakref.ref(mortal)
     del mortal

@@ -1,6 +1,6 @@
 """AdRequest-v0: rules against brute force over the catalogue, seeds, rewards, errors, no leak."""
 
-import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator
 
@@ -175,7 +175,7 @@ def test_bad_options_are_named(world: World, options: dict, message: str) -> Non
 
 
 def test_a_request_without_eligible_ad_is_refused(world: World) -> None:
-    bare = copy.copy(world)
+    bare = world.replace()
     bare.eligible = lambda ids: torch.zeros(len(ids), world.num_ads, dtype=torch.bool)
     with pytest.raises(ValueError, match="request 3 has no eligible ad"):
         AdRequestEnv(bare).reset(options={"request_id": 3})
@@ -262,10 +262,11 @@ def test_bad_arguments_are_named(world: World) -> None:
 
 
 def test_observations_know_nothing_of_the_rankers_and_of_what_happened(world: World) -> None:
-    other = copy.copy(world)
-    other.rankers = lambda inputs, past, ads, exact: (torch.full(ads.shape, 0.5),) * 2
-    other.request_ad = torch.zeros_like(world.request_ad)
-    other.request_action = torch.zeros_like(world.request_action)
+    none = torch.zeros_like(world.request_ad)
+    other = world.replace(
+        rankers=lambda inputs, past, ads, exact: (torch.full(ads.shape, 0.5),) * 2,
+        requests=dataclasses.replace(world.requests, ad=none, action=none),
+    )
     env, changed = AdRequestEnv(world), AdRequestEnv(other)
     for seed in range(5):
         seen, _ = env.reset(seed=seed)

@@ -1,6 +1,5 @@
 """The shipped rewards by hand, and what they say where something is not known."""
 
-import copy
 import math
 
 import numpy as np
@@ -108,12 +107,9 @@ def test_a_world_knows_payment_budgets_and_who_is_small(world: World) -> None:
 
 
 def test_an_advertiser_without_a_limit_is_not_small(world: World) -> None:
-    unlimited = copy.copy(world)
-    for name in ("advertiser_budget", "_small_advertiser"):
-        vars(unlimited).pop(name, None)
     first = world.ads["advertiser"] == world.ads["advertiser"][0]
     budget = world.ads["budget"].astype("Float64").mask(first)
-    unlimited.ads = world.ads.assign(budget=budget)
+    unlimited = world.replace(ads=world.ads.assign(budget=budget))
     ads = torch.arange(world.num_ads)[None]
     small = unlimited.outcome(world.request_ids("train")[:1], ads).small_advertiser[0]
     assert not small[torch.from_numpy(first.to_numpy(copy=True))].any()

@@ -1,6 +1,5 @@
 """What a protocol shows of a world, against a loop over users."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -124,8 +123,7 @@ def test_knowledge_holds_what_was_seen_before_the_request(crowded: World) -> Non
         if not (before["seen"] >= time).any():
             continue
         checked += 1
-        past = copy.copy(crowded)
-        past.events = crowded.events[crowded.events["seen"] < time]
+        past = crowded.replace(events=crowded.events[crowded.events["seen"] < time])
         of_past = _Knowledge(replace(shown, world=past), 4).provider
         asked = torch.tensor([user]), torch.tensor([time])
         assert provider.thoughts(*asked) == of_past.thoughts(*asked)
@@ -133,8 +131,9 @@ def test_knowledge_holds_what_was_seen_before_the_request(crowded: World) -> Non
 
 
 def test_splits_without_a_click_are_named() -> None:
-    world = copy.copy(load_world("tiny"))
-    world.request_action = torch.zeros_like(world.request_action)
+    world = load_world("tiny")
+    nothing = replace(world.requests, action=torch.zeros_like(world.request_action))
+    world = world.replace(requests=nothing)
     with pytest.raises(UserError, match="'tiny' has no click or conversion on its validation days"):
         make_protocol("time", world)
     with pytest.raises(UserError, match="no user of world 'tiny' has 3 clicks or conversions"):
@@ -149,8 +148,8 @@ def test_days_without_a_request_are_named() -> None:
 
 
 def test_a_world_of_few_users_has_knowledge() -> None:
-    world = copy.copy(load_world("tiny"))
-    world.events = world.events[world.events["user_id"] < 3]
+    world = load_world("tiny")
+    world = world.replace(events=world.events[world.events["user_id"] < 3])
     known = _Knowledge(make_protocol("time", world), 16)
     assert known.of_requests(torch.arange(4)).shape == (4, 16)
 

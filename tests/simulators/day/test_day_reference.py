@@ -1,6 +1,5 @@
 """Days of traffic, request by request, against the slow `day_reference`."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from simulators.day.day import DayConfig
 from simulators.make import load_world
 from simulators.progress import silent
 from simulators.world import World
-from simulators.world.eligibility import Targeting
 from tests.references.day_reference import Ask, Distort, ReferenceDay
 
 MONEY = ("revenue", "advertiser_surplus", "gmv")
@@ -51,14 +49,12 @@ def very_often(pctr: float, pcvr: float) -> tuple[float, float]:
 
 def with_budgets(world: World, scale: float) -> World:
     """Return a copy of a world whose daily budgets are multiplied."""
-    changed = copy.copy(world)
-    changed.__dict__["advertiser_budget"] = world.advertiser_budget * scale
-    return changed
+    return world.replace(ads=world.ads.assign(budget=world.ads["budget"] * scale))
 
 
 def with_context_targets(world: World) -> World:
     """Return a copy of a world whose ads ask for hours and scenes too, few for any request."""
-    changed, rng = copy.copy(world), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     number = np.arange(world.num_ads)
     ads = world.ads.copy()
     start = np.where(number % 3 > 0, rng.integers(0, 24, len(ads)), np.nan)
@@ -68,8 +64,7 @@ def with_context_targets(world: World) -> World:
     for name in ("target_hour_start", "target_hour_end", "target_scene"):
         ads[name] = ads[name].astype("Int64")
     ads.loc[number % 7 > 0, "last_day"] = -1
-    changed.ads, changed.legality = ads, Targeting.from_ads(ads)
-    return changed
+    return world.replace(ads=ads)
 
 
 def play(

@@ -21,7 +21,7 @@ def _replayed(name: str) -> tuple[World, torch.Tensor, LiveHistory]:
     """Return a world whose token stream keeps every impression, and its last logged day, live."""
     load_world(name, progress=silent)
     world = read_world(cached_directory(name, 0))
-    world.info = replace(world.info, impression_share=1.0)
+    world = world.replace(info=replace(world.info, impression_share=1.0))
     day = world.info.num_log_days - 1
     ids = torch.from_numpy((world.request_time // DAY_S == day).nonzero()[0])
     context = torch.from_numpy(world.request_context[ids.numpy()])

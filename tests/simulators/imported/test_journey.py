@@ -151,12 +151,7 @@ def test_a_request_knows_neither_its_outcome_nor_the_future(world: World) -> Non
     was = events.loc[at, "action"]
     flipped = Action.IMPRESSION if was == Action.CONVERSION else Action.CONVERSION
     events.loc[at, "action"] = int(flipped)
-    tensors = {
-        "item_embedding": world.item_embedding,
-        "item_codes": world.item_codes,
-        "availability": world.legality.table,
-    }
-    earlier = World(world.info, world.users, world.ads, world.organic, events, tensors)
+    earlier = world.replace(events=events)
     for whole, cut in zip(world.features(request), earlier.features(request), strict=True):
         for name in ("recent_item", "recent_known", "context", "groups", "repeats"):
             if hasattr(whole, name):

@@ -89,12 +89,7 @@ def test_a_rehearsed_request_knows_nothing_of_its_own_time_or_later(world: World
         # Every later event turns into a conversion on ad 0.
         events.loc[later, "action"] = 4
         events.loc[later & (events["kind"] == 1), "item_id"] = 0
-        changed = World(
-            world.info, world.users, world.ads, world.organic, events,
-            {"item_embedding": world.item_embedding, "item_codes": world.item_codes},
-        )  # fmt: skip
-        changed.attach_rankers(world.rankers, {**world.logged, "ad_value": world.ad_value}, {})
-        after = RehearsalWorld(changed, seed=3)
+        after = RehearsalWorld(world.replace(events=events), seed=3)
         one = ids[row : row + 1]
         here, there = before.request(one), after.request(one)
         assert int(there.timestamp) == cut

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
+from simulators.world import World
 
 
 def _retrieved_by_sorting(cascade: Cascade, user: Tensor, day: Tensor, eligible: Tensor) -> Tensor:
@@ -42,3 +45,14 @@ def test_the_best_share_of_the_legal_ads_by_interest_is_ranked(seed: int) -> Non
     want = _retrieved_by_sorting(cascade, user, day, eligible)
     assert torch.equal(probability > 0, want)
     torch.testing.assert_close(probability.sum(1), want.any(1).float())
+
+
+def test_the_numbers_of_a_truth_keep_their_places_in_its_file(world: World) -> None:
+    saved = load_file(world.directory / "truth.safetensors")
+    saved["scalars"] = torch.tensor([-4.0, -3.0, 0.5, 0.25, 0.125, 0.0])
+    truth = HiddenTruth.from_tensors(saved)
+    assert (truth.click_base, truth.conversion_base, truth.match_scale) == (-4.0, -3.0, 0.5)
+    assert (truth.coarse_share, truth.fatigue) == (0.25, 0.125)
+    again = truth.tensors()
+    assert again.keys() == saved.keys()
+    assert all(torch.equal(again[name], saved[name]) for name in saved)

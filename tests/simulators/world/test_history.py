@@ -9,7 +9,7 @@ from gpr_rl.data.streams import Stream, ragged
 from gpr_rl.schema import Action
 from simulators.world.counts import CountIndex
 from simulators.world.features import PastCounts, candidate_counts, count_features
-from simulators.world.history import DAY_S, History, count_kinds
+from simulators.world.history import DAY_S, History, count_kinds, moments
 
 NUM_USERS, NUM_ADS, NUM_ORGANIC = 5, 6, 4
 
@@ -122,14 +122,14 @@ def test_looked_up_counts_are_rows_of_the_histogram(
     few = history.ad_repeats(user, time, ads)
     np.testing.assert_array_equal(few, np.take_along_axis(repeats, ads, axis=1))
     # the rankers' inputs are the same floats either way
-    past = PastCounts(history, user, time)
+    past = PastCounts(history, user, time, moments(time))
     few_ads = torch.from_numpy(ads)
     looked_up = past.of(torch.from_numpy(group), few_ads)
     many = past.of(torch.from_numpy(group), few_ads.repeat(1, 4))
     assert torch.equal(looked_up.repeat(1, 4, 1), many)
     assert past.of(torch.from_numpy(group), few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
     np.testing.assert_allclose(past.exact(ads), looked_up.numpy(), rtol=1e-6, atol=1e-7)
-    nobody = PastCounts(history, user[:0], time[:0])
+    nobody = past.part(slice(0))
     assert nobody.exact(ads[:0]).shape == (0, 5, looked_up.shape[-1])
     assert nobody.of(torch.from_numpy(group), few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
 

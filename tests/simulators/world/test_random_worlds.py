@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from envs.day import AdDayEnv, AdDayVectorEnv
-from simulators.building import build_world
+from simulators.building import Draft, build_world
 from simulators.make import make_world
 from simulators.opening import read_world
 from simulators.progress import silent
@@ -115,19 +115,16 @@ def _play(seed: int, folder: Path) -> None:
 def test_nan_embeddings_are_refused(world: World, tmp_path: Path) -> None:
     embedding = world.item_embedding.numpy().copy()
     embedding[7, 3] = np.nan
+    draft = Draft(
+        info=world.info,
+        users=world.users,
+        ads=world.ads,
+        organic=world.organic,
+        events=world.events,
+        item_embedding=embedding,
+    )
     with pytest.raises(ValueError, match=r"item_embedding .* row 7 .*nan"):
-        build_world(
-            tmp_path / "w",
-            world.info,
-            users=world.users,
-            ads=world.ads,
-            organic=world.organic,
-            events=world.events,
-            item_embedding=embedding,
-            hidden={},
-            extra={},
-            progress=silent,
-        )
+        build_world(tmp_path / "w", draft, silent)
     assert not (tmp_path / "w").exists()
 
 

@@ -1,11 +1,13 @@
 """The synthetic world: determinism, propensities, eligibility, rankers, regimes."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.isotonic import IsotonicRegression
 
 from gpr_rl.schema import Action, TokenType
@@ -17,6 +19,7 @@ from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldError
+from simulators.world.scoring import NoRankers
 from simulators.world.supervision import WindowBatches
 
 
@@ -51,6 +54,40 @@ def test_unknown_and_damaged_worlds_are_named(world: World, tmp_path) -> None:
         assert path.read_bytes() == content[:50]
         path.write_bytes(content)
     assert (whole / "ads.parquet").stat().st_mode & 0o044
+
+
+def test_a_changed_copy_shares_what_does_not_depend_on_the_change(world: World) -> None:
+    ids = world.request_ids("test")[:5]
+    doubled = world.replace(logged={**world.logged, "alpha": 2 * world.alpha})
+    same = ("history", "legality", "trie", "sequences", "log")
+    assert all(getattr(doubled, name) is getattr(world, name) for name in same)
+    assert torch.equal(doubled.outcome_all(ids).alpha, 2 * world.outcome_all(ids).alpha)
+    nobody = world.replace(ads=world.ads.assign(last_day=-1))
+    assert nobody.legality is not world.legality
+    assert nobody.history is not world.history
+    assert len(nobody.request_ids("test")) == 0
+    assert world.request_ids("test")[:5].equal(ids)
+    reversed_value = world.replace(logged={**world.logged, "ad_value": -world.ad_value})
+    assert reversed_value.trie is not world.trie
+    assert reversed_value.sequences is world.sequences
+
+
+def test_a_world_without_rankers_has_no_outcomes(world: World) -> None:
+    log = World(replace(world.parts, rankers=NoRankers(), logged={}), like=world)
+    assert log.history is world.history
+    assert not log.alpha.any()
+    with pytest.raises(RuntimeError, match="has no rankers yet"):
+        log.outcome_all(torch.arange(2))
+
+
+def test_scores_that_lack_a_part_are_named(tmp_path) -> None:
+    folder = tmp_path / "w"
+    make_world(PRESETS["tiny"], 0, folder)
+    scores = load_file(folder / "scores.safetensors")
+    del scores["alpha"]
+    save_file(scores, folder / "scores.safetensors")
+    with pytest.raises(WorldError, match=r"scores\.safetensors has no alpha$"):
+        read_world(folder)
 
 
 def test_no_user_has_two_events_in_one_second(world: World) -> None:
@@ -119,14 +156,7 @@ def test_a_request_sees_strictly_earlier_events_only(world: World) -> None:
         changed = events.copy()
         changed.loc[later & (events["kind"] == 1), "item_id"] = 0
         changed.loc[later & (events["kind"] == 1), "action"] = int(Action.CONVERSION)
-        altered = World(
-            world.info,
-            world.users,
-            world.ads,
-            world.organic,
-            changed,
-            {"item_embedding": world.item_embedding, "item_codes": world.item_codes},
-        )
+        altered = world.replace(events=changed)
         after = altered.request(torch.tensor([request]))
         assert torch.equal(after.tokens.codes[0], before.tokens.codes[b])
         assert torch.equal(after.tokens.action[0], before.tokens.action[b])
