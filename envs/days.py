@@ -22,7 +22,6 @@ from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
 from simulators.day.auction import MECHANISMS, AuctionConfig
 from simulators.day.day import DayConfig, DaySimulator
-from simulators.day.live_inputs import live_request
 from simulators.day.pacing import KINDS
 from simulators.rewards import RewardMix, RewardSpec, final_value
 from simulators.world import World
@@ -184,7 +183,7 @@ class Days:
     def _open(self, rows: Tensor) -> None:
         """Show the requests at hand; `rows` begin new paths, or await nothing after midnight."""
         simulator = self.simulator
-        self._request = live_request(self.world, simulator.moment)
+        self._request = simulator.moment.request(self.world)
         open_rows = rows & ~simulator.over
         if open_rows.any():
             legal = self.world.trie.restrict(simulator.eligible[open_rows])

@@ -23,7 +23,6 @@ from simulators.day.auction import (
 from simulators.day.budgets import Budgets
 from simulators.day.conversions import PendingConversions
 from simulators.day.live import LiveHistory, Moment
-from simulators.day.live_inputs import live_features
 from simulators.day.pacing import Pacing
 from simulators.day.reality import reality_of
 from simulators.day.traffic import draw_arrivals, traffic_of
@@ -238,7 +237,7 @@ class DaySimulator:
         """
         world, moment = self.world, self.moment.select(market)
         candidate, valid = self._candidates(market, ad_id)
-        inputs, past = live_features(world, moment)
+        inputs, past = moment.features(world)
         pctr, pcvr = world.rankers(inputs, past, candidate, exact=True)
         advertiser = world.ad_advertiser[candidate]
         row = market[:, None].expand_as(candidate)

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gpr_rl.data.streams import Stream
+from gpr_rl.data.streams import IntArray, Stream, Today
 from gpr_rl.random import Purpose, uniform
-from gpr_rl.schema import Action
+from gpr_rl.schema import Action, Request
 from simulators.day.traffic import HOUR_S, Arrivals
 from simulators.world import World
+from simulators.world.features import PastCounts, RankerInput, ranker_inputs
 from simulators.world.history import DAY_S
 
 _ORDER_BITS = 24
@@ -53,6 +54,28 @@ class Moment:
         if torch.equal(row, torch.arange(len(self.user))):
             return self
         return Moment(**{f.name: getattr(self, f.name)[row] for f in fields(self)})
+
+    def request(self, world: World) -> Request:
+        """Return what the policy may know, batch [B]; `request_id` is the number in the day."""
+        return world.request_at(self.number, *self._asked(), self.today)
+
+    def features(self, world: World) -> tuple[RankerInput, PastCounts]:
+        """Return what the rankers take."""
+        asked = self._asked()
+        return ranker_inputs(world.history, world.user_attributes, *asked, self.today)
+
+    def past(self, world: World) -> PastCounts:
+        """Return the counts of what the users did before."""
+        return PastCounts(world.history, self.user.numpy(), self.midnight.numpy(), self.today)
+
+    def _asked(self) -> tuple[IntArray, IntArray, IntArray]:
+        return self.user.numpy(), self.time.numpy(), self.context.numpy()
+
+    @property
+    def today(self) -> Today:
+        """What the users did today."""
+        names = ("midnight", "item", "action", "event_time", "event_context", "kept", "known")
+        return Today(*(getattr(self, name).numpy() for name in names))
 
 
 class LiveHistory:

@@ -7,21 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
 from simulators.rankers.network import Calibration, RankerConfig, Rankers
 from simulators.world import World
-from simulators.world.features import MAX_LOOKED_UP, PastCounts, RankerInput
+from simulators.world.features import RankerInput
 from simulators.world.scoring import Counts
-
-
-def _exact_counts(past: Counts, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
-    if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
-        return past.exact(ad_id.numpy())
-    return past.of(group, ad_id).double().numpy()
 
 
 class FrozenRankers(nn.Module):
@@ -59,9 +52,8 @@ class FrozenRankers(nn.Module):
                 is in the batch (float32 sums differ by some 1e-6 between batch sizes).
         """
         if exact:
-            ads = ad_id.numpy()
-            exact_counts = _exact_counts(past, self.rankers.group, ad_id)
-            exactly = self._exact(inputs, exact_counts, ads)
+            counts = past.exact(self.rankers.group, ad_id)
+            exactly = self._exact(inputs, counts, ad_id.numpy())
             probability = torch.from_numpy(exactly.astype(np.float32))
         else:
             with torch.no_grad():

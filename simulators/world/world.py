@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
 from gpr_rl.data.sequences import SequenceBuilder
-from gpr_rl.data.streams import IntArray
+from gpr_rl.data.streams import IntArray, Today
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
@@ -129,8 +130,11 @@ class World:
             max_tokens=self.info.max_tokens,
         )
 
-    def _popularity(self, user_id: IntArray, timestamp: IntArray) -> np.ndarray:
-        return self.history.popularity(user_id, timestamp, self.codes.numpy(), self.info.num_codes)
+    def _popularity(
+        self, user_id: IntArray, timestamp: IntArray, today: Today | None
+    ) -> NDArray[np.float32]:
+        codes, num_codes = self.codes.numpy(), self.info.num_codes
+        return self.history.popularity(user_id, timestamp, codes, num_codes, today)
 
     @property
     def num_requests(self) -> int:
@@ -178,15 +182,34 @@ class World:
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return what the policy may know of requests `request_id`, int64 [B]."""
         ids = request_id.numpy()
-        user, time = self.request_user[ids], self.request_time[ids]
-        tokens, _ = self.sequences.tokens(user, time, self.request_context[ids])
+        asked = (x[ids] for x in (self.request_user, self.request_time, self.request_context))
+        return self.request_at(request_id, *asked)
+
+    def request_at(
+        self,
+        request_id: Int[Tensor, " B"],
+        user_id: IntArray,
+        timestamp: IntArray,
+        context: IntArray,
+        today: Today | None = None,
+    ) -> Request:
+        """Return what the policy may know of requests that need not be in the log.
+
+        Args:
+            request_id: int64 [B].
+            user_id: int64 [B].
+            timestamp: int64 [B], seconds since day 0.
+            context: int64 [B, C].
+            today: Of a day in progress: what follows the events before `today.since`.
+        """
+        tokens, _ = self.sequences.tokens(user_id, timestamp, context, today)
         return Request(
             request_id=request_id,
-            user_id=torch.from_numpy(user),
-            timestamp=torch.from_numpy(time),
+            user_id=torch.from_numpy(user_id),
+            timestamp=torch.from_numpy(timestamp),
             tokens=tokens,
             popularity=tokens.preference,  # set at the request itself, so it is P_l(t) of Eq. 6
-            batch_size=[len(ids)],
+            batch_size=[len(user_id)],
         )
 
     def eligibility_key(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -115,7 +115,7 @@ def test_looked_up_counts_are_rows_of_the_histogram(
     got = history.group_counts(user, time, groups)
     np.testing.assert_array_equal(got, want)
     assert got.dtype == np.int64
-    assert want[..., [0, 1, 2, 3, 5, 6, 7]].any(axis=(0, 1)).all()
+    assert want.any(axis=(0, 1)).all()
     ads = rng.integers(0, NUM_ADS, (300, 5))
     repeats = history.repeats(user, time)
     assert repeats is not None
@@ -123,15 +123,17 @@ def test_looked_up_counts_are_rows_of_the_histogram(
     np.testing.assert_array_equal(few, np.take_along_axis(repeats, ads, axis=1))
     # the rankers' inputs are the same floats either way
     past = PastCounts(history, user, time)
-    few_ads = torch.from_numpy(ads)
-    looked_up = past.of(torch.from_numpy(group), few_ads)
-    many = past.of(torch.from_numpy(group), few_ads.repeat(1, 4))
+    few_ads, groups_of = torch.from_numpy(ads), torch.from_numpy(group)
+    looked_up = past.of(groups_of, few_ads)
+    many = past.of(groups_of, few_ads.repeat(1, 4))
     assert torch.equal(looked_up.repeat(1, 4, 1), many)
-    assert past.of(torch.from_numpy(group), few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
-    np.testing.assert_allclose(past.exact(ads), looked_up.numpy(), rtol=1e-6, atol=1e-7)
+    assert past.of(groups_of, few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
+    np.testing.assert_allclose(
+        past.exact(groups_of, few_ads), looked_up.numpy(), rtol=1e-6, atol=1e-7
+    )
     nobody = PastCounts(history, user[:0], time[:0])
-    assert nobody.exact(ads[:0]).shape == (0, 5, looked_up.shape[-1])
-    assert nobody.of(torch.from_numpy(group), few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
+    assert nobody.exact(groups_of, few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
+    assert nobody.of(groups_of, few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
 
 
 def test_counts_of_a_log_without_events() -> None:
