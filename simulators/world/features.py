@@ -113,7 +113,8 @@ class PastCounts:
         if few or self.today is not None:
             ads = ad_id.numpy()
             counts, repeats = self._looked_up(ads)
-            own = count_features(torch.from_numpy(counts)).view(*ads.shape, -1)
+            own = count_features(torch.from_numpy(counts))
+            own = own.view(*ads.shape, 3 * NUM_COUNT_FEATURES)
             taken = None if repeats is None else torch.from_numpy(repeats)
         else:
             own = candidate_counts(self.groups, group, ad_id)
