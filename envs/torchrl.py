@@ -5,7 +5,7 @@ Dims: B rows, N ads, L levels, V codes per level.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase
 
-from envs.arguments import row_seeds
-from envs.days import Days, day_rules
-from envs.engine import Arrays, Engine
-from envs.episodes import Episodes
+from envs.arguments import positive_integer, row_seeds
+from envs.days import DayArguments, Days
+from envs.engine import Arrays, Engine, Settings
+from envs.requests import Episodes
 from envs.spaces import Field, observation_fields
-from simulators.make import load_world
-from simulators.rewards import RewardSpec
 from simulators.world import World
 
 _ENDS = ("done", "terminated", "truncated")
@@ -154,39 +152,23 @@ class AdRequestTorchEnv(TorchEnv):
         world: str | Path | World = "tiny",
         batch_size: Sequence[int] | torch.Size | int = (1024,),
         *,
-        reward: RewardSpec = None,
-        split: str = "train",
         seed: int = 0,
-        illegal_reward: float = -1.0,
-        strict: bool = False,
-        world_seed: int = 0,
         device: torch.device | str | int | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         """Load the world (once per process) and declare the specs.
 
         Args:
             world: A name, a world's directory, or a `World`.
             batch_size: [B].
-            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
-            split: `train`, `validation` or `test`.
             seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: RewardSpec of an illegal code, which ends the row's episode.
-            strict: Raise `IllegalActionError` at an illegal code instead.
-            world_seed: Of a named world.
             device: Of the TensorDicts. The world itself works on the CPU.
+            settings: As `AdRequestEnv` takes them: `reward`, `split`, ...
 
         Raises:
-            ValueError: A batch size that is not one positive number; an unknown split.
+            ValueError: A batch size that is not one positive number; another wrong argument.
         """
-        engine = Episodes(
-            load_world(world, seed=world_seed),
-            _num_rows(batch_size),
-            reward=reward,
-            split=split,
-            illegal_reward=illegal_reward,
-            strict=strict,
-        )
-        super().__init__(engine, seed, device)
+        super().__init__(Episodes(world, _num_rows(batch_size), **settings), seed, device)
 
 
 class AdDayTorchEnv(TorchEnv):
@@ -200,49 +182,30 @@ class AdDayTorchEnv(TorchEnv):
         world: str | Path | World = "tiny",
         batch_size: Sequence[int] | torch.Size | int = (64,),
         *,
-        reward: RewardSpec = None,
-        split: str = "train",
         seed: int = 0,
-        illegal_reward: float = -1.0,
-        strict: bool = False,
-        world_seed: int = 0,
         device: torch.device | str | int | None = None,
-        **rules: Any,
+        **arguments: Unpack[DayArguments],
     ) -> None:
         """Load the world (once per process) and declare the specs.
 
         Args:
             world: A name, a world's directory, or a `World`.
             batch_size: [B].
-            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
-            split: `train`, `validation` or `test`.
             seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: RewardSpec of an illegal code; the request stays unfilled.
-            strict: Raise `IllegalActionError` at an illegal code instead.
-            world_seed: Of a named world.
             device: Of the TensorDicts. The world itself works on the CPU.
-            rules: Of the day, as `AdDayEnv` takes them: `auction`, `num_slots`, `pacing`, ...
+            arguments: As `AdDayEnv` takes them: `reward`, `split`, `auction`, ...
 
         Raises:
-            ValueError: A batch size that is not one positive number; an unknown split.
+            ValueError: A batch size that is not one positive number; another wrong argument.
         """
-        engine = Days(
-            load_world(world, seed=world_seed),
-            _num_rows(batch_size),
-            reward=reward,
-            split=split,
-            illegal_reward=illegal_reward,
-            strict=strict,
-            config=day_rules(**rules),
-        )
-        super().__init__(engine, seed, device)
+        super().__init__(Days(world, _num_rows(batch_size), **arguments), seed, device)
 
 
 def _num_rows(batch_size: Sequence[int] | torch.Size | int) -> int:
-    size = torch.Size([batch_size] if isinstance(batch_size, int) else batch_size)
-    if len(size) != 1 or size[0] < 1:
-        raise ValueError(f"batch_size must be one positive number, [B], got {list(size)}")
-    return size[0]
+    sizes = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size]
+    if len(sizes) != 1 or isinstance(batch_size, str):
+        raise ValueError(f"batch_size must be one positive number, [B], got {batch_size!r}")
+    return positive_integer("batch_size", sizes[0])
 
 
 def _as_numpy(value: Any) -> Any:

@@ -26,7 +26,8 @@ from envs import (
 )
 from envs.check import sampled_actions
 from envs.check.differences import find_shared_memory
-from envs.episodes import SPLIT_ROOTS, IllegalActionError
+from envs.choices import IllegalActionError
+from envs.engine import SPLIT_ROOTS
 from gpr_rl.random import Purpose, random_bits
 from simulators.day.reality import reality_of
 from simulators.day.traffic import draw_arrivals, traffic_of

@@ -11,7 +11,7 @@ from torchrl.envs import ActionMask, Compose, RewardSum, StepCounter, Transforme
 from torchrl.envs.utils import check_env_specs
 
 from envs import AdRequestEnv, AdRequestTorchEnv, request_from_observation
-from envs.episodes import IllegalActionError
+from envs.choices import IllegalActionError
 from gpr_rl.decoding import beam_search
 from simulators.rewards import Outcome
 from simulators.world import World

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from envs import AdRequestEnv, AdRequestVectorEnv, check_vector_env
 from envs.check import sampled_actions
-from envs.episodes import IllegalActionError
+from envs.choices import IllegalActionError
 from envs.render import AuctionView
 from envs.spaces import observation_space
 from envs.vector import VectorEnv

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from envs.days import Days, day_rules
-from envs.episodes import SPLIT_ROOTS
+from envs.engine import SPLIT_ROOTS
 from gpr_rl.random import Purpose, uniform
 from simulators.day.conversions import PendingConversions
 from simulators.day.day import DayConfig
