@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.arguments import integer, one_of, real, reals
-from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, only_option
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import AuctionView, LastAuctions
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
@@ -141,11 +141,11 @@ class Days(Engine):
             ValueError: Another option, or a day without requests.
         """
         chosen = self._mask(rows) if self._request is not None else self._mask(None)
-        wanted = only_option(options, "day")
+        options = checked_options(options, "day")
         draw = uniform(self.simulator.root, Purpose.DAY, self._seed, self._episode)
         day = self.days[(draw * len(self.days)).long()]
-        if wanted is not None:
-            day = self._check_days(wanted)
+        if "day" in options:
+            day = self._check_days(options["day"])
         self.simulator.begin(chosen, self._seed, self._episode, day)
         self._episode = self._episode + chosen.long()
         fresh = chosen.numpy()

@@ -3,6 +3,7 @@
 Dims: B rows (independent environments), N ads, L levels, V codes per level.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,8 @@ class Engine(ABC):
         self.reward = RewardMix.of(reward)
         self.split = one_of("split", split, tuple(SPLIT_ROOTS))
         self.illegal_reward = real("illegal_reward", illegal_reward)
+        if not math.isfinite(self.illegal_reward):
+            raise ValueError(f"illegal_reward must be finite, got {self.illegal_reward}")
         self.strict = flag("strict", strict)
         self._choices = Choices(self.world.trie, num_rows)
         self.terminated = np.zeros(num_rows, dtype=np.bool_)
@@ -136,8 +139,9 @@ class Engine(ABC):
         """Return bool [B, N], the ads that each row's user may see now."""
 
 
-def only_option(options: Mapping[str, Any] | None, name: str) -> Any:
-    """Return the option of that name, or None; ValueError where there is another."""
-    if set(options or {}) - {name}:
-        raise ValueError(f"options may hold {name!r} only, got {sorted(options or {})}")
-    return (options or {}).get(name)
+def checked_options(options: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """Return the options of a reset; ValueError where there is another than `name`."""
+    options = options or {}
+    if set(options) - {name}:
+        raise ValueError(f"options may hold {name!r} only, got {sorted(options)}")
+    return options

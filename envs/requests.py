@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from envs.arguments import integer
-from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, only_option
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
 from gpr_rl.decoding.trie import LegalTrie
@@ -120,9 +120,9 @@ class Episodes(Engine):
         if rows is not None and (self._requests is None or rows.all()):
             rows = None
         chosen = slice(None) if rows is None else rows
-        wanted = only_option(options, "request_id")
-        if wanted is not None:
-            ids = self._check_request_ids(wanted, chosen)
+        options = checked_options(options, "request_id")
+        if "request_id" in options:
+            ids = self._check_request_ids(options["request_id"], chosen)
             requests = _Requests.of(self.world, ids, singly=False)
             self._ahead = self._ahead[1:]
         elif self.num_rows == 1:

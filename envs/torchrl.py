@@ -203,9 +203,13 @@ class AdDayTorchEnv(TorchEnv):
 
 def _num_rows(batch_size: Sequence[int] | torch.Size | int) -> int:
     sizes = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size]
-    if len(sizes) != 1 or isinstance(batch_size, str):
-        raise ValueError(f"batch_size must be one positive number, [B], got {batch_size!r}")
-    return positive_integer("batch_size", sizes[0])
+    try:
+        (size,) = sizes
+        return positive_integer("batch_size", size)
+    except ValueError:
+        raise ValueError(
+            f"batch_size must be one positive number, [B], got {batch_size!r}"
+        ) from None
 
 
 def _as_numpy(value: Any) -> Any:

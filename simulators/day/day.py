@@ -4,7 +4,7 @@ Dims: M markets, B requests (of different markets), K candidates of an auction, 
 P conversions on their way, A advertisers, N ads.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from simulators.day.auction import (
     run_auction,
 )
 from simulators.day.budgets import Budgets
-from simulators.day.conversions import PendingConversions
+from simulators.day.conversions import Conversions, PendingConversions
 from simulators.day.live import LiveHistory, Moment
 from simulators.day.pacing import Pacing
 from simulators.day.reality import reality_of
@@ -103,7 +103,7 @@ class DaySimulator:
         self.live = LiveHistory(world, num_markets, config.auction.num_slots)
         self.budgets = Budgets(world.advertiser_budget, num_markets)
         self.pacing = Pacing(config.pacing, world.advertiser_budget, num_markets)
-        self._pending = PendingConversions(num_markets)
+        self._pending = PendingConversions()
         self._effect = torch.tensor(config.auction.effects(), dtype=torch.float64)
         logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
         shown = torch.bincount(world.request_ad[logged], minlength=world.num_ads)
@@ -300,36 +300,26 @@ class DaySimulator:
         self._add(market, revenue=paid, advertiser_surplus=surplus, user_value=clicks)
         at = clicked.nonzero().unbind(1)
         if len(at[0]):
-            self._await_conversions(
-                market[at[0]], at[1], moment.time[at[0]], shown[at], auction.price[at], pcvr[at]
+            click = Conversions(
+                market=market[at[0]],
+                number=moment.number[at[0]],
+                slot=at[1],
+                ad_id=shown[at],
+                price=auction.price[at],
+                time=moment.time[at[0]],
             )
+            self._await_conversions(click, pcvr[at])
         return shown, clicks, paid
 
-    def _await_conversions(
-        self,
-        market: Tensor,
-        slot: Tensor,
-        clicked_at: Tensor,
-        ad_id: Tensor,
-        price: Tensor,
-        pcvr: Tensor,
-    ) -> None:
-        """Draw which of C clicks convert and when; at once in worlds without clicks. [C] each."""
-        number = self.number[market]
-        keys = self.seed[market], self.episode[market], number, slot
+    def _await_conversions(self, click: Conversions, pcvr: Tensor) -> None:
+        """Draw which of C clicks convert and when; at once in worlds without clicks."""
+        keys = self.seed[click.market], self.episode[click.market], click.number, click.slot
         converts = uniform(self.root, Purpose.CONVERSION, *keys) < _decided(pcvr)
         draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys)
         mean = self.config.conversion_delay_s if self.world.info.has_clicks else 0.0
         delay = (-mean * torch.log(draw)).ceil().clamp_max(_MAX_DELAY_S).long()
         counts = converts & (delay <= self.config.attribution_window_s)
-        self._pending.add(
-            market[counts],
-            time=(clicked_at + delay)[counts],
-            number=number[counts],
-            slot=slot[counts],
-            ad_id=ad_id[counts],
-            price=price[counts],
-        )
+        self._pending.add(replace(click, time=click.time + delay).rows(counts))
 
     def _book_conversions(self, rows: Tensor, ended: Tensor) -> None:
         """Book the conversions of `rows` up to the request at hand, or midnight where it ended."""
