@@ -24,8 +24,12 @@ from simulators.day.pacing import KINDS
 from simulators.rewards import final_value
 from simulators.world import World
 
-_NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
-_COUNTS = ("ad_id", "slot", "answered_request_id")
+_BLANK = {
+    **dict.fromkeys(("pctr", "pcvr", "ecpm", "final_value", "price", "charge"), np.float32(0)),
+    **dict.fromkeys(("ad_id", "slot", "answered_request_id"), np.int64(-1)),
+    "clicked": np.bool_(False),
+}
+"""What a report holds between the ends of requests, beside `components`."""
 _AUCTION = ("num_slots", "reserve_cpm", "position_effect")
 
 
@@ -118,9 +122,7 @@ class Days(Engine):
         self._episode = torch.zeros(num_rows, dtype=torch.int64)
         self._open_clicks = np.zeros(num_rows, dtype=np.int64)
         self._request: Request | None = None
-        self._report: Arrays = {name: np.zeros(num_rows, dtype=np.float32) for name in _NUMBERS}
-        self._report |= {name: np.full(num_rows, -1, dtype=np.int64) for name in _COUNTS}
-        self._report["clicked"] = np.zeros(num_rows, dtype=np.bool_)
+        self._report: Arrays = {name: np.full(num_rows, value) for name, value in _BLANK.items()}
         self._report["components"] = {
             name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
         }
@@ -241,11 +243,8 @@ class Days(Engine):
 
     def _blank_report(self, rows: NDArray[np.bool_]) -> None:
         report = self._report
-        for name in _NUMBERS:
-            report[name][rows] = 0.0
-        for name in _COUNTS:
-            report[name][rows] = -1
-        report["clicked"][rows] = False
+        for name, value in _BLANK.items():
+            report[name][rows] = value
         for component in report["components"].values():
             component[rows] = 0.0
 

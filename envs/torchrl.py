@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 
 from envs.arguments import positive_integer, row_seeds
 from envs.days import DayArguments, Days
-from envs.engine import Arrays, Engine, Settings
+from envs.engine import Arrays
 from envs.requests import Episodes
 from envs.spaces import Field, observation_fields
 from simulators.world import World
@@ -28,7 +28,7 @@ _ENDS = ("done", "terminated", "truncated")
 
 
 class TorchEnv(EnvBase):
-    """B rows of an engine behind TorchRL's interface; the subclasses say what is played.
+    """B rows of an engine behind TorchRL's interface; the subclasses say of which.
 
     A TensorDict holds, next to `action`, `reward`, `done`, `terminated` and `truncated`:
 
@@ -54,11 +54,33 @@ class TorchEnv(EnvBase):
 
     batch_locked = True
 
+    engine_class: type[Any]
+    default_batch_size: int
+
     def __init__(
-        self, engine: Engine, seed: int, device: torch.device | str | int | None = None
+        self,
+        world: str | Path | World = "tiny",
+        batch_size: Sequence[int] | torch.Size | int | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device | str | int | None = None,
+        **arguments: Unpack[DayArguments],
     ) -> None:
-        """Declare the specs and seed row i with `seed` + i."""
-        super().__init__(device=device, batch_size=torch.Size([engine.num_rows]))
+        """Load the world (once per process) and declare the specs.
+
+        Args:
+            world: A name, a world's directory, or a `World`.
+            batch_size: [B]; None: `default_batch_size`.
+            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
+            device: Of the TensorDicts. The world itself works on the CPU.
+            arguments: As the Gymnasium environment takes them: `reward`, `split`, ...
+
+        Raises:
+            ValueError: A batch size that is not one positive number; another wrong argument.
+        """
+        size = self.default_batch_size if batch_size is None else _num_rows(batch_size)
+        engine = self.engine_class(world, size, **arguments)
+        super().__init__(device=device, batch_size=torch.Size([size]))
         self.world, self._engine = engine.world, engine
         self._make_specs()
         self._set_seed(seed)
@@ -147,28 +169,8 @@ class AdRequestTorchEnv(TorchEnv):
     `ids`, int64 [B].
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        batch_size: Sequence[int] | torch.Size | int = (1024,),
-        *,
-        seed: int = 0,
-        device: torch.device | str | int | None = None,
-        **settings: Unpack[Settings],
-    ) -> None:
-        """Load the world (once per process) and declare the specs.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            batch_size: [B].
-            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            device: Of the TensorDicts. The world itself works on the CPU.
-            settings: As `AdRequestEnv` takes them: `reward`, `split`, ...
-
-        Raises:
-            ValueError: A batch size that is not one positive number; another wrong argument.
-        """
-        super().__init__(Episodes(world, _num_rows(batch_size), **settings), seed, device)
+    engine_class = Episodes
+    default_batch_size = 1024
 
 
 class AdDayTorchEnv(TorchEnv):
@@ -177,28 +179,8 @@ class AdDayTorchEnv(TorchEnv):
     `reset(day=d)` plays day d, an integer or int64 [B].
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        batch_size: Sequence[int] | torch.Size | int = (64,),
-        *,
-        seed: int = 0,
-        device: torch.device | str | int | None = None,
-        **arguments: Unpack[DayArguments],
-    ) -> None:
-        """Load the world (once per process) and declare the specs.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            batch_size: [B].
-            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            device: Of the TensorDicts. The world itself works on the CPU.
-            arguments: As `AdDayEnv` takes them: `reward`, `split`, `auction`, ...
-
-        Raises:
-            ValueError: A batch size that is not one positive number; another wrong argument.
-        """
-        super().__init__(Days(world, _num_rows(batch_size), **arguments), seed, device)
+    engine_class = Days
+    default_batch_size = 64
 
 
 def _num_rows(batch_size: Sequence[int] | torch.Size | int) -> int:
