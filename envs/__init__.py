@@ -6,11 +6,10 @@ import gymnasium
 
 if TYPE_CHECKING:
     from envs.check import check_vector_env
-    from envs.day import AdDayEnv, AdDayVectorEnv
-    from envs.request import AdRequestEnv
+    from envs.gym import AdDayEnv, AdRequestEnv
     from envs.spaces import request_from_observation
     from envs.torchrl import AdDayTorchEnv, AdRequestTorchEnv
-    from envs.vector import AdRequestVectorEnv
+    from envs.vector import AdDayVectorEnv, AdRequestVectorEnv
 
 __all__ = [
     "AdDayEnv",
@@ -25,18 +24,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdDayEnv": "envs.day",
+    "AdDayEnv": "envs.gym",
     "AdDayTorchEnv": "envs.torchrl",
-    "AdDayVectorEnv": "envs.day",
-    "AdRequestEnv": "envs.request",
+    "AdDayVectorEnv": "envs.vector",
+    "AdRequestEnv": "envs.gym",
     "AdRequestTorchEnv": "envs.torchrl",
     "AdRequestVectorEnv": "envs.vector",
     "check_vector_env": "envs.check",
     "request_from_observation": "envs.spaces",
 }
 _ENTRY_POINTS = {
-    "gpr_rl/AdDay-v0": ("envs.day:AdDayEnv", "envs.day:AdDayVectorEnv"),
-    "gpr_rl/AdRequest-v0": ("envs.request:AdRequestEnv", "envs.vector:AdRequestVectorEnv"),
+    "gpr_rl/AdDay-v0": ("envs.gym:AdDayEnv", "envs.vector:AdDayVectorEnv"),
+    "gpr_rl/AdRequest-v0": ("envs.gym:AdRequestEnv", "envs.vector:AdRequestVectorEnv"),
 }
 """Id -> the single environment and the vector environment."""
 

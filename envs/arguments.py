@@ -21,9 +21,11 @@ _as_integers = np.frompyfunc(operator.index, 1, 1)
 def integer(name: str, value: object) -> int:
     """Return a Python or numpy integer as int; ValueError for anything else."""
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+        pass
+    raise ValueError(f"{name} must be an integer, got {value!r}")
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -32,6 +34,13 @@ def positive_integer(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Return True or False; ValueError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def real(name: str, value: object) -> float:

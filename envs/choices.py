@@ -103,9 +103,7 @@ class Choices:
 
     def close(self, rows: Rows = None) -> None:
         """Let `rows` await no choice; their paths stay."""
-        index = slice(None) if rows is None else np.flatnonzero(rows)
-        self.awaiting[index] = False
-        self.legal_mask[index] = True
+        self._end(slice(None) if rows is None else np.flatnonzero(rows))
 
     def step(
         self,
@@ -177,7 +175,7 @@ class Choices:
             f" legal: {np.flatnonzero(self.legal_mask[row]).tolist()}"
         )
 
-    def _end(self, index: NDArray[np.int64]) -> None:
+    def _end(self, index: NDArray[np.int64] | slice) -> None:
         self.awaiting[index] = False
         self.legal_mask[index] = True
 

@@ -3,8 +3,9 @@
 Dims: B rows (days in markets of their own), N ads, L levels, V codes per level.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,35 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.arguments import integer, one_of, real, reals
-from envs.choices import Choices
-from envs.engine import Arrays
-from envs.episodes import SPLIT_ROOTS
-from envs.last_auctions import LastAuctions
-from envs.render import AuctionView
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
+from envs.render import AuctionView, LastAuctions
 from envs.spaces import request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
 from simulators.day.auction import MECHANISMS, AuctionConfig
 from simulators.day.day import DayConfig, DaySimulator
-from simulators.day.live_inputs import live_request
 from simulators.day.pacing import KINDS
-from simulators.rewards import RewardMix, RewardSpec, final_value
+from simulators.rewards import final_value
 from simulators.world import World
 
-_NUMBERS = ("pctr", "pcvr", "ecpm", "final_value", "price", "charge")
-_COUNTS = ("ad_id", "slot", "answered_request_id")
+_BLANK = {
+    **dict.fromkeys(("pctr", "pcvr", "ecpm", "final_value", "price", "charge"), np.float32(0)),
+    **dict.fromkeys(("ad_id", "slot", "answered_request_id"), np.int64(-1)),
+    "clicked": np.bool_(False),
+}
+"""What a report holds between the ends of requests, beside `components`."""
 _AUCTION = ("num_slots", "reserve_cpm", "position_effect")
-_WHOLE = ("num_slots", "num_rivals", "num_requests")
-_REAL = ("reserve_cpm", "conversion_delay_s", "attribution_window_s")
-_RULES = (
-    "auction",
-    *_AUCTION,
-    "num_rivals",
-    "pacing",
-    "num_requests",
-    "conversion_delay_s",
-    "attribution_window_s",
-)
+
+
+class DayArguments(Settings, total=False):
+    """What environments of days take: `Settings`, and the rules of the day (`DayConfig`)."""
+
+    auction: str
+    num_slots: int
+    reserve_cpm: float
+    position_effect: Sequence[float] | None
+    num_rivals: int
+    pacing: str
+    num_requests: int | None
+    conversion_delay_s: float
+    attribution_window_s: float
+
+
+_RULES: dict[str, Callable[[str, Any], Any]] = {
+    "auction": lambda name, value: one_of(name, value, MECHANISMS),
+    "num_slots": integer,
+    "reserve_cpm": real,
+    "position_effect": lambda name, value: None if value is None else reals(name, value),
+    "num_rivals": integer,
+    "pacing": lambda name, value: one_of(name, value, KINDS),
+    "num_requests": lambda name, value: None if value is None else integer(name, value),
+    "conversion_delay_s": real,
+    "attribution_window_s": real,
+}
+"""Argument -> what checks it."""
 
 
 def day_rules(**rules: Any) -> DayConfig:
@@ -56,26 +74,15 @@ def day_rules(**rules: Any) -> DayConfig:
         raise TypeError(
             f"unexpected keyword argument {unknown[0]!r}; rules of a day: {', '.join(_RULES)}"
         )
-    if rules.get("num_requests", 0) is None:
-        del rules["num_requests"]
-    for name in _WHOLE:
-        if name in rules:
-            rules[name] = integer(name, rules[name])
-    for name in _REAL:
-        if name in rules:
-            rules[name] = real(name, rules[name])
-    if "pacing" in rules:
-        one_of("pacing", rules["pacing"], KINDS)
+    rules = {name: _RULES[name](name, value) for name, value in rules.items()}
     auction = {name: rules.pop(name) for name in _AUCTION if name in rules}
     if "auction" in rules:
-        auction["mechanism"] = one_of("auction", rules.pop("auction"), MECHANISMS)
-    if auction.get("position_effect") is not None:
-        auction["position_effect"] = reals("position_effect", auction["position_effect"])
+        auction["mechanism"] = rules.pop("auction")
     return DayConfig(auction=AuctionConfig(**auction), **rules)
 
 
-class Days:
-    """An `Engine` whose episodes are days; rows end at midnight, by truncation.
+class Days(Engine):
+    """Episodes are days; rows end at midnight, by truncation.
 
     Every request that some ad may answer is one path of L codes; the ad enters the auction, and
     the next such request is opened. See `AdDayEnv` for the rules as users see them.
@@ -83,52 +90,43 @@ class Days:
 
     def __init__(
         self,
-        world: World,
+        world: str | Path | World,
         num_rows: int,
         *,
-        reward: RewardSpec = None,
-        split: str = "train",
-        illegal_reward: float = -1.0,
-        strict: bool = False,
         config: DayConfig | None = None,
+        **arguments: Unpack[DayArguments],
     ) -> None:
-        """Start without days; call `seed`, then `reset`.
+        """Start without days.
+
+        Args:
+            world: A name, a world's directory, or a `World`.
+            num_rows: B.
+            config: The rules, if not among the arguments.
+            arguments: See `DayArguments`.
 
         Raises:
-            ValueError: An unknown split, or one without a day that has requests.
+            ValueError: A wrong argument, or a split without a day that has requests.
+            TypeError: An argument that is none.
         """
-        self.world, self.num_rows = world, num_rows
-        self.reward = RewardMix.of(reward)
-        self.illegal_reward, self.strict = float(illegal_reward), strict
-        days = world.days(split)
-        self.simulator = DaySimulator(world, num_rows, config or DayConfig(), SPLIT_ROOTS[split])
-        self.days = self.simulator.playable(days)
+        given: dict[str, Any] = {**arguments}
+        settings: Any = {key: given.pop(key) for key in Settings.__annotations__ if key in given}
+        rules = day_rules(**given)
+        super().__init__(world, num_rows, **settings)
+        self.simulator = DaySimulator(
+            self.world, num_rows, config or rules, SPLIT_ROOTS[self.split]
+        )
+        self.days = self.simulator.playable(self.world.days(self.split))
         if len(self.days) == 0:
-            raise ValueError(f"split {split!r} of this world has no day with requests")
-        self._choices = Choices(world.trie, num_rows)
+            raise ValueError(f"split {self.split!r} of this world has no day with requests")
         self._seed = torch.zeros(num_rows, dtype=torch.int64)
         self._episode = torch.zeros(num_rows, dtype=torch.int64)
-        no = np.zeros(num_rows, dtype=np.bool_)
-        self.terminated, self.truncated, self.reported = no, no.copy(), no.copy()
-        self._illegal, self._open_clicks = no.copy(), np.zeros(num_rows, dtype=np.int64)
+        self._open_clicks = np.zeros(num_rows, dtype=np.int64)
         self._request: Request | None = None
-        self._report: Arrays = {name: np.zeros(num_rows, dtype=np.float32) for name in _NUMBERS}
-        self._report |= {name: np.full(num_rows, -1, dtype=np.int64) for name in _COUNTS}
-        self._report["clicked"] = no.copy()
+        self._report: Arrays = {name: np.full(num_rows, value) for name, value in _BLANK.items()}
         self._report["components"] = {
             name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
         }
         self._last = LastAuctions(num_rows)
-
-    @property
-    def awaiting(self) -> NDArray[np.bool_]:
-        """[B], True where a choice is due."""
-        return self._choices.awaiting
-
-    @property
-    def legal_mask(self) -> NDArray[np.bool_]:
-        """[B, V], what may be chosen; all True where no choice is due."""
-        return self._choices.legal_mask
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the streams of `rows` (None: all) anew."""
@@ -145,9 +143,7 @@ class Days:
             ValueError: Another option, or a day without requests.
         """
         chosen = self._mask(rows) if self._request is not None else self._mask(None)
-        options = options or {}
-        if set(options) - {"day"}:
-            raise ValueError(f"options may hold 'day' only, got {sorted(options)}")
+        options = checked_options(options, "day")
         draw = uniform(self.simulator.root, Purpose.DAY, self._seed, self._episode)
         day = self.days[(draw * len(self.days)).long()]
         if "day" in options:
@@ -184,7 +180,7 @@ class Days:
     def _open(self, rows: Tensor) -> None:
         """Show the requests at hand; `rows` begin new paths, or await nothing after midnight."""
         simulator = self.simulator
-        self._request = live_request(self.world, simulator.moment)
+        self._request = simulator.moment.request(self.world)
         open_rows = rows & ~simulator.over
         if open_rows.any():
             legal = self.world.trie.restrict(simulator.eligible[open_rows])
@@ -195,12 +191,7 @@ class Days:
     def step(
         self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Choose the next code of `rows`; rows whose day is over stay so and get 0.
-
-        Raises:
-            ValueError: An action outside [0, V).
-            IllegalActionError: An illegal action, if `strict`; nothing has changed then.
-        """
+        """Choose the next code; see `Engine`. Rows whose day is over stay so and get 0."""
         acting = ~self.truncated if rows is None else rows & ~self.truncated
         number = self.simulator.number.numpy()
         finished, illegal = self._choices.step(
@@ -252,11 +243,8 @@ class Days:
 
     def _blank_report(self, rows: NDArray[np.bool_]) -> None:
         report = self._report
-        for name in _NUMBERS:
-            report[name][rows] = 0.0
-        for name in _COUNTS:
-            report[name][rows] = -1
-        report["clicked"][rows] = False
+        for name, value in _BLANK.items():
+            report[name][rows] = value
         for component in report["components"].values():
             component[rows] = 0.0
 
@@ -267,14 +255,13 @@ class Days:
             self.truncated = self.truncated | ended
             self._open_clicks[index] = self.simulator.open_clicks(torch.from_numpy(index)).numpy()
 
-    def observation(self) -> dict[str, NDArray]:
-        """Return the entries of `envs.spaces.observation_fields` by key, [B, ...], no mask."""
+    def shown(self) -> dict[str, NDArray]:
+        """Return the request tensors."""
         assert self._request is not None
-        tensors = {key: value.numpy() for key, value in request_tensors(self._request).items()}
-        return tensors | {"prefix": self._choices.prefix, "level": self._choices.level}
+        return {key: value.numpy() for key, value in request_tensors(self._request).items()}
 
     def info(self) -> Arrays:
-        """Return what every row's `info` has, [B] each, without `action_mask`."""
+        """Return the request's identity, and the day so far."""
         request, simulator = self._request, self.simulator
         info: Arrays = {
             name: np.zeros(self.num_rows, dtype=np.int64)

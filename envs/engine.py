@@ -3,81 +3,145 @@
 Dims: B rows (independent environments), N ads, L levels, V codes per level.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.arguments import flag, integer, one_of, real
+from envs.choices import Choices
 from envs.render import AuctionView
-from simulators.rewards import RewardMix
+from simulators.make import load_world
+from simulators.rewards import RewardMix, RewardSpec
 from simulators.world import World
 
 Arrays = dict[str, Any]
 """Arrays [B, ...] by key; `components` holds a dictionary of its own."""
+SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
+"""Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
+is a key of the draw: rows may have different ones."""
 
 
-@runtime_checkable
-class Engine(Protocol):
+class Settings(TypedDict, total=False):
+    """What every environment takes, beside its world and how many rows it has."""
+
+    reward: RewardSpec
+    """See `simulators.rewards.RewardMix.of`; default `final_value`."""
+    split: str
+    """`train` (the default), `validation` or `test`."""
+    illegal_reward: float
+    """Reward of an illegal code; default -1."""
+    strict: bool
+    """Raise `IllegalActionError` at an illegal code instead."""
+    world_seed: int
+    """Of a named world; default 0."""
+
+
+class Engine(ABC):
     """Rules and state of B rows; row i depends on its own seed and actions alone.
 
     The adapters (`AdRequestEnv`, `AdDayEnv`, `VectorEnv`, `TorchEnv`) hold no rules. Arrays that
     an engine hands out are its own state: adapters copy what they pass on.
+
+    Attributes:
+        terminated: bool [B], the episode ended by its own rules.
+        truncated: bool [B], the episode was cut off (midnight).
+        reported: bool [B], True where the last step ended a request.
     """
 
-    world: World
-    num_rows: int
-    reward: RewardMix
+    def __init__(
+        self,
+        world: str | Path | World,
+        num_rows: int,
+        *,
+        reward: RewardSpec = None,
+        split: str = "train",
+        illegal_reward: float = -1.0,
+        strict: bool = False,
+        world_seed: int = 0,
+    ) -> None:
+        """Load the world (once per process); call `seed`, then `reset`.
+
+        Raises:
+            ValueError: An argument out of range or of another kind.
+        """
+        self.world = load_world(world, seed=integer("world_seed", world_seed))
+        self.num_rows = num_rows
+        self.reward = RewardMix.of(reward)
+        self.split = one_of("split", split, tuple(SPLIT_ROOTS))
+        self.illegal_reward = real("illegal_reward", illegal_reward)
+        if not math.isfinite(self.illegal_reward):
+            raise ValueError(f"illegal_reward must be finite, got {self.illegal_reward}")
+        self.strict = flag("strict", strict)
+        self._choices = Choices(self.world.trie, num_rows)
+        self.terminated = np.zeros(num_rows, dtype=np.bool_)
+        self.truncated = np.zeros(num_rows, dtype=np.bool_)
+        self.reported = np.zeros(num_rows, dtype=np.bool_)
+        self._illegal = np.zeros(num_rows, dtype=np.bool_)
 
     @property
     def awaiting(self) -> NDArray[np.bool_]:
         """Bool [B], True where a choice is due; False before the first reset and after an end."""
-        ...
-
-    @property
-    def terminated(self) -> NDArray[np.bool_]:
-        """Bool [B], the episode ended by its own rules."""
-        ...
-
-    @property
-    def truncated(self) -> NDArray[np.bool_]:
-        """Bool [B], the episode was cut off (midnight)."""
-        ...
+        return self._choices.awaiting
 
     @property
     def legal_mask(self) -> NDArray[np.bool_]:
         """Bool [B, V], what may be chosen; all True where no choice is due."""
-        ...
+        return self._choices.legal_mask
 
-    @property
-    def reported(self) -> NDArray[np.bool_]:
-        """Bool [B], True where the last step ended a request."""
-        ...
-
+    @abstractmethod
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the random streams of `rows` (bool [B], None: all) anew; `seed` is int64 [B]."""
 
+    @abstractmethod
     def reset(
         self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
         """Begin the next episode of `rows` (bool [B], None: all); the others stay as they are."""
 
+    @abstractmethod
     def step(
         self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Choose the next code of `rows` and return rewards [B]; 0 where no choice is due."""
+        """Choose the next code of `rows` and return rewards [B]; 0 where no choice is due.
+
+        Raises:
+            ValueError: An action outside [0, V).
+            IllegalActionError: An illegal action, if `strict`; nothing has changed then.
+        """
+
+    @abstractmethod
+    def shown(self) -> dict[str, NDArray]:
+        """Return the request tensors of observations by key, [B, ...]."""
 
     def observation(self) -> dict[str, NDArray]:
         """Return the entries of `envs.spaces.observation_fields` by key, [B, ...], no mask."""
+        return self.shown() | {"prefix": self._choices.prefix, "level": self._choices.level}
 
+    @abstractmethod
     def info(self) -> Arrays:
         """Return what every row's `info` has, [B] each, without `action_mask`."""
 
+    @abstractmethod
     def report(self) -> Arrays:
         """Return what `info` adds at the end of a request, [B] each; see `reported`."""
 
+    @abstractmethod
     def view(self, row: int) -> AuctionView:
         """Return the last auction of a row, for `render`."""
 
+    @abstractmethod
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""
+
+
+def checked_options(options: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """Return the options of a reset; ValueError where there is another than `name`."""
+    options = options or {}
+    if set(options) - {name}:
+        raise ValueError(f"options may hold {name!r} only, got {sorted(options)}")
+    return options

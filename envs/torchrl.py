@@ -5,7 +5,7 @@ Dims: B rows, N ads, L levels, V codes per level.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,20 +17,18 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.data.tensor_specs import TensorSpec
 from torchrl.envs import EnvBase
 
-from envs.arguments import row_seeds
-from envs.days import Days, day_rules
-from envs.engine import Arrays, Engine
-from envs.episodes import Episodes
+from envs.arguments import positive_integer, row_seeds
+from envs.days import DayArguments, Days
+from envs.engine import Arrays
+from envs.requests import Episodes
 from envs.spaces import Field, observation_fields
-from simulators.make import load_world
-from simulators.rewards import RewardSpec
 from simulators.world import World
 
 _ENDS = ("done", "terminated", "truncated")
 
 
 class TorchEnv(EnvBase):
-    """B rows of an engine behind TorchRL's interface; the subclasses say what is played.
+    """B rows of an engine behind TorchRL's interface; the subclasses say of which.
 
     A TensorDict holds, next to `action`, `reward`, `done`, `terminated` and `truncated`:
 
@@ -56,11 +54,33 @@ class TorchEnv(EnvBase):
 
     batch_locked = True
 
+    engine_class: type[Any]
+    default_batch_size: int
+
     def __init__(
-        self, engine: Engine, seed: int, device: torch.device | str | int | None = None
+        self,
+        world: str | Path | World = "tiny",
+        batch_size: Sequence[int] | torch.Size | int | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device | str | int | None = None,
+        **arguments: Unpack[DayArguments],
     ) -> None:
-        """Declare the specs and seed row i with `seed` + i."""
-        super().__init__(device=device, batch_size=torch.Size([engine.num_rows]))
+        """Load the world (once per process) and declare the specs.
+
+        Args:
+            world: A name, a world's directory, or a `World`.
+            batch_size: [B]; None: `default_batch_size`.
+            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
+            device: Of the TensorDicts. The world itself works on the CPU.
+            arguments: As the Gymnasium environment takes them: `reward`, `split`, ...
+
+        Raises:
+            ValueError: A batch size that is not one positive number; another wrong argument.
+        """
+        size = self.default_batch_size if batch_size is None else _num_rows(batch_size)
+        engine = self.engine_class(world, size, **arguments)
+        super().__init__(device=device, batch_size=torch.Size([size]))
         self.world, self._engine = engine.world, engine
         self._make_specs()
         self._set_seed(seed)
@@ -149,44 +169,8 @@ class AdRequestTorchEnv(TorchEnv):
     `ids`, int64 [B].
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        batch_size: Sequence[int] | torch.Size | int = (1024,),
-        *,
-        reward: RewardSpec = None,
-        split: str = "train",
-        seed: int = 0,
-        illegal_reward: float = -1.0,
-        strict: bool = False,
-        world_seed: int = 0,
-        device: torch.device | str | int | None = None,
-    ) -> None:
-        """Load the world (once per process) and declare the specs.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            batch_size: [B].
-            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
-            split: `train`, `validation` or `test`.
-            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: RewardSpec of an illegal code, which ends the row's episode.
-            strict: Raise `IllegalActionError` at an illegal code instead.
-            world_seed: Of a named world.
-            device: Of the TensorDicts. The world itself works on the CPU.
-
-        Raises:
-            ValueError: A batch size that is not one positive number; an unknown split.
-        """
-        engine = Episodes(
-            load_world(world, seed=world_seed),
-            _num_rows(batch_size),
-            reward=reward,
-            split=split,
-            illegal_reward=illegal_reward,
-            strict=strict,
-        )
-        super().__init__(engine, seed, device)
+    engine_class = Episodes
+    default_batch_size = 1024
 
 
 class AdDayTorchEnv(TorchEnv):
@@ -195,54 +179,19 @@ class AdDayTorchEnv(TorchEnv):
     `reset(day=d)` plays day d, an integer or int64 [B].
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        batch_size: Sequence[int] | torch.Size | int = (64,),
-        *,
-        reward: RewardSpec = None,
-        split: str = "train",
-        seed: int = 0,
-        illegal_reward: float = -1.0,
-        strict: bool = False,
-        world_seed: int = 0,
-        device: torch.device | str | int | None = None,
-        **rules: Any,
-    ) -> None:
-        """Load the world (once per process) and declare the specs.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            batch_size: [B].
-            reward: See `simulators.rewards.RewardMix.of`; default `final_value`.
-            split: `train`, `validation` or `test`.
-            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
-            illegal_reward: RewardSpec of an illegal code; the request stays unfilled.
-            strict: Raise `IllegalActionError` at an illegal code instead.
-            world_seed: Of a named world.
-            device: Of the TensorDicts. The world itself works on the CPU.
-            rules: Of the day, as `AdDayEnv` takes them: `auction`, `num_slots`, `pacing`, ...
-
-        Raises:
-            ValueError: A batch size that is not one positive number; an unknown split.
-        """
-        engine = Days(
-            load_world(world, seed=world_seed),
-            _num_rows(batch_size),
-            reward=reward,
-            split=split,
-            illegal_reward=illegal_reward,
-            strict=strict,
-            config=day_rules(**rules),
-        )
-        super().__init__(engine, seed, device)
+    engine_class = Days
+    default_batch_size = 64
 
 
 def _num_rows(batch_size: Sequence[int] | torch.Size | int) -> int:
-    size = torch.Size([batch_size] if isinstance(batch_size, int) else batch_size)
-    if len(size) != 1 or size[0] < 1:
-        raise ValueError(f"batch_size must be one positive number, [B], got {list(size)}")
-    return size[0]
+    sizes = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size]
+    try:
+        (size,) = sizes
+        return positive_integer("batch_size", size)
+    except ValueError:
+        raise ValueError(
+            f"batch_size must be one positive number, [B], got {batch_size!r}"
+        ) from None
 
 
 def _as_numpy(value: Any) -> Any:

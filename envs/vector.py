@@ -4,7 +4,7 @@ Dims: B environments (rows), N ads, V codes per level.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from envs import arguments
 from envs.arguments import Seeds, positive_integer, reset_rows, row_actions, row_seeds
-from envs.engine import Arrays, Engine
-from envs.episodes import Episodes
+from envs.days import DayArguments, Days
+from envs.engine import Arrays, Engine, Settings
+from envs.gym import SingleEnv
 from envs.render import auction_text
-from envs.single import SingleEnv
+from envs.requests import Episodes
 from envs.spaces import observation_space
-from simulators.make import load_world
-from simulators.rewards import RewardSpec
 from simulators.world import World
 
 Observations = dict[str, NDArray]
@@ -61,16 +60,15 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
-        strict: bool = False,
         render_mode: str | None = None,
     ) -> None:
         """Wrap an engine that has not been reset.
 
         Args:
-            engine: Rules and state of all rows.
+            engine: Rules and state of all rows. A strict one's rows are not stepped after their
+                end (`DISABLED` only).
             autoreset_mode: `AutoresetMode`, its value or its name, such as `"SAME_STEP"`.
             max_episode_steps: Truncate rows after so many steps, as `TimeLimit` does.
-            strict: Refuse to step a row that has ended (`DISABLED` only).
             render_mode: None, or `"ansi"` for `render`.
 
         Raises:
@@ -90,7 +88,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._engine = engine
-        self._strict = strict
         self._max_steps = max_episode_steps
         self._begun = False
         self._every = np.ones(self.num_envs, dtype=np.bool_)
@@ -223,7 +220,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
     def _check_not_over(self) -> None:
         if self._done.all():
             raise ResetNeeded("all episodes are over: call reset() before step()")
-        if self._strict and self._done.any():
+        if self._engine.strict and self._done.any():
             raise ResetNeeded(
                 f"the episode of row {int(self._done.argmax())} is over: call "
                 "reset(options={'reset_mask': ...}) before step()"
@@ -254,29 +251,44 @@ class AdRequestVectorEnv(VectorEnv):
         num_envs: int = 1,
         world: str | Path | World = "tiny",
         *,
-        reward: RewardSpec = None,
-        split: str = "train",
-        illegal_reward: float = -1.0,
-        strict: bool = False,
-        world_seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         """Load the world (once per process); see `AdRequestEnv` and `VectorEnv` for arguments."""
-        engine = Episodes(
-            load_world(world, seed=world_seed),
-            positive_integer("num_envs", num_envs),
-            reward=reward,
-            split=split,
-            illegal_reward=illegal_reward,
-            strict=strict,
-        )
+        engine = Episodes(world, positive_integer("num_envs", num_envs), **settings)
         super().__init__(
             engine,
             autoreset_mode=autoreset_mode,
             max_episode_steps=max_episode_steps,
-            strict=strict,
+            render_mode=render_mode,
+        )
+
+
+class AdDayVectorEnv(VectorEnv):
+    """B days side by side, in markets of their own; `AdDayEnv` says what each of them is.
+
+    `gymnasium.make_vec("envs:gpr_rl/AdDay-v0", num_envs=B)` makes it. Row i of `reset(seed=s)`
+    plays the days of `AdDayEnv` seeded with s + i.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        world: str | Path | World = "tiny",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **arguments: Unpack[DayArguments],
+    ) -> None:
+        """Load the world (once per process); see `AdDayEnv` and `VectorEnv` for arguments."""
+        engine = Days(world, positive_integer("num_envs", num_envs), **arguments)
+        super().__init__(
+            engine,
+            autoreset_mode=autoreset_mode,
+            max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
 

@@ -147,6 +147,8 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
     """
     if isinstance(world, World):
         return world
+    if not isinstance(world, str | Path):
+        raise ValueError(f"world must be a name, a directory or a World, got {world!r}")
     named = str(world) in world_names() or named_config(str(world)) is not None
     directory = (cached_directory(str(world), seed) if named else Path(world)).absolute()
     if directory not in _LOADED:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.environment.play import draw_codes, make_environment, make_play
 from benchmarks.environment.presets import VECTOR
 from envs.choices import Choices
-from envs.episodes import Episodes
+from envs.requests import Episodes
 from simulators.world import World
 
 NUM_CALLS = 9

@@ -7,6 +7,7 @@ Dims: B environments (rows), V actions.
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -26,7 +27,6 @@ from envs.check.differences import (
 )
 
 ChooseActions = Callable[[VectorEnv, Any, Mapping[str, Any], np.random.Generator], Any]
-_STEP_PARTS = ("observation", "reward", "terminated", "truncated")
 
 
 def check_vector_env(
@@ -137,28 +137,20 @@ def sampled_actions(
     return env.action_space.sample()
 
 
+@dataclass
 class _Run:
     """A vector environment and its reference, called alike."""
 
-    def __init__(
-        self,
-        vector: VectorEnv,
-        make_single: Callable[[], gymnasium.Env],
-        mode: AutoresetMode,
-        tolerance: float,
-        choose_actions: ChooseActions,
-        num_steps: int,
-    ) -> None:
-        self.vector = vector
-        self.mode = mode
-        self._make_single = make_single
-        self._tolerance = tolerance
-        self._choose = choose_actions
-        self._num_steps = num_steps
+    vector: VectorEnv
+    make_single: Callable[[], gymnasium.Env]
+    mode: AutoresetMode
+    tolerance: float
+    choose: ChooseActions
+    num_steps: int
 
     def check_spaces(self) -> None:
         """Compare the spaces with those of a single environment."""
-        single, vector = self._make_single(), self.vector
+        single, vector = self.make_single(), self.vector
         for kind in ("observation", "action"):
             space = getattr(single, f"{kind}_space")
             want = {f"single_{kind}_space": space}
@@ -177,7 +169,7 @@ class _Run:
         rng = np.random.default_rng(actions_seed)
         self._reset({"seed": seed})
         num_ended = 0
-        for number in range(1, self._num_steps + 1):
+        for number in range(1, self.num_steps + 1):
             num_ended += self._step(rng, f"step {number}")
         self._reset({})
         self._step(rng, "the step after reset()")
@@ -190,18 +182,15 @@ class _Run:
         rng = np.random.default_rng(seed)
         num_envs = self.vector.num_envs
         self._reset({"seed": seed})
-        for number in range(1, min(self._num_steps, 12) + 1):
+        for number in range(1, min(self.num_steps, 12) + 1):
             self._step(rng, f"step {number}")
             mask = rng.random(num_envs) < 0.5
             mask[number % num_envs] = True
-            self._reset(
-                {"seed": seed + 1000 + number} if number % 2 else {},
-                mask,
-            )
+            self._reset({"seed": seed + 1000 + number} if number % 2 else {}, mask)
         self._end()
 
     def _begin(self, overwriting: bool = False) -> None:
-        makers = [self._make_single] * self.vector.num_envs
+        makers = [self.make_single] * self.vector.num_envs
         self._reference = SyncVectorEnv(makers, autoreset_mode=self.mode)
         self._overwriting = overwriting
         self._results: list[tuple[str, Any]] = []
@@ -234,7 +223,7 @@ class _Run:
 
     def _step(self, rng: np.random.Generator, call: str) -> int:
         """Step both alike; return how many episodes ended."""
-        actions = self._choose(self.vector, self._observations, self._infos, rng)
+        actions = self.choose(self.vector, self._observations, self._infos, rng)
         want = self._reference.step(copy.deepcopy(actions))
         got = self.vector.step(actions)
         if not isinstance(got, tuple) or len(got) != 5:
@@ -248,12 +237,15 @@ class _Run:
     def _compare(self, call: str, got: tuple, want: tuple) -> None:
         if self._overwriting:
             call = f"{call}, with all that earlier calls returned overwritten"
-        for name, left, right in zip(_STEP_PARTS, got[:-1], want[:-1], strict=False):
-            check_dtype = name != "reward"  # the interface leaves the width of rewards open
-            compare(left, right, f"{call}: {name}", self._tolerance, check_dtype=check_dtype)
+        expected = named(want)
+        for name, left in named(got).items():
+            if name != "infos":
+                check_dtype = name != "reward"  # the interface leaves the width of rewards open
+                path, right = f"{call}: {name}", expected[name]
+                compare(left, right, path, self.tolerance, check_dtype=check_dtype)
         if got[0] not in self.vector.observation_space:
             raise VectorMismatchError(f"{call}: observation is not in the observation_space")
-        compare_infos(got[-1], want[-1], f"{call}: infos", self._tolerance)
+        compare_infos(got[-1], want[-1], f"{call}: infos", self.tolerance)
         if self._last is not None:
             before, last = self._last
             shared = find_shared_memory(last, got)

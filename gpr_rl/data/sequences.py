@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from gpr_rl.data.streams import IntArray, Stream
+from gpr_rl.data.streams import IntArray, Stream, Today
 from gpr_rl.schema import Action, Tokens, TokenType, time_gap_bucket
 
-Preference = Callable[[IntArray, IntArray], NDArray[np.float32]]
+Preference = Callable[[IntArray, IntArray, Today | None], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class SequenceBuilder:
         num_ads: N.
         request_context: int64 [R, C], attributes of every request's ENVIRONMENT token.
         user_attributes: int64 [U, A].
-        preference: (user_id [B], timestamp [B]) -> float32 [B, L, V], the past-success share per
-            code that the USER token carries.
+        preference: (user_id [B], timestamp [B], today) -> float32 [B, L, V], the past-success share
+            per code that the USER token carries.
         max_tokens: T.
     """
 
@@ -64,6 +64,7 @@ class SequenceBuilder:
         self.user_attributes = user_attributes
         self.preference = preference
         self.max_tokens = max_tokens
+        self._item_codes = item_codes
         is_ad = (events["kind"] == 1).to_numpy()
         item = events["item_id"].to_numpy() + np.where(is_ad, 0, num_ads)
         repeat = np.where(is_ad, 2, 1)
@@ -94,6 +95,7 @@ class SequenceBuilder:
             "time_gap": _padded(time_gap_bucket(torch.from_numpy(gap)).numpy()),
             "context": _padded(np.where(is_environment[:, None], asked, 0)),
         }
+        self._time = np.r_[columns["timestamp"], 0]
         self._item = np.r_[np.where(is_environment, -1, columns["item"]), -1]
         self._ad_token = np.flatnonzero(is_environment)  # where each kept request's E token is
         self._ad_request = columns["request_id"][is_environment]
@@ -105,32 +107,43 @@ class SequenceBuilder:
         self._rank = np.argsort(self._by_asked)
 
     def tokens(
-        self, user_id: IntArray, timestamp: IntArray, context: IntArray
+        self,
+        user_id: IntArray,
+        timestamp: IntArray,
+        context: IntArray,
+        today: Today | None = None,
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Only events strictly before the timestamp are seen. Every token is in the prompt block.
-        Beside them comes the stream row of position 1, [B].
+        Args:
+            user_id: int64 [B].
+            timestamp: int64 [B]; only events strictly before it are seen.
+            context: int64 [B, C].
+            today: Of a day in progress: what follows the events before `today.since`.
+
+        Returns:
+            Tokens with every token in the prompt block, and the stream row of position 1, [B].
         """
-        first, stop, rows = self._rows(user_id, timestamp)
+        first, stop, rows = self._rows(user_id, timestamp if today is None else today.since)
         length = stop - first
+        last_time = np.where(length > 0, self._time[stop - 1], 0)
         taken = {
             name: np.take(values, rows, axis=0).astype(np.int64)
             for name, values in self._tokens.items()
         }
+        if today is not None and today.kept.any():
+            length, last_time = self._append(taken, length, last_time, today)
         batch, last = np.arange(len(user_id)), length + 1
         taken["kind"][:, 0] = TokenType.USER
         taken["kind"][batch, last] = TokenType.ENVIRONMENT
         taken["context"][batch, last] = context
         taken["time_gap"][:, 1] = 0  # the USER token has no time
-        times = self._stream.columns["timestamp"]
-        if len(times):
-            waited = np.where(length > 0, timestamp - times[np.maximum(stop - 1, 0)], 0)
-            taken["time_gap"][batch, last] = time_gap_bucket(torch.from_numpy(waited)).numpy()
+        waited = np.where(length > 0, timestamp - last_time, 0)
+        taken["time_gap"][batch, last] = time_gap_bucket(torch.from_numpy(waited)).numpy()
         tokens = Tokens(
             **{name: torch.from_numpy(values) for name, values in taken.items()},
             user=torch.from_numpy(self.user_attributes[user_id]),
-            preference=torch.from_numpy(self.preference(user_id, timestamp)),
+            preference=torch.from_numpy(self.preference(user_id, timestamp, today)),
             prompt_length=torch.from_numpy(length + 2),
             batch_size=[len(user_id)],
         )
@@ -156,15 +169,40 @@ class SequenceBuilder:
         past = (column >= 1) & (column <= (stop - first)[:, None])
         return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
 
-    def last_time(self, user_id: IntArray, timestamp: IntArray) -> IntArray:
-        """Return the time of each user's last token strictly before a time, [B]; 0: none."""
-        start, stop = self._stream.before(user_id, timestamp)
-        times = self._stream.columns["timestamp"]
-        found = times[np.maximum(stop - 1, 0)] if len(times) else np.zeros_like(stop)
-        return np.where(stop > start, found, 0)
+    def _append(
+        self, taken: dict[str, IntArray], length: IntArray, last_time: IntArray, today: Today
+    ) -> tuple[IntArray, IntArray]:
+        """Put today's tokens behind those taken, in place; return new lengths and last times."""
+        organic = today.action == Action.VIEW
+        kept = np.repeat(today.kept, 2, axis=1)  # an event's E and I side by side
+        kept[:, ::2] &= ~organic
+        when = np.where(kept, np.repeat(today.time, 2, axis=1), 0)
+        latest = np.maximum.accumulate(np.c_[last_time, when], axis=1)
+        gap = torch.from_numpy(when - latest[:, :-1])
+        fresh = {
+            "kind": _pairs(
+                TokenType.ENVIRONMENT, np.where(organic, TokenType.ORGANIC, TokenType.ITEM)
+            ),
+            "codes": _pairs(0, self._item_codes[today.item]),
+            "action": _pairs(Action.NONE, today.action),
+            "time_gap": time_gap_bucket(gap).numpy(),
+            "context": _pairs(today.context, 0),
+        }
+        every = {name: np.concatenate([taken[name], fresh[name]], axis=1) for name in taken}
+        column, batch = np.arange(self.max_tokens), np.arange(len(length))
+        known = np.c_[(column >= 1) & (column <= length[:, None]), kept]
+        seen = known & (known[:, ::-1].cumsum(axis=1)[:, ::-1] <= self.max_tokens - 2)
+        first = seen.argmax(axis=1)
+        seen[batch, first] &= every["kind"][batch, first] != TokenType.ITEM  # headless
+        length = seen.sum(axis=1)
+        order = np.argsort(~seen, axis=1, kind="stable")[:, : self.max_tokens - 1]
+        for name, values in taken.items():
+            values[:, 1:] = every[name][batch[:, None], order]
+            values[column > length[:, None]] = 0
+        return length, latest[:, -1]
 
     def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
-        """Return the kept requests from first_time on that were seen before last_time (one or [U])."""
+        """Return the kept requests from first_time on, seen before last_time (one or [U])."""
         last = self._of_users(last_time, self._ad_user)
         return np.flatnonzero((self._ad_asked >= first_time) & (self._ad_seen < last))
 
@@ -203,13 +241,19 @@ class SequenceBuilder:
         )
         # the prompt ends with the first supervised request, and the USER token is set there
         tokens.prompt_length = torch.from_numpy(position.min(-1) + 1)
-        tokens.preference = torch.from_numpy(self.preference(user, self._ad_asked[earliest]))
+        tokens.preference = torch.from_numpy(self.preference(user, self._ad_asked[earliest], None))
         request_id = np.where(valid, self._ad_request[heads], -1)
         return Windows(tokens, *(torch.from_numpy(x) for x in (position, request_id, valid)))
 
     def window_items(self, kept: IntArray) -> IntArray:
         """Return `items` of the windows that end at the given kept requests."""
         return self.items(self._ad_user[kept], self._ad_asked[kept])
+
+
+def _pairs(environment: NDArray | int, item: NDArray | int) -> NDArray:
+    """Return columns [B, 2W, ...] from those of E and of I tokens, [B, W, ...]."""
+    both = np.stack(np.broadcast_arrays(environment, item), axis=2)
+    return both.reshape(len(both), 2 * both.shape[1], *both.shape[3:])
 
 
 def _padded(values: NDArray) -> NDArray[np.int32]:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpr_rl.schema import Action
+
 IntArray = NDArray[np.int64]
 _TIME_SPAN = 1 << 40
 _SORTED_FROM = 64
@@ -30,6 +32,24 @@ def search(key: IntArray, query: IntArray) -> IntArray:
     place = np.empty_like(order)
     place[order] = key.searchsorted(flat[order])
     return place.reshape(query.shape)
+
+
+@dataclass(frozen=True)
+class Today:
+    """What B users did since a log was cut, [B, W] each, oldest first, aligned to the right."""
+
+    since: IntArray  # [B], the log counts until then, seconds
+    item: IntArray  # ads, then organic items
+    action: IntArray
+    time: IntArray
+    context: IntArray  # [B, W, C]; 0 for organic views
+    kept: NDArray[np.bool_]  # part of the token stream
+    known: NDArray[np.bool_]  # else padding
+
+    @property
+    def taken(self) -> NDArray[np.bool_]:
+        """[B, W], views, clicks and conversions."""
+        return self.known & (self.action != Action.IMPRESSION)
 
 
 @dataclass(frozen=True)

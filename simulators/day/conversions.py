@@ -1,6 +1,6 @@
 """Conversions on their way: drawn at the click, known when their time has come.
 
-Dims: M markets, P places, C conversions.
+Dims: M markets, C conversions.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-_NEVER = torch.iinfo(torch.int64).max
-
 
 @dataclass(frozen=True)
 class Conversions:
-    """C conversions, [C] each, in order of market and time; equal times by request and slot."""
+    """C conversions, [C] each."""
 
     market: Tensor
     number: Tensor
@@ -25,56 +23,38 @@ class Conversions:
     """float64, what an OCPA ad pays for it."""
     time: Tensor
 
+    def rows(self, index: Tensor) -> "Conversions":
+        """Return those of an index or a mask."""
+        return Conversions(**{name: value[index] for name, value in vars(self).items()})
+
 
 class PendingConversions:
-    """What M markets still wait for."""
+    """What markets still wait for."""
 
-    def __init__(self, num_markets: int) -> None:
-        self._time = torch.full((num_markets, 1), _NEVER)
-        zero = torch.zeros(num_markets, 1, dtype=torch.int64)
-        self._columns = {name: zero.clone() for name in ("number", "slot", "ad_id")}
-        self._columns["price"] = zero.double()
+    def __init__(self) -> None:
+        none = torch.zeros(0, dtype=torch.int64)
+        self._all = Conversions(none, none, none, none, none.double(), none)
 
     def reset(self, markets: Bool[Tensor, " M"]) -> None:
         """Forget what the given markets wait for."""
-        self._time[markets] = _NEVER
+        self._all = self._all.rows(~markets[self._all.market])
 
-    def add(self, market: Int[Tensor, " C"], **columns: Tensor) -> None:
-        """Store conversions that are to come.
-
-        Args:
-            market: int64 [C]; rows of one market stand together.
-            columns: time, number, slot, ad_id and price, [C] each; see `Conversions`.
-        """
-        index = torch.arange(len(market))
-        opens = torch.ones_like(market, dtype=torch.bool)
-        opens[1:] = market[1:] != market[:-1]
-        rank = index - torch.where(opens, index, 0).cummax(0).values  # within the market
-        while ((self._time[market] == _NEVER).sum(1) <= rank).any():
-            self._grow()
-        free = self._time[market] == _NEVER
-        place = (free & (free.cumsum(1) == rank[:, None] + 1)).to(torch.int8).argmax(1)
-        self._time[market, place] = columns.pop("time")
-        for name, value in columns.items():
-            self._columns[name][market, place] = value
-
-    def _grow(self) -> None:
-        more = self._time.shape[1]
-        pad = torch.nn.functional.pad
-        never = torch.full_like(self._time, _NEVER)  # padding with it would go through float
-        self._time = torch.cat([self._time, never], dim=1)
-        self._columns = {name: pad(value, (0, more)) for name, value in self._columns.items()}
+    def add(self, new: Conversions) -> None:
+        """Store conversions that are to come."""
+        old = vars(self._all)
+        self._all = Conversions(**{k: torch.cat([old[k], v]) for k, v in vars(new).items()})
 
     def take(self, markets: Bool[Tensor, " M"], now: Int[Tensor, " M"]) -> Conversions:
-        """Return and forget the conversions of `markets` with time <= `now`."""
-        come = (self._time <= now[:, None]) & markets[:, None]
-        market, place = come.nonzero().unbind(1)
-        time = self._time[market, place]
-        order = torch.arange(len(time))
-        for key in (self._columns["slot"], self._columns["number"], self._time):
-            order = order[key[market, place][order].argsort(stable=True)]
-        order = order[market[order].argsort(stable=True)]
-        market, place, time = market[order], place[order], time[order]
-        self._time[market, place] = _NEVER
-        taken = {name: value[market, place] for name, value in self._columns.items()}
-        return Conversions(market=market, time=time, **taken)
+        """Return and forget the conversions of `markets` with time <= `now`.
+
+        In order of market and time; equal times by request and slot.
+        """
+        market, time = self._all.market, self._all.time
+        come = (time <= now[market]) & markets[market]
+        if not come.any():
+            return self._all.rows(come)
+        taken, self._all = self._all.rows(come), self._all.rows(~come)
+        order = torch.arange(len(taken.time))
+        for key in (taken.slot, taken.number, taken.time, taken.market):
+            order = order[key[order].argsort(stable=True)]
+        return taken.rows(order)

@@ -4,7 +4,7 @@ Dims: M markets, B requests (of different markets), K candidates of an auction, 
 P conversions on their way, A advertisers, N ads.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -21,9 +21,8 @@ from simulators.day.auction import (
     run_auction,
 )
 from simulators.day.budgets import Budgets
-from simulators.day.conversions import PendingConversions
+from simulators.day.conversions import Conversions, PendingConversions
 from simulators.day.live import LiveHistory, Moment
-from simulators.day.live_inputs import live_features
 from simulators.day.pacing import Pacing
 from simulators.day.reality import reality_of
 from simulators.day.traffic import draw_arrivals, traffic_of
@@ -104,7 +103,7 @@ class DaySimulator:
         self.live = LiveHistory(world, num_markets, config.auction.num_slots)
         self.budgets = Budgets(world.advertiser_budget, num_markets)
         self.pacing = Pacing(config.pacing, world.advertiser_budget, num_markets)
-        self._pending = PendingConversions(num_markets)
+        self._pending = PendingConversions()
         self._effect = torch.tensor(config.auction.effects(), dtype=torch.float64)
         logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
         shown = torch.bincount(world.request_ad[logged], minlength=world.num_ads)
@@ -168,7 +167,9 @@ class DaySimulator:
             index = looking.nonzero()[:, 0]
             if len(index) == 0:
                 break
-            self._pace(looking, count)
+            if self.config.pacing != "none":
+                elapsed = torch.where(looking, self.number.double() / count.clamp_min(1), 0.0)
+                self.pacing.update(self.budgets.spent, elapsed.clamp(0.0, 1.0))
             eligible[index] = self._eligible(index, self.number[index]) & self._takes_part(index)
             self.totals["num_unfilled"] += looking & ~eligible.any(1)
             looking = looking & ~eligible.any(1)
@@ -179,11 +180,7 @@ class DaySimulator:
 
     def _eligible(self, market: Tensor, number: Tensor) -> Tensor:
         """Return bool [B, N] by targeting, active dates and budget."""
-        arrivals = self.live.arrivals
-        user, time, scene, template = (
-            x[market, number].long()
-            for x in (arrivals.user, arrivals.time, arrivals.scene, arrivals.template)
-        )
+        user, time, scene, _, template = self.live.arrivals.of(market, number)
         legal = self.world.eligible_at(user, time, scene, template)
         return legal & self.budgets.can_spend()[market][:, self.world.ad_advertiser]
 
@@ -196,35 +193,25 @@ class DaySimulator:
         takes_part = self.pacing.participates(market[:, None].expand_as(owner), owner, draw)
         return takes_part[:, self.world.ad_advertiser]
 
-    def _pace(self, rows: Tensor, count: Tensor) -> None:
-        if self.config.pacing != "none":
-            elapsed = torch.where(rows, self.number.double() / count.clamp_min(1), 0.0)
-            self.pacing.update(self.budgets.spent, elapsed.clamp(0.0, 1.0))
-
     def _skip_unfillable(self, rows: Tensor, ahead: int) -> None:
         """Move `number` past requests that no ad may answer, `ahead` at a time.
 
         Budgets only shrink, so what cannot be answered with today's can't be later; a request
         where this stops is looked at again.
         """
-        count = self.live.arrivals.count
-        index = (rows & (self.number < count)).nonzero()[:, 0]
-        broke = ~self.budgets.can_spend()[index].any(1)
+        index = (rows & (self.number < self.live.arrivals.count)).nonzero()[:, 0]
+        count, number = self.live.arrivals.count[index, None], self.number[index, None]
         skip = torch.zeros_like(index)
         if self.config.pacing == "none":  # else every request may adjust who takes part
-            skip = self._count_unfillable(index, ahead)
-        skip = torch.where(broke, count[index] - self.number[index], skip)
+            window = number + torch.arange(ahead)
+            flat = torch.minimum(window, count - 1).flatten()
+            legal = self._eligible(index.repeat_interleave(ahead), flat).any(1).view(-1, ahead)
+            found = legal | (window >= count)
+            skip = torch.where(found.any(1), found.to(torch.int8).argmax(1), ahead)
+        broke = ~self.budgets.can_spend()[index].any(1)
+        skip = torch.where(broke, (count - number)[:, 0], skip)
         self.number[index] += skip
         self.totals["num_unfilled"][index] += skip
-
-    def _count_unfillable(self, market: Tensor, ahead: int) -> Tensor:
-        """Return how many of the next `ahead` requests no ad may answer, up to the first other."""
-        count = self.live.arrivals.count[market, None]
-        window = self.number[market, None] + torch.arange(ahead)
-        flat = torch.minimum(window, count - 1).flatten()
-        legal = self._eligible(market.repeat_interleave(ahead), flat).any(1).view(-1, ahead)
-        found = legal | (window >= count)
-        return torch.where(found.any(1), found.to(torch.int8).argmax(1), ahead)
 
     def _keys(self, market: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return seed, episode and request number of markets, [B, 1] each."""
@@ -238,7 +225,7 @@ class DaySimulator:
         """
         world, moment = self.world, self.moment.select(market)
         candidate, valid = self._candidates(market, ad_id)
-        inputs, past = live_features(world, moment)
+        inputs, past = moment.features(world)
         pctr, pcvr = world.rankers(inputs, past, candidate, exact=True)
         advertiser = world.ad_advertiser[candidate]
         row = market[:, None].expand_as(candidate)
@@ -270,8 +257,7 @@ class DaySimulator:
         rival = torch.searchsorted(weight, draw * weight[:, -1:], right=True)
         candidate = torch.cat([own, rival.clamp_max(self.world.num_ads - 1)], dim=1)
         same = candidate[:, :, None] == candidate[:, None]
-        valid = ~same.tril(-1).any(-1)
-        return candidate, valid
+        return candidate, ~same.tril(-1).any(-1)
 
     def _show(
         self, market: Tensor, moment: Moment, candidate: Tensor, auction: AuctionResult
@@ -296,50 +282,39 @@ class DaySimulator:
         surplus = auction_value(bid, bid_type, paid, filled, clicked, none).advertiser_surplus
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
-        unfilled = ~filled.any(1, keepdim=True)
-        self._add(market, impressions=filled, clicks=clicks, num_unfilled=unfilled)
+        self._add(market, impressions=filled, clicks=clicks, num_unfilled=~filled.any(1)[:, None])
         self._add(market, revenue=paid, advertiser_surplus=surplus, user_value=clicks)
         at = clicked.nonzero().unbind(1)
         if len(at[0]):
-            self._await_conversions(
-                market[at[0]], at[1], moment.time[at[0]], shown[at], auction.price[at], pcvr[at]
+            click = Conversions(
+                market=market[at[0]],
+                number=moment.number[at[0]],
+                slot=at[1],
+                ad_id=shown[at],
+                price=auction.price[at],
+                time=moment.time[at[0]],
             )
+            self._await_conversions(click, pcvr[at])
         return shown, clicks, paid
 
-    def _await_conversions(
-        self,
-        market: Tensor,
-        slot: Tensor,
-        clicked_at: Tensor,
-        ad_id: Tensor,
-        price: Tensor,
-        pcvr: Tensor,
-    ) -> None:
-        """Draw which of C clicks convert and when; at once in worlds without clicks. [C] each."""
-        number = self.number[market]
-        keys = self.seed[market], self.episode[market], number, slot
+    def _await_conversions(self, click: Conversions, pcvr: Tensor) -> None:
+        """Draw which of C clicks convert and when; at once in worlds without clicks."""
+        keys = self.seed[click.market], self.episode[click.market], click.number, click.slot
         converts = uniform(self.root, Purpose.CONVERSION, *keys) < _decided(pcvr)
         draw = uniform(self.root, Purpose.CONVERSION_DELAY, *keys)
         mean = self.config.conversion_delay_s if self.world.info.has_clicks else 0.0
         delay = (-mean * torch.log(draw)).ceil().clamp_max(_MAX_DELAY_S).long()
         counts = converts & (delay <= self.config.attribution_window_s)
-        self._pending.add(
-            market[counts],
-            time=(clicked_at + delay)[counts],
-            number=number[counts],
-            slot=slot[counts],
-            ad_id=ad_id[counts],
-            price=price[counts],
-        )
+        self._pending.add(replace(click, time=click.time + delay).rows(counts))
 
     def _book_conversions(self, rows: Tensor, ended: Tensor) -> None:
         """Book the conversions of `rows` up to the request at hand, or midnight where it ended."""
         arrivals = self.live.arrivals
         last = torch.minimum(self.number, arrivals.count - 1).clamp_min(0)
         every = torch.arange(self.num_markets)
-        now = arrivals.time[every, last].long()
-        now = torch.where(ended, (self.day + 1) * DAY_S - 1, now)
-        come = self._pending.take(rows, now)
+        at_hand = arrivals.time[every, last].long()
+        midnight = (self.day + 1) * DAY_S - 1
+        come = self._pending.take(rows, torch.where(ended, midnight, at_hand))
         if len(come.market) == 0:
             return
         world = self.world

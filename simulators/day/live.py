@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gpr_rl.data.streams import Stream
+from gpr_rl.data.streams import IntArray, Stream, Today
 from gpr_rl.random import Purpose, uniform
-from gpr_rl.schema import Action
+from gpr_rl.schema import Action, Request
 from simulators.day.traffic import HOUR_S, Arrivals
 from simulators.world import World
+from simulators.world.features import PastCounts, RankerInput, ranker_inputs
 from simulators.world.history import DAY_S
 
 _ORDER_BITS = 24
@@ -54,6 +55,28 @@ class Moment:
             return self
         return Moment(**{f.name: getattr(self, f.name)[row] for f in fields(self)})
 
+    def request(self, world: World) -> Request:
+        """Return what the policy may know, batch [B]; `request_id` is the number in the day."""
+        return world.request_at(self.number, *self._asked(), self.today)
+
+    def features(self, world: World) -> tuple[RankerInput, PastCounts]:
+        """Return what the rankers take."""
+        asked = self._asked()
+        return ranker_inputs(world.history, world.user_attributes, *asked, self.today)
+
+    def past(self, world: World) -> PastCounts:
+        """Return the counts of what the users did before."""
+        return PastCounts(world.history, self.user.numpy(), self.midnight.numpy(), self.today)
+
+    def _asked(self) -> tuple[IntArray, IntArray, IntArray]:
+        return self.user.numpy(), self.time.numpy(), self.context.numpy()
+
+    @property
+    def today(self) -> Today:
+        """What the users did today."""
+        names = ("midnight", "item", "action", "event_time", "event_context", "kept", "known")
+        return Today(*(getattr(self, name).numpy() for name in names))
+
 
 class LiveHistory:
     """What M markets showed today, and every moment's view of it.
@@ -77,10 +100,9 @@ class LiveHistory:
         empty = torch.zeros(num_markets, 0, dtype=torch.int32)
         count = torch.zeros(num_markets, dtype=torch.int64)
         self.arrivals = Arrivals(empty, empty, empty, empty, empty, count)
-        self._store = {"cell": empty, "first": empty, "request": empty}
-        self._store |= {"shown": empty[..., None].expand(-1, -1, num_slots)}
-        self._store |= {"action": self._store["shown"].to(torch.int8)}
-        self._store |= {"kept": self._store["shown"].bool()}
+        slots = empty[..., None].expand(-1, -1, num_slots)
+        self._store = dict.fromkeys(("cell", "first", "request"), empty)
+        self._store |= {"shown": slots, "action": slots.to(torch.int8), "kept": slots.bool()}
 
     def begin(
         self,
@@ -159,12 +181,7 @@ class LiveHistory:
 
     def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
         """Return what is known at the given requests, before they show anything."""
-        arrivals = self.arrivals
-
-        def take(name: str) -> Tensor:
-            return getattr(arrivals, name)[market, number].long()
-
-        user, time, scene, position = (take(n) for n in ("user", "time", "scene", "position"))
+        user, time, scene, position, template = self.arrivals.of(market, number)
         midnight = time // DAY_S * DAY_S
         item, action, when, kept, context, key = zip(
             self._organic_today(user, time, midnight),
@@ -183,7 +200,7 @@ class LiveHistory:
             time=time,
             midnight=midnight,
             context=self._context(user, time, scene, position),
-            template=take("template"),
+            template=template,
             item=columns[0],
             action=columns[1],
             event_time=columns[2],
@@ -226,10 +243,7 @@ class LiveHistory:
         ad_id = store["shown"][row, index].long()
         known = inside[..., None] & (ad_id >= 0)
         request = store["request"][row, index].long()
-        arrivals = self.arrivals
-        when, scene, position = (
-            getattr(arrivals, name)[row, request].long() for name in ("time", "scene", "position")
-        )
+        _, when, scene, position, _ = self.arrivals.of(row, request)
         slots = self.num_slots
         rank = torch.arange(width)[:, None] * slots + torch.arange(slots) + 1
         key = ((when - midnight[:, None])[..., None] << _ORDER_BITS) + rank

@@ -6,11 +6,11 @@ Dims: B requests, S ad slots.
 from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from simulators.day.live import Moment
-from simulators.day.live_inputs import LiveCounts, live_features
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.evaluator import read_truth
 from simulators.world.history import DAY_S, count_kinds
@@ -39,7 +39,8 @@ class TrueBehavior:
         """Return true probabilities."""
         shown = ad_id.clamp_min(0)
         advertiser = self._world.group[shown, 2]
-        recent = count_kinds(LiveCounts(self._world, moment).histogram(advertiser))[..., 4]
+        seen = moment.past(self._world).of_groups(advertiser.numpy())
+        recent = count_kinds(torch.from_numpy(seen))[..., 4]
         scene, position = moment.context[:, 0], moment.context[:, 1]
         day, hour = moment.time // DAY_S, moment.time % DAY_S // HOUR_S
         return self._truth.probabilities(moment.user, day, hour, scene, position, shown, recent)
@@ -55,7 +56,7 @@ class RankedBehavior:
         self, moment: Moment, ad_id: Int[Tensor, "B S"]
     ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
         """Return the rankers' probabilities."""
-        inputs, past = live_features(self._world, moment)
+        inputs, past = moment.features(self._world)
         return self._world.rankers(inputs, past, ad_id.clamp_min(0), exact=True)
 
 

@@ -39,6 +39,11 @@ class Arrivals:
     count: Tensor
     """int64 [M], requests of each day."""
 
+    def of(self, market: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        """Return user, time, scene, position and template of requests, int64."""
+        columns = self.user, self.time, self.scene, self.position, self.template
+        return tuple(column[market, number].long() for column in columns)
+
 
 @runtime_checkable
 class Source(Protocol):

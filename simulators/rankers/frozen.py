@@ -13,7 +13,7 @@ from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
 from simulators.rankers.network import Calibration, RankerConfig, Rankers
 from simulators.world import World
-from simulators.world.features import MAX_LOOKED_UP, PastCounts, RankerInput
+from simulators.world.features import RankerInput
 from simulators.world.scoring import Counts
 
 
@@ -52,11 +52,8 @@ class FrozenRankers(nn.Module):
                 is in the batch (float32 sums differ by some 1e-6 between batch sizes).
         """
         if exact:
-            if isinstance(past, PastCounts) and ad_id.shape[1] <= MAX_LOOKED_UP:
-                exact_counts = past.exact(ad_id.numpy())
-            else:
-                exact_counts = past.of(self.rankers.group, ad_id).double().numpy()
-            exactly = self._exact(inputs, exact_counts, ad_id.numpy())
+            counts = past.exact(self.rankers.group, ad_id)
+            exactly = self._exact(inputs, counts, ad_id.numpy())
             probability = torch.from_numpy(exactly.astype(np.float32))
         else:
             with torch.no_grad():

@@ -7,6 +7,7 @@ F count features, N ads, M organic items.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
-from gpr_rl.data.streams import IntArray
-from simulators.world.history import History, count_kinds, moments
+from gpr_rl.data.streams import IntArray, Today
+from gpr_rl.schema import Action
+from simulators.world.history import History, count_kinds
 from simulators.world.requests import LoggedRequests
 
 NUM_RECENT = 20
@@ -24,21 +26,6 @@ NUM_REPEAT_FEATURES = 2
 MAX_LOOKED_UP = 12
 """Up to as many candidates a request, looking counts up beats counting everything."""
 _PRIOR_CLICKS, _PRIOR_IMPRESSIONS = 0.5, 12.0
-
-_KINDS_OF_EVENTS = np.array(
-    [  # impressions, clicks, conversions, views, recent impressions
-        [0, 0, 0, 1, 0],  # of all events before: views,
-        [1, 0, 0, 0, 1],  # impressions without a click, ...
-        [1, 1, 0, 0, 1],
-        [1, 1, 1, 0, 1],
-        [0, 0, 0, 0, 0],  # of those before yesterday
-        [0, 0, 0, 0, -1],
-        [0, 0, 0, 0, -1],
-        [0, 0, 0, 0, -1],
-    ],
-    dtype=np.float64,
-)
-"""From `History.group_events` to the counts of `count_kinds`."""
 
 
 class RankerInput(TensorClass):
@@ -51,18 +38,23 @@ class RankerInput(TensorClass):
     recent_action: Tensor  # int32 [B, S]
 
 
-def count_features(histogram: Tensor) -> Tensor:
-    """Return float32 [..., 6] of `History.counts` rows: log counts and a smoothed click rate."""
+def count_features(histogram: Any) -> Any:
+    """Return [..., 6] of `History.counts` rows: log counts and a smoothed click rate.
+
+    float32 of a tensor, float64 of an array.
+    """
+    of = np if isinstance(histogram, np.ndarray) else torch
     counts = count_kinds(histogram)
     impressions, clicks = counts[..., 0], counts[..., 1]
-    rate = torch.log((clicks + _PRIOR_CLICKS) / (impressions + _PRIOR_IMPRESSIONS))
-    return torch.cat([torch.log1p(counts) / 2, rate[..., None] + 3.0], dim=-1)
+    rate = of.log((clicks + _PRIOR_CLICKS) / (impressions + _PRIOR_IMPRESSIONS))
+    return of.concatenate([of.log1p(counts) / 2, rate[..., None] + 3.0], -1)
 
 
-def repeat_features(count: Tensor) -> Tensor:
-    """Return float32 [..., 2] of how often a user took an ad's product before."""
-    count = count.float()
-    return torch.stack([torch.log1p(count), (count > 0).float()], dim=-1)
+def repeat_features(count: Any) -> Any:
+    """Return [..., 2] of how often a user took an ad's product before; see `count_features`."""
+    of = np if isinstance(count, np.ndarray) else torch
+    count = of.asarray(count, dtype=of.float64 if of is np else of.float32)
+    return of.stack([of.log1p(count), of.asarray(count > 0, dtype=count.dtype)], -1)
 
 
 def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
@@ -87,18 +79,16 @@ def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PastCounts:
-    """What B users did before their requests, counted when asked."""
+    """What B users did before their requests, counted when asked: in the log, and today."""
 
     history: History
     user_id: IntArray  # int64 [B]
-    timestamp: IntArray  # int64 [B]
-    moments: IntArray  # int64 [B, 2], of `history.moments`
+    timestamp: IntArray  # int64 [B], of the log's last moment: the request's, or `today.since`
+    today: Today | None = None
 
     def part(self, rows: slice) -> "PastCounts":
-        """Return the counts of some of the requests."""
-        return PastCounts(
-            self.history, self.user_id[rows], self.timestamp[rows], self.moments[rows]
-        )
+        """Return the counts of some of a log's requests."""
+        return PastCounts(self.history, self.user_id[rows], self.timestamp[rows])
 
     @cached_property
     def groups(self) -> Tensor:
@@ -120,37 +110,47 @@ class PastCounts:
             group: int64 [N + M, 3].
             ad_id: int64 [B, K].
         """
-        if ad_id.shape[1] <= MAX_LOOKED_UP:
-            own, repeats = self._looked_up(ad_id.numpy())
+        few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
+        if few or self.today is not None:
+            ads = ad_id.numpy()
+            counts, repeats = self._looked_up(ads)
+            own = count_features(torch.from_numpy(counts))
+            own = own.view(*ads.shape, 3 * NUM_COUNT_FEATURES)
+            taken = None if repeats is None else torch.from_numpy(repeats)
         else:
             own = candidate_counts(self.groups, group, ad_id)
-            repeats = None if self.repeats is None else self.repeats.gather(1, ad_id)
-        return own if repeats is None else torch.cat([own, repeat_features(repeats)], dim=-1)
+            taken = None if self.repeats is None else self.repeats.gather(1, ad_id)
+        return own if taken is None else torch.cat([own, repeat_features(taken)], dim=-1)
 
-    def exact(self, ad_id: IntArray) -> NDArray[np.float64]:
-        """Return `of` for a few candidates in float64 and numpy: little to do for one of them."""
-        groups = self.history.group[ad_id]
-        seen = self.history.group_events(self.user_id[:, None, None], self.moments, groups)
-        counts = seen.reshape(*seen.shape[:-2], 8) @ _KINDS_OF_EVENTS
-        features = np.empty((*groups.shape, NUM_COUNT_FEATURES))
-        np.log1p(counts, out=features[..., :-1])
-        features[..., :-1] /= 2
-        rate = (counts[..., 1] + _PRIOR_CLICKS) / (counts[..., 0] + _PRIOR_IMPRESSIONS)
-        features[..., -1] = np.log(rate) + 3.0
-        features = features.reshape(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
-        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ad_id)
-        if repeats is None:
-            return features
-        taken = np.stack([np.log1p(repeats), repeats > 0], axis=-1)
-        return np.concatenate([features, taken], axis=-1)
+    def exact(self, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
+        """Return `of` in float64; computed so and in numpy for a few candidates of a log."""
+        if self.today is not None or ad_id.shape[1] > MAX_LOOKED_UP:
+            return self.of(group, ad_id).double().numpy()
+        counts, repeats = self._looked_up(ad_id.numpy())
+        own = count_features(counts).reshape(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
+        return own if repeats is None else np.concatenate([own, repeat_features(repeats)], axis=-1)
 
-    def _looked_up(self, ad_id: IntArray) -> tuple[Tensor, Tensor | None]:
-        groups = self.history.group[ad_id].reshape(len(ad_id), 3 * ad_id.shape[1])
-        counts = self.history.group_counts(self.user_id, self.timestamp, groups)
-        repeats = self.history.ad_repeats(self.user_id, self.timestamp, ad_id)
-        features = count_features(torch.from_numpy(counts))
-        features = features.view(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
-        return features, None if repeats is None else torch.from_numpy(repeats)
+    def of_groups(self, group: IntArray) -> IntArray:
+        """Return rows of `History.counts`, int64 [B, G', 8] for groups [B, G']."""
+        counts = self.history.group_counts(self.user_id, self.timestamp, group)
+        today = self.today
+        if today is not None:
+            own = self.history.group[today.item][:, None]  # [B, 1, W, 3], at most one is the group
+            same = (own == group[:, :, None, None]).any(-1) & today.known[:, None]
+            kind = today.action[..., None] == np.arange(Action.VIEW, Action.CONVERSION + 1)
+            counts[..., :4] += (same.astype(np.float32) @ kind.astype(np.float32)).astype(np.int64)
+        return counts
+
+    def _looked_up(self, ad_id: IntArray) -> tuple[IntArray, IntArray | None]:
+        """Return `of_groups` of candidates [B, K], int64 [B, 3K, 8], and their repeats, [B, K]."""
+        history, today = self.history, self.today
+        counts = self.of_groups(history.group[ad_id].reshape(len(ad_id), 3 * ad_id.shape[1]))
+        repeats = history.ad_repeats(self.user_id, self.timestamp, ad_id)
+        if repeats is not None and today is not None:
+            assert history.same_ad is not None
+            same = history.same_ad[today.item][:, None] == ad_id[..., None]  # [B, K, W]
+            repeats += (same & today.taken[:, None]).sum(-1)
+        return counts, repeats
 
 
 Features = Callable[[Tensor], tuple[RankerInput, PastCounts]]
@@ -161,9 +161,49 @@ def _int32(values: IntArray) -> Tensor:
     return torch.from_numpy(values.astype(np.int32))  # training holds these for every logged row
 
 
+def ranker_inputs(
+    history: History,
+    attributes: IntArray,
+    user_id: IntArray,
+    timestamp: IntArray,
+    context: IntArray,
+    today: Today | None = None,
+) -> tuple[RankerInput, PastCounts]:
+    """Return what the rankers take of B requests.
+
+    Args:
+        history: The log.
+        attributes: int64 [U, A] of all users.
+        user_id: int64 [B].
+        timestamp: int64 [B]; what was before it counts.
+        context: int64 [B, C].
+        today: Of a day in progress: what follows the events before `today.since`.
+    """
+    before = timestamp if today is None else today.since
+    rows, known = history.positives.last(user_id, before, NUM_RECENT)
+    item, action = (history.positives.take(name, rows) for name in ("item", "action"))
+    if today is not None:
+        known = np.c_[known, today.taken]
+        latest = np.argsort(known, axis=1, kind="stable")[:, -NUM_RECENT:]
+        known, item, action = (
+            np.take_along_axis(x, latest, axis=1)
+            for x in (known, np.c_[item, today.item], np.c_[action, today.action])
+        )
+    values = {
+        "user": _int32(attributes[user_id]),
+        "context": _int32(context),
+        "recent_item": _int32(item),
+        "recent_known": torch.from_numpy(known),
+        "recent_action": _int32(np.where(known, action, 0)),
+    }
+    # half the time of RankerInput(...), which counts for batches of one
+    inputs = RankerInput.from_tensordict(TensorDict(values, batch_size=[len(user_id)]))
+    return inputs, PastCounts(history, user_id, before, today)
+
+
 @dataclass(frozen=True)
 class FeatureBuilder:
-    """Builds `RankerInput` for requests of one world."""
+    """Builds `RankerInput` for logged requests of one world."""
 
     history: History
     user_attributes: IntArray  # int64 [U, A]
@@ -172,19 +212,9 @@ class FeatureBuilder:
     def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
         """Return inputs and counts of `request_id` (int64 [B])."""
         ids = request_id.numpy()
-        user, time = self.requests.user[ids], self.requests.time[ids]
-        positives = self.history.positives
-        rows, known = positives.last(user, time, NUM_RECENT)
-        values = {
-            "user": _int32(self.user_attributes[user]),
-            "context": _int32(self.requests.context[ids]),
-            "recent_item": _int32(positives.take("item", rows)),
-            "recent_known": torch.from_numpy(known),
-            "recent_action": _int32(np.where(known, positives.take("action", rows), 0)),
-        }
-        # half the time of RankerInput(...), which counts for batches of one
-        inputs = RankerInput.from_tensordict(TensorDict(values, batch_size=[len(ids)]))
-        return inputs, PastCounts(self.history, user, time, moments(time))
+        requests = self.requests
+        asked = (x[ids] for x in (requests.user, requests.time, requests.context))
+        return ranker_inputs(self.history, self.user_attributes, *asked)
 
 
 class PreparedFeatures:

@@ -6,47 +6,46 @@ Dims: B moments (a user and a time each), S recent items, L levels, V codes, G g
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gpr_rl.data.streams import IntArray, Stream, ragged
+from gpr_rl.data.streams import IntArray, Stream, Today, ragged
 from gpr_rl.schema import Action
 from simulators.world.counts import CountIndex
 
 DAY_S = 86_400
 _GROUPS = ("vertical", "category", "advertiser")
-_KINDS = torch.tensor(
+_KINDS = np.array(
     [  # impressions, clicks, conversions, views, recent impressions
-        [0, 0, 0, 1, 0],
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [0, 0, 0, 0, 0],
-        [1, 0, 0, 0, 1],
+        [0, 0, 0, 1, 0],  # of all events before: views,
+        [1, 0, 0, 0, 1],  # impressions without a click, ...
         [1, 1, 0, 0, 1],
         [1, 1, 1, 0, 1],
-    ]
-).float()
-"""What each column of `History.counts` adds to each kind; sums are exact below 2^24."""
+        [0, 0, 0, 0, 0],  # of those before yesterday
+        [0, 0, 0, 0, -1],
+        [0, 0, 0, 0, -1],
+        [0, 0, 0, 0, -1],
+    ],
+    dtype=np.float64,
+)
+"""What each column of `History.counts` adds to each kind."""
 
 
-def count_kinds(histogram: Tensor) -> Tensor:
-    """Return impressions, clicks, conversions, views and recent impressions, float32 [..., 5].
+def count_kinds(histogram: Any) -> Any:
+    """Return impressions, clicks, conversions, views and recent impressions, [..., 5].
 
     Args:
-        histogram: int64 [..., 8], rows of `History.counts`. A click is also an impression, a
-            conversion also a click; recent impressions are yesterday's and today's.
+        histogram: int64 [..., 8], rows of `History.counts`: a tensor becomes float32 (exact below
+            2^24), an array float64. A click is also an impression, a conversion also a click;
+            recent impressions are yesterday's and today's.
     """
-    return histogram.float() @ _KINDS.to(histogram.device)
-
-
-def moments(timestamp: IntArray) -> IntArray:
-    """Return each moment and the beginning of the day before, int64 [B, 2]."""
-    return np.stack([timestamp, (timestamp // DAY_S - 1) * DAY_S], axis=-1)
+    if isinstance(histogram, np.ndarray):
+        return histogram @ _KINDS
+    return histogram.float() @ torch.from_numpy(_KINDS).to(histogram.device, torch.float32)
 
 
 def as_seen(events: pd.DataFrame) -> pd.DataFrame:
@@ -118,19 +117,20 @@ class History:
         """Return a histogram of events strictly before each moment, int64 [B, G, 8].
 
         The last axis counts views, impressions without a click, clicks without a conversion and
-        conversions of the days before yesterday, then nothing, and the last three again for
-        yesterday and the moment's own day. `count_kinds` turns it into counts that nest.
+        conversions, then those of them before yesterday. `count_kinds` turns it into counts that
+        nest.
         """
         row, index = ragged(*self.events.before(user_id, timestamp))
         columns = self.events.columns
-        action = columns["action"][index]
         since = (timestamp // DAY_S - 1) * DAY_S
-        recent = (columns["timestamp"][index] >= since[row]) & (action != Action.VIEW)
-        kind = (action - Action.VIEW) + 4 * recent
+        old = columns["timestamp"][index] < since[row]
+        kind = columns["action"][index] - Action.VIEW + 4 * old
         base = row * (8 * self.num_groups) + kind
         flat = self._group_offset[columns["item"][index]] + base[:, None]
         shape = (len(user_id), self.num_groups, 8)
-        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+        counts = np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+        counts[..., :4] += counts[..., 4:]
+        return counts
 
     @cached_property
     def _group_index(self) -> CountIndex:
@@ -141,31 +141,20 @@ class History:
         return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
 
     def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
-        """Return the rows of `counts` for a few groups each, int64 [B, G'] to int64 [B, G', 8]."""
-        seen = self.group_events(user_id[:, None], moments(timestamp), group)
-        before, old = seen[..., 0, :], seen[..., 1, 1:]
-        counts = np.zeros((*group.shape, 8), dtype=np.int64)
-        counts[..., 0] = before[..., 0]
-        counts[..., 1:4] = old
-        counts[..., 5:] = before[..., 1:] - old
-        return counts
-
-    def group_events(self, user_id: IntArray, moment: IntArray, group: IntArray) -> IntArray:
-        """Return how many events of each kind users had in groups before two moments each.
+        """Return the rows of `counts` for a few groups, without the histogram.
 
         Args:
-            user_id: int64 [B, 1, ...], broadcasts with `group`.
-            moment: int64 [B, 2], see `moments`.
-            group: int64 [B, ...].
+            user_id: int64 [B].
+            timestamp: int64 [B].
+            group: int64 [B, G'], below `num_groups`.
 
         Returns:
-            int64 [B, ..., 2, 4]: views, impressions without a click, clicks without a conversion,
-            conversions, strictly before each of the two.
+            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
         """
-        cell = user_id * self.num_groups + group
+        cell = user_id[:, None] * self.num_groups + group
         # a user's look-ups side by side: they hit the same memory
-        when = moment.reshape(len(moment), *(1,) * (group.ndim - 1), 2)
-        return self._group_index.before(cell[..., None], when)
+        when = np.stack([timestamp, (timestamp // DAY_S - 1) * DAY_S], axis=-1)[:, None]
+        return self._group_index.before(cell[..., None], when).reshape(*group.shape, 8)
 
     @cached_property
     def _repeat_index(self) -> CountIndex:
@@ -203,6 +192,7 @@ class History:
         timestamp: IntArray,
         codes: IntArray,
         num_codes: int,
+        today: Today | None = None,
     ) -> NDArray[np.float32]:
         """Return P_l(t) of GPR Eq. 6: share of past clicks and conversions per code, [B, L, V].
 
@@ -211,24 +201,22 @@ class History:
             timestamp: int64 [B]; only events strictly before it count.
             codes: int64 [N, L] of the ads.
             num_codes: V.
+            today: Of a day in progress: what follows the events before `today.since`.
 
         Returns:
             float32 [B, L, V]; 0 everywhere for a user without a past success.
         """
-        table = self.success_counts(user_id, timestamp, codes, num_codes)
-        start, stop = self.successes.before(user_id, timestamp)
-        total = np.maximum(stop - start, 1).astype(np.float32)
-        return np.divide(table, total[:, None, None], dtype=np.float32, casting="unsafe")
-
-    def success_counts(
-        self, user_id: IntArray, timestamp: IntArray, codes: IntArray, num_codes: int
-    ) -> IntArray:
-        """Return past clicks and conversions per code, int64 [B, L, V]; see `popularity`."""
-        row, index = ragged(*self.successes.before(user_id, timestamp))
-        levels = codes.shape[1]
+        before = timestamp if today is None else today.since
+        row, index = ragged(*self.successes.before(user_id, before))
         item = np.take(self.successes.columns["item"], index)
+        if today is not None:
+            fresh = np.nonzero(today.known & (today.action >= Action.CLICK))
+            row, item = np.r_[row, fresh[0]], np.r_[item, today.item[fresh]]
+        levels = codes.shape[1]
         flat = np.take(codes.T, item, axis=1)  # [L, events]: long inner loops
         flat += np.arange(levels)[:, None] * num_codes
         flat += row * (levels * num_codes)
         shape = (len(user_id), levels, num_codes)
-        return np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+        table = np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+        total = np.bincount(row, minlength=len(user_id)).clip(1).astype(np.float32)
+        return np.divide(table, total[:, None, None], dtype=np.float32, casting="unsafe")

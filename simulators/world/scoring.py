@@ -5,6 +5,8 @@ Dims: B requests, K candidates, F count features.
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simulators.world.features import RankerInput
@@ -16,6 +18,10 @@ class Counts(Protocol):
 
     def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
         """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
+        ...
+
+    def exact(self, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
+        """Return the same in float64."""
         ...
 
 

@@ -6,7 +6,7 @@ Dims: B requests, K candidates, N ads, M organic items, U users, R logged reques
 """
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from gpr_rl.data.sequences import SequenceBuilder
-from gpr_rl.data.streams import IntArray
+from gpr_rl.data.streams import IntArray, Today
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
@@ -120,7 +120,8 @@ class World:
         donor = self._donor("info", "history", "item_codes")
         if donor:
             return donor.sequences
-        events = self.events
+        events, history = self.events, self.history
+        codes, num_codes = self.codes.numpy(), self.info.num_codes
         request = torch.from_numpy(events["request_id"].to_numpy(copy=True))
         draw = uniform(self.info.seed, Purpose.IMPRESSION_KEPT, request).numpy()
         ignored = (events["action"] == int(Action.IMPRESSION)).to_numpy()
@@ -131,8 +132,8 @@ class World:
             num_ads=self.num_ads,
             request_context=self.log.context,
             user_attributes=self.user_attributes,
-            preference=partial(
-                self.history.popularity, codes=self.codes.numpy(), num_codes=self.info.num_codes
+            preference=lambda user_id, timestamp, today: history.popularity(
+                user_id, timestamp, codes, num_codes, today
             ),
             max_tokens=self.info.max_tokens,
         )
@@ -174,15 +175,34 @@ class World:
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return what the policy may know of requests `request_id`, int64 [B]."""
         ids = request_id.numpy()
-        user, time = self.request_user[ids], self.request_time[ids]
-        tokens, _ = self.sequences.tokens(user, time, self.request_context[ids])
+        asked = (x[ids] for x in (self.request_user, self.request_time, self.request_context))
+        return self.request_at(request_id, *asked)
+
+    def request_at(
+        self,
+        request_id: Int[Tensor, " B"],
+        user_id: IntArray,
+        timestamp: IntArray,
+        context: IntArray,
+        today: Today | None = None,
+    ) -> Request:
+        """Return what the policy may know of requests that need not be in the log.
+
+        Args:
+            request_id: int64 [B].
+            user_id: int64 [B].
+            timestamp: int64 [B], seconds since day 0.
+            context: int64 [B, C].
+            today: Of a day in progress: what follows the events before `today.since`.
+        """
+        tokens, _ = self.sequences.tokens(user_id, timestamp, context, today)
         return Request(
             request_id=request_id,
-            user_id=torch.from_numpy(user),
-            timestamp=torch.from_numpy(time),
+            user_id=torch.from_numpy(user_id),
+            timestamp=torch.from_numpy(timestamp),
             tokens=tokens,
             popularity=tokens.preference,  # set at the request itself, so it is P_l(t) of Eq. 6
-            batch_size=[len(ids)],
+            batch_size=[len(user_id)],
         )
 
     def eligibility_key(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

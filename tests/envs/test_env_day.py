@@ -25,7 +25,8 @@ from envs import (
 )
 from envs.check import sampled_actions
 from envs.check.differences import find_shared_memory
-from envs.episodes import SPLIT_ROOTS, IllegalActionError
+from envs.choices import IllegalActionError
+from envs.engine import SPLIT_ROOTS
 from gpr_rl.random import Purpose, random_bits
 from simulators.day.reality import reality_of
 from simulators.day.traffic import draw_arrivals, traffic_of
@@ -355,8 +356,17 @@ def test_bad_options_are_named(world: World, options: dict, message: str) -> Non
         ({"position_effect": [1.0, 0.5]}, ValueError, r"position_effect needs one entry per slot"),
         ({"pacing": "slow"}, ValueError, "pacing must be one of .* got 'slow'"),
         ({"split": "tomorrow"}, ValueError, "split must be one of .* got 'tomorrow'"),
+        ({"split": ["train"]}, ValueError, r"split must be one of .* got \['train'\]"),
+        ({"num_slots": True}, ValueError, "num_slots must be an integer, got True"),
+        ({"pacing": ["pid"]}, ValueError, r"pacing must be one of .* got \['pid'\]"),
+        ({"auction": len}, ValueError, "auction must be one of .* got <built-in function len>"),
+        ({"illegal_reward": "-1"}, ValueError, "illegal_reward must be a number, got '-1'"),
+        ({"illegal_reward": float("nan")}, ValueError, "illegal_reward must be finite, got nan"),
+        ({"strict": "no"}, ValueError, "strict must be True or False, got 'no'"),
+        ({"world_seed": "0"}, ValueError, "world_seed must be an integer, got '0'"),
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
         ({"world": "nowhere"}, ValueError, "unknown world 'nowhere'"),
+        ({"world": 3}, ValueError, "world must be a name, a directory or a World, got 3"),
     ],
 )
 @pytest.mark.parametrize("kind", [AdDayEnv, AdDayVectorEnv, AdDayTorchEnv])

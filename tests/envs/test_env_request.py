@@ -14,7 +14,8 @@ from torch import Tensor
 
 import envs
 from envs import AdRequestEnv, register_environments, request_from_observation
-from envs.episodes import Episodes, IllegalActionError
+from envs.choices import IllegalActionError
+from envs.requests import Episodes
 from gpr_rl.decoding import beam_search
 from simulators.rewards import Outcome, RewardError, RewardMix
 from simulators.world import World

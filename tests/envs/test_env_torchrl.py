@@ -1,5 +1,7 @@
 """AdRequestTorchEnv: specs, masks, and number-for-number agreement with the Gymnasium one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torchrl.envs import ActionMask, Compose, RewardSum, StepCounter, Transforme
 from torchrl.envs.utils import check_env_specs
 
 from envs import AdRequestEnv, AdRequestTorchEnv, request_from_observation
-from envs.episodes import IllegalActionError
+from envs.choices import IllegalActionError
 from gpr_rl.decoding import beam_search
 from simulators.rewards import Outcome
 from simulators.world import World
@@ -187,9 +189,9 @@ def test_torchrl_transforms_work_on_it(world: World) -> None:
     assert data["next", "step_count"].max() == 3
 
 
-@pytest.mark.parametrize("batch_size", [[], [0], [2, 3]])
-def test_a_bad_batch_size_is_named(world: World, batch_size: list[int]) -> None:
-    with pytest.raises(ValueError, match="batch_size must be one positive number"):
+@pytest.mark.parametrize("batch_size", [[], [0], [2, 3], [2.5], "4", True])
+def test_a_bad_batch_size_is_named(world: World, batch_size: Any, unchecked_shapes: None) -> None:
+    with pytest.raises(ValueError, match=r"batch_size must be one positive number.* got"):
         AdRequestTorchEnv(world, batch_size)
 
 

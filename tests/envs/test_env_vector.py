@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from envs import AdRequestEnv, AdRequestVectorEnv, check_vector_env
 from envs.check import sampled_actions
-from envs.episodes import IllegalActionError
+from envs.choices import IllegalActionError
 from envs.render import AuctionView
 from envs.spaces import observation_space
 from envs.vector import VectorEnv
@@ -358,7 +358,7 @@ class Rings:
                 max_tokens=4,
             )
         )
-        self.num_rows = num_rows
+        self.num_rows, self.strict = num_rows, False
         self.reward = RewardMix.of(None)
         self.legal_mask = np.ones((num_rows, 3), dtype=np.bool_)
         self.ads = np.ones((num_rows, 4), dtype=np.bool_)

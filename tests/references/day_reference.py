@@ -79,6 +79,9 @@ class CountsByHand:
     def of(self, group: torch.Tensor, ad_id: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[self._features(ad) for ad in ad_id[0].tolist()]])
 
+    def exact(self, group: torch.Tensor, ad_id: torch.Tensor) -> np.ndarray:
+        return self.of(group, ad_id).double().numpy()
+
     def _features(self, ad: int) -> list[float]:
         """Return the count features of an ad; the histogram's columns are `History.counts`'."""
         features: list[float] = []
@@ -86,10 +89,9 @@ class CountsByHand:
         for name in ("vertical", "category", "advertiser"):
             wanted = self.day.ads[ad][name]
             same = [e for e in self.past if self.day.attribute(e, name) == wanted]
-            old = [e.action for e in same if e.time < self.since or not e.is_ad]
-            new = [e.action for e in same if e.time >= self.since and e.is_ad]
-            histogram = [old.count(kind) for kind in kinds]
-            histogram += [0, *(new.count(kind) for kind in kinds[1:])]
+            every = [e.action for e in same]
+            old = [e.action for e in same if e.time < self.since]
+            histogram = [which.count(kind) for which in (every, old) for kind in kinds]
             features += count_features(torch.tensor(histogram)).tolist()
         if "product_id" in self.day.ads[ad]:
             product = self.day.ads[ad]["product_id"]

@@ -216,9 +216,10 @@ def test_users_tire_of_an_advertiser(world: World) -> None:
     assert tired[0] == fresh[0]
     loss = torch.logit(fresh[1:, 0]) - torch.logit(tired[1:, 0])
     assert (loss > 0).all()
-    seen_before = (simulator.world.history.group_counts(
+    counts = simulator.world.history.group_counts(
         np.array([busiest]), np.array([12 * DAY_S]), world.group[:1, 2:].numpy()
-    )[..., 5:].sum())  # fmt: skip
+    )
+    seen_before = counts[..., 1:4].sum() - counts[..., 5:].sum()
     expected = 0.25 * torch.log(
         (1 + seen_before + torch.arange(1, len(numbers))) / (1 + seen_before)
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from envs.days import Days, day_rules
-from envs.episodes import SPLIT_ROOTS
+from envs.engine import SPLIT_ROOTS
 from gpr_rl.random import Purpose, uniform
-from simulators.day.conversions import PendingConversions
+from simulators.day.conversions import Conversions, PendingConversions
 from simulators.day.day import DayConfig
 from simulators.make import load_world
 from simulators.progress import silent
@@ -328,21 +328,22 @@ def test_any_rules(world: World, number: int) -> None:
 
 
 def test_conversions_wait_however_many_they_are() -> None:
-    waiting = PendingConversions(2)
+    waiting = PendingConversions()
     rng = np.random.default_rng(0)
     expected: list[tuple[int, int, int, int]] = []  # market, time, number, slot
     for number in range(60):
         market = torch.tensor([0, 0, 1])[: 2 + number % 2]
         slot, time = torch.tensor([0, 1, 0]), torch.from_numpy(number + rng.integers(0, 9, 3))
         size = len(market)
-        waiting.add(
-            market,
-            time=time[:size],
+        new = Conversions(
+            market=market,
             number=torch.full((size,), number),
             slot=slot[:size],
             ad_id=slot[:size] + 7,
             price=slot[:size].double() + 0.5,
+            time=time[:size],
         )
+        waiting.add(new)
         expected += zip(
             market.tolist(), time.tolist(), [number] * size, slot.tolist(), strict=False
         )

@@ -8,7 +8,6 @@ import torch
 
 from gpr_rl.schema import Action
 from simulators.day.live import LiveHistory, Moment
-from simulators.day.live_inputs import live_features, live_request
 from simulators.day.traffic import Arrivals
 from simulators.make import cached_directory, load_world
 from simulators.opening import read_world
@@ -52,12 +51,12 @@ def _all_moments(ids: torch.Tensor, live: LiveHistory) -> Moment:
 
 def _assert_as_logged(world: World, ids: torch.Tensor, live: LiveHistory) -> None:
     moment = _all_moments(ids, live)
-    ours, logged = live_request(world, moment), world.request(ids)
+    ours, logged = moment.request(world), world.request(ids)
     for name in ("kind", "codes", "action", "time_gap", "context", "user", "prompt_length"):
         assert torch.equal(getattr(ours.tokens, name), getattr(logged.tokens, name)), name
     assert torch.equal(ours.tokens.preference, logged.tokens.preference)
     assert torch.equal(ours.popularity, logged.popularity)
-    (inputs, past), (their_inputs, their_past) = live_features(world, moment), world.features(ids)
+    (inputs, past), (their_inputs, their_past) = moment.features(world), world.features(ids)
     for name in ("user", "context", "recent_item", "recent_known", "recent_action"):
         mine, theirs = getattr(inputs, name), getattr(their_inputs, name)
         if name == "recent_item":  # padding may hold anything
@@ -79,8 +78,8 @@ def test_a_replayed_day_of_a_retail_panel_is_seen_as_the_log_is() -> None:
 def test_rows_do_not_depend_on_each_other(replayed) -> None:
     world, ids, live = replayed
     some = torch.tensor([5, 900, 1300, 17])
-    alone = live_request(world, live.at(torch.zeros_like(some), some))
-    every = live_request(world, _all_moments(ids, live))
+    alone = live.at(torch.zeros_like(some), some).request(world)
+    every = _all_moments(ids, live).request(world)
     assert torch.equal(alone.tokens.codes, every.tokens.codes[some])
     assert torch.equal(alone.popularity, every.popularity[some])
 
@@ -91,10 +90,10 @@ def test_a_conversion_changes_what_later_requests_see_and_no_earlier_one(replaye
     clicked = (world.request_action[ids] == Action.CLICK).nonzero()[:, 0]
     users = world.request_user[ids.numpy()]
     click = next(i for i in clicked.tolist() if (users[i + 1 :] == users[i]).sum() > 2)
-    before = live_request(world, _all_moments(ids, live))
+    before = _all_moments(ids, live).request(world)
     zero = torch.zeros(1, dtype=torch.int64)
     live.convert(zero, torch.tensor([click]), zero)
-    after = live_request(world, _all_moments(ids, live))
+    after = _all_moments(ids, live).request(world)
     changed = (before.tokens.action != after.tokens.action).any(1).nonzero()[:, 0]
     assert len(changed)
     assert (changed > click).all()
@@ -110,5 +109,5 @@ def test_an_unanswered_request_leaves_no_trace(replayed) -> None:
     moment = _all_moments(ids, live)
     shown = moment.known & (moment.item < world.num_ads)
     assert not shown.any()
-    midnight = live_request(world, moment).tokens
+    midnight = moment.request(world).tokens
     assert (midnight.prompt_length >= 2).all()

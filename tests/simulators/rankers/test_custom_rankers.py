@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from envs.check import check_vector_env
-from envs.request import AdRequestEnv
+from envs.gym import AdRequestEnv
 from envs.torchrl import AdRequestTorchEnv
 from envs.vector import AdRequestVectorEnv
 from gpr_rl.schema import Action

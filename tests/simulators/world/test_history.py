@@ -9,7 +9,7 @@ from gpr_rl.data.streams import Stream, ragged
 from gpr_rl.schema import Action
 from simulators.world.counts import CountIndex
 from simulators.world.features import PastCounts, candidate_counts, count_features
-from simulators.world.history import DAY_S, History, count_kinds, moments
+from simulators.world.history import DAY_S, History, count_kinds
 
 NUM_USERS, NUM_ADS, NUM_ORGANIC = 5, 6, 4
 
@@ -115,23 +115,25 @@ def test_looked_up_counts_are_rows_of_the_histogram(
     got = history.group_counts(user, time, groups)
     np.testing.assert_array_equal(got, want)
     assert got.dtype == np.int64
-    assert want[..., [0, 1, 2, 3, 5, 6, 7]].any(axis=(0, 1)).all()
+    assert want.any(axis=(0, 1)).all()
     ads = rng.integers(0, NUM_ADS, (300, 5))
     repeats = history.repeats(user, time)
     assert repeats is not None
     few = history.ad_repeats(user, time, ads)
     np.testing.assert_array_equal(few, np.take_along_axis(repeats, ads, axis=1))
     # the rankers' inputs are the same floats either way
-    past = PastCounts(history, user, time, moments(time))
-    few_ads = torch.from_numpy(ads)
-    looked_up = past.of(torch.from_numpy(group), few_ads)
-    many = past.of(torch.from_numpy(group), few_ads.repeat(1, 4))
+    past = PastCounts(history, user, time)
+    few_ads, groups_of = torch.from_numpy(ads), torch.from_numpy(group)
+    looked_up = past.of(groups_of, few_ads)
+    many = past.of(groups_of, few_ads.repeat(1, 4))
     assert torch.equal(looked_up.repeat(1, 4, 1), many)
-    assert past.of(torch.from_numpy(group), few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
-    np.testing.assert_allclose(past.exact(ads), looked_up.numpy(), rtol=1e-6, atol=1e-7)
-    nobody = past.part(slice(0))
-    assert nobody.exact(ads[:0]).shape == (0, 5, looked_up.shape[-1])
-    assert nobody.of(torch.from_numpy(group), few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
+    assert past.of(groups_of, few_ads[:, :1]).shape == (300, 1, looked_up.shape[-1])
+    np.testing.assert_allclose(
+        past.exact(groups_of, few_ads), looked_up.numpy(), rtol=1e-6, atol=1e-7
+    )
+    nobody = PastCounts(history, user[:0], time[:0])
+    assert nobody.exact(groups_of, few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
+    assert nobody.of(groups_of, few_ads[:0]).shape == (0, 5, looked_up.shape[-1])
 
 
 def test_counts_of_a_log_without_events() -> None:

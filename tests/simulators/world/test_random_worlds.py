@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from envs.day import AdDayEnv, AdDayVectorEnv
+from envs.gym import AdDayEnv
+from envs.vector import AdDayVectorEnv
 from simulators.building import Draft, build_world
 from simulators.make import make_world
 from simulators.opening import read_world

@@ -41,7 +41,7 @@ def make_builder(
         num_ads=NUM_ADS,
         request_context=context,
         user_attributes=USERS,
-        preference=lambda user, time: np.zeros((len(user), LEVELS, 9), dtype=np.float32),
+        preference=lambda user, time, today: np.zeros((len(user), LEVELS, 9), dtype=np.float32),
         max_tokens=max_tokens,
     )
 

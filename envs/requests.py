@@ -3,9 +3,10 @@
 Dims: B rows (environments), n requests prepared at a time, N ads, L levels, V codes per level.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -13,23 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from envs.arguments import integer
-from envs.choices import Choices, IllegalActionError
-from envs.engine import Arrays
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
 from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
-from simulators.rewards import RewardMix, RewardSpec, final_value
+from simulators.rewards import final_value
 from simulators.world import World
 from simulators.world.features import Features
 
-__all__ = ["OUTCOME_KEYS", "Episodes", "IllegalActionError", "RewardSpec"]
-
 OUTCOME_KEYS = ("pctr", "pcvr", "ecpm", "final_value")
 """What the rankers say of the ad at the end of an episode."""
-SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
-"""Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
-is a key of the draw: rows may have different ones."""
 _MOST_AHEAD = 32
 """Requests that a single row prepares ahead at most, in one batch."""
 
@@ -64,62 +59,37 @@ class _Requests:
 _IDENTITY = ("request_id", "user_id", "timestamp")
 
 
-class Episodes:
-    """An `Engine` that draws requests, follows the codes chosen, and scores the ads reached.
+class Episodes(Engine):
+    """Draws requests, follows the codes chosen, and scores the ads reached.
 
-    Rows are independent: each has its own seed, its own episode count and its own level. The n-th
-    request of a row is a function of its seed, n and the split.
+    Each row has its own seed, its own episode count and its own level. The n-th request of a row
+    is a function of its seed, n and the split.
     """
 
     def __init__(
-        self,
-        world: World,
-        num_rows: int,
-        *,
-        reward: RewardSpec = None,
-        split: str = "train",
-        illegal_reward: float = -1.0,
-        strict: bool = False,
+        self, world: str | Path | World, num_rows: int, **settings: Unpack[Settings]
     ) -> None:
-        """Start without requests; call `seed`, then `reset`.
+        """Start without requests.
 
         Raises:
-            ValueError: An unknown split, or one without requests.
+            ValueError: A wrong argument, or a split without requests.
         """
-        self.world = world
-        self.num_rows = num_rows
-        self.reward = RewardMix.of(reward)
-        self.illegal_reward = float(illegal_reward)
-        self.strict = strict
-        self.request_ids = world.request_ids(split).numpy()
+        super().__init__(world, num_rows, **settings)
+        self.request_ids = self.world.request_ids(self.split).numpy()
         if len(self.request_ids) == 0:
-            raise ValueError(f"split {split!r} of this world has no request with an eligible ad")
-        self._root = SPLIT_ROOTS[split]
+            raise ValueError(
+                f"split {self.split!r} of this world has no request with an eligible ad"
+            )
         self._seed = np.zeros(num_rows, dtype=np.int64)
         self._episode = np.zeros(num_rows, dtype=np.int64)
-        self._choices = Choices(world.trie, num_rows)
         self._requests: _Requests | None = None
         self._ahead: list[_Requests] = []
         self._num_ahead = 0
-        self.terminated = np.zeros(num_rows, dtype=np.bool_)
-        self.truncated = np.zeros(num_rows, dtype=np.bool_)
-        self.reported = np.zeros(num_rows, dtype=np.bool_)
-        self._illegal = np.zeros(num_rows, dtype=np.bool_)
 
-        def zeros(names: Sequence[str]) -> dict[str, NDArray]:
+        def zeros(names: Iterable[str]) -> dict[str, NDArray]:
             return {name: np.zeros(num_rows, dtype=np.float32) for name in names}
 
-        self._outcome, self._components = zeros(OUTCOME_KEYS), zeros([*self.reward.functions])
-
-    @property
-    def awaiting(self) -> NDArray[np.bool_]:
-        """[B], True where a choice is due."""
-        return self._choices.awaiting
-
-    @property
-    def legal_mask(self) -> NDArray[np.bool_]:
-        """[B, V], what may be chosen; all True where no choice is due."""
-        return self._choices.legal_mask
+        self._outcome, self._components = zeros(OUTCOME_KEYS), zeros(self.reward.functions)
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the streams of `rows` (None: all) anew."""
@@ -132,7 +102,7 @@ class Episodes:
         """Return every row's next `ahead` requests, int64 [B, ahead]."""
         episode = torch.from_numpy(self._episode)[:, None] + torch.arange(ahead)
         seed = torch.from_numpy(self._seed)[:, None]
-        u = uniform(self._root, Purpose.ENVIRONMENT_REQUEST, seed, episode).numpy()
+        u = uniform(SPLIT_ROOTS[self.split], Purpose.ENVIRONMENT_REQUEST, seed, episode).numpy()
         return self.request_ids[(u * len(self.request_ids)).astype(np.int64)]
 
     def reset(
@@ -151,12 +121,10 @@ class Episodes:
         if rows is not None and (self._requests is None or rows.all()):
             rows = None
         chosen = slice(None) if rows is None else rows
-        options = options or {}
-        if set(options) - {"request_id"}:
-            raise ValueError(f"options may hold 'request_id' only, got {sorted(options)}")
+        options = checked_options(options, "request_id")
         if "request_id" in options:
-            wanted = self._check_request_ids(options["request_id"], chosen)
-            requests = _Requests.of(self.world, wanted, singly=False)
+            ids = self._check_request_ids(options["request_id"], chosen)
+            requests = _Requests.of(self.world, ids, singly=False)
             self._ahead = self._ahead[1:]
         elif self.num_rows == 1:
             requests = self._next()
@@ -206,14 +174,7 @@ class Episodes:
     def step(
         self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Choose the next code of `rows` (None: all) and return rewards, float32 [B].
-
-        A row that awaits no choice stays as it is and gets 0.
-
-        Raises:
-            ValueError: An action outside [0, V).
-            IllegalActionError: An illegal action, if `strict`; nothing has changed then.
-        """
+        """Choose the next code; see `Engine`. A row that awaits no choice stays as it is."""
         finished, illegal = self._choices.step(
             action, rows, strict=self.strict, request_id=self._identity("request_id")
         )
@@ -248,15 +209,14 @@ class Episodes:
             return np.zeros(self.num_rows, dtype=np.int64)
         return self._requests.entries[key]
 
-    def observation(self) -> dict[str, NDArray]:
-        """Return the entries of `envs.spaces.observation_fields` by key, [B, ...], no mask."""
+    def shown(self) -> dict[str, NDArray]:
+        """Return the request tensors."""
         assert self._requests is not None
         entries = self._requests.entries
-        shown = {key: entries[key] for key in entries if key not in _IDENTITY}
-        return shown | {"prefix": self._choices.prefix, "level": self._choices.level}
+        return {key: entries[key] for key in entries if key not in _IDENTITY}
 
     def info(self) -> Arrays:
-        """Return what every row's `info` has, [B] each, without `action_mask`."""
+        """Return `request_id`, `user_id`, `timestamp` and `illegal`."""
         return {key: self._identity(key) for key in _IDENTITY} | {"illegal": self._illegal}
 
     def report(self) -> Arrays:
