@@ -40,8 +40,8 @@ from agents.actor_critic import (
     categorical_kl,
     masked_log_softmax,
 )
+from agents.candidates import check_above, check_choice, keep_valid
 from agents.clock import Clock
-from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix, RewardSpec
@@ -117,14 +117,12 @@ class RolloutConfig:
             raise ValueError(
                 f"num_candidates must be at least 2 for a z-score, got {self.num_candidates}"
             )
-        if self.behavior not in BEHAVIORS:
-            raise ValueError(f"behavior must be one of {BEHAVIORS}, got {self.behavior!r}")
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        check_choice("behavior", self.behavior, BEHAVIORS)
+        check_above("temperature", self.temperature)
         if self.behavior == "beam" and self.temperature != 1.0:
             raise ValueError(f"a beam has no temperature: it must be 1, got {self.temperature}")
-        if self.reward_scale is not None and not self.reward_scale > 0.0:
-            raise ValueError(f"reward_scale must be above 0, got {self.reward_scale}")
+        if self.reward_scale is not None:
+            check_above("reward_scale", self.reward_scale)
 
 
 @dataclass(frozen=True)
@@ -276,21 +274,17 @@ def score_reference(
 
 
 def reward_unit(
-    model: ActorCriticModel,
-    world: World,
-    request_ids: Int[Tensor, " B"],
-    reward: Reward,
-    config: RolloutConfig,
-    seed: int,
+    model: ActorCriticModel, source: RolloutSource, request_ids: Int[Tensor, " B"]
 ) -> float:
     """Return what the reward is divided by when nothing else is said.
 
     For Eq. 5 alone it is the world's standard deviation over logged candidates; for any other
     reward it is measured over candidates of the given requests (one batch of evaluations).
     """
-    if reward == RewardMix.from_specs([]):
-        return world.reward_scale
-    data = rollout(model, world, request_ids, reward, replace(config, reward_scale=1.0), seed, 0)
+    if source.reward == RewardMix.from_specs([]):
+        return source.world.reward_scale
+    unscaled = replace(source, config=replace(source.config, reward_scale=1.0))
+    data = timed_rollout(model, unscaled, request_ids, 0, keep_graph=False, clock=Clock())
     spread = data["reward"][data["valid"]].std(correction=0).item()
     return spread if spread > 0.0 else 1.0
 

@@ -24,16 +24,13 @@ from agents.actor_critic import (
     categorical_kl,
     masked_log_softmax,
 )
+from agents.candidates import mean_over_candidates
 from agents.clock import Clock
-from agents.critic_updates import update_critic
-from agents.methods import Method, make_method
-from agents.objectives.process_rewards import prefix_popularity, shuffle_popularity
-from agents.objectives.surrogate import mean_over_candidates
-from agents.objectives.surrogate_loss import value_loss
+from agents.critic import attached_value_loss
+from agents.registry import Method, make_method
 from agents.rollout import (
     NonFiniteError,
     Reward,
-    RolloutSource,
     World,
     as_reward,
     reward_unit,
@@ -42,9 +39,8 @@ from agents.rollout import (
 )
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
-from agents.train_state import TrainState
+from agents.train_state import TrainRun, TrainState
 from simulators.rewards import RewardSpec
-from simulators.world.past_successes import past_successes
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
 
@@ -104,24 +100,22 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
-    reward = as_reward(reward)
+    run = TrainRun(world, as_reward(reward), config, seed, method)
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)
     model.eval()
     with _named_errors(method, 0, schedule.batch(0)):
-        scale = config.reward_scale or reward_unit(
-            model, world, schedule.batch(0), reward, config, seed
-        )
+        scale = config.reward_scale or reward_unit(model, run, schedule.batch(0))
     model.hte.reward_scale.fill_(scale)
-    state = TrainState.start(model, learning_rate, config)
+    state = TrainState.start(model, learning_rate, run)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
-        state.load(checkpoint_path, method, config, seed)
-    scaled = replace(config, reward_scale=float(model.hte.reward_scale))
+        state.load(checkpoint_path, run)
+    scaled = replace(run, config=replace(config, reward_scale=float(model.hte.reward_scale)))
     while state.step < config.num_steps:
         started = time.perf_counter()
         request_ids = schedule.batch(state.step)
         with _named_errors(method, state.step, request_ids):
-            measures = _step(state, world, chosen, scaled, reward, seed, request_ids)
+            measures = _step(state, scaled, chosen, request_ids)
         measures["step_s"] = time.perf_counter() - started
         state.history.append(measures)
         state.step += 1
@@ -131,7 +125,7 @@ def train(
             logger.log_metrics(measures, step=state.step)
         last = state.step == config.num_steps
         if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
-            state.save(checkpoint_path, method, config, seed)
+            state.save(checkpoint_path, run)
     return state.history
 
 
@@ -147,21 +141,14 @@ def _named_errors(method: str, step: int, request_ids: Tensor) -> Iterator[None]
 
 
 def _step(
-    state: TrainState,
-    world: World,
-    method: Method,
-    config: TrainConfig,
-    reward: Reward,
-    seed: int,
-    request_ids: Tensor,
+    state: TrainState, run: TrainRun, method: Method, request_ids: Tensor
 ) -> dict[str, float]:
-    clock = Clock()
-    uses_critic = method.uses_critic and not config.terminal_at_all_levels
-    warm_up = uses_critic and state.step < config.critic_warmup_steps
+    clock, config = Clock(), run.config
+    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
     on_policy = not (warm_up or method.is_offline)
     data = timed_rollout(
         state.reference if method.is_offline else state.model,
-        RolloutSource(world, reward, config, seed),
+        run,
         request_ids,
         state.step,
         keep_graph=on_policy,
@@ -171,31 +158,20 @@ def _step(
         part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
         part = score_reference(part, state.reference, config.temperature)
     if method.advantage is not None:
-        _set_popularity(data, world, config, seed, request_ids)
+        if method.prepare is not None:
+            method.prepare(data, run.world, run.seed)
         method.advantage(data)
         if "weight" in data and "advantage" in data:
             data["advantage"] = data["advantage"] * data["weight"][..., None, None]
     measures = _rollout_measures(data)
     measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
     with clock("update"):
-        if uses_critic:
+        if method.uses_critic:
             measures |= _critic_measures(data)
-            measures["critic_loss"] = update_critic(state, data, config, seed)
+            measures["critic_loss"] = state.critic.update(data, state.step)
         if not warm_up:
             measures |= _update_policy(state, data, method, config, starts_attached=on_policy)
     return measures | clock.measures()
-
-
-def _set_popularity(
-    data: TensorDict, world: World, config: TrainConfig, seed: int, request_ids: Tensor
-) -> None:
-    """Put another popularity than Eq. 6's in its place, where an ablation asks for it."""
-    if config.popularity == "shuffled":
-        data["popularity"] = shuffle_popularity(data["popularity"], request_ids, seed)
-    elif config.popularity == "prefix":
-        past, valid = past_successes(world, request_ids)
-        popularity = prefix_popularity(past, valid, data["codes"], data["legal_mask"].shape[-1])
-        data["popularity"] = popularity.to(data["popularity"].dtype)
 
 
 def _update_policy(
@@ -212,7 +188,7 @@ def _update_policy(
     are still the same.
     """
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
-    parameters = state.policy_parameters
+    parameters = state.model.policy_parameters()
     moves_trunk = method.uses_critic and config.critic_moves_trunk
     reports: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
@@ -225,34 +201,21 @@ def _update_policy(
         if config.kl_penalty and not method.uses_reference:
             out["loss_kl"] = config.kl_penalty * _kl(batch)
         if moves_trunk:
-            out["loss_critic"] = _attached_value_loss(state, batch)
+            out["loss_critic"] = attached_value_loss(state.model, batch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()
         if not torch.isfinite(loss):
             raise NonFiniteError(f"the policy loss must be finite, got {loss.item()}")
-        state.policy_optimizer.zero_grad()
+        state.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"the policy gradient's norm must be finite, got {norm.item()}")
-        state.policy_optimizer.step()
+        state.optimizer.step()
         report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
         reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
     means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
     return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
-
-
-def _attached_value_loss(state: TrainState, batch: TensorDict) -> Tensor:
-    """Return Eq. 10's loss with the gradient let through to the HSD (an ablation)."""
-    hte = state.model.hte
-    if not hasattr(hte, "stop_gradient"):
-        raise ValueError("critic_moves_trunk needs a critic with `stop_gradient`, as the HTE's")
-    hte.stop_gradient = False
-    try:
-        value = hte(batch["context"], batch["codes"]).value
-    finally:
-        hte.stop_gradient = True
-    return value_loss(value, batch["value_target"].squeeze(-1), batch["valid"])
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agents.rollout import RolloutConfig, reward_unit
+from agents.rollout import RolloutConfig, RolloutSource, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.decoder import Context
@@ -229,7 +229,7 @@ def train_critic(
     """
     first = draw_requests(world, seed, Purpose.CRITIC, 0, config.num_requests)
     drawn = RolloutConfig(num_candidates=config.num_candidates)
-    scale = reward_unit(model, world, first, reward, drawn, seed)
+    scale = reward_unit(model, RolloutSource(world, reward, drawn, seed), first)
     model.hte.reward_scale.fill_(scale)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:

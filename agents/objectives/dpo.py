@@ -3,7 +3,7 @@
 Dims: B requests, K candidates, L levels, P pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,18 +13,22 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.surrogate import (
+from agents.actor_critic import make_policy_head
+from agents.candidates import (
     check_above,
     check_range,
+    check_rank,
     check_shape,
     keep_valid,
     resolve_valid,
 )
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
+from agents.registry import Method, register_method, tuning_space
+from agents.shared_config import SharedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig:
+class DPOConfig(SharedConfig):
     """The dials of dpo, dpo_offline and sdpo."""
 
     dpo_beta: float = 0.5
@@ -35,7 +39,8 @@ class DPOConfig:
     """Worse candidates that the best one is held against."""
 
     def __post_init__(self) -> None:
-        check_above("dpo_beta", self.dpo_beta, 0.0)
+        super().__post_init__()
+        check_above("dpo_beta", self.dpo_beta)
 
 
 def dpo_loss(
@@ -62,14 +67,12 @@ def dpo_loss(
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.
     """
-    if log_prob_chosen.ndim != 1:
-        raise ValueError(f"log_prob_chosen must have shape [P], got {tuple(log_prob_chosen.shape)}")
+    check_rank("log_prob_chosen", log_prob_chosen, "P")
     shape = log_prob_chosen.shape
     check_shape("log_prob_rejected", log_prob_rejected, shape, "P")
     check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape, "P")
     check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P")
-    if not beta > 0.0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    check_above("beta", beta)
     chosen = log_prob_chosen - ref_log_prob_chosen.detach()
     rejected = log_prob_rejected - ref_log_prob_rejected.detach()
     return -logsigmoid(beta * (chosen - rejected)).sum() / max(len(log_prob_chosen), 1)
@@ -99,16 +102,12 @@ def sdpo_loss(
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.
     """
-    if log_prob_rejected.ndim != 2:
-        raise ValueError(
-            f"log_prob_rejected must have shape [P, N], got {tuple(log_prob_rejected.shape)}"
-        )
+    check_rank("log_prob_rejected", log_prob_rejected, "P, N")
     shape = log_prob_rejected.shape
     check_shape("log_prob_chosen", log_prob_chosen, shape[:1], "P")
     check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape[:1], "P")
     check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P, N")
-    if not beta > 0.0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    check_above("beta", beta)
     mask = resolve_valid(valid, log_prob_rejected)
     some = mask.any(-1)
     chosen = torch.where(some, log_prob_chosen - ref_log_prob_chosen.detach(), 0.0)
@@ -139,10 +138,7 @@ def preference_pairs(
     Raises:
         ValueError: A wrong shape, or num_pairs outside [1, K // 2].
     """
-    if terminal_reward.ndim != 2:
-        raise ValueError(
-            f"terminal_reward must have shape [B, K], got {tuple(terminal_reward.shape)}"
-        )
+    check_rank("terminal_reward", terminal_reward, "B, K")
     check_range("num_pairs", num_pairs, 1, terminal_reward.shape[1] // 2)
     mask = resolve_valid(valid, terminal_reward)
     best = torch.where(mask, terminal_reward, -torch.inf)
@@ -178,33 +174,27 @@ class DPOLoss(RolloutLoss):
     share of pairs whose chosen path gained more over the reference than the rejected one).
     """
 
+    reads = ("codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs")
+    writes = ("loss_objective", "entropy", "pair_accuracy")
+
     def __init__(self, actor_network: Actor, *, beta: float = 0.5) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs"],
-            writes=["loss_objective", "entropy", "pair_accuracy"],
-        )
+        super().__init__(actor_network)
         self.beta = beta
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
         log_prob = path_log_prob(data, distribution)
         reference = reference_path_log_prob(data)
-        chosen, rejected = data["chosen"], data["rejected"]
-        pair_valid = data["pair_valid"]
-        log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected = (
-            source.gather(1, index)[pair_valid]
+        chosen, rejected, ref_chosen, ref_rejected = (
+            source.gather(1, data[side])[data["pair_valid"]]
             for source in (log_prob, reference)
-            for index in (chosen, rejected)
+            for side in ("chosen", "rejected")
         )
-        out = TensorDict()
-        out["loss_objective"] = dpo_loss(
-            log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected, self.beta
-        )
+        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
         with torch.no_grad():
-            margin = (log_prob_chosen - ref_chosen) - (log_prob_rejected - ref_rejected)
-            out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
-        return out
+            margin = (chosen - ref_chosen) - (rejected - ref_rejected)
+            accuracy = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
+        return TensorDict({"loss_objective": loss, "pair_accuracy": accuracy})
 
 
 class SDPOLoss(RolloutLoss):
@@ -215,12 +205,10 @@ class SDPOLoss(RolloutLoss):
     than the best count as worse.
     """
 
+    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
+
     def __init__(self, actor_network: Actor, *, beta: float = 0.5, num_negatives: int = 7) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
-            writes=["loss_objective", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("num_negatives", num_negatives, 1)
         self.beta = beta
         self.num_negatives = num_negatives
@@ -234,8 +222,7 @@ class SDPOLoss(RolloutLoss):
         worst = torch.where(valid, reward, torch.inf).argsort(dim=-1, stable=True)
         worst = worst[:, : self.num_negatives]
         counts = valid.gather(1, worst) & (reward.gather(1, worst) < reward.gather(1, best))
-        out = TensorDict()
-        out["loss_objective"] = sdpo_loss(
+        loss = sdpo_loss(
             log_prob.gather(1, best)[:, 0],
             log_prob.gather(1, worst),
             reference.gather(1, best)[:, 0],
@@ -243,4 +230,31 @@ class SDPOLoss(RolloutLoss):
             self.beta,
             counts,
         )
-        return out
+        return TensorDict({"loss_objective": loss})
+
+
+_PAIRS_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), dpo_num_pairs=(2, 4, 8))
+_LIST_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), sdpo_num_negatives=(3, 7, 15))
+
+
+@register_method("dpo", config=DPOConfig, search_space=_PAIRS_SPACE)
+def dpo(config: DPOConfig, num_levels: int) -> Method:
+    """Iterative DPO: fresh pairs from each step's candidates; the warm start is the reference."""
+    check_range("dpo_num_pairs", config.dpo_num_pairs, 1, config.num_candidates // 2)
+    pairs = PreferencePairs(num_pairs=config.dpo_num_pairs)
+    return Method(pairs, DPOLoss(make_policy_head(), beta=config.dpo_beta), uses_reference=True)
+
+
+@register_method("dpo_offline", config=DPOConfig, search_space=_PAIRS_SPACE)
+def dpo_offline(config: DPOConfig, num_levels: int) -> Method:
+    """DPO on pairs of the warm start's candidates, never of the policy's own."""
+    return replace(dpo(config, num_levels), is_offline=True)
+
+
+@register_method("sdpo", config=DPOConfig, search_space=_LIST_SPACE)
+def sdpo(config: DPOConfig, num_levels: int) -> Method:
+    """S-DPO: each request's best candidate against several worse ones at once."""
+    num_negatives = config.sdpo_num_negatives
+    check_range("sdpo_num_negatives", num_negatives, 1, config.num_candidates - 1)
+    loss = SDPOLoss(make_policy_head(), beta=config.dpo_beta, num_negatives=num_negatives)
+    return Method(None, loss, uses_reference=True)

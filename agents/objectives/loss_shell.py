@@ -3,7 +3,6 @@
 Dims: B requests, K candidates, L levels, V codes per level.
 """
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
-from agents.objectives.surrogate import keep_valid, mean_over_candidates
+from agents.candidates import keep_valid, mean_over_candidates
 
 Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
 """Gives a masked categorical [B, K, L, V] through `get_dist`."""
@@ -27,16 +26,17 @@ class RolloutLoss(LossModule):
     Writes what `losses` returns, and `entropy` (nats, summed over levels).
     """
 
+    reads: tuple[str, ...]
+    """Keys beside the actor's own."""
+    writes: tuple[str, ...] = ("loss_objective", "entropy")
     actor_network: Actor
 
-    def __init__(
-        self, actor_network: Actor, *, reads: Sequence[str], writes: Sequence[str]
-    ) -> None:
-        """Store the actor (shared, not copied) and the keys beside the actor's own."""
+    def __init__(self, actor_network: Actor) -> None:
+        """Store the actor (shared, not copied)."""
         super().__init__()
         self.actor_network = actor_network
-        self.in_keys = [*reads, *actor_network.in_keys]
-        self.out_keys = list(writes)
+        self.in_keys = [*self.reads, *actor_network.in_keys]
+        self.out_keys = list(self.writes)
 
     @property
     def functional(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents.objectives.surrogate import check_range, check_shape
+from agents.candidates import check_range, check_shape
 from gpr_rl.random import Purpose, uniform
 
 PROCESS_REWARDS = ("capped", "uncapped", "potential")

@@ -3,19 +3,15 @@
 Dims: B requests, K candidates, L levels.
 """
 
-import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.objectives.surrogate import (
-    check_range,
-    keep_valid,
-    log_ratio_and_advantage,
-    mean_over_candidates,
-    resolve_valid,
-)
+from agents.candidates import check_range, check_rank, mean_over_candidates, resolve_valid
+from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, log_ratio_and_advantage
+from agents.objectives.terminal import candidate_centred
+from agents.registry import EPOCHS_SPACE, Method, register_method
 
 _MAX_LOG_RATIO = 20.0
 
@@ -35,20 +31,12 @@ def leave_one_out_advantages(
     Raises:
         ValueError: A wrong shape or num_levels < 1.
     """
-    if terminal_reward.ndim != 2:
-        raise ValueError(
-            f"terminal_reward must have shape [B, K], got {tuple(terminal_reward.shape)}"
-        )
+    check_rank("terminal_reward", terminal_reward, "B, K")
     check_range("num_levels", num_levels, 1)
     mask = resolve_valid(valid, terminal_reward)
-    reward = keep_valid(terminal_reward, mask)
     count = mask.sum(-1, keepdim=True)
     # R - mean of the others = (R - mean of all) n / (n - 1), exactly 0 where all are equal.
-    high = torch.where(mask, reward, -torch.inf).amax(-1, keepdim=True)
-    low = torch.where(mask, reward, torch.inf).amin(-1, keepdim=True)
-    centred = reward - reward.sum(-1, keepdim=True) / count.clamp_min(1)
-    advantage = centred * count / (count - 1).clamp_min(1)
-    advantage = torch.where(mask & (high > low), advantage, 0.0)
+    advantage = candidate_centred(terminal_reward, mask) * count / (count - 1).clamp_min(1)
     return advantage.unsqueeze(-1).repeat(1, 1, num_levels)
 
 
@@ -78,13 +66,7 @@ def reinforce_surrogate(
 
     Where the policy still is the behaviour the gradient is REINFORCE's, -A grad log pi; in later
     epochs the ratio corrects for the difference. A ratio above e^20 is taken as e^20, so that it
-    can't overflow.
-
-    Args:
-        log_prob: log pi(z_l) of the chosen codes, nats; carries the gradient.
-        behavior_log_prob: Under the distribution that drew them. A constant.
-        advantage: A_l. A constant.
-        valid: Candidates that count, all by default.
+    can't overflow. Arguments: see `clipped_surrogate`.
 
     Raises:
         ValueError: A wrong shape.
@@ -93,3 +75,9 @@ def reinforce_surrogate(
         log_prob, behavior_log_prob, advantage, valid
     )
     return -mean_over_candidates(log_ratio.clamp_max(_MAX_LOG_RATIO).exp() * advantage, mask)
+
+
+@register_method("reinforce", config=SurrogateConfig, search_space=EPOCHS_SPACE)
+def reinforce(config: SurrogateConfig, num_levels: int) -> Method:
+    """REINFORCE with the mean of the other candidates as baseline; no clip, no critic."""
+    return Method(LeaveOneOutAdvantage(), SurrogateLoss.of(config, reinforce_surrogate))

@@ -14,29 +14,33 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.distributions import Distribution
 
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.rspo import rspo_losses
-from agents.objectives.surrogate import (
+from agents.actor_critic import make_policy_head
+from agents.candidates import (
     check_above,
     check_range,
+    check_rank,
     check_shape,
     keep_valid,
     mean_over_candidates,
     resolve_valid,
 )
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
+from agents.objectives.rspo import RSPOConfig, rspo_losses
+from agents.registry import Method, register_method, tuning_space
 
 _MAX_VALUE = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnifiedConfig:
+class UnifiedConfig(RSPOConfig):
     """The dial of vsl_rspo beside rspo's."""
 
     unified_weight: float = 0.1
     """w_0 of GR4AD's unified stage. Not given in the source."""
 
     def __post_init__(self) -> None:
-        check_above("unified_weight", self.unified_weight, 0.0)
+        super().__post_init__()
+        check_above("unified_weight", self.unified_weight)
 
 
 def rank_disagreement(
@@ -81,11 +85,9 @@ def unified_weights(
     Raises:
         ValueError: A wrong shape, or weight that is not above 0.
     """
-    if log_prob.ndim != 2:
-        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
+    check_rank("log_prob", log_prob, "B, K")
     check_shape("value", value, log_prob.shape, "B, K")
-    if not weight > 0.0:
-        raise ValueError(f"weight must be above 0, got {weight}")
+    check_above("weight", weight)
     mask = resolve_valid(valid, log_prob)
     apart = rank_disagreement(log_prob.detach(), value.detach(), mask)
     low = torch.where(mask, value.detach(), torch.inf).amin(-1, keepdim=True)
@@ -138,14 +140,13 @@ class UnifiedLoss(RolloutLoss):
     [B, K, L, V]. Writes `loss_objective` (RSPO), `loss_supervised` and `entropy`.
     """
 
+    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
+    writes = ("loss_objective", "loss_supervised", "entropy")
+
     def __init__(
         self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0, weight: float = 0.1
     ) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
-            writes=["loss_objective", "loss_supervised", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("beta", beta, 0.0)
         self.beta = beta
         self.delta = delta
@@ -153,8 +154,7 @@ class UnifiedLoss(RolloutLoss):
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
-        out = TensorDict()
-        out["loss_objective"], out["loss_supervised"] = unified_loss(
+        preferred, supervised = unified_loss(
             path_log_prob(data, distribution),
             reference_path_log_prob(data),
             data["terminal_reward"],
@@ -163,4 +163,19 @@ class UnifiedLoss(RolloutLoss):
             self.weight,
             data["valid"],
         )
-        return out
+        return TensorDict({"loss_objective": preferred, "loss_supervised": supervised})
+
+
+_SPACE = tuning_space(rspo_beta=(0.1, 0.3, 1.0), unified_weight=(0.03, 0.1, 0.3))
+
+
+@register_method("vsl_rspo", config=UnifiedConfig, search_space=_SPACE)
+def vsl_rspo(config: UnifiedConfig, num_levels: int) -> Method:
+    """GR4AD's unified stage: value-aware imitation and RSPO in one step."""
+    loss = UnifiedLoss(
+        make_policy_head(),
+        beta=config.rspo_beta,
+        delta=config.rspo_delta,
+        weight=config.unified_weight,
+    )
+    return Method(None, loss, uses_reference=True)
