@@ -58,13 +58,22 @@ def as_reward(reward: RewardSpec | Reward) -> Reward:
 
     Args:
         reward: As `RewardMix.of` takes it, or a function that returns total and components itself.
+
+    Raises:
+        RewardError: Anything else.
     """
+    mix = RewardMix.of(reward)  # type: ignore[arg-type]
     if isinstance(reward, RewardMix) or not callable(reward):
-        return RewardMix.of(reward)
+        return mix
+    (name,) = mix.functions
 
     def called(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         found = reward(outcome)
-        return found if isinstance(found, tuple) else RewardMix.of(lambda _: found)(outcome)
+        return (
+            found
+            if isinstance(found, tuple)
+            else RewardMix({name: lambda _: found}, {name: 1.0})(outcome)
+        )
 
     return called
 
@@ -154,7 +163,7 @@ def rollout(
     model: ActorCriticModel,
     world: World,
     request_ids: Int[Tensor, " B"],
-    reward: Reward,
+    reward: RewardSpec | Reward,
     config: RolloutConfig,
     seed: int,
     step: int,
@@ -170,7 +179,7 @@ def rollout(
         model: Policy and critic, see `agents.actor_critic.ActorCriticModel`.
         world: Gives requests, eligible ads and outcomes.
         request_ids: Which requests.
-        reward: Total reward of an outcome, and its components.
+        reward: See `as_reward`.
         config: How candidates are drawn and the reward is scaled.
         seed: Root of the draws.
         step: Training step: the `draw` of the random streams.
@@ -180,7 +189,7 @@ def rollout(
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
     """
-    source = RolloutSource(world, reward, config, seed)
+    source = RolloutSource(world, as_reward(reward), config, seed)
     return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph, clock=Clock())
 
 

@@ -84,7 +84,7 @@ def train(
         method: A registered name, see `agents.methods.method_names`.
         config: Everything that changes the result, with the seed.
         seed: Root of the draws of requests and candidates.
-        reward: What is optimised (`RewardMix.of`); Eq. 5 by default. Another one is divided by
+        reward: What is optimised (`as_reward`); Eq. 5 by default. Another one is divided by
             its std over the first batch of the warm start (one more batch of ranker evaluations,
             for any method), unless the configuration has a `reward_scale`; a constant one is left
             as it is.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agents.rollout import RolloutConfig, RolloutSource, reward_unit
+from agents.rollout import Reward, RolloutConfig, RolloutSource, as_reward, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.decoder import Context
@@ -30,7 +30,7 @@ from gpr_rl.pretraining.vaft import (
 from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
 from gpr_rl.random import Purpose, random_bits, uniform
 from gpr_rl.schema import Targets
-from simulators.rewards import RewardMix, RewardSpec
+from simulators.rewards import RewardSpec
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
@@ -220,13 +220,14 @@ def train_critic(
     world: World,
     config: WarmStartConfig,
     seed: int,
-    reward: RewardMix,
+    reward: RewardSpec | Reward,
     on_stage: OnStage | None = None,
 ) -> None:
     """Train the HTE alone on the finished policy's candidates under the rankers.
 
     From here on the HTE counts in units of this reward.
     """
+    reward = as_reward(reward)
     first = draw_requests(world, seed, Purpose.CRITIC, 0, config.num_requests)
     drawn = RolloutConfig(num_candidates=config.num_candidates)
     scale = reward_unit(model, RolloutSource(world, reward, drawn, seed), first)
@@ -282,7 +283,7 @@ def warm_start(
     world: World,
     config: WarmStartConfig,
     seed: int,
-    reward: RewardSpec = None,
+    reward: RewardSpec | Reward = None,
     on_stage: OnStage | None = None,
 ) -> HHD:
     """Return a policy with its critic after all three stages, in evaluation mode.
@@ -291,11 +292,12 @@ def warm_start(
         world: Gives logged windows, requests and outcomes.
         config: Sizes of the model and of the stages.
         seed: Root of the initial weights and of every draw.
-        reward: What the critic learns to expect (`RewardMix.of`); Eq. 5 by default.
+        reward: What the critic learns to expect (`as_reward`); Eq. 5 by default.
         on_stage: Called with the stage's name, the step and the logged values.
     """
+    reward = as_reward(reward)
     model = build_model(world, config.model, seed)
     train_mtp(model, world, config, seed, on_stage)
     train_vaft(model, world, config, seed, on_stage)
-    train_critic(model, world, config, seed, RewardMix.of(reward), on_stage)
+    train_critic(model, world, config, seed, reward, on_stage)
     return model.eval()

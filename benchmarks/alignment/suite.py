@@ -112,22 +112,15 @@ def _row_task(settings: Settings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
     name = str(row)
     if row.method in SUPERVISED:
-        function, more = "benchmarks.alignment.train:run_vsl", {}
+        function, kwargs = "benchmarks.alignment.train:run_vsl", _shared(settings)
     else:
         function = "benchmarks.alignment.train:run_row"
-        tuned = tuned_file(settings, row.method)
-        more = {
-            "row": name,
-            "tuned": tuned,
-            "plugins": settings.plugins,
-            "resume": settings.resume,
-            "logger": settings.logger,
-        }
-        needs = (*needs, f"choose {row.method}") if tuned else needs
+        kwargs = {"settings": settings, "row": name}
+        needs = (*needs, f"choose {row.method}") if tuned_file(settings, row.method) else needs
     return Task(
         name=f"{name}, seed {seed}",
         function=function,
-        kwargs={**_shared(settings), "seed": seed, **more},
+        kwargs={**kwargs, "seed": seed},
         needs=needs,
         output=_part(settings, name, seed),
         files=(checkpoint(settings.out, name, seed),),
