@@ -69,11 +69,9 @@ def as_reward(reward: RewardSpec | Reward) -> Reward:
 
     def called(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         found = reward(outcome)
-        return (
-            found
-            if isinstance(found, tuple)
-            else RewardMix({name: lambda _: found}, {name: 1.0})(outcome)
-        )
+        if isinstance(found, tuple):
+            return found
+        return RewardMix({name: lambda _: found}, {name: 1.0})(outcome)
 
     return called
 
