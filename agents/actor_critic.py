@@ -18,6 +18,7 @@ from tensordict.nn import (
 from torch import Tensor, nn
 from torchrl.modules import MaskedCategorical
 
+from agents.candidates import check_above
 from gpr_rl.schema import Request
 
 
@@ -92,8 +93,7 @@ class PolicyLogits(TensorDictModuleBase):
     def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
         """Store the model (shared). Logits are divided by `temperature`, as in sampling."""
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        check_above("temperature", temperature)
         self.model = model
         self.temperature = temperature
         self.in_keys = ["request", "codes"]
@@ -107,11 +107,11 @@ class PolicyLogits(TensorDictModuleBase):
         return tensordict.set("logits", logits / self.temperature)
 
 
-def make_policy_head() -> ProbabilisticTensorDictModule:
+def make_policy_head(out_key: str = "codes") -> ProbabilisticTensorDictModule:
     """Return `logits`, `legal_mask` -> masked categorical over `codes`, with `action_log_prob`."""
     return ProbabilisticTensorDictModule(
         in_keys={"logits": "logits", "mask": "legal_mask"},
-        out_keys=["codes"],
+        out_keys=[out_key],
         distribution_class=MaskedCategorical,
         distribution_kwargs={"use_cross_entropy": False},
         return_log_prob=True,
@@ -163,10 +163,8 @@ def categorical_kl(
     legal_mask: Bool[Tensor, "*shape V"],
 ) -> Float[Tensor, "*shape"]:
     """Return KL(policy || reference) over the legal codes of every visited prefix, nats."""
-    difference = torch.where(legal_mask, log_probs, 0.0) - torch.where(
-        legal_mask, reference_log_probs, 0.0
-    )
-    return (log_probs.exp() * difference).sum(-1)
+    mine, other = (torch.where(legal_mask, x, 0.0) for x in (log_probs, reference_log_probs))
+    return (log_probs.exp() * (mine - other)).sum(-1)
 
 
 def categorical_entropy(

@@ -11,15 +11,11 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModuleBase,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
-from torchrl.modules import MaskedCategorical
 
-from agents.actor_critic import ActorCriticModel
+from agents.actor_critic import ActorCriticModel, make_policy_head
+from agents.candidates import check_above
 from envs.spaces import TOKEN_KEYS, request_from_observation
 
 _STATE_KEYS = (*TOKEN_KEYS, "popularity", "prefix", "level")
@@ -39,8 +35,7 @@ class CodeLogits(TensorDictModuleBase):
             ValueError: A temperature that is not above 0.
         """
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        check_above("temperature", temperature)
         self.model = model
         self.temperature = temperature
         self.in_keys = [*_STATE_KEYS, "action_mask"]
@@ -85,15 +80,8 @@ def make_code_actor(
     model: ActorCriticModel, *, temperature: float = 1.0
 ) -> ProbabilisticTensorDictSequential:
     """Return the policy observation -> `action`, `action_log_prob`, among the legal codes."""
-    head = ProbabilisticTensorDictModule(
-        in_keys={"logits": "logits", "mask": "legal_mask"},
-        out_keys=["action"],
-        distribution_class=MaskedCategorical,
-        distribution_kwargs={"use_cross_entropy": False},
-        return_log_prob=True,
-        log_prob_key="action_log_prob",
-    )
-    return ProbabilisticTensorDictSequential(CodeLogits(model, temperature=temperature), head)
+    logits = CodeLogits(model, temperature=temperature)
+    return ProbabilisticTensorDictSequential(logits, make_policy_head("action"))
 
 
 def _state(model: ActorCriticModel, tensordict: TensorDictBase) -> tuple[Any, Tensor, Tensor]:

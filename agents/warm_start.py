@@ -86,13 +86,6 @@ def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
     return model
 
 
-def draw_requests(world: World, seed: int, purpose: Purpose, step: int, size: int) -> Tensor:
-    """Return int64 [size] training requests, the same for the same (seed, purpose, step)."""
-    pool = world.request_ids("train")
-    draw = uniform(seed, purpose, torch.tensor(step), torch.arange(size))
-    return pool[(draw * len(pool)).long()]
-
-
 def _train_windows(
     name: str,
     objective: Objective,
@@ -214,9 +207,11 @@ def train_critic(
     From here on the HTE counts in units of this reward.
     """
     reward = as_reward(reward)
+    pool, row = world.request_ids("train"), torch.arange(config.num_requests)
 
     def request_ids(step: int) -> Tensor:
-        return draw_requests(world, seed, Purpose.CRITIC, step, config.num_requests)
+        draw = uniform(seed, Purpose.CRITIC, torch.tensor(step), row)
+        return pool[(draw * len(pool)).long()]
 
     drawn = RolloutConfig(num_candidates=config.num_candidates)
     scale = reward_unit(model, RolloutSource(world, reward, drawn, seed), request_ids(0))

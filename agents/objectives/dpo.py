@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
@@ -50,9 +50,7 @@ def dpo_loss(
     ref_log_prob_rejected: Float[Tensor, " P"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]).
-
-    Rafailov et al. 2023, Eq. 7. lp and ref are log-probabilities of whole paths.
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023, Eq. 7).
 
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
@@ -94,9 +92,9 @@ def sdpo_loss(
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats.
         log_prob_rejected: The same of N others.
-        ref_log_prob_chosen: Under the frozen reference policy. A constant.
-        ref_log_prob_rejected: Under the frozen reference policy. A constant.
-        beta: Strength of the pull towards the reference, above 0.
+        ref_log_prob_chosen: See `dpo_loss`.
+        ref_log_prob_rejected: See `dpo_loss`.
+        beta: See `dpo_loss`.
         valid: Rejected paths that count, all by default; a row without any adds nothing.
 
     Raises:
@@ -111,9 +109,8 @@ def sdpo_loss(
     mask = resolve_valid(valid, log_prob_rejected)
     some = mask.any(-1)
     chosen = torch.where(some, log_prob_chosen - ref_log_prob_chosen.detach(), 0.0)
-    rejected = keep_valid(log_prob_rejected, mask) - keep_valid(
-        ref_log_prob_rejected.detach(), mask
-    )
+    rejected = keep_valid(log_prob_rejected, mask)
+    rejected = rejected - keep_valid(ref_log_prob_rejected.detach(), mask)
     score = torch.where(mask, beta * (rejected - chosen[:, None]), -torch.inf)
     log_sum = torch.where(some[:, None], score, 0.0).logsumexp(-1)
     per_row = torch.where(some, softplus(log_sum), 0.0)
@@ -149,21 +146,15 @@ def preference_pairs(
     return chosen, rejected, counts
 
 
-class PreferencePairs(TensorDictModuleBase):
+class PreferencePairs(TensorDictModule):
     """Writes `chosen`, `rejected` (int64) and `pair_valid`, all [B, P], from `terminal_reward`."""
 
     def __init__(self, *, num_pairs: int = 4) -> None:
-        super().__init__()
-        self.num_pairs = num_pairs
-        self.in_keys = ["terminal_reward", "valid"]
-        self.out_keys = ["chosen", "rejected", "pair_valid"]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with the pairs set."""
-        pairs = preference_pairs(tensordict["terminal_reward"], self.num_pairs, tensordict["valid"])
-        for key, value in zip(self.out_keys, pairs, strict=True):
-            tensordict.set(key, value)
-        return tensordict
+        super().__init__(
+            lambda reward, valid: preference_pairs(reward, num_pairs, valid),
+            in_keys=["terminal_reward", "valid"],
+            out_keys=["chosen", "rejected", "pair_valid"],
+        )
 
 
 class DPOLoss(RolloutLoss):

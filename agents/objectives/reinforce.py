@@ -4,13 +4,11 @@ Dims: B requests, K candidates, L levels.
 """
 
 from jaxtyping import Bool, Float
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.candidates import check_range, check_rank, mean_over_candidates, resolve_valid
+from agents.candidates import check_rank, mean_over_candidates, resolve_valid
 from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, log_ratio_and_advantage
-from agents.objectives.terminal import candidate_centred
+from agents.objectives.terminal import LevelAdvantage, at_every_level, candidate_centred
 from agents.registry import EPOCHS_SPACE, Method, register_method
 
 _MAX_LOG_RATIO = 20.0
@@ -32,28 +30,22 @@ def leave_one_out_advantages(
         ValueError: A wrong shape or num_levels < 1.
     """
     check_rank("terminal_reward", terminal_reward, "B, K")
-    check_range("num_levels", num_levels, 1)
     mask = resolve_valid(valid, terminal_reward)
+    return at_every_level(_leave_one_out(terminal_reward, mask), num_levels)
+
+
+def _leave_one_out(reward: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum(-1, keepdim=True)
     # R - mean of the others = (R - mean of all) n / (n - 1), exactly 0 where all are equal.
-    advantage = candidate_centred(terminal_reward, mask) * count / (count - 1).clamp_min(1)
-    return advantage.unsqueeze(-1).repeat(1, 1, num_levels)
+    return candidate_centred(reward, mask) * count / (count - 1).clamp_min(1)
 
 
-class LeaveOneOutAdvantage(TensorDictModuleBase):
+class LeaveOneOutAdvantage(LevelAdvantage):
     """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_keys = ["terminal_reward", "codes", "valid"]
-        self.out_keys = ["advantage"]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with `advantage` set."""
-        advantage = leave_one_out_advantages(
-            tensordict["terminal_reward"], tensordict["codes"].shape[-1], tensordict["valid"]
-        )
-        return tensordict.set("advantage", advantage.unsqueeze(-1))
+    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
+        """Return the advantage of each candidate, [B, K]."""
+        return _leave_one_out(reward, resolve_valid(valid, reward))
 
 
 def reinforce_surrogate(

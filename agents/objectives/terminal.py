@@ -1,6 +1,6 @@
 """The advantage that a candidate's reward gives, within its request or its batch (GPR Eq. 8).
 
-Dims: B requests, K candidates.
+Dims: B requests, K candidates, L levels.
 """
 
 import math
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.candidates import check_choice, keep_valid
+from agents.candidates import check_choice, check_range, keep_valid
 from agents.shared_config import SharedConfig
 
 TERMINALS = ("zscore", "mean", "batch")
@@ -75,3 +77,32 @@ def candidate_centred(
     low = torch.where(valid, reward, math.inf).amin(-1, keepdim=True)
     centred = reward - reward.sum(-1, keepdim=True) / count
     return torch.where(valid & (high > low), centred, 0.0)
+
+
+def at_every_level(score: Float[Tensor, "B K"], num_levels: int) -> Float[Tensor, "B K L"]:
+    """Return a candidate's score as the advantage of each of its levels.
+
+    Raises:
+        ValueError: num_levels < 1.
+    """
+    check_range("num_levels", num_levels, 1)
+    return score.unsqueeze(-1).repeat(1, 1, num_levels)
+
+
+class LevelAdvantage(TensorDictModuleBase):
+    """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_keys = ["terminal_reward", "codes", "valid"]
+        self.out_keys = ["advantage"]
+
+    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
+        """Return what a subclass makes of rewards, [B, K]."""
+        raise NotImplementedError
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with `advantage` set."""
+        score = self.score(tensordict["terminal_reward"], tensordict["valid"])
+        advantage = at_every_level(score, tensordict["codes"].shape[-1])
+        return tensordict.set("advantage", advantage.unsqueeze(-1))
