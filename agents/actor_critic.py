@@ -8,7 +8,7 @@ codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from tensordict import TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -155,6 +155,13 @@ def masked_log_softmax(
 ) -> Float[Tensor, "*shape V"]:
     """Return log-probabilities over the legal codes, -inf elsewhere; rows need one legal code."""
     return torch.log_softmax(torch.where(legal_mask, logits, -torch.inf), dim=-1)
+
+
+def chosen_log_prob(
+    log_probs: Float[Tensor, "B K L V"], codes: Int[Tensor, "B K L"]
+) -> Float[Tensor, "B K L"]:
+    """Return the log-probability of the chosen codes."""
+    return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_kl(

@@ -21,7 +21,7 @@ from agents.candidates import (
     mean_over_candidates,
     resolve_valid,
 )
-from agents.rollout import NonFiniteError
+from agents.rollout import check_finite
 from agents.shared_config import SharedConfig
 from gpr_rl.random import Purpose, uniform
 
@@ -167,8 +167,7 @@ class CriticLearner:
                 part = self.replay.read((draw * len(self.replay)).long(), data)
             value = self._critic(part)["state_value"].squeeze(-1)
             loss = value_loss(value, part["value_target"].squeeze(-1), part["valid"])
-            if not torch.isfinite(loss):
-                raise NonFiniteError(f"the critic loss must be finite, got {loss.item()}")
+            check_finite("the critic loss", loss)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -38,6 +38,7 @@ from agents.actor_critic import (
     ActorCriticModel,
     categorical_entropy,
     categorical_kl,
+    chosen_log_prob,
     masked_log_softmax,
 )
 from agents.candidates import check_above, check_choice, keep_valid
@@ -102,6 +103,12 @@ class World(Protocol):
 
 class NonFiniteError(RuntimeError):
     """A reward or a loss is inf or NaN."""
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise NonFiniteError unless a scalar is finite."""
+    if not torch.isfinite(value):
+        raise NonFiniteError(f"{name} must be finite, got {value.item()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +215,7 @@ def timed_rollout(
     with torch.set_grad_enabled(keep_graph), clock("model"):
         context = model.encode(request)
     with clock("decoding"):
-        candidates = _draw(model, context, request, eligible, source, step)
+        candidates = _draw(_Encoded(model, context), request, eligible, source, step)
         valid = candidates.valid
         codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
         legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
@@ -227,14 +234,15 @@ def timed_rollout(
             "legal_mask": legal_mask,
             "logits": logits,
             "log_probs": log_probs,
-            "action_log_prob": keep_valid(_chosen(log_probs, codes), valid),
+            "action_log_prob": keep_valid(chosen_log_prob(log_probs, codes), valid),
             "entropy": keep_valid(categorical_entropy(log_probs, legal_mask), valid),
             "state_value": value.unsqueeze(-1),
         },
         batch_size=request_ids.shape,
     )
     if candidates.log_weight is not None:
-        data["weight"] = _mean_one(candidates.log_weight, valid)
+        weight = torch.where(valid, candidates.log_weight, -torch.inf).softmax(-1)
+        data["weight"] = weight.nan_to_num(0.0) * valid.sum(-1, keepdim=True)
     with clock("rankers"):
         _score(data, source, request_ids, candidates)
     return data
@@ -242,26 +250,14 @@ def timed_rollout(
 
 @torch.no_grad()
 def _draw(
-    model: ActorCriticModel,
-    context: Any,
-    request: Request,
-    eligible: Tensor,
-    source: RolloutSource,
-    step: int,
+    policy: _Encoded, request: Request, eligible: Tensor, source: RolloutSource, step: int
 ) -> Candidates:
-    policy = _Encoded(model, context)
     trie, config = source.world.trie, source.config
     k = config.num_candidates
     if config.behavior == "beam":
         return beam_search(policy, request, trie, k, eligible, renormalize=True)
     draw = gumbel_paths if config.behavior == "gumbel" else sample_paths
     return draw(policy, request, trie, k, source.seed, step, eligible, config.temperature)
-
-
-def _mean_one(log_weight: Tensor, valid: Tensor) -> Tensor:
-    """Return self-normalised importance weights: mean 1 over a request's valid candidates."""
-    share = torch.where(valid, log_weight, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return share * valid.sum(-1, keepdim=True)
 
 
 @torch.no_grad()
@@ -296,10 +292,6 @@ def reward_unit(
     return spread if spread > 0.0 else 1.0
 
 
-def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:
-    return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-
-
 @torch.no_grad()
 def _score(
     data: TensorDict, source: RolloutSource, request_ids: Tensor, candidates: Candidates
@@ -311,10 +303,9 @@ def _score(
     bad = valid & ~total.isfinite()
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
-        raise NonFiniteError(
-            f"the reward of ad {candidates.ad_id[row, column].item()} for request "
-            f"{request_ids[row].item()} must be finite, got {total[row, column].item()}"
-        )
+        ad_id = candidates.ad_id[row, column].item()
+        name = f"the reward of ad {ad_id} for request {request_ids[row].item()}"
+        check_finite(name, total[row, column])
     value = data["state_value"]
     total = keep_valid(total.to(value.dtype), valid)
     data["reward"] = total

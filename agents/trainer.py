@@ -33,6 +33,7 @@ from agents.rollout import (
     Reward,
     World,
     as_reward,
+    check_finite,
     reward_unit,
     score_reference,
     timed_rollout,
@@ -175,18 +176,9 @@ def _step(
 
 
 def _update_policy(
-    state: TrainState,
-    data: TensorDict,
-    method: Method,
-    config: TrainConfig,
-    *,
-    starts_attached: bool,
+    state: TrainState, data: TensorDict, method: Method, config: TrainConfig, starts_attached: bool
 ) -> dict[str, float]:
-    """Run the epochs; return the means of what the loss reported.
-
-    The first epoch goes on from the rollout's own pass where that was the policy's: the parameters
-    are still the same.
-    """
+    """Run the epochs, the first on the rollout's own pass if it may; return the mean reports."""
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
     parameters = state.model.policy_parameters()
     moves_trunk = method.uses_critic and config.critic_moves_trunk
@@ -194,23 +186,24 @@ def _update_policy(
     for epoch in range(config.num_epochs):
         attached = epoch == 0 and starts_attached and not moves_trunk
         batch = data.copy() if attached else policy_logits(data.copy())
-        behavior_kl = 0.0 if epoch == 0 and starts_attached else _behavior_kl(batch)
+        log_probs = masked_log_softmax(batch["logits"], batch["legal_mask"])
+        moved = _path_kl(batch, batch["log_probs"], log_probs.detach())
+        behavior_kl = 0.0 if epoch == 0 and starts_attached else moved.item()
         if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
             break
         out = method.loss(batch)
         if config.kl_penalty and not method.uses_reference:
-            out["loss_kl"] = config.kl_penalty * _kl(batch)
+            kl = _path_kl(batch, log_probs, batch["reference_log_probs"])
+            out["loss_kl"] = config.kl_penalty * kl
         if moves_trunk:
             out["loss_critic"] = attached_value_loss(state.model, batch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the policy loss must be finite, got {loss.item()}")
+        check_finite("the policy loss", loss)
         state.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(f"the policy gradient's norm must be finite, got {norm.item()}")
+        check_finite("the policy gradient's norm", norm)
         state.optimizer.step()
         report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
         reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
@@ -218,21 +211,10 @@ def _update_policy(
     return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
 
 
-@torch.no_grad()
-def _behavior_kl(batch: TensorDict) -> float:
-    """Return KL(behaviour || policy) per path at the visited prefixes, nats."""
-    legal_mask = batch["legal_mask"]
-    now = masked_log_softmax(batch["logits"], legal_mask)
-    kl = categorical_kl(batch["log_probs"], now, legal_mask)
-    return mean_over_candidates(kl, batch["valid"]).item()
-
-
-def _kl(batch: TensorDict) -> Tensor:
-    """Return KL(policy || reference) per path at the visited prefixes, nats; differentiable."""
-    legal_mask = batch["legal_mask"]
-    log_probs = masked_log_softmax(batch["logits"], legal_mask)
-    kl = categorical_kl(log_probs, batch["reference_log_probs"], legal_mask)
-    return mean_over_candidates(kl, batch["valid"])
+def _path_kl(data: TensorDict, log_probs: Tensor, other: Tensor) -> Tensor:
+    """Return KL(log_probs || other) per path at the visited prefixes, nats."""
+    kl = categorical_kl(log_probs, other, data["legal_mask"])
+    return mean_over_candidates(kl, data["valid"])
 
 
 def _rollout_measures(data: TensorDict) -> dict[str, float]:
@@ -262,9 +244,7 @@ def _critic_measures(data: TensorDict) -> dict[str, float]:
     total = target.var(0, correction=0)
     share = 1.0 - error.var(0, correction=0) / total
     rmse = error.square().mean(0).sqrt()
-    levels = range(len(share))
-    return {
-        f"explained_variance/{level + 1}": share[level].item()
-        for level in levels
-        if total[level] > 0
-    } | {f"value_error/{level + 1}": rmse[level].item() for level in levels}
+    explained = {
+        f"explained_variance/{i}": x for i, x in enumerate(share.tolist(), 1) if total[i - 1] > 0
+    }
+    return explained | {f"value_error/{i}": x for i, x in enumerate(rmse.tolist(), 1)}

@@ -6,13 +6,14 @@ Dims: B requests, K candidates, L levels, V codes per level.
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
+from agents.actor_critic import chosen_log_prob
 from agents.candidates import keep_valid, mean_over_candidates
 
 Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
@@ -59,14 +60,10 @@ class RolloutLoss(LossModule):
 
 def path_log_prob(data: TensorDictBase, distribution: Distribution) -> Float[Tensor, "B K"]:
     """Return log pi of the whole paths, nats; 0 where not valid."""
-    return _summed(distribution.log_prob(data["codes"]), data["valid"])
+    return keep_valid(distribution.log_prob(data["codes"]), data["valid"]).sum(-1)
 
 
 def reference_path_log_prob(data: TensorDictBase) -> Float[Tensor, "B K"]:
     """Return the same under the frozen reference, from `reference_log_probs` [B, K, L, V]."""
-    chosen = data["reference_log_probs"].gather(-1, data["codes"].unsqueeze(-1)).squeeze(-1)
-    return _summed(chosen, data["valid"])
-
-
-def _summed(log_prob: Float[Tensor, "B K L"], valid: Bool[Tensor, "B K"]) -> Tensor:
-    return keep_valid(log_prob, valid).sum(-1)
+    chosen = chosen_log_prob(data["reference_log_probs"], data["codes"])
+    return keep_valid(chosen, data["valid"]).sum(-1)

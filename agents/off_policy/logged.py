@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from agents.off_policy.estimators import refuse
 from gpr_rl.files import complete_file
 from simulators.world import World
 
@@ -70,19 +71,12 @@ class LoggedFeedback:
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:
-            column = getattr(self, name)
-            if len(column) != len(self):
-                raise LogError(
-                    f"column {name!r} has {len(column)} rows, request_id has {len(self)}"
-                )
-        for name, fine, rule in (
-            ("propensity", (self.propensity > 0) & (self.propensity <= 1), "lie in (0, 1]"),
-            ("reward", self.reward.isfinite(), "be finite"),
-        ):
-            if not fine.all():
-                row = int((~fine).nonzero()[0])
-                value = getattr(self, name)[row].item()
-                raise LogError(f"{name} of row {row} must {rule}, got {value}")
+            rows = len(getattr(self, name))
+            if rows != len(self):
+                raise LogError(f"column {name!r} has {rows} rows, request_id has {len(self)}")
+        impossible = ~((self.propensity > 0) & (self.propensity <= 1))
+        refuse(impossible, self.propensity, "propensity", "lie in (0, 1]", LogError)
+        refuse(~self.reward.isfinite(), self.reward, "reward", "be finite", LogError)
 
     def __len__(self) -> int:
         return len(self.request_id)

@@ -18,8 +18,6 @@ single-ad forms at S = 1. Intervals: see `estimators`; a request's slate is one 
 Dims: n logged slates, S positions, `*batch` leading dimensions.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
@@ -27,11 +25,13 @@ from torch import Tensor
 from agents.off_policy.estimators import (
     Estimate,
     check_finite,
+    clip_weight,
     direct_method,
     effective_sample_size,
     estimate_mean,
     importance_weights,
     make_estimate,
+    ratio_error,
 )
 
 
@@ -56,7 +56,7 @@ def slate_standard_ips(
         ValueError: See `estimators.ips`; rows are (slate, position).
     """
     weight = importance_weights(propensity, target).prod(-1, keepdim=True)
-    return _weighted(reward, _clip(weight, max_weight), self_normalized)
+    return _weighted(reward, clip_weight(weight, max_weight), self_normalized)
 
 
 def slate_reward_ips(
@@ -73,7 +73,7 @@ def slate_reward_ips(
     Bandit's code takes one over all positions). Arguments and errors: see `slate_standard_ips`.
     """
     weight = importance_weights(propensity, target).cumprod(-1)
-    return _weighted(reward, _clip(weight, max_weight), self_normalized)
+    return _weighted(reward, clip_weight(weight, max_weight), self_normalized)
 
 
 def slate_independent_ips(
@@ -140,21 +140,12 @@ def cascade_doubly_robust(
     Raises:
         ValueError: See `slate_standard_ips`.
     """
-    weight = _clip(importance_weights(propensity, target).cumprod(-1), max_weight)
+    weight = clip_weight(importance_weights(propensity, target).cumprod(-1), max_weight)
     before = torch.cat([torch.ones_like(weight[..., :1]), weight[..., :-1]], dim=-1)
     residual = check_finite(reward, "reward") - check_finite(prediction, "prediction")
     expected = check_finite(expected_prediction, "expected_prediction")
     term = weight * residual + before * expected
-    weight = weight.expand_as(term)
-    return estimate_mean(term.sum(-1), _smallest_sample(weight), _has_support(weight))
-
-
-def _clip(weight: Tensor, max_weight: float | None) -> Tensor:
-    if max_weight is None:
-        return weight
-    if not max_weight > 0:
-        raise ValueError(f"max_weight must be positive, got {max_weight}")
-    return weight.clamp_max(max_weight)
+    return estimate_mean(term.sum(-1), *_least_known(weight.expand_as(term)))
 
 
 def _weighted(
@@ -164,26 +155,16 @@ def _weighted(
 ) -> Estimate:
     """Return the estimate for weights per position (W = S) or per slate (W = 1)."""
     weight, reward = torch.broadcast_tensors(weight, check_finite(reward, "reward"))
-    rows, supported = _smallest_sample(weight), _has_support(weight)
+    rows, supported = _least_known(weight)
     if not self_normalized:
         return estimate_mean((weight * reward).sum(-1), rows, supported)
-    num_slates = reward.shape[-2]
     total = weight.sum(-2)
     divisor = torch.where(total > 0, total, 1.0)
     value = (weight * reward).sum(-2) / divisor  # [*batch, S]
     residual = (weight * (reward - value[..., None, :]) / divisor[..., None, :]).sum(-1)
-    if num_slates == 1:
-        error = value.new_full(value.shape[:-1], math.inf)
-    else:
-        error = residual.square().sum(-1).sqrt() * math.sqrt(num_slates / (num_slates - 1))
-    return make_estimate(value.sum(-1), error, rows, supported)
+    return make_estimate(value.sum(-1), ratio_error(residual), rows, supported)
 
 
-def _smallest_sample(weight: Float[Tensor, "*batch n S"]) -> Tensor:
-    """Return the effective sample size of the position that has the least."""
-    return effective_sample_size(weight.transpose(-1, -2)).amin(-1)
-
-
-def _has_support(weight: Float[Tensor, "*batch n S"]) -> Tensor:
-    """Return whether some slate has weight at every position."""
-    return (weight > 0).any(-2).all(-1)
+def _least_known(weight: Float[Tensor, "*batch n S"]) -> tuple[Tensor, Tensor]:
+    """Return the smallest effective sample size of a position, and if each has any weight."""
+    return effective_sample_size(weight.transpose(-1, -2)).amin(-1), (weight > 0).any(-2).all(-1)
