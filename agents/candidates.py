@@ -12,18 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int], letters: str) -> None:
-    """Raise ValueError unless `tensor` has the shape `expected`, `letters` in the message."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(
-            f"{name} must have shape [{letters}] = {tuple(expected)}, got {tuple(tensor.shape)}"
-        )
-
-
-def check_rank(name: str, tensor: Tensor, letters: str) -> None:
-    """Raise ValueError unless `tensor` has as many dimensions as there are `letters`."""
-    if tensor.ndim != len(letters.split(",")):
-        raise ValueError(f"{name} must have shape [{letters}], got {tuple(tensor.shape)}")
+def check_shape(
+    name: str, tensor: Tensor, letters: str, expected: Sequence[int] | None = None
+) -> None:
+    """Raise ValueError unless `tensor` has a dimension per letter, of the `expected` sizes if any."""
+    shape, sizes = tuple(tensor.shape), "" if expected is None else f" = {tuple(expected)}"
+    if len(shape) != len(letters.split(",")) or (expected is not None and shape != tuple(expected)):
+        raise ValueError(f"{name} must have shape [{letters}]{sizes}, got {shape}")
 
 
 def check_range(
@@ -60,7 +55,7 @@ def resolve_valid(valid: Tensor | None, like: Tensor) -> Bool[Tensor, "B K"]:
     """
     if valid is None:
         return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-    check_shape("valid", valid, like.shape[:2], "B, K")
+    check_shape("valid", valid, "B, K", like.shape[:2])
     if valid.dtype != torch.bool:
         raise ValueError(f"valid must be bool, got {valid.dtype}")
     return valid

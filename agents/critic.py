@@ -15,7 +15,6 @@ from agents.actor_critic import ActorCriticModel, HTECritic
 from agents.candidates import (
     check_above,
     check_range,
-    check_rank,
     check_shape,
     keep_valid,
     mean_over_candidates,
@@ -73,8 +72,8 @@ def value_loss(
     Raises:
         ValueError: A wrong shape.
     """
-    check_rank("value", value, "B, K, L")
-    check_shape("value_target", value_target, value.shape, "B, K, L")
+    check_shape("value", value, "B, K, L")
+    check_shape("value_target", value_target, "B, K, L", value.shape)
     mask = resolve_valid(valid, value)
     error = keep_valid(value, mask) - keep_valid(value_target.detach(), mask)
     return mean_over_candidates(error.square(), mask)

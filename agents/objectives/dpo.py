@@ -14,14 +14,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
 from agents.actor_critic import make_policy_head
-from agents.candidates import (
-    check_above,
-    check_range,
-    check_rank,
-    check_shape,
-    keep_valid,
-    resolve_valid,
-)
+from agents.candidates import check_above, check_range, check_shape, keep_valid, resolve_valid
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.registry import Method, register_method, tuning_space
 from agents.shared_config import SharedConfig
@@ -50,7 +43,7 @@ def dpo_loss(
     ref_log_prob_rejected: Float[Tensor, " P"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023, Eq. 7).
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]), DPO's Eq. 7 (Rafailov 2023).
 
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
@@ -65,11 +58,11 @@ def dpo_loss(
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.
     """
-    check_rank("log_prob_chosen", log_prob_chosen, "P")
+    check_shape("log_prob_chosen", log_prob_chosen, "P")
     shape = log_prob_chosen.shape
-    check_shape("log_prob_rejected", log_prob_rejected, shape, "P")
-    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape, "P")
-    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P")
+    check_shape("log_prob_rejected", log_prob_rejected, "P", shape)
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, "P", shape)
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, "P", shape)
     check_above("beta", beta)
     chosen = log_prob_chosen - ref_log_prob_chosen.detach()
     rejected = log_prob_rejected - ref_log_prob_rejected.detach()
@@ -87,24 +80,14 @@ def sdpo_loss(
     """Return -mean log sigmoid(-log sum_j exp(beta [lr_j - lr_chosen])), lr = lp - ref.
 
     S-DPO (Chen et al. 2024): one chosen path against several rejected ones at once; with a single
-    one it is DPO.
-
-    Args:
-        log_prob_chosen: log pi of the whole preferred path, nats.
-        log_prob_rejected: The same of N others.
-        ref_log_prob_chosen: See `dpo_loss`.
-        ref_log_prob_rejected: See `dpo_loss`.
-        beta: See `dpo_loss`.
-        valid: Rejected paths that count, all by default; a row without any adds nothing.
-
-    Raises:
-        ValueError: A wrong shape, or beta that is not above 0.
+    one it is DPO. `valid` tells which rejected paths count, all by default; a row without any adds
+    nothing. The other arguments, and the errors, are those of `dpo_loss`.
     """
-    check_rank("log_prob_rejected", log_prob_rejected, "P, N")
+    check_shape("log_prob_rejected", log_prob_rejected, "P, N")
     shape = log_prob_rejected.shape
-    check_shape("log_prob_chosen", log_prob_chosen, shape[:1], "P")
-    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape[:1], "P")
-    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P, N")
+    check_shape("log_prob_chosen", log_prob_chosen, "P", shape[:1])
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, "P", shape[:1])
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, "P, N", shape)
     check_above("beta", beta)
     mask = resolve_valid(valid, log_prob_rejected)
     some = mask.any(-1)
@@ -124,18 +107,13 @@ def preference_pairs(
 ) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return per request the candidates (i-th best, i-th worst) for i < num_pairs, and which count.
 
-    A pair counts where both are valid and the first has strictly more reward, so equal rewards
-    (the same path drawn twice) never form a pair. Ties in the order go to the lower index.
-
-    Args:
-        terminal_reward: R, any unit.
-        num_pairs: At least 1 and at most K // 2.
-        valid: Candidates that count, all by default.
+    A pair counts where both are valid and the first has strictly more reward, in any unit, so equal
+    rewards (the same path drawn twice) never form a pair. Ties in the order go to the lower index.
 
     Raises:
         ValueError: A wrong shape, or num_pairs outside [1, K // 2].
     """
-    check_rank("terminal_reward", terminal_reward, "B, K")
+    check_shape("terminal_reward", terminal_reward, "B, K")
     check_range("num_pairs", num_pairs, 1, terminal_reward.shape[1] // 2)
     mask = resolve_valid(valid, terminal_reward)
     best = torch.where(mask, terminal_reward, -torch.inf)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidates import check_choice, check_range, check_rank, resolve_valid
+from agents.candidates import check_choice, check_range, check_shape, resolve_valid
 from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss
 from agents.objectives.terminal import (
     TERMINALS,
@@ -45,7 +45,7 @@ def grpo_advantages(
     Raises:
         ValueError: A wrong shape, num_levels < 1 or eps < 0.
     """
-    check_rank("terminal_reward", terminal_reward, "B, K")
+    check_shape("terminal_reward", terminal_reward, "B, K")
     check_range("eps", eps, 0.0)
     score = candidate_zscore(terminal_reward, eps, resolve_valid(valid, terminal_reward))
     return at_every_level(score, num_levels)

@@ -13,14 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.candidates import (
-    check_choice,
-    check_range,
-    check_rank,
-    check_shape,
-    keep_valid,
-    resolve_valid,
-)
+from agents.candidates import check_choice, check_range, check_shape, keep_valid, resolve_valid
 from agents.critic import CriticConfig
 from agents.objectives.process_rewards import (
     PROCESS_REWARDS,
@@ -100,10 +93,10 @@ def hepo_advantages(
     Raises:
         ValueError: A wrong shape, discount or gae_lambda outside [0, 1], or eps < 0.
     """
-    check_rank("value", value, "B, K, L")
+    check_shape("value", value, "B, K, L")
     num_levels = value.shape[-1]
-    check_shape("terminal_reward", terminal_reward, value.shape[:2], "B, K")
-    check_shape("process_reward", process_reward, (*value.shape[:2], num_levels - 1), "B, K, L-1")
+    check_shape("terminal_reward", terminal_reward, "B, K", value.shape[:2])
+    check_shape("process_reward", process_reward, "B, K, L-1", (*value.shape[:2], num_levels - 1))
     check_range("discount", discount, 0.0, 1.0)
     check_range("gae_lambda", gae_lambda, 0.0, 1.0)
     check_range("eps", eps, 0.0)

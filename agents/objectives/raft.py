@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from agents.actor_critic import make_policy_head
-from agents.candidates import check_range, check_rank, check_shape, resolve_valid
+from agents.candidates import check_range, check_shape, resolve_valid
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob
 from agents.registry import Method, register_method, tuning_space
 from agents.shared_config import SharedConfig
@@ -50,8 +50,8 @@ def raft_loss(
     Raises:
         ValueError: A wrong shape, or num_best outside [1, K].
     """
-    check_rank("log_prob", log_prob, "B, K")
-    check_shape("reward", reward, log_prob.shape, "B, K")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("reward", reward, "B, K", log_prob.shape)
     check_range("num_best", num_best, 1, log_prob.shape[1])
     mask = resolve_valid(valid, log_prob)
     score = torch.where(mask, reward.detach(), -torch.inf)

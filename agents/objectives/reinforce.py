@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels.
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidates import check_rank, mean_over_candidates, resolve_valid
+from agents.candidates import check_shape, mean_over_candidates, resolve_valid
 from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, log_ratio_and_advantage
 from agents.objectives.terminal import LevelAdvantage, at_every_level, candidate_centred
 from agents.registry import EPOCHS_SPACE, Method, register_method
@@ -21,15 +21,10 @@ def leave_one_out_advantages(
 ) -> Float[Tensor, "B K L"]:
     """Return R less the mean of the request's other valid candidates, repeated at every level.
 
-    Args:
-        terminal_reward: R of Eq. 5, scaled across requests: nothing here divides by a deviation.
-        num_levels: L, at least 1.
-        valid: Candidates that count, all by default; the others get 0, as a single one does.
-
-    Raises:
-        ValueError: A wrong shape or num_levels < 1.
+    Nothing here divides by a deviation: R must be scaled across requests. A single candidate gets
+    0. Arguments and errors: see `grpo_advantages`.
     """
-    check_rank("terminal_reward", terminal_reward, "B, K")
+    check_shape("terminal_reward", terminal_reward, "B, K")
     mask = resolve_valid(valid, terminal_reward)
     return at_every_level(_leave_one_out(terminal_reward, mask), num_levels)
 

@@ -17,7 +17,6 @@ from agents.actor_critic import make_policy_head
 from agents.candidates import (
     check_above,
     check_range,
-    check_rank,
     check_shape,
     keep_valid,
     mean_over_candidates,
@@ -91,8 +90,8 @@ def rspo_losses(
     valid: Bool[Tensor, "B K"] | None = None,
 ) -> Float[Tensor, "B K"]:
     """Return each candidate's own term of `rspo_loss`, bits; 0 where it is not valid."""
-    check_rank("log_prob", log_prob, "B, K")
-    check_shape("reward", reward, log_prob.shape, "B, K")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("reward", reward, "B, K", log_prob.shape)
     check_above("beta", beta)
     mask = resolve_valid(valid, log_prob)
     log_prob = keep_valid(log_prob, mask)
@@ -102,7 +101,7 @@ def rspo_losses(
 
     difference = log_prob[:, None, :] - log_prob[:, :, None]  # lr_j - lr_i
     if ref_log_prob is not None:
-        check_shape("ref_log_prob", ref_log_prob, log_prob.shape, "B, K")
+        check_shape("ref_log_prob", ref_log_prob, "B, K", log_prob.shape)
         reference = keep_valid(ref_log_prob.detach(), mask)
         anchored = _anchored(log_prob.detach() - reference, worse, delta)
         pull = reference[:, None, :] - reference[:, :, None]

@@ -18,7 +18,6 @@ from agents.actor_critic import make_policy_head
 from agents.candidates import (
     check_clip,
     check_range,
-    check_rank,
     check_shape,
     keep_valid,
     mean_over_candidates,
@@ -89,7 +88,7 @@ def clipped_surrogate(
     )
     gain = bounded.exp() * advantage
     if level_weight is not None:
-        check_shape("level_weight", level_weight, log_prob.shape[-1:], "L")
+        check_shape("level_weight", level_weight, "L", log_prob.shape[-1:])
         gain = gain * level_weight
     return -mean_over_candidates(gain, valid)
 
@@ -97,10 +96,7 @@ def clipped_surrogate(
 def log_ratio_and_advantage(
     log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments of a surrogate; return log rho [B, K, L], advantage [B, K, L], valid.
-
-    Both are 0 at invalid candidates; advantage and behaviour are detached.
-    """
+    """Return log rho and the detached advantage, [B, K, L] and 0 where not valid, and `valid`."""
     mask = _checked(log_prob, behavior_log_prob, advantage, valid)
     log_ratio = keep_valid(log_prob, mask) - keep_valid(behavior_log_prob.detach(), mask)
     return log_ratio, keep_valid(advantage.detach(), mask), mask
@@ -109,10 +105,7 @@ def log_ratio_and_advantage(
 def whole_paths(
     log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments of a surrogate with one level per candidate: [B, K, 1] each.
-
-    Log-probabilities are summed over the levels, advantages averaged.
-    """
+    """Return summed log-probabilities and mean advantages of whole candidates, [B, K, 1] each."""
     mask = _checked(log_prob, behavior_log_prob, advantage, valid)
     return (
         keep_valid(log_prob, mask).sum(-1, keepdim=True),
@@ -124,9 +117,9 @@ def whole_paths(
 def _checked(
     log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
 ) -> Tensor:
-    check_rank("log_prob", log_prob, "B, K, L")
-    check_shape("behavior_log_prob", behavior_log_prob, log_prob.shape, "B, K, L")
-    check_shape("advantage", advantage, log_prob.shape, "B, K, L")
+    check_shape("log_prob", log_prob, "B, K, L")
+    check_shape("behavior_log_prob", behavior_log_prob, "B, K, L", log_prob.shape)
+    check_shape("advantage", advantage, "B, K, L", log_prob.shape)
     return resolve_valid(valid, log_prob)
 
 
@@ -162,9 +155,9 @@ class SurrogateLoss(RolloutLoss):
         Args:
             actor_network: Gives a masked categorical [B, K, L, V] through `get_dist`.
             critic_network: Writes `state_value` [B, K, L, 1].
-            clip: epsilon of Eq. 9, in (0, 1).
+            clip: See `clipped_surrogate`.
             entropy_coefficient: Weight of the entropy bonus, per level and nat.
-            level_weight: c_l of Eq. 9, L entries; 1 by default.
+            level_weight: L entries, see `clipped_surrogate`.
             surrogate: Another function in place of Eq. 9, for instance `gbpo_surrogate`; `clip`
                 then only counts the `clip_fraction`, and there are no level weights.
         """

@@ -18,7 +18,6 @@ from agents.actor_critic import make_policy_head
 from agents.candidates import (
     check_above,
     check_range,
-    check_rank,
     check_shape,
     keep_valid,
     mean_over_candidates,
@@ -74,19 +73,14 @@ def unified_weights(
 
     Decisions where the source is silent: v_i is the reward less the request's smallest one (at
     least 0), in units of the reward scale, at most 1000; Z_max is the largest w_VSL / w_0 among the
-    request's candidates, so that both losses count in one scale.
-
-    Args:
-        log_prob: log pi of the whole path, nats.
-        value: R / reward scale.
-        weight: w_0, above 0.
-        valid: Candidates that count, all by default; the others get 0.
+    request's candidates, so that both losses count in one scale. `weight` is w_0, above 0; `value`
+    is R / reward scale; candidates that are not valid get 0.
 
     Raises:
         ValueError: A wrong shape, or weight that is not above 0.
     """
-    check_rank("log_prob", log_prob, "B, K")
-    check_shape("value", value, log_prob.shape, "B, K")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("value", value, "B, K", log_prob.shape)
     check_above("weight", weight)
     mask = resolve_valid(valid, log_prob)
     apart = rank_disagreement(log_prob.detach(), value.detach(), mask)
@@ -109,16 +103,8 @@ def unified_loss(
     """Return the weighted RSPO loss and the weighted imitation loss, both to be minimised.
 
     Both are means over valid candidates. What is imitated is above the request's mean reward: a
-    supervised loss on all of the policy's own draws would only sharpen it.
-
-    Args:
-        log_prob: log pi of the whole path, nats (the sum over levels).
-        ref_log_prob: Under the frozen reference, or None.
-        reward: R / reward scale.
-        beta: Of RSPO.
-        delta: Of RSPO.
-        weight: w_0.
-        valid: Candidates that count, all by default.
+    supervised loss on all of the policy's own draws would only sharpen it. `reward` is in units of
+    the reward scale, `weight` is w_0; the other arguments and the errors are those of `rspo_loss`.
     """
     mask = resolve_valid(valid, log_prob)
     supervised, preferred = unified_weights(log_prob, reward, weight, mask)

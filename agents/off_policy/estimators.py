@@ -218,18 +218,8 @@ def doubly_robust(
     """Doubly robust: mean of E_target[q] + w (r - q(logged ad)) (Dudik et al. 2011).
 
     Unbiased if the propensities or the predictions are right; the variance is that of the
-    model's residuals instead of the rewards.
-
-    Args:
-        reward: Of each logged row.
-        propensity: See `ips`.
-        target: See `ips`.
-        prediction: Predicted reward of the logged ad.
-        expected_prediction: Predicted reward in expectation under the target policy.
-        max_weight: Clips the weights; None: not.
-
-    Raises:
-        ValueError: See `ips` and `direct_method`.
+    model's residuals instead of the rewards. `prediction` is that of the logged ad,
+    `expected_prediction` as in `direct_method`; other arguments and errors: see `ips`.
     """
     weight = importance_weights(propensity, target, max_weight)
     expected = check_finite(expected_prediction, "expected_prediction")

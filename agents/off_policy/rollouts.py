@@ -104,7 +104,7 @@ def log_of_policy(
     Args:
         policy: See `gpr_rl.decoding.policy.Policy`.
         world: Gives requests, legal ads and outcomes.
-        request_id: int64 [B].
+        request_id: Whom to show ads.
         seed: Root of the draws of paths, clicks and conversions.
         draw: Which draw for these requests.
         num_candidates: K.
@@ -140,13 +140,7 @@ def log_of_distribution(
 ) -> LoggedFeedback:
     """Return one row per request, its ad drawn from a table of probabilities.
 
-    Args:
-        world: See `log_of_policy`.
-        request_id: int64 [B].
-        probability: Of every ad; each row sums to one.
-        seed: See `log_of_policy`.
-        draw: See `log_of_policy`.
-        feedback: See `log_of_policy`.
+    The other arguments are those of `log_of_policy`.
 
     Raises:
         PropensityError: A row that does not sum to one.
@@ -169,14 +163,7 @@ def policy_probability(
     """Return the probability with which a policy would show logged ads: the estimators' `target`.
 
     It is that of the ad's path among legal codes, and 0 for an ad that is illegal or whose path
-    shows another ad. Float64.
-
-    Args:
-        policy: The policy to be judged.
-        world: Gives requests and legal ads.
-        request_id: Of each logged row.
-        ad_id: What was shown.
-        temperature: Divides the logits, as in sampling.
+    shows another ad. Float64. `temperature` divides the logits, as in sampling.
     """
     parts = []
     for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):

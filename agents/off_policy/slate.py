@@ -86,16 +86,9 @@ def slate_independent_ips(
 ) -> Estimate:
     """IIPS: the reward at s is weighted by the ratio at s alone (Li et al. 2018).
 
-    Args:
-        reward: Per position.
-        marginal_propensity: Probability that the logging policy has this ad at this position,
-            whatever stands above it.
-        marginal_target: The same under the target policy.
-        self_normalized: Divide by each position's mean weight (SNIIPS).
-        max_weight: Clips the weights; None: not.
-
-    Raises:
-        ValueError: See `slate_standard_ips`.
+    The marginal probabilities are those of this ad at this position, whatever stands above it.
+    With `self_normalized` every position has its own divisor (SNIIPS). Other arguments and errors:
+    see `slate_standard_ips`.
     """
     weight = importance_weights(marginal_propensity, marginal_target, max_weight)
     return _weighted(reward, weight, self_normalized)
@@ -104,9 +97,8 @@ def slate_independent_ips(
 def slate_direct_method(expected_prediction: Float[Tensor, "*batch n S"]) -> Estimate:
     """DM: the model's expectation of the whole slate's reward under the target policy.
 
-    Args:
-        expected_prediction: As `cascade_doubly_robust` takes it; entry 0 is what counts, the
-            expectation of the sum over all positions before any ad is known.
+    Of what `cascade_doubly_robust` takes, entry 0 is what counts: the expectation of the sum over
+    all positions before any ad is known.
     """
     return direct_method(expected_prediction[..., 0])
 
@@ -126,19 +118,9 @@ def cascade_doubly_robust(
     cascade behavior model".
     q_s predicts the sum of rewards from position s on, given the ads of positions 1..s and the
     target policy below. Unbiased where RIPS is, whatever q, as long as the expectation is exact;
-    with q = 0 it is RIPS.
-
-    Args:
-        reward: Per position.
-        propensity: See `slate_standard_ips`.
-        target: See `slate_standard_ips`.
-        prediction: q_s at the logged ads.
-        expected_prediction: Expectation of q_s over the ad at s under the target, given the logged
-            ads of positions 1..s-1.
-        max_weight: Clips the cumulative weights; None: not.
-
-    Raises:
-        ValueError: See `slate_standard_ips`.
+    with q = 0 it is RIPS. `prediction` is q_s at the logged ads, `expected_prediction` its mean
+    over the ad at s under the target, given the logged ads of positions 1..s-1; `max_weight` clips
+    the cumulative weights. Other arguments and errors: see `slate_standard_ips`.
     """
     weight = clip_weight(importance_weights(propensity, target).cumprod(-1), max_weight)
     before = torch.cat([torch.ones_like(weight[..., :1]), weight[..., :-1]], dim=-1)
