@@ -5,7 +5,7 @@ scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K
 codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,14 +90,15 @@ class PolicyLogits(TensorDictModuleBase):
     `make_actor` put it in front.
     """
 
+    in_keys: ClassVar[list[str]] = ["request", "codes"]
+    out_keys: ClassVar[list[str]] = ["context", "logits"]
+
     def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
-        """Store the model (shared). Logits are divided by `temperature`, as in sampling."""
+        """Store the model (shared). Logits are divided by `temperature`, above 0, as in sampling."""
         super().__init__()
         check_above("temperature", temperature)
         self.model = model
         self.temperature = temperature
-        self.in_keys = ["request", "codes"]
-        self.out_keys = ["context", "logits"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
@@ -137,11 +138,12 @@ class HTECritic(TensorDictModuleBase):
     The context is detached: the critic never moves the HSD, whatever the model does.
     """
 
+    in_keys: ClassVar[list[str]] = ["context", "codes"]
+    out_keys: ClassVar[list[str]] = ["state_value"]
+
     def __init__(self, model: ActorCriticModel) -> None:
         super().__init__()
         self.model = model
-        self.in_keys = ["context", "codes"]
-        self.out_keys = ["state_value"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-key set."""

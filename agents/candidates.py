@@ -15,7 +15,7 @@ from torch import Tensor
 def check_shape(
     name: str, tensor: Tensor, letters: str, expected: Sequence[int] | None = None
 ) -> None:
-    """Raise ValueError unless `tensor` has a dimension per letter, of the `expected` sizes if any."""
+    """Raise ValueError unless `tensor` has a dimension per letter, of the `expected` sizes."""
     shape, sizes = tuple(tensor.shape), "" if expected is None else f" = {tuple(expected)}"
     if len(shape) != len(letters.split(",")) or (expected is not None and shape != tuple(expected)):
         raise ValueError(f"{name} must have shape [{letters}]{sizes}, got {shape}")

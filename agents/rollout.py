@@ -57,8 +57,7 @@ only one whose components have weights."""
 def as_reward(reward: RewardSpec | Reward) -> Reward:
     """Return a reward that gives total and components, of whatever a user passed.
 
-    Args:
-        reward: As `RewardMix.of` takes it, or a function that returns total and components itself.
+    That is what `RewardMix.of` takes, or a function that returns total and components itself.
 
     Raises:
         RewardError: Anything else.
@@ -177,22 +176,14 @@ def rollout(
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
-    The HSD runs once per request, the rankers once per candidate set. The same seed, step and
-    request give the same draws, whatever else is in the batch.
-
-    Args:
-        model: Policy and critic, see `agents.actor_critic.ActorCriticModel`.
-        world: Gives requests, eligible ads and outcomes.
-        request_ids: Which requests.
-        reward: See `as_reward`.
-        config: How candidates are drawn and the reward is scaled.
-        seed: Root of the draws.
-        step: Training step: the `draw` of the random streams.
-        keep_graph: Leave `logits` attached to the policy's parameters, so that the first update
-            needs no second pass. All else is detached either way.
+    The HSD runs once per request, the rankers once per candidate set. The same seed, training step
+    and request give the same draws, whatever else is in the batch. With `keep_graph` the `logits`
+    stay attached to the policy's parameters, so that the first update needs no second pass; all
+    else is detached either way.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
+        RewardError: A reward that `as_reward` can't read.
     """
     source = RolloutSource(world, as_reward(reward), config, seed)
     return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph, clock=Clock())
@@ -316,12 +307,10 @@ def _score(
             {name: keep_valid(x.to(value.dtype), valid) for name, x in parts.items()},
             batch_size=total.shape[:1],
         )
-    last = torch.zeros_like(value, dtype=torch.bool)
-    last[:, :, -1] = True
     step_reward = torch.zeros_like(value)
     step_reward[:, :, -1, 0] = data["terminal_reward"]
+    last = torch.zeros_like(value, dtype=torch.bool)
+    last[:, :, -1] = True
     next_value = torch.cat([value[:, :, 1:], torch.zeros_like(value[:, :, :1])], dim=2)
-    data["next"] = TensorDict(
-        {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value},
-        batch_size=total.shape[:1],
-    )
+    following = {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value}
+    data["next"] = TensorDict(following, batch_size=total.shape[:1])

@@ -40,6 +40,7 @@ _CRITIC_DRAWS = 1 << 40
 """Draws of this stage start here, so that none is one of a later training step."""
 
 OnStage = Callable[[str, int, dict[str, float]], None]
+"""Called with a stage's name, the step and what is logged of it."""
 Objective = Callable[[Context, Targets], tuple[Tensor, dict[str, float]]]
 """The policy's loss on a batch of windows, and what to log of it."""
 
@@ -253,12 +254,8 @@ def warm_start(
 ) -> HHD:
     """Return a policy with its critic after all three stages, in evaluation mode.
 
-    Args:
-        world: Gives logged windows, requests and outcomes.
-        config: Sizes of the model and of the stages.
-        seed: Root of the initial weights and of every draw.
-        reward: What the critic learns to expect (`as_reward`); Eq. 5 by default.
-        on_stage: Called with the stage's name, the step and the logged values.
+    `seed` is the root of the initial weights and of every draw, `reward` what the critic learns to
+    expect (`agents.rollout.as_reward`; Eq. 5 by default).
     """
     reward = as_reward(reward)
     model = build_model(world, config.model, seed)

@@ -43,7 +43,7 @@ def dpo_loss(
     ref_log_prob_rejected: Float[Tensor, " P"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]), DPO's Eq. 7 (Rafailov 2023).
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023).
 
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
@@ -138,9 +138,8 @@ class PreferencePairs(TensorDictModule):
 class DPOLoss(RolloutLoss):
     """DPO over the pairs of a rollout; the reference's log-probabilities come with the rollout.
 
-    Reads what the actor reads, and `codes`, `valid`, `chosen`, `rejected`, `pair_valid` and
-    `reference_log_probs` [B, K, L, V]. Writes `loss_objective`, `entropy` and `pair_accuracy` (the
-    share of pairs whose chosen path gained more over the reference than the rejected one).
+    `pair_accuracy` is the share of pairs whose chosen path gained more over the reference than the
+    rejected one.
     """
 
     reads = ("codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs")
@@ -169,9 +168,7 @@ class DPOLoss(RolloutLoss):
 class SDPOLoss(RolloutLoss):
     """S-DPO over a rollout: each request's best candidate against its worst ones.
 
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` and `entropy`. Only candidates with strictly less reward
-    than the best count as worse.
+    Only candidates with strictly less reward than the best count as worse.
     """
 
     reads = ("codes", "valid", "terminal_reward", "reference_log_probs")

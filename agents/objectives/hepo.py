@@ -106,15 +106,14 @@ def hepo_advantages(
     terminal_reward = keep_valid(terminal_reward, mask)
     reward = torch.cat([keep_valid(process_reward, mask), terminal_reward.unsqueeze(-1)], -1)
 
-    trace = (
-        terminal_reward - value[..., -1] if through_terminal else torch.zeros_like(terminal_reward)
+    delta = reward[..., :-1] + discount * value[..., 1:] - value[..., :-1]
+    last = (
+        terminal_reward - value[..., -1] if through_terminal else torch.zeros_like(value[..., -1])
     )
-    advantage = [candidate_zscore(terminal_reward, eps, mask)]
-    for level in reversed(range(num_levels - 1)):
-        delta = reward[..., level] + discount * value[..., level + 1] - value[..., level]
-        trace = delta + discount * gae_lambda * trace
-        advantage.append(trace)
-    return torch.stack(advantage[::-1], -1), _discounted_sums(reward, discount)
+    delta = torch.cat([delta, last.unsqueeze(-1)], -1)
+    advantage = _discounted_sums(delta, discount * gae_lambda)
+    advantage[..., -1] = candidate_zscore(terminal_reward, eps, mask)
+    return advantage, _discounted_sums(reward, discount)
 
 
 class HEPOAdvantage(TensorDictModuleBase):

@@ -21,15 +21,12 @@ Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequen
 
 
 class RolloutLoss(LossModule):
-    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`.
-
-    Reads what the actor reads, `codes` [B, K, L], `valid` [B, K], and what the subclass says.
-    Writes what `losses` returns, and `entropy` (nats, summed over levels).
-    """
+    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`."""
 
     reads: tuple[str, ...]
-    """Keys beside the actor's own."""
+    """Keys beside the actor's own, `valid` among them; shapes: see `agents.rollout`."""
     writes: tuple[str, ...] = ("loss_objective", "entropy")
+    """What `losses` returns, and `entropy` (nats, summed over levels)."""
     actor_network: Actor
 
     def __init__(self, actor_network: Actor) -> None:

@@ -64,11 +64,7 @@ def raft_loss(
 
 
 class RAFTLoss(RolloutLoss):
-    """RAFT over a rollout's candidates.
-
-    Reads what the actor reads, and `codes`, `valid` and `terminal_reward`. Writes `loss_objective`
-    and `entropy`.
-    """
+    """RAFT over a rollout's candidates."""
 
     reads = ("codes", "valid", "terminal_reward")
 

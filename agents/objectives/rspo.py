@@ -138,11 +138,7 @@ def _lambda_weights(log_prob: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
 
 
 class RSPOLoss(RolloutLoss):
-    """RSPO over a rollout's candidates.
-
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` and `entropy`.
-    """
+    """RSPO over a rollout's candidates."""
 
     reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
 

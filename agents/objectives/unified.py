@@ -120,11 +120,7 @@ def unified_loss(
 
 
 class UnifiedLoss(RolloutLoss):
-    """The unified loss over a rollout's candidates.
-
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` (RSPO), `loss_supervised` and `entropy`.
-    """
+    """The unified loss over a rollout's candidates; `loss_objective` is RSPO's part."""
 
     reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
     writes = ("loss_objective", "loss_supervised", "entropy")
