@@ -39,7 +39,6 @@ class Critic(Protocol):
 
     def __call__(self, context: Any, codes: Tensor) -> ValueOutput:
         """Return the values along known paths, codes [B, K, L]."""
-        ...
 
 
 @runtime_checkable
@@ -52,35 +51,27 @@ class ActorCriticModel(Protocol):
     @property
     def hte(self) -> Critic:
         """The critic."""
-        ...
 
     def encode(self, request: Request) -> Any:
         """Return the context, a tensorclass of batch [B]: the HSD's pass, once per request."""
-        ...
 
     def logits(self, context: Any, codes: Tensor) -> Tensor:
         """Return [B, K, L, V]; row l sees codes[..., :l] only."""
-        ...
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of HSD and PTD."""
-        ...
 
     def hte_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the HTE; none is a policy parameter."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all parameters and buffers, as nn.Module does."""
-        ...
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any:
         """Put them back, as nn.Module does."""
-        ...
 
     def eval(self) -> Any:
         """Leave the training mode, as nn.Module does."""
-        ...
 
 
 class PolicyLogits(TensorDictModuleBase):
@@ -94,7 +85,7 @@ class PolicyLogits(TensorDictModuleBase):
     out_keys: ClassVar[list[str]] = ["context", "logits"]
 
     def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
-        """Store the model (shared). Logits are divided by `temperature`, above 0, as in sampling."""
+        """Store the model (shared). Logits are divided by `temperature` > 0, as in sampling."""
         super().__init__()
         check_above("temperature", temperature)
         self.model = model

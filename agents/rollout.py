@@ -85,19 +85,15 @@ class World(Protocol):
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return B requests."""
-        ...
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return the ads that each request's user may see."""
-        ...
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return what the frozen rankers say."""
-        ...
 
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return the requests of a split."""
-        ...
 
 
 class NonFiniteError(RuntimeError):
@@ -186,7 +182,7 @@ def rollout(
         RewardError: A reward that `as_reward` can't read.
     """
     source = RolloutSource(world, as_reward(reward), config, seed)
-    return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph, clock=Clock())
+    return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph)
 
 
 def timed_rollout(
@@ -195,11 +191,11 @@ def timed_rollout(
     request_ids: Int[Tensor, " B"],
     step: int,
     *,
-    keep_graph: bool,
-    clock: Clock,
+    keep_graph: bool = False,
+    clock: Clock | None = None,
 ) -> TensorDict:
     """Return what `rollout` does; `clock` counts `requests`, `model`, `decoding` and `rankers`."""
-    world, config = source.world, source.config
+    world, config, clock = source.world, source.config, clock or Clock()
     with clock("requests"):
         request = world.request(request_ids)
         eligible = world.eligible(request_ids)
@@ -278,7 +274,7 @@ def reward_unit(
     if source.reward == RewardMix.from_specs([]):
         return source.world.reward_scale
     unscaled = replace(source, config=replace(source.config, reward_scale=1.0))
-    data = timed_rollout(model, unscaled, request_ids, 0, keep_graph=False, clock=Clock())
+    data = timed_rollout(model, unscaled, request_ids, 0)
     spread = data["reward"][data["valid"]].std(correction=0).item()
     return spread if spread > 0.0 else 1.0
 

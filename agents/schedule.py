@@ -19,7 +19,6 @@ class RehearsedRequests(Protocol):
 
     def rehearsal_ids(self) -> Tensor:
         """Return their ids, int64 [R]."""
-        ...
 
 
 class RequestSchedule:

@@ -107,10 +107,10 @@ def hepo_advantages(
     reward = torch.cat([keep_valid(process_reward, mask), terminal_reward.unsqueeze(-1)], -1)
 
     delta = reward[..., :-1] + discount * value[..., 1:] - value[..., :-1]
-    last = (
-        terminal_reward - value[..., -1] if through_terminal else torch.zeros_like(value[..., -1])
-    )
-    delta = torch.cat([delta, last.unsqueeze(-1)], -1)
+    last = torch.zeros_like(value[..., -1:])
+    if through_terminal:
+        last = reward[..., -1:] - value[..., -1:]
+    delta = torch.cat([delta, last], -1)
     advantage = _discounted_sums(delta, discount * gae_lambda)
     advantage[..., -1] = candidate_zscore(terminal_reward, eps, mask)
     return advantage, _discounted_sums(reward, discount)

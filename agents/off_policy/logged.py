@@ -135,18 +135,19 @@ def read_parquet(path: str | Path) -> LoggedFeedback:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise LogError(f"{path} is no log of feedback: it has no column {', '.join(missing)}")
-    columns = {}
-    for name in _COLUMNS:
-        column = table[name].combine_chunks()
-        if column.null_count:
-            raise LogError(f"{path}: column {name!r} has {column.null_count} nulls")
-        try:
-            values = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.empty(0)
-            kind = np.float64 if name in _FLOATS else np.int64
-            columns[name] = torch.from_numpy(values.astype(kind, casting="same_kind"))
-        except (TypeError, ValueError) as error:
-            raise LogError(f"{path}: column {name!r} can't be read: {error}") from error
     try:
-        return LoggedFeedback(**columns)
+        return LoggedFeedback(**{name: _column(table, name) for name in _COLUMNS})
     except LogError as error:
         raise LogError(f"{path}: {error}") from error
+
+
+def _column(table: pa.Table, name: str) -> Tensor:
+    column = table[name].combine_chunks()
+    if column.null_count:
+        raise LogError(f"column {name!r} has {column.null_count} nulls")
+    try:
+        values = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.empty(0)
+        kind = np.float64 if name in _FLOATS else np.int64
+        return torch.from_numpy(values.astype(kind, casting="same_kind"))
+    except (TypeError, ValueError) as error:
+        raise LogError(f"column {name!r} can't be read: {error}") from error

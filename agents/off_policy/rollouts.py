@@ -33,7 +33,6 @@ class Truth(Protocol):
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates."""
-        ...
 
 
 @dataclass(frozen=True)
