@@ -12,12 +12,7 @@ from torch import Tensor
 
 from agents.candidates import check_clip, check_range
 from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
-from agents.objectives.surrogate import (
-    SurrogateLoss,
-    clipped_surrogate,
-    log_ratio_and_advantage,
-    whole_paths,
-)
+from agents.objectives.surrogate import SurrogateLoss, clipped_surrogate, surrogate_inputs
 from agents.registry import Method, register_method
 
 
@@ -46,13 +41,10 @@ def ecpo_surrogate(
     """
     check_clip(clip)
     check_range("delta", delta, 0.0)
-    if sequence_level:
-        log_prob, behavior_log_prob, advantage = whole_paths(
-            log_prob, behavior_log_prob, advantage, valid
-        )
-    log_ratio, advantage, mask = log_ratio_and_advantage(
-        log_prob, behavior_log_prob, advantage, valid
+    log_prob, behavior, advantage, mask = surrogate_inputs(
+        log_prob, behavior_log_prob, advantage, valid, sequence_level
     )
+    log_ratio = log_prob - behavior
     # Raising log pi_old by max(0, excess) bounds the ratio's value, not its gradient.
     excess = (log_ratio.detach() - math.log1p(clip + delta)).clamp_min(0.0)
     raised = torch.where(advantage < 0, excess, 0.0)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidates import keep_valid, mean_over_candidates
+from agents.candidates import mean_over_candidates
 from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
-from agents.objectives.surrogate import SurrogateLoss, log_ratio_and_advantage, whole_paths
+from agents.objectives.surrogate import SurrogateLoss, surrogate_inputs
 from agents.registry import EPOCHS_SPACE, Method, register_method
 
 
@@ -36,13 +36,9 @@ def gbpo_surrogate(
     Raises:
         ValueError: A wrong shape.
     """
-    if sequence_level:
-        log_prob, behavior_log_prob, advantage = whole_paths(
-            log_prob, behavior_log_prob, advantage, valid
-        )
-    _, advantage, mask = log_ratio_and_advantage(log_prob, behavior_log_prob, advantage, valid)
-    log_prob = keep_valid(log_prob, mask)
-    behavior = keep_valid(behavior_log_prob.detach(), mask)
+    log_prob, behavior, advantage, mask = surrogate_inputs(
+        log_prob, behavior_log_prob, advantage, valid, sequence_level
+    )
     current = log_prob.detach()
     floor = torch.where(advantage >= 0, current, log1mexp(current))
     ratio = (log_prob - torch.maximum(behavior, floor)).exp()

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.candidates import check_shape, mean_over_candidates, resolve_valid
-from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, log_ratio_and_advantage
+from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, surrogate_inputs
 from agents.objectives.terminal import LevelAdvantage, at_every_level, candidate_centred
 from agents.registry import EPOCHS_SPACE, Method, register_method
 
@@ -58,10 +58,11 @@ def reinforce_surrogate(
     Raises:
         ValueError: A wrong shape.
     """
-    log_ratio, advantage, mask = log_ratio_and_advantage(
+    log_prob, behavior, advantage, mask = surrogate_inputs(
         log_prob, behavior_log_prob, advantage, valid
     )
-    return -mean_over_candidates(log_ratio.clamp_max(_MAX_LOG_RATIO).exp() * advantage, mask)
+    ratio = (log_prob - behavior).clamp_max(_MAX_LOG_RATIO).exp()
+    return -mean_over_candidates(ratio * advantage, mask)
 
 
 @register_method("reinforce", config=SurrogateConfig, search_space=EPOCHS_SPACE)

@@ -78,9 +78,10 @@ def clipped_surrogate(
         ValueError: A wrong shape, or clip outside (0, 1).
     """
     check_clip(clip)
-    log_ratio, advantage, valid = log_ratio_and_advantage(
+    log_prob, behavior, advantage, mask = surrogate_inputs(
         log_prob, behavior_log_prob, advantage, valid
     )
+    log_ratio = log_prob - behavior
     bounded = torch.where(
         advantage >= 0,
         log_ratio.clamp(max=math.log1p(clip)),
@@ -90,37 +91,32 @@ def clipped_surrogate(
     if level_weight is not None:
         check_shape("level_weight", level_weight, "L", log_prob.shape[-1:])
         gain = gain * level_weight
-    return -mean_over_candidates(gain, valid)
+    return -mean_over_candidates(gain, mask)
 
 
-def log_ratio_and_advantage(
-    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log rho and the detached advantage, [B, K, L] and 0 where not valid, and `valid`."""
-    mask = _checked(log_prob, behavior_log_prob, advantage, valid)
-    log_ratio = keep_valid(log_prob, mask) - keep_valid(behavior_log_prob.detach(), mask)
-    return log_ratio, keep_valid(advantage.detach(), mask), mask
+def surrogate_inputs(
+    log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    advantage: Tensor,
+    valid: Tensor | None,
+    sequence_level: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the checked arguments of a surrogate, 0 where not valid, the constants detached.
 
-
-def whole_paths(
-    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return summed log-probabilities and mean advantages of whole candidates, [B, K, 1] each."""
-    mask = _checked(log_prob, behavior_log_prob, advantage, valid)
-    return (
-        keep_valid(log_prob, mask).sum(-1, keepdim=True),
-        keep_valid(behavior_log_prob, mask).sum(-1, keepdim=True),
-        keep_valid(advantage, mask).mean(-1, keepdim=True),
-    )
-
-
-def _checked(
-    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
-) -> Tensor:
+    With `sequence_level` a whole candidate is one level: [B, K, 1], log-probabilities summed and
+    advantages averaged.
+    """
     check_shape("log_prob", log_prob, "B, K, L")
     check_shape("behavior_log_prob", behavior_log_prob, "B, K, L", log_prob.shape)
     check_shape("advantage", advantage, "B, K, L", log_prob.shape)
-    return resolve_valid(valid, log_prob)
+    mask = resolve_valid(valid, log_prob)
+    log_prob = keep_valid(log_prob, mask)
+    behavior = keep_valid(behavior_log_prob.detach(), mask)
+    advantage = keep_valid(advantage.detach(), mask)
+    if sequence_level:
+        log_prob, behavior = log_prob.sum(-1, keepdim=True), behavior.sum(-1, keepdim=True)
+        advantage = advantage.mean(-1, keepdim=True)
+    return log_prob, behavior, advantage, mask
 
 
 class SurrogateLoss(RolloutLoss):
