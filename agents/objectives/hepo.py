@@ -119,8 +119,7 @@ def hepo_advantages(
 class HEPOAdvantage(TensorDictModuleBase):
     """Writes HEPO's advantages and value targets into a rollout, as torchrl's GAE does.
 
-    Reads `popularity` [B, L, V] (or [B, K, L, V]), `codes` [B, K, L], `legal_mask` [B, K, L, V],
-    `terminal_reward` [B, K], `state_value` [B, K, L, 1] and `valid` [B, K]. Writes `advantage` and
+    Shapes: see `agents.rollout`; `popularity` may be [B, K, L, V]. Writes `advantage` and
     `value_target` [B, K, L, 1], and `process_reward` [B, K, L-1].
     """
 
@@ -166,15 +165,9 @@ class HEPOAdvantage(TensorDictModuleBase):
         terminal_reward = tensordict["terminal_reward"]
         valid = resolve_valid(tensordict["valid"], terminal_reward)
         reward, shaping = self._process_rewards(tensordict, value)
+        total, constants = terminal_reward + shaping, (self.discount, self.gae_lambda, self.eps)
         advantage, returns = hepo_advantages(
-            reward,
-            terminal_reward + shaping,
-            value,
-            self.discount,
-            self.gae_lambda,
-            self.eps,
-            self.through_terminal,
-            valid,
+            reward, total, value, *constants, self.through_terminal, valid
         )
         last = terminal_advantage(self.terminal, terminal_reward, self.eps, valid)
         advantage[..., -1] = last

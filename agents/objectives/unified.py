@@ -113,10 +113,8 @@ def unified_loss(
     mean = known.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp_min(1)
     imitated = mask & (known > mean)
     nll = torch.where(imitated, -log_prob, 0.0)
-    return (
-        mean_over_candidates(preferred * losses, mask),
-        mean_over_candidates(supervised * nll, mask),
-    )
+    imitation = mean_over_candidates(supervised * nll, mask)
+    return mean_over_candidates(preferred * losses, mask), imitation
 
 
 class UnifiedLoss(RolloutLoss):

@@ -58,10 +58,9 @@ def importance_weights(
         PropensityError: A propensity outside (0, 1] or a target probability outside [0, 1].
         ValueError: `max_weight` is not positive.
     """
-    weight = _probability(target, "target probability", "[0, 1]") / _probability(
-        propensity, "propensity", "(0, 1]"
-    )
-    return clip_weight(weight, max_weight)
+    propensity = _probability(propensity, "propensity", "(0, 1]")
+    target = _probability(target, "target probability", "[0, 1]")
+    return clip_weight(target / propensity, max_weight)
 
 
 def clip_weight(weight: Tensor, max_weight: float | None) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents.actor_critic import ActorCriticModel, masked_log_softmax
-from agents.off_policy.estimators import PropensityError
+from agents.actor_critic import ActorCriticModel, chosen_log_prob, masked_log_softmax
+from agents.off_policy.estimators import PropensityError, refuse
 from agents.off_policy.logged import UNKNOWN, LogError, LoggedFeedback
 from agents.rollout import Reward, as_reward
 from gpr_rl.decoding import sample_paths
@@ -100,25 +100,12 @@ def log_of_policy(
     An ad's propensity is the probability of its path: a path shows one ad, the best legal one that
     has it. Requests without a legal ad have no row.
 
-    Args:
-        policy: See `gpr_rl.decoding.policy.Policy`.
-        world: Gives requests, legal ads and outcomes.
-        request_id: Whom to show ads.
-        seed: Root of the draws of paths, clicks and conversions.
-        draw: Which draw for these requests.
-        num_candidates: K.
-        temperature: See `gpr_rl.decoding.sample_paths`.
-        feedback: The reward, and what clicks and conversions are drawn from.
+    `seed` is the root of the draws of paths, clicks and conversions, `draw` tells which draw it is
+    for these requests. `policy` is one of `gpr_rl.decoding.policy`, K is `num_candidates`.
     """
+    request, legal = world.request(request_id), world.eligible(request_id)
     found = sample_paths(
-        policy,
-        world.request(request_id),
-        world.trie,
-        num_candidates,
-        seed,
-        draw,
-        world.eligible(request_id),
-        temperature,
+        policy, request, world.trie, num_candidates, seed, draw, legal, temperature
     )
     rows = request_id[:, None].expand_as(found.ad_id)[found.valid]
     candidate = torch.arange(num_candidates).expand_as(found.ad_id)[found.valid]
@@ -172,7 +159,7 @@ def policy_probability(
         mask = legal.path_masks(codes) | ~shown[:, None, None, None]
         logits = policy.logits(policy.encode(world.request(ids)), codes) / temperature
         log_prob = masked_log_softmax(logits.double(), mask)
-        path = log_prob.gather(-1, codes[..., None])[:, 0, :, 0].sum(-1).exp()
+        path = chosen_log_prob(log_prob, codes)[:, 0].sum(-1).exp()
         parts.append(path.where(shown, 0.0))
     return torch.cat(parts)
 
@@ -188,11 +175,7 @@ def draw_ad(
     probability = probability.double()
     total = probability.sum(-1)
     bad = ((total - 1).abs() > 1e-4) | (probability < 0).any(-1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise PropensityError(
-            f"probabilities of row {row} must be >= 0 and sum to 1, got {total[row].item()}"
-        )
+    refuse(bad, total, "probabilities", "be >= 0 and sum to 1", PropensityError)
     probability = probability / total[:, None]
     cumulative = probability.cumsum(-1)
     threshold = noise.double() * cumulative[:, -1]
