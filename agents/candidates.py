@@ -48,11 +48,7 @@ def check_clip(clip: float) -> None:
 
 
 def resolve_valid(valid: Tensor | None, like: Tensor) -> Bool[Tensor, "B K"]:
-    """Return `valid`, or all True where it is None; `like` is any tensor [B, K, ...].
-
-    Raises:
-        ValueError: `valid` has another shape than [B, K] or is not bool.
-    """
+    """Return `valid`, checked to be bool [B, K], or all True where None; `like` is [B, K, ...]."""
     if valid is None:
         return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
     check_shape("valid", valid, "B, K", like.shape[:2])
@@ -69,8 +65,5 @@ def keep_valid(x: Tensor, valid: Bool[Tensor, "B K"]) -> Tensor:
 def mean_over_candidates(
     per_level: Float[Tensor, "B K *levels"], valid: Bool[Tensor, "B K"]
 ) -> Float[Tensor, ""]:
-    """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid.
-
-    `per_level` must already be finite at invalid candidates (`keep_valid`).
-    """
+    """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid."""
     return keep_valid(per_level, valid).sum() / valid.sum().clamp_min(1)

@@ -53,8 +53,8 @@ def candidate_zscore(
 ) -> Float[Tensor, "B K"]:
     """Return (R - mean_K) / (std_K + eps) within each request (GPR Eq. 8, last level).
 
-    Population std (correction 0) over the valid candidates. Exactly 0 at invalid candidates, for
-    equal rewards and for a single candidate.
+    Population std (correction 0) over the valid candidates. Exactly 0 for equal rewards, for a
+    single candidate and where not valid.
     """
     centred = candidate_centred(terminal_reward, valid)
     count = valid.sum(-1, keepdim=True).clamp_min(1)
@@ -66,10 +66,7 @@ def candidate_zscore(
 def candidate_centred(
     terminal_reward: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
-    """Return R - mean_K within each request: the z-score without its division.
-
-    0 at invalid candidates; exactly 0 for equal rewards.
-    """
+    """Return R - mean_K within each request, exactly 0 for equal rewards and where not valid."""
     count = valid.sum(-1, keepdim=True).clamp_min(1)
     reward = keep_valid(terminal_reward, valid)
     # The rounding of the mean is no signal: compare the rewards themselves.
@@ -80,11 +77,7 @@ def candidate_centred(
 
 
 def at_every_level(score: Float[Tensor, "B K"], num_levels: int) -> Float[Tensor, "B K L"]:
-    """Return a candidate's score as the advantage of each of its levels.
-
-    Raises:
-        ValueError: num_levels < 1.
-    """
+    """Return a candidate's score as the advantage of each of its levels, at least one."""
     check_range("num_levels", num_levels, 1)
     return score.unsqueeze(-1).repeat(1, 1, num_levels)
 

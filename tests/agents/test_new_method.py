@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from tensordict import TensorDict
 
 import agents.registry
@@ -95,5 +96,7 @@ def test_built_in_methods_take_the_whole_configuration_or_their_own_dials() -> N
 
 def test_a_method_is_named_by_its_registered_name_only() -> None:
     for wrong in ("nope", None, ["toy"], print):
-        with pytest.raises(ValueError, match=r"unknown method .*; registered: hepo, "):
+        with pytest.raises((ValueError, TypeCheckError)) as refused:
             make_method(wrong, SMALL, 2)  # type: ignore[arg-type]
+        known = f"unknown method {wrong!r}; registered: hepo, "
+        assert isinstance(refused.value, TypeCheckError) or known in str(refused.value)
