@@ -21,6 +21,7 @@ from benchmarks.alignment.presets import (
 from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
+from benchmarks.alignment.train import Execution
 from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
@@ -112,15 +113,19 @@ def _row_task(settings: Settings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
     name = str(row)
     if row.method in SUPERVISED:
-        function, kwargs = "benchmarks.alignment.train:run_vsl", _shared(settings)
+        function, more = "benchmarks.alignment.train:run_vsl", {}
     else:
         function = "benchmarks.alignment.train:run_row"
-        kwargs = {"settings": settings, "row": name}
-        needs = (*needs, f"choose {row.method}") if tuned_file(settings, row.method) else needs
+        tuned = tuned_file(settings, row.method)
+        execution = Execution(
+            resume=settings.resume, plugins=settings.plugins, logger=settings.logger
+        )
+        more = {"row": name, "tuned": tuned, "execution": execution}
+        needs = (*needs, f"choose {row.method}") if tuned else needs
     return Task(
         name=f"{name}, seed {seed}",
         function=function,
-        kwargs={**kwargs, "seed": seed},
+        kwargs={**_shared(settings), "seed": seed, **more},
         needs=needs,
         output=_part(settings, name, seed),
         files=(checkpoint(settings.out, name, seed),),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ from benchmarks.alignment.setup import (
     validation_metrics,
     vsl_model,
 )
-from benchmarks.alignment.tuning import read_choice, tuned_file
+from benchmarks.alignment.tuning import read_choice
 from benchmarks.evaluation import evaluate_model
 from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
-from benchmarks.suite import Settings
 from benchmarks.worlds import open_market
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import save_policy
@@ -39,23 +39,40 @@ from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 
 
-def run_row(*, settings: Settings, row: str, seed: int) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a row is run, whatever its numbers; fields as those of `benchmarks.suite.Settings`."""
+
+    resume: bool
+    plugins: tuple[str, ...] = ()
+    logger: str | None = None
+
+
+def run_row(
+    *,
+    out: Path,
+    world: str,
+    reward: tuple[str, ...],
+    seed: int,
+    sizes: AlignmentPreset,
+    row: str,
+    tuned: Path | None,
+    execution: Execution,
+) -> pd.DataFrame:
     """Train one row from the seed's warm start and return its results."""
-    import_methods(settings.plugins)
-    out, sizes = settings.out, settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
+    import_methods(execution.plugins)
     started = time.perf_counter()
     wanted = Row.parse(row)
-    loaded = open_market(settings.world, wanted.market, seed)
-    mix = RewardMix.of(settings.reward)
+    loaded = open_market(world, wanted.market, seed)
+    mix = RewardMix.of(reward)
     saved = checkpoint(out, on_market("evaluation", wanted.market), seed)
     setup = Setup.load(saved, loaded, mix)
     training = method_config(wanted.method, sizes.training)
-    config = wanted.training(read_choice(tuned_file(settings, wanted.method), training))
+    config = wanted.training(read_choice(tuned, training))
     ablation = ABLATIONS.get(wanted.ablation)
     start = "vaft" if ablation is None else ablation.start
     model = starting_model(start, out, loaded, wanted.market, seed, sizes, mix)
-    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), settings.resume)
+    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), execution.resume)
     curve_s = 0.0
 
     def measure(step: int) -> None:
@@ -86,8 +103,8 @@ def run_row(*, settings: Settings, row: str, seed: int) -> pd.DataFrame:
         reward=mix,
         on_step=on_step,
         checkpoint_path=checkpoint(out, f"{row}.train", seed),
-        resume=settings.resume,
-        logger=_make_logger(settings.logger, out, f"{row}-seed{seed}"),
+        resume=execution.resume,
+        logger=_make_logger(execution.logger, out, f"{row}-seed{seed}"),
     )
     rows = [rows_frame(row, seed, step, "train", m) for step, m in enumerate(history, start=1)]
     spent = pd.Series([m["step_s"] for m in history]).cumsum()
@@ -96,7 +113,7 @@ def run_row(*, settings: Settings, row: str, seed: int) -> pd.DataFrame:
         rows.append(rows_frame(row, seed, step, "validation", point))
     began = time.perf_counter()
     model.eval()
-    save_policy(model, checkpoint(out, row, seed), world=settings.world, method=row, seed=seed)
+    save_policy(model, checkpoint(out, row, seed), world=world, method=row, seed=seed)
     metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
     metrics["train_s"] = float(spent.iloc[-1])
     rows.append(rows_frame(row, seed, config.num_steps, "test", metrics))
