@@ -5,10 +5,10 @@ scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K
 codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from tensordict import TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -18,6 +18,7 @@ from tensordict.nn import (
 from torch import Tensor, nn
 from torchrl.modules import MaskedCategorical
 
+from agents.candidates import check_above
 from gpr_rl.schema import Request
 
 
@@ -38,7 +39,6 @@ class Critic(Protocol):
 
     def __call__(self, context: Any, codes: Tensor) -> ValueOutput:
         """Return the values along known paths, codes [B, K, L]."""
-        ...
 
 
 @runtime_checkable
@@ -51,35 +51,27 @@ class ActorCriticModel(Protocol):
     @property
     def hte(self) -> Critic:
         """The critic."""
-        ...
 
     def encode(self, request: Request) -> Any:
         """Return the context, a tensorclass of batch [B]: the HSD's pass, once per request."""
-        ...
 
     def logits(self, context: Any, codes: Tensor) -> Tensor:
         """Return [B, K, L, V]; row l sees codes[..., :l] only."""
-        ...
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of HSD and PTD."""
-        ...
 
     def hte_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the HTE; none is a policy parameter."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all parameters and buffers, as nn.Module does."""
-        ...
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any:
         """Put them back, as nn.Module does."""
-        ...
 
     def eval(self) -> Any:
         """Leave the training mode, as nn.Module does."""
-        ...
 
 
 class PolicyLogits(TensorDictModuleBase):
@@ -89,15 +81,15 @@ class PolicyLogits(TensorDictModuleBase):
     `make_actor` put it in front.
     """
 
+    in_keys: ClassVar[list[str]] = ["request", "codes"]
+    out_keys: ClassVar[list[str]] = ["context", "logits"]
+
     def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
-        """Store the model (shared). Logits are divided by `temperature`, as in sampling."""
+        """Store the model (shared). Logits are divided by `temperature` > 0, as in sampling."""
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        check_above("temperature", temperature)
         self.model = model
         self.temperature = temperature
-        self.in_keys = ["request", "codes"]
-        self.out_keys = ["context", "logits"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
@@ -107,11 +99,11 @@ class PolicyLogits(TensorDictModuleBase):
         return tensordict.set("logits", logits / self.temperature)
 
 
-def make_policy_head() -> ProbabilisticTensorDictModule:
+def make_policy_head(out_key: str = "codes") -> ProbabilisticTensorDictModule:
     """Return `logits`, `legal_mask` -> masked categorical over `codes`, with `action_log_prob`."""
     return ProbabilisticTensorDictModule(
         in_keys={"logits": "logits", "mask": "legal_mask"},
-        out_keys=["codes"],
+        out_keys=[out_key],
         distribution_class=MaskedCategorical,
         distribution_kwargs={"use_cross_entropy": False},
         return_log_prob=True,
@@ -137,11 +129,12 @@ class HTECritic(TensorDictModuleBase):
     The context is detached: the critic never moves the HSD, whatever the model does.
     """
 
+    in_keys: ClassVar[list[str]] = ["context", "codes"]
+    out_keys: ClassVar[list[str]] = ["state_value"]
+
     def __init__(self, model: ActorCriticModel) -> None:
         super().__init__()
         self.model = model
-        self.in_keys = ["context", "codes"]
-        self.out_keys = ["state_value"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-key set."""
@@ -157,16 +150,21 @@ def masked_log_softmax(
     return torch.log_softmax(torch.where(legal_mask, logits, -torch.inf), dim=-1)
 
 
+def chosen_log_prob(
+    log_probs: Float[Tensor, "B K L V"], codes: Int[Tensor, "B K L"]
+) -> Float[Tensor, "B K L"]:
+    """Return the log-probability of the chosen codes."""
+    return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+
+
 def categorical_kl(
     log_probs: Float[Tensor, "*shape V"],
     reference_log_probs: Float[Tensor, "*shape V"],
     legal_mask: Bool[Tensor, "*shape V"],
 ) -> Float[Tensor, "*shape"]:
     """Return KL(policy || reference) over the legal codes of every visited prefix, nats."""
-    difference = torch.where(legal_mask, log_probs, 0.0) - torch.where(
-        legal_mask, reference_log_probs, 0.0
-    )
-    return (log_probs.exp() * difference).sum(-1)
+    mine, other = (torch.where(legal_mask, x, 0.0) for x in (log_probs, reference_log_probs))
+    return (log_probs.exp() * (mine - other)).sum(-1)
 
 
 def categorical_entropy(

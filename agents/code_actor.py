@@ -7,44 +7,28 @@ the HSD once per request; here it runs once per step, as an environment's interf
 Dims: L levels, V codes per level, n steps (all batch dimensions of a TensorDict, flattened).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModuleBase,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
-from torchrl.modules import MaskedCategorical
 
-from agents.actor_critic import ActorCriticModel
+from agents.actor_critic import ActorCriticModel, HTECritic, PolicyLogits, make_policy_head
 from envs.spaces import TOKEN_KEYS, request_from_observation
 
 _STATE_KEYS = (*TOKEN_KEYS, "popularity", "prefix", "level")
 
 
-class CodeLogits(TensorDictModuleBase):
+class CodeLogits(PolicyLogits):
     """Observation -> `logits` [..., V] of the next code, and `legal_mask` bool [..., V].
 
     `legal_mask` is `action_mask`, which Gymnasium has as int8. After a path's last code the
     logits are those of level L, for want of a next one.
     """
 
-    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
-        """Store the model (shared). Logits are divided by `temperature`.
-
-        Raises:
-            ValueError: A temperature that is not above 0.
-        """
-        super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        self.model = model
-        self.temperature = temperature
-        self.in_keys = [*_STATE_KEYS, "action_mask"]
-        self.out_keys = ["logits", "legal_mask"]
+    in_keys: ClassVar[list[str]] = [*_STATE_KEYS, "action_mask"]
+    out_keys: ClassVar[list[str]] = ["logits", "legal_mask"]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
@@ -57,18 +41,14 @@ class CodeLogits(TensorDictModuleBase):
         return tensordict.set("legal_mask", tensordict["action_mask"].bool())
 
 
-class CodeCritic(TensorDictModuleBase):
+class CodeCritic(HTECritic):
     """Observation -> `state_value` [..., 1], V(s, z_{1:level}) in units of the reward scale.
 
     Scale the environment's reward likewise: `RewardScaling(0.0, 1 / world.reward_scale)`. After a
     path's last code the value is 0. No gradient reaches HSD and PTD.
     """
 
-    def __init__(self, model: ActorCriticModel) -> None:
-        super().__init__()
-        self.model = model
-        self.in_keys = list(_STATE_KEYS)
-        self.out_keys = ["state_value"]
+    in_keys: ClassVar[list[str]] = list(_STATE_KEYS)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-key set."""
@@ -85,15 +65,8 @@ def make_code_actor(
     model: ActorCriticModel, *, temperature: float = 1.0
 ) -> ProbabilisticTensorDictSequential:
     """Return the policy observation -> `action`, `action_log_prob`, among the legal codes."""
-    head = ProbabilisticTensorDictModule(
-        in_keys={"logits": "logits", "mask": "legal_mask"},
-        out_keys=["action"],
-        distribution_class=MaskedCategorical,
-        distribution_kwargs={"use_cross_entropy": False},
-        return_log_prob=True,
-        log_prob_key="action_log_prob",
-    )
-    return ProbabilisticTensorDictSequential(CodeLogits(model, temperature=temperature), head)
+    logits = CodeLogits(model, temperature=temperature)
+    return ProbabilisticTensorDictSequential(logits, make_policy_head("action"))
 
 
 def _state(model: ActorCriticModel, tensordict: TensorDictBase) -> tuple[Any, Tensor, Tensor]:

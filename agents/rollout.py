@@ -38,10 +38,11 @@ from agents.actor_critic import (
     ActorCriticModel,
     categorical_entropy,
     categorical_kl,
+    chosen_log_prob,
     masked_log_softmax,
 )
+from agents.candidates import check_above, check_choice, keep_valid
 from agents.clock import Clock
-from agents.objectives.surrogate import keep_valid
 from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix, RewardSpec
@@ -56,15 +57,21 @@ only one whose components have weights."""
 def as_reward(reward: RewardSpec | Reward) -> Reward:
     """Return a reward that gives total and components, of whatever a user passed.
 
-    Args:
-        reward: As `RewardMix.of` takes it, or a function that returns total and components itself.
+    That is what `RewardMix.of` takes, or a function that returns total and components itself.
+
+    Raises:
+        RewardError: Anything else.
     """
+    mix = RewardMix.of(reward)  # type: ignore[arg-type]
     if isinstance(reward, RewardMix) or not callable(reward):
-        return RewardMix.of(reward)
+        return mix
+    (name,) = mix.functions
 
     def called(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         found = reward(outcome)
-        return found if isinstance(found, tuple) else RewardMix.of(lambda _: found)(outcome)
+        if isinstance(found, tuple):
+            return found
+        return RewardMix({name: lambda _: found}, {name: 1.0})(outcome)
 
     return called
 
@@ -82,23 +89,25 @@ class World(Protocol):
 
     def request(self, request_id: Int[Tensor, " B"]) -> Request:
         """Return B requests."""
-        ...
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return the ads that each request's user may see."""
-        ...
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return what the frozen rankers say."""
-        ...
 
     def request_ids(self, split: str) -> Int[Tensor, " R"]:
         """Return the requests of a split."""
-        ...
 
 
 class NonFiniteError(RuntimeError):
     """A reward or a loss is inf or NaN."""
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise NonFiniteError unless a scalar is finite."""
+    if not torch.isfinite(value):
+        raise NonFiniteError(f"{name} must be finite, got {value.item()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +130,12 @@ class RolloutConfig:
             raise ValueError(
                 f"num_candidates must be at least 2 for a z-score, got {self.num_candidates}"
             )
-        if self.behavior not in BEHAVIORS:
-            raise ValueError(f"behavior must be one of {BEHAVIORS}, got {self.behavior!r}")
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        check_choice("behavior", self.behavior, BEHAVIORS)
+        check_above("temperature", self.temperature)
         if self.behavior == "beam" and self.temperature != 1.0:
             raise ValueError(f"a beam has no temperature: it must be 1, got {self.temperature}")
-        if self.reward_scale is not None and not self.reward_scale > 0.0:
-            raise ValueError(f"reward_scale must be above 0, got {self.reward_scale}")
+        if self.reward_scale is not None:
+            check_above("reward_scale", self.reward_scale)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def rollout(
     model: ActorCriticModel,
     world: World,
     request_ids: Int[Tensor, " B"],
-    reward: Reward,
+    reward: RewardSpec | Reward,
     config: RolloutConfig,
     seed: int,
     step: int,
@@ -169,25 +176,17 @@ def rollout(
 ) -> TensorDict:
     """Return K scored candidates for each of B requests (keys: see the module's docstring).
 
-    The HSD runs once per request, the rankers once per candidate set. The same seed, step and
-    request give the same draws, whatever else is in the batch.
-
-    Args:
-        model: Policy and critic, see `agents.actor_critic.ActorCriticModel`.
-        world: Gives requests, eligible ads and outcomes.
-        request_ids: Which requests.
-        reward: Total reward of an outcome, and its components.
-        config: How candidates are drawn and the reward is scaled.
-        seed: Root of the draws.
-        step: Training step: the `draw` of the random streams.
-        keep_graph: Leave `logits` attached to the policy's parameters, so that the first update
-            needs no second pass. All else is detached either way.
+    The HSD runs once per request, the rankers once per candidate set. The same seed, training step
+    and request give the same draws, whatever else is in the batch. With `keep_graph` the `logits`
+    stay attached to the policy's parameters, so that the first update needs no second pass; all
+    else is detached either way.
 
     Raises:
         NonFiniteError: A reward is inf or NaN; the message names the request and the ad.
+        RewardError: A reward that `as_reward` can't read.
     """
-    source = RolloutSource(world, reward, config, seed)
-    return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph, clock=Clock())
+    source = RolloutSource(world, as_reward(reward), config, seed)
+    return timed_rollout(model, source, request_ids, step, keep_graph=keep_graph)
 
 
 def timed_rollout(
@@ -196,18 +195,18 @@ def timed_rollout(
     request_ids: Int[Tensor, " B"],
     step: int,
     *,
-    keep_graph: bool,
-    clock: Clock,
+    keep_graph: bool = False,
+    clock: Clock | None = None,
 ) -> TensorDict:
     """Return what `rollout` does; `clock` counts `requests`, `model`, `decoding` and `rankers`."""
-    world, config = source.world, source.config
+    world, config, clock = source.world, source.config, clock or Clock()
     with clock("requests"):
         request = world.request(request_ids)
         eligible = world.eligible(request_ids)
     with torch.set_grad_enabled(keep_graph), clock("model"):
         context = model.encode(request)
     with clock("decoding"):
-        candidates = _draw(model, context, request, eligible, source, step)
+        candidates = _draw(_Encoded(model, context), request, eligible, source, step)
         valid = candidates.valid
         codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
         legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
@@ -226,14 +225,15 @@ def timed_rollout(
             "legal_mask": legal_mask,
             "logits": logits,
             "log_probs": log_probs,
-            "action_log_prob": keep_valid(_chosen(log_probs, codes), valid),
+            "action_log_prob": keep_valid(chosen_log_prob(log_probs, codes), valid),
             "entropy": keep_valid(categorical_entropy(log_probs, legal_mask), valid),
             "state_value": value.unsqueeze(-1),
         },
         batch_size=request_ids.shape,
     )
     if candidates.log_weight is not None:
-        data["weight"] = _mean_one(candidates.log_weight, valid)
+        weight = torch.where(valid, candidates.log_weight, -torch.inf).softmax(-1)
+        data["weight"] = weight.nan_to_num(0.0) * valid.sum(-1, keepdim=True)
     with clock("rankers"):
         _score(data, source, request_ids, candidates)
     return data
@@ -241,26 +241,14 @@ def timed_rollout(
 
 @torch.no_grad()
 def _draw(
-    model: ActorCriticModel,
-    context: Any,
-    request: Request,
-    eligible: Tensor,
-    source: RolloutSource,
-    step: int,
+    policy: _Encoded, request: Request, eligible: Tensor, source: RolloutSource, step: int
 ) -> Candidates:
-    policy = _Encoded(model, context)
     trie, config = source.world.trie, source.config
     k = config.num_candidates
     if config.behavior == "beam":
         return beam_search(policy, request, trie, k, eligible, renormalize=True)
     draw = gumbel_paths if config.behavior == "gumbel" else sample_paths
     return draw(policy, request, trie, k, source.seed, step, eligible, config.temperature)
-
-
-def _mean_one(log_weight: Tensor, valid: Tensor) -> Tensor:
-    """Return self-normalised importance weights: mean 1 over a request's valid candidates."""
-    share = torch.where(valid, log_weight, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return share * valid.sum(-1, keepdim=True)
 
 
 @torch.no_grad()
@@ -280,27 +268,19 @@ def score_reference(
 
 
 def reward_unit(
-    model: ActorCriticModel,
-    world: World,
-    request_ids: Int[Tensor, " B"],
-    reward: Reward,
-    config: RolloutConfig,
-    seed: int,
+    model: ActorCriticModel, source: RolloutSource, request_ids: Int[Tensor, " B"]
 ) -> float:
     """Return what the reward is divided by when nothing else is said.
 
     For Eq. 5 alone it is the world's standard deviation over logged candidates; for any other
     reward it is measured over candidates of the given requests (one batch of evaluations).
     """
-    if reward == RewardMix.from_specs([]):
-        return world.reward_scale
-    data = rollout(model, world, request_ids, reward, replace(config, reward_scale=1.0), seed, 0)
+    if source.reward == RewardMix.from_specs([]):
+        return source.world.reward_scale
+    unscaled = replace(source, config=replace(source.config, reward_scale=1.0))
+    data = timed_rollout(model, unscaled, request_ids, 0)
     spread = data["reward"][data["valid"]].std(correction=0).item()
     return spread if spread > 0.0 else 1.0
-
-
-def _chosen(log_probs: Tensor, codes: Tensor) -> Tensor:
-    return log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
 
 
 @torch.no_grad()
@@ -314,10 +294,9 @@ def _score(
     bad = valid & ~total.isfinite()
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
-        raise NonFiniteError(
-            f"the reward of ad {candidates.ad_id[row, column].item()} for request "
-            f"{request_ids[row].item()} must be finite, got {total[row, column].item()}"
-        )
+        ad_id = candidates.ad_id[row, column].item()
+        name = f"the reward of ad {ad_id} for request {request_ids[row].item()}"
+        check_finite(name, total[row, column])
     value = data["state_value"]
     total = keep_valid(total.to(value.dtype), valid)
     data["reward"] = total
@@ -328,12 +307,10 @@ def _score(
             {name: keep_valid(x.to(value.dtype), valid) for name, x in parts.items()},
             batch_size=total.shape[:1],
         )
-    last = torch.zeros_like(value, dtype=torch.bool)
-    last[:, :, -1] = True
     step_reward = torch.zeros_like(value)
     step_reward[:, :, -1, 0] = data["terminal_reward"]
+    last = torch.zeros_like(value, dtype=torch.bool)
+    last[:, :, -1] = True
     next_value = torch.cat([value[:, :, 1:], torch.zeros_like(value[:, :, :1])], dim=2)
-    data["next"] = TensorDict(
-        {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value},
-        batch_size=total.shape[:1],
-    )
+    following = {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value}
+    data["next"] = TensorDict(following, batch_size=total.shape[:1])

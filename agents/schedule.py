@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.rollout import World
-from agents.train_config import TrainConfig
+from agents.shared_config import SharedConfig
 from gpr_rl.random import Purpose, uniform
 
 
@@ -19,7 +19,6 @@ class RehearsedRequests(Protocol):
 
     def rehearsal_ids(self) -> Tensor:
         """Return their ids, int64 [R]."""
-        ...
 
 
 class RequestSchedule:
@@ -49,17 +48,17 @@ class RequestSchedule:
 
 
 class MixedSchedule:
-    """Observed requests first, then a share that rehearses users' current states (ARR)."""
+    """Several schedules at once: observed requests, and some that rehearse users' states (ARR)."""
 
-    def __init__(self, observed: RequestSchedule, rehearsed: RequestSchedule) -> None:
-        self._observed, self._rehearsed = observed, rehearsed
+    def __init__(self, *parts: RequestSchedule) -> None:
+        self._parts = parts
 
     def batch(self, step: int) -> Tensor:
         """Return the int64 [B] request ids of a step."""
-        return torch.cat([self._observed.batch(step), self._rehearsed.batch(step)])
+        return torch.cat([part.batch(step) for part in self._parts])
 
 
-def make_schedule(world: World, config: TrainConfig, seed: int) -> RequestSchedule | MixedSchedule:
+def make_schedule(world: World, config: SharedConfig, seed: int) -> MixedSchedule:
     """Return which requests every step meets.
 
     Raises:
@@ -67,14 +66,13 @@ def make_schedule(world: World, config: TrainConfig, seed: int) -> RequestSchedu
     """
     num_rehearsed = round(config.arr_share * config.num_requests)
     num_observed = config.num_requests - num_rehearsed
-    if num_rehearsed == 0:
-        return RequestSchedule(world.request_ids("train"), num_observed, seed)
-    if not isinstance(world, RehearsedRequests):
-        raise ValueError(
-            f"arr_share must be 0 in a world without rehearsed requests, got {config.arr_share}"
-        )
-    rehearsed = RequestSchedule(world.rehearsal_ids(), num_rehearsed, seed)
-    if num_observed == 0:
-        return rehearsed
-    observed = RequestSchedule(world.request_ids("train"), num_observed, seed)
-    return MixedSchedule(observed, rehearsed)
+    parts = []
+    if num_observed:
+        parts.append(RequestSchedule(world.request_ids("train"), num_observed, seed))
+    if num_rehearsed:
+        if not isinstance(world, RehearsedRequests):
+            raise ValueError(
+                f"arr_share must be 0 in a world without rehearsed requests, got {config.arr_share}"
+            )
+        parts.append(RequestSchedule(world.rehearsal_ids(), num_rehearsed, seed))
+    return MixedSchedule(*parts)

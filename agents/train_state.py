@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.actor_critic import ActorCriticModel
-from agents.critic_replay import CriticReplay
+from agents.critic import CriticLearner
+from agents.rollout import RolloutSource
 from agents.train_config import TrainConfig
 from gpr_rl.checkpoint import (
     flatten_optimizer_state,
@@ -18,6 +19,14 @@ from gpr_rl.checkpoint import (
 )
 
 
+@dataclass(frozen=True)
+class TrainRun(RolloutSource):
+    """What doesn't change in a run: world, reward, configuration, seed and method."""
+
+    config: TrainConfig
+    method: str
+
+
 @dataclass
 class TrainState:
     """The mutable part of a run."""
@@ -25,99 +34,79 @@ class TrainState:
     model: ActorCriticModel
     reference: ActorCriticModel
     """The warm start, frozen."""
-    policy_parameters: list[nn.Parameter]
-    policy_optimizer: torch.optim.Adam
-    critic_optimizer: torch.optim.Adam
-    replay: CriticReplay | None = None
-    """Past steps for the critic, where the configuration asks for them."""
+    optimizer: torch.optim.Adam
+    """Of the policy."""
+    critic: CriticLearner
     step: int = 0
     """Steps done."""
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def start(
-        cls, model: ActorCriticModel, learning_rate: float, config: TrainConfig
-    ) -> "TrainState":
+    def start(cls, model: ActorCriticModel, learning_rate: float, run: TrainRun) -> "TrainState":
         """Return the state before the first step; the model as it is becomes the reference."""
-        parameters = list(model.policy_parameters())
         return cls(
             model=model,
             reference=copy.deepcopy(model).eval().requires_grad_(False),
-            policy_parameters=parameters,
-            policy_optimizer=torch.optim.Adam(parameters, lr=learning_rate, fused=True),
-            critic_optimizer=torch.optim.Adam(
-                list(model.hte_parameters()), lr=config.critic_learning_rate, fused=True
+            optimizer=torch.optim.Adam(
+                list(model.policy_parameters()), lr=learning_rate, fused=True
             ),
-            replay=CriticReplay((config.critic_replay + 1) * config.num_requests)
-            if config.critic_replay
-            else None,
+            critic=CriticLearner(model, run.config, run.seed),
         )
 
-    def save(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
+    def save(self, path: str | Path, run: TrainRun) -> None:
         """Write everything to one file; the file before stays until the new one is whole."""
-        policy, policy_meta = flatten_optimizer_state(self.policy_optimizer)
-        critic, critic_meta = flatten_optimizer_state(self.critic_optimizer)
-        tensors = {
-            **_prefixed("model", self.model.state_dict()),
-            **_prefixed("reference", self.reference.state_dict()),
-            **_prefixed("policy_optimizer", policy),
-            **_prefixed("critic_optimizer", critic),
+        policy, policy_meta = flatten_optimizer_state(self.optimizer)
+        critic, critic_meta = flatten_optimizer_state(self.critic.optimizer)
+        parts = {
+            "model": self.model.state_dict(),
+            "reference": self.reference.state_dict(),
+            "policy_optimizer": policy,
+            "critic_optimizer": critic,
         }
         cursor = None
-        if self.replay is not None and len(self.replay):
-            content, cursor = self.replay.tensors()
-            tensors |= _prefixed("replay", content)
+        replay = self.critic.replay
+        if replay is not None and len(replay):
+            parts["replay"], cursor = replay.tensors()
         meta = {
-            "method": method,
-            "seed": seed,
-            "config": asdict(config),
+            "method": run.method,
+            "seed": run.seed,
+            "config": asdict(run.config),
             "step": self.step,
             "policy_optimizer": policy_meta,
             "critic_optimizer": critic_meta,
             "history": self.history,
             "replay_cursor": cursor,
         }
-        save_checkpoint(path, tensors, meta)
+        named = {f"{part}.{name}": x for part, own in parts.items() for name, x in own.items()}
+        save_checkpoint(path, named, meta)
 
-    def load(self, path: str | Path, method: str, config: TrainConfig, seed: int) -> None:
-        """Go back to a stored state.
+    def load(self, path: str | Path, run: TrainRun) -> None:
+        """Go back to a stored state. `num_steps` may grow: a finished run can be continued.
 
         Raises:
             ValueError: The file is damaged, or of a run with other settings (named).
         """
         tensors, meta = load_checkpoint(path)
-        check_same_run(path, meta, method, config, seed)
-        self.model.load_state_dict(_without_prefix("model", tensors))
-        self.reference.load_state_dict(_without_prefix("reference", tensors))
-        for name in ("policy_optimizer", "critic_optimizer"):
-            restore_optimizer_state(getattr(self, name), _without_prefix(name, tensors), meta[name])
-        if self.replay is not None and meta["replay_cursor"] is not None:
-            self.replay.load(_without_prefix("replay", tensors), meta["replay_cursor"])
+        stored = {**meta, **meta["config"]}
+        settings = {"method": run.method, "seed": run.seed, **asdict(run.config)}
+        for name, value in settings.items():
+            if name != "num_steps" and stored.get(name) != value:
+                raise ValueError(
+                    f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
+                )
+
+        def part(name: str) -> dict[str, Tensor]:
+            start = name + "."
+            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+        self.model.load_state_dict(part("model"))
+        self.reference.load_state_dict(part("reference"))
+        for name, optimizer in (
+            ("policy_optimizer", self.optimizer),
+            ("critic_optimizer", self.critic.optimizer),
+        ):
+            restore_optimizer_state(optimizer, part(name), meta[name])
+        if self.critic.replay is not None and meta["replay_cursor"] is not None:
+            self.critic.replay.load(part("replay"), meta["replay_cursor"])
         self.step = meta["step"]
         self.history = meta["history"]
-
-
-def check_same_run(
-    path: str | Path, meta: dict, method: str, config: TrainConfig, seed: int
-) -> None:
-    """Raise ValueError naming the first setting in which a checkpoint differs from this run.
-
-    `num_steps` may grow: a finished run can be continued.
-    """
-    settings = {"method": method, "seed": seed, **asdict(config)}
-    stored = {"method": meta["method"], "seed": meta["seed"], **meta["config"]}
-    settings.pop("num_steps")
-    for name, value in settings.items():
-        if stored.get(name) != value:
-            raise ValueError(
-                f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
-            )
-
-
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}

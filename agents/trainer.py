@@ -24,27 +24,24 @@ from agents.actor_critic import (
     categorical_kl,
     masked_log_softmax,
 )
+from agents.candidates import mean_over_candidates
 from agents.clock import Clock
-from agents.critic_updates import update_critic
-from agents.methods import Method, make_method
-from agents.objectives.process_rewards import prefix_popularity, shuffle_popularity
-from agents.objectives.surrogate import mean_over_candidates
-from agents.objectives.surrogate_loss import value_loss
+from agents.critic import attached_value_loss
+from agents.registry import Method, make_method
 from agents.rollout import (
     NonFiniteError,
     Reward,
-    RolloutSource,
     World,
     as_reward,
+    check_finite,
     reward_unit,
     score_reference,
     timed_rollout,
 )
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
-from agents.train_state import TrainState
+from agents.train_state import TrainRun, TrainState
 from simulators.rewards import RewardSpec
-from simulators.world.past_successes import past_successes
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
 
@@ -88,7 +85,7 @@ def train(
         method: A registered name, see `agents.methods.method_names`.
         config: Everything that changes the result, with the seed.
         seed: Root of the draws of requests and candidates.
-        reward: What is optimised (`RewardMix.of`); Eq. 5 by default. Another one is divided by
+        reward: What is optimised (`as_reward`); Eq. 5 by default. Another one is divided by
             its std over the first batch of the warm start (one more batch of ranker evaluations,
             for any method), unless the configuration has a `reward_scale`; a constant one is left
             as it is.
@@ -104,24 +101,22 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
-    reward = as_reward(reward)
+    run = TrainRun(world, as_reward(reward), config, seed, method)
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)
     model.eval()
     with _named_errors(method, 0, schedule.batch(0)):
-        scale = config.reward_scale or reward_unit(
-            model, world, schedule.batch(0), reward, config, seed
-        )
+        scale = config.reward_scale or reward_unit(model, run, schedule.batch(0))
     model.hte.reward_scale.fill_(scale)
-    state = TrainState.start(model, learning_rate, config)
+    state = TrainState.start(model, learning_rate, run)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
-        state.load(checkpoint_path, method, config, seed)
-    scaled = replace(config, reward_scale=float(model.hte.reward_scale))
+        state.load(checkpoint_path, run)
+    scaled = replace(run, config=replace(config, reward_scale=float(model.hte.reward_scale)))
     while state.step < config.num_steps:
         started = time.perf_counter()
         request_ids = schedule.batch(state.step)
         with _named_errors(method, state.step, request_ids):
-            measures = _step(state, world, chosen, scaled, reward, seed, request_ids)
+            measures = _step(state, scaled, chosen, request_ids)
         measures["step_s"] = time.perf_counter() - started
         state.history.append(measures)
         state.step += 1
@@ -131,7 +126,7 @@ def train(
             logger.log_metrics(measures, step=state.step)
         last = state.step == config.num_steps
         if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
-            state.save(checkpoint_path, method, config, seed)
+            state.save(checkpoint_path, run)
     return state.history
 
 
@@ -147,21 +142,14 @@ def _named_errors(method: str, step: int, request_ids: Tensor) -> Iterator[None]
 
 
 def _step(
-    state: TrainState,
-    world: World,
-    method: Method,
-    config: TrainConfig,
-    reward: Reward,
-    seed: int,
-    request_ids: Tensor,
+    state: TrainState, run: TrainRun, method: Method, request_ids: Tensor
 ) -> dict[str, float]:
-    clock = Clock()
-    uses_critic = method.uses_critic and not config.terminal_at_all_levels
-    warm_up = uses_critic and state.step < config.critic_warmup_steps
+    clock, config = Clock(), run.config
+    warm_up = method.uses_critic and state.step < config.critic_warmup_steps
     on_policy = not (warm_up or method.is_offline)
     data = timed_rollout(
         state.reference if method.is_offline else state.model,
-        RolloutSource(world, reward, config, seed),
+        run,
         request_ids,
         state.step,
         keep_graph=on_policy,
@@ -171,105 +159,62 @@ def _step(
         part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
         part = score_reference(part, state.reference, config.temperature)
     if method.advantage is not None:
-        _set_popularity(data, world, config, seed, request_ids)
+        if method.prepare is not None:
+            method.prepare(data, run.world, run.seed)
         method.advantage(data)
         if "weight" in data and "advantage" in data:
             data["advantage"] = data["advantage"] * data["weight"][..., None, None]
     measures = _rollout_measures(data)
     measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
     with clock("update"):
-        if uses_critic:
+        if method.uses_critic:
             measures |= _critic_measures(data)
-            measures["critic_loss"] = update_critic(state, data, config, seed)
+            measures["critic_loss"] = state.critic.update(data, state.step)
         if not warm_up:
             measures |= _update_policy(state, data, method, config, starts_attached=on_policy)
     return measures | clock.measures()
 
 
-def _set_popularity(
-    data: TensorDict, world: World, config: TrainConfig, seed: int, request_ids: Tensor
-) -> None:
-    """Put another popularity than Eq. 6's in its place, where an ablation asks for it."""
-    if config.popularity == "shuffled":
-        data["popularity"] = shuffle_popularity(data["popularity"], request_ids, seed)
-    elif config.popularity == "prefix":
-        past, valid = past_successes(world, request_ids)
-        popularity = prefix_popularity(past, valid, data["codes"], data["legal_mask"].shape[-1])
-        data["popularity"] = popularity.to(data["popularity"].dtype)
-
-
 def _update_policy(
-    state: TrainState,
-    data: TensorDict,
-    method: Method,
-    config: TrainConfig,
-    *,
-    starts_attached: bool,
+    state: TrainState, data: TensorDict, method: Method, config: TrainConfig, starts_attached: bool
 ) -> dict[str, float]:
-    """Run the epochs; return the means of what the loss reported.
-
-    The first epoch goes on from the rollout's own pass where that was the policy's: the parameters
-    are still the same.
-    """
+    """Run the epochs, the first on the rollout's own pass if it may; return the mean reports."""
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
-    parameters = state.policy_parameters
+    parameters = state.model.policy_parameters()
     moves_trunk = method.uses_critic and config.critic_moves_trunk
     reports: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
         attached = epoch == 0 and starts_attached and not moves_trunk
         batch = data.copy() if attached else policy_logits(data.copy())
-        behavior_kl = 0.0 if epoch == 0 and starts_attached else _behavior_kl(batch)
+        log_probs = masked_log_softmax(batch["logits"], batch["legal_mask"])
+        moved = _path_kl(batch, batch["log_probs"], log_probs.detach())
+        behavior_kl = 0.0 if epoch == 0 and starts_attached else moved.item()
         if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
             break
         out = method.loss(batch)
         if config.kl_penalty and not method.uses_reference:
-            out["loss_kl"] = config.kl_penalty * _kl(batch)
+            kl = _path_kl(batch, log_probs, batch["reference_log_probs"])
+            out["loss_kl"] = config.kl_penalty * kl
         if moves_trunk:
-            out["loss_critic"] = _attached_value_loss(state, batch)
+            out["loss_critic"] = attached_value_loss(state.model, batch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the policy loss must be finite, got {loss.item()}")
-        state.policy_optimizer.zero_grad()
+        check_finite("the policy loss", loss)
+        state.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(f"the policy gradient's norm must be finite, got {norm.item()}")
-        state.policy_optimizer.step()
+        check_finite("the policy gradient's norm", norm)
+        state.optimizer.step()
         report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
         reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
     means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
     return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
 
 
-def _attached_value_loss(state: TrainState, batch: TensorDict) -> Tensor:
-    """Return Eq. 10's loss with the gradient let through to the HSD (an ablation)."""
-    hte = state.model.hte
-    if not hasattr(hte, "stop_gradient"):
-        raise ValueError("critic_moves_trunk needs a critic with `stop_gradient`, as the HTE's")
-    hte.stop_gradient = False
-    try:
-        value = hte(batch["context"], batch["codes"]).value
-    finally:
-        hte.stop_gradient = True
-    return value_loss(value, batch["value_target"].squeeze(-1), batch["valid"])
-
-
-@torch.no_grad()
-def _behavior_kl(batch: TensorDict) -> float:
-    """Return KL(behaviour || policy) per path at the visited prefixes, nats."""
-    legal_mask = batch["legal_mask"]
-    now = masked_log_softmax(batch["logits"], legal_mask)
-    kl = categorical_kl(batch["log_probs"], now, legal_mask)
-    return mean_over_candidates(kl, batch["valid"]).item()
-
-
-def _kl(batch: TensorDict) -> Tensor:
-    """Return KL(policy || reference) per path at the visited prefixes, nats; differentiable."""
-    legal_mask = batch["legal_mask"]
-    log_probs = masked_log_softmax(batch["logits"], legal_mask)
-    kl = categorical_kl(log_probs, batch["reference_log_probs"], legal_mask)
-    return mean_over_candidates(kl, batch["valid"])
+def _path_kl(data: TensorDict, log_probs: Tensor, other: Tensor) -> Tensor:
+    """Return KL(log_probs || other) per path at the visited prefixes, nats."""
+    kl = categorical_kl(log_probs, other, data["legal_mask"])
+    return mean_over_candidates(kl, data["valid"])
 
 
 def _rollout_measures(data: TensorDict) -> dict[str, float]:
@@ -299,9 +244,7 @@ def _critic_measures(data: TensorDict) -> dict[str, float]:
     total = target.var(0, correction=0)
     share = 1.0 - error.var(0, correction=0) / total
     rmse = error.square().mean(0).sqrt()
-    levels = range(len(share))
-    return {
-        f"explained_variance/{level + 1}": share[level].item()
-        for level in levels
-        if total[level] > 0
-    } | {f"value_error/{level + 1}": rmse[level].item() for level in levels}
+    explained = {
+        f"explained_variance/{i}": x for i, x in enumerate(share.tolist(), 1) if total[i - 1] > 0
+    }
+    return explained | {f"value_error/{i}": x for i, x in enumerate(rmse.tolist(), 1)}

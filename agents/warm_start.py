@@ -9,11 +9,12 @@ Dims: B requests, P positions, N heads, K candidates.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from agents.rollout import RolloutConfig, reward_unit
+from agents.rollout import Reward, RolloutConfig, RolloutSource, as_reward, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.decoder import Context
@@ -30,7 +31,7 @@ from gpr_rl.pretraining.vaft import (
 from gpr_rl.pretraining.vsl import VSLConfig, vsl_loss
 from gpr_rl.random import Purpose, random_bits, uniform
 from gpr_rl.schema import Targets
-from simulators.rewards import RewardMix, RewardSpec
+from simulators.rewards import RewardSpec
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
@@ -39,6 +40,9 @@ _CRITIC_DRAWS = 1 << 40
 """Draws of this stage start here, so that none is one of a later training step."""
 
 OnStage = Callable[[str, int, dict[str, float]], None]
+"""Called with a stage's name, the step and what is logged of it."""
+Objective = Callable[[Context, Targets], tuple[Tensor, dict[str, float]]]
+"""The policy's loss on a batch of windows, and what to log of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,64 +87,71 @@ def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
     return model
 
 
-def draw_requests(world: World, seed: int, purpose: Purpose, step: int, size: int) -> Tensor:
-    """Return int64 [size] training requests, the same for the same (seed, purpose, step)."""
-    pool = world.request_ids("train")
-    draw = uniform(seed, purpose, torch.tensor(step), torch.arange(size))
-    return pool[(draw * len(pool)).long()]
+def _train_windows(
+    name: str,
+    objective: Objective,
+    model: HHD,
+    world: World,
+    config: WarmStartConfig,
+    seed: int,
+    on_stage: OnStage | None,
+) -> None:
+    """Run a supervised stage: `mtp`, or one on the windows after it with the HTE beside it."""
+    sizes = config.num_windows, config.num_positions, config.model.num_mtp_heads
+    batches = WindowBatches(world, seed, *sizes)
+    after_mtp = name != "mtp"
+    first_step = config.mtp.num_steps if after_mtp else 0
+    validate_targets(*batches(0))
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        tokens, targets = batches(first_step + step)
+        context = model.window(tokens, targets.position)
+        total, logged = objective(context, targets)
+        if after_mtp:
+            critic = logged_critic_loss(model, world, context, targets)
+            total, logged = total + critic, {"critic": float(critic.detach()), **logged}
+        bits = random_bits(seed, Purpose.REFINING_NOISE, torch.tensor(first_step + step))
+        generator = torch.Generator().manual_seed(int(bits))
+        parts = auxiliary_parts(model, context, targets, generator)
+        logged |= {f"auxiliary/{part}": float(x.detach()) for part, x in parts.items()}
+        logged |= {f"auxiliary/{part}": float(x) for part, x in depth_shares(context).items()}
+        return total + config.auxiliary.total(parts), logged
+
+    parameters = [model.policy_parameters(), model.hte_parameters()]
+    train_stage(
+        parameters if after_mtp else parameters[:1],
+        loss,
+        config.vaft if after_mtp else config.mtp,
+        on_stage and partial(on_stage, name),
+        name=name,
+        requests_of_step=lambda step: batches.request_ids(first_step + step),
+    )
 
 
 def train_mtp(
     model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
 ) -> None:
     """Run stage 1 (GPR Eq. 3) in place."""
-    batches = _batches(world, config, seed)
-    validate_targets(*batches(0))
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        tokens, targets = batches(step)
-        context = model.window(tokens, targets.position)
+    def objective(context: Context, targets: Targets) -> tuple[Tensor, dict[str, float]]:
         logits = model.window_logits(context, targets.codes)
-        policy = mtp_loss(logits, targets, model.head_logits, config.entropy_weight)
-        beside, parts = _beside(model, context, targets, config, seed, step)
-        return policy + beside, parts
+        return mtp_loss(logits, targets, model.head_logits, config.entropy_weight), {}
 
-    train_stage(
-        [model.policy_parameters()],
-        loss,
-        config.mtp,
-        _named(on_stage, "mtp"),
-        name="mtp",
-        requests_of_step=batches.request_ids,
-    )
+    _train_windows("mtp", objective, model, world, config, seed, on_stage)
 
 
 def train_vaft(
     model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
 ) -> None:
     """Run stage 2 (GPR Eq. 4) in place, and the HTE on logged values beside it."""
-    batches = _batches(world, config, seed)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        tokens, targets = batches(config.mtp.num_steps + step)
-        context = model.window(tokens, targets.position)
+    def objective(context: Context, targets: Targets) -> tuple[Tensor, dict[str, float]]:
         logits = model.window_logits(context, targets.codes)
-        policy = vaft_loss(logits, targets, model.head_logits, config.entropy_weight)
-        critic = logged_critic_loss(model, world, context, targets)
         weights = weight_by_action(vaft_weight(targets), targets)
         logged = {f"weight/{action}": float(weight) for action, weight in weights.items()}
-        beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
-        return policy + critic + beside, {"critic": float(critic.detach()), **logged, **own}
+        return vaft_loss(logits, targets, model.head_logits, config.entropy_weight), logged
 
-    groups = [model.policy_parameters(), model.hte_parameters()]
-    train_stage(
-        groups,
-        loss,
-        config.vaft,
-        _named(on_stage, "vaft"),
-        name="vaft",
-        requests_of_step=lambda step: batches.request_ids(config.mtp.num_steps + step),
-    )
+    _train_windows("vaft", objective, model, world, config, seed, on_stage)
 
 
 def train_vsl(
@@ -151,16 +162,13 @@ def train_vsl(
     Raises:
         ValueError: The model has no eCPM token.
     """
-    if model.ecpm_head is None:
-        raise ValueError("VSL needs a model with num_ecpm_buckets of at least 2, got 0")
-    batches = _batches(world, config, seed)
-    logged = torch.tensor(world.request_time < world.info.num_log_days * DAY_S)
-    model.ecpm_head.fit_buckets(world.logged["ecpm"][logged])
     head = model.ecpm_head
+    if head is None:
+        raise ValueError("VSL needs a model with num_ecpm_buckets of at least 2, got 0")
+    logged = torch.tensor(world.request_time < world.info.num_log_days * DAY_S)
+    head.fit_buckets(world.logged["ecpm"][logged])
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        tokens, targets = batches(config.mtp.num_steps + step)
-        context = model.window(tokens, targets.position)
+    def objective(context: Context, targets: Targets) -> tuple[Tensor, dict[str, float]]:
         policy, parts = vsl_loss(
             model.window_logits(context, targets.codes),
             model.window_ecpm_logits(context, targets.codes[:, :, 0]),
@@ -170,37 +178,9 @@ def train_vsl(
             config.vsl,
             config.entropy_weight,
         )
-        critic = logged_critic_loss(model, world, context, targets)
-        beside, own = _beside(model, context, targets, config, seed, config.mtp.num_steps + step)
-        of_policy = {name: float(part.detach()) for name, part in parts.items()}
-        return policy + critic + beside, of_policy | own
+        return policy, {name: float(part.detach()) for name, part in parts.items()}
 
-    groups = [model.policy_parameters(), model.hte_parameters()]
-    train_stage(
-        groups,
-        loss,
-        config.vaft,
-        _named(on_stage, "vsl"),
-        name="vsl",
-        requests_of_step=lambda step: batches.request_ids(config.mtp.num_steps + step),
-    )
-
-
-def _beside(
-    model: HHD,
-    context: Context,
-    targets: Targets,
-    config: WarmStartConfig,
-    seed: int,
-    step: int,
-) -> tuple[Tensor | float, dict[str, float]]:
-    """Return the loss of the model's own parts, 0 if it has none, and what to log of it."""
-    bits = random_bits(seed, Purpose.REFINING_NOISE, torch.tensor(step))
-    generator = torch.Generator().manual_seed(int(bits))
-    parts = auxiliary_parts(model, context, targets, generator)
-    logged = {f"auxiliary/{name}": float(part.detach()) for name, part in parts.items()}
-    shares = {f"auxiliary/{name}": float(part) for name, part in depth_shares(context).items()}
-    return config.auxiliary.total(parts), logged | shares
+    _train_windows("vsl", objective, model, world, config, seed, on_stage)
 
 
 def logged_critic_loss(model: HHD, world: World, context: Context, targets: Targets) -> Tensor:
@@ -220,30 +200,31 @@ def train_critic(
     world: World,
     config: WarmStartConfig,
     seed: int,
-    reward: RewardMix,
+    reward: RewardSpec | Reward,
     on_stage: OnStage | None = None,
 ) -> None:
     """Train the HTE alone on the finished policy's candidates under the rankers.
 
     From here on the HTE counts in units of this reward.
     """
-    first = draw_requests(world, seed, Purpose.CRITIC, 0, config.num_requests)
+    reward = as_reward(reward)
+    pool, row = world.request_ids("train"), torch.arange(config.num_requests)
+
+    def request_ids(step: int) -> Tensor:
+        draw = uniform(seed, Purpose.CRITIC, torch.tensor(step), row)
+        return pool[(draw * len(pool)).long()]
+
     drawn = RolloutConfig(num_candidates=config.num_candidates)
-    scale = reward_unit(model, world, first, reward, drawn, seed)
+    scale = reward_unit(model, RolloutSource(world, reward, drawn, seed), request_ids(0))
     model.hte.reward_scale.fill_(scale)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        ids = draw_requests(world, seed, Purpose.CRITIC, step, config.num_requests)
+        ids = request_ids(step)
         request = world.request(ids)
         with torch.no_grad():
+            draw, eligible = _CRITIC_DRAWS + step, world.eligible(ids)
             candidates = sample_paths(
-                model,
-                request,
-                world.trie,
-                config.num_candidates,
-                seed,
-                _CRITIC_DRAWS + step,
-                eligible=world.eligible(ids),
+                model, request, world.trie, config.num_candidates, seed, draw, eligible
             )
             context = model.encode(request)
             outcome = world.outcome(ids, candidates.ad_id)
@@ -258,44 +239,27 @@ def train_critic(
         [model.hte_parameters()],
         loss,
         config.critic,
-        _named(on_stage, "critic"),
+        on_stage and partial(on_stage, "critic"),
         name="critic",
-        requests_of_step=lambda step: draw_requests(
-            world, seed, Purpose.CRITIC, step, config.num_requests
-        ),
+        requests_of_step=request_ids,
     )
-
-
-def _batches(world: World, config: WarmStartConfig, seed: int) -> WindowBatches:
-    return WindowBatches(
-        world, seed, config.num_windows, config.num_positions, config.model.num_mtp_heads
-    )
-
-
-def _named(on_stage: OnStage | None, name: str) -> Callable[[int, dict[str, float]], None] | None:
-    if on_stage is None:
-        return None
-    return lambda step, logged: on_stage(name, step, logged)
 
 
 def warm_start(
     world: World,
     config: WarmStartConfig,
     seed: int,
-    reward: RewardSpec = None,
+    reward: RewardSpec | Reward = None,
     on_stage: OnStage | None = None,
 ) -> HHD:
     """Return a policy with its critic after all three stages, in evaluation mode.
 
-    Args:
-        world: Gives logged windows, requests and outcomes.
-        config: Sizes of the model and of the stages.
-        seed: Root of the initial weights and of every draw.
-        reward: What the critic learns to expect (`RewardMix.of`); Eq. 5 by default.
-        on_stage: Called with the stage's name, the step and the logged values.
+    `seed` is the root of the initial weights and of every draw, `reward` what the critic learns to
+    expect (`agents.rollout.as_reward`; Eq. 5 by default).
     """
+    reward = as_reward(reward)
     model = build_model(world, config.model, seed)
     train_mtp(model, world, config, seed, on_stage)
     train_vaft(model, world, config, seed, on_stage)
-    train_critic(model, world, config, seed, RewardMix.of(reward), on_stage)
+    train_critic(model, world, config, seed, reward, on_stage)
     return model.eval()

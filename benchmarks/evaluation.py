@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.rollout import Reward, as_reward
 from gpr_rl.decoding import beam_search
 from gpr_rl.metrics import ndcg, ordered_pair_ratio
 from gpr_rl.models import HHD
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
 from simulators.markets import truth_of
-from simulators.rewards import RewardMix
+from simulators.rewards import RewardSpec
 from simulators.world import World
 from simulators.world.history import DAY_S
 
@@ -54,9 +55,14 @@ class EvaluationSet:
 
 
 def make_evaluation_set(
-    world: World, reward: RewardMix, num_requests: int, split: str = "test"
+    world: World, reward: RewardSpec | Reward, num_requests: int, split: str = "test"
 ) -> EvaluationSet:
-    """Score all ads for a fixed, keyed choice of `num_requests` requests of a split."""
+    """Score all ads for a fixed, keyed choice of `num_requests` requests of a split.
+
+    Raises:
+        RewardError: What `agents.rollout.as_reward` can't read.
+    """
+    reward = as_reward(reward)
     pool = world.request_ids(split)
     draw = uniform(world.info.seed, Purpose.EVALUATION, pool)
     ids = pool[draw.argsort()[:num_requests]].sort().values

@@ -1,19 +1,9 @@
 """What a policy is trained on: pure functions, and thin TorchRL modules around them."""
 
-from agents.objectives.dpo import (
-    DPOLoss,
-    PreferencePairs,
-    SDPOLoss,
-    dpo_loss,
-    preference_pairs,
-    sdpo_loss,
-)
-from agents.objectives.ecpo import ecpo_surrogate
-from agents.objectives.gbpo import gbpo_surrogate
-from agents.objectives.grpo import GRPOAdvantage, grpo_advantages
-from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, hepo_advantages
+from dataclasses import dataclass
+
+from agents.critic import value_loss
 from agents.objectives.loss_shell import RolloutLoss
-from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
 from agents.objectives.process_rewards import (
     popularity_deltas,
     potential_rewards,
@@ -21,16 +11,34 @@ from agents.objectives.process_rewards import (
     process_rewards,
     shuffle_popularity,
 )
-from agents.objectives.raft import RAFTLoss, raft_loss
+from agents.objectives.surrogate import SurrogateLoss, clipped_surrogate
+from agents.objectives.terminal import candidate_zscore, terminal_advantage
+
+# isort: off
+# The methods, in the order of `method_names`: a new one is a file of this folder and a line here.
+from agents.objectives.hepo import HEPOAdvantage, HEPOConfig, HEPOLoss, hepo_advantages
+from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss, PPOConfig
+from agents.objectives.grpo import GRPOAdvantage, GRPOConfig, grpo_advantages
 from agents.objectives.reinforce import (
     LeaveOneOutAdvantage,
     leave_one_out_advantages,
     reinforce_surrogate,
 )
-from agents.objectives.rspo import RSPOLoss, rspo_loss, rspo_losses
-from agents.objectives.surrogate import candidate_zscore, clipped_surrogate, terminal_advantage
-from agents.objectives.surrogate_loss import SurrogateLoss, value_loss
-from agents.objectives.unified import UnifiedLoss, unified_loss, unified_weights
+from agents.objectives.raft import RAFTConfig, RAFTLoss, raft_loss
+from agents.objectives.dpo import (
+    DPOConfig,
+    DPOLoss,
+    PreferencePairs,
+    SDPOLoss,
+    dpo_loss,
+    preference_pairs,
+    sdpo_loss,
+)
+from agents.objectives.rspo import RSPOConfig, RSPOLoss, rspo_loss, rspo_losses
+from agents.objectives.unified import UnifiedConfig, UnifiedLoss, unified_loss, unified_weights
+from agents.objectives.ecpo import ecpo_surrogate
+from agents.objectives.gbpo import gbpo_surrogate
+# isort: on
 
 __all__ = [
     "DPOLoss",
@@ -40,6 +48,7 @@ __all__ = [
     "LeaveOneOutAdvantage",
     "LevelGAE",
     "LevelSummedPPOLoss",
+    "MethodConfigs",
     "PreferencePairs",
     "RAFTLoss",
     "RSPOLoss",
@@ -71,3 +80,10 @@ __all__ = [
     "unified_weights",
     "value_loss",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfigs(
+    HEPOConfig, PPOConfig, GRPOConfig, RAFTConfig, DPOConfig, UnifiedConfig, RSPOConfig
+):
+    """The dials of all methods of this folder."""

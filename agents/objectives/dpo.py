@@ -3,28 +3,25 @@
 Dims: B requests, K candidates, L levels, P pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
+from agents.actor_critic import make_policy_head
+from agents.candidates import check_above, check_range, check_shape, keep_valid, resolve_valid
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.surrogate import (
-    check_above,
-    check_range,
-    check_shape,
-    keep_valid,
-    resolve_valid,
-)
+from agents.registry import Method, register_method, tuning_space
+from agents.shared_config import SharedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig:
+class DPOConfig(SharedConfig):
     """The dials of dpo, dpo_offline and sdpo."""
 
     dpo_beta: float = 0.5
@@ -35,7 +32,8 @@ class DPOConfig:
     """Worse candidates that the best one is held against."""
 
     def __post_init__(self) -> None:
-        check_above("dpo_beta", self.dpo_beta, 0.0)
+        super().__post_init__()
+        check_above("dpo_beta", self.dpo_beta)
 
 
 def dpo_loss(
@@ -45,9 +43,7 @@ def dpo_loss(
     ref_log_prob_rejected: Float[Tensor, " P"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]).
-
-    Rafailov et al. 2023, Eq. 7. lp and ref are log-probabilities of whole paths.
+    """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023).
 
     Args:
         log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
@@ -62,14 +58,12 @@ def dpo_loss(
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.
     """
-    if log_prob_chosen.ndim != 1:
-        raise ValueError(f"log_prob_chosen must have shape [P], got {tuple(log_prob_chosen.shape)}")
+    check_shape("log_prob_chosen", log_prob_chosen, "P")
     shape = log_prob_chosen.shape
-    check_shape("log_prob_rejected", log_prob_rejected, shape, "P")
-    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape, "P")
-    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P")
-    if not beta > 0.0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    check_shape("log_prob_rejected", log_prob_rejected, "P", shape)
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, "P", shape)
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, "P", shape)
+    check_above("beta", beta)
     chosen = log_prob_chosen - ref_log_prob_chosen.detach()
     rejected = log_prob_rejected - ref_log_prob_rejected.detach()
     return -logsigmoid(beta * (chosen - rejected)).sum() / max(len(log_prob_chosen), 1)
@@ -86,35 +80,20 @@ def sdpo_loss(
     """Return -mean log sigmoid(-log sum_j exp(beta [lr_j - lr_chosen])), lr = lp - ref.
 
     S-DPO (Chen et al. 2024): one chosen path against several rejected ones at once; with a single
-    one it is DPO.
-
-    Args:
-        log_prob_chosen: log pi of the whole preferred path, nats.
-        log_prob_rejected: The same of N others.
-        ref_log_prob_chosen: Under the frozen reference policy. A constant.
-        ref_log_prob_rejected: Under the frozen reference policy. A constant.
-        beta: Strength of the pull towards the reference, above 0.
-        valid: Rejected paths that count, all by default; a row without any adds nothing.
-
-    Raises:
-        ValueError: A wrong shape, or beta that is not above 0.
+    one it is DPO. `valid` tells which rejected paths count, all by default; a row without any adds
+    nothing. The other arguments, and the errors, are those of `dpo_loss`.
     """
-    if log_prob_rejected.ndim != 2:
-        raise ValueError(
-            f"log_prob_rejected must have shape [P, N], got {tuple(log_prob_rejected.shape)}"
-        )
+    check_shape("log_prob_rejected", log_prob_rejected, "P, N")
     shape = log_prob_rejected.shape
-    check_shape("log_prob_chosen", log_prob_chosen, shape[:1], "P")
-    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, shape[:1], "P")
-    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, shape, "P, N")
-    if not beta > 0.0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    check_shape("log_prob_chosen", log_prob_chosen, "P", shape[:1])
+    check_shape("ref_log_prob_chosen", ref_log_prob_chosen, "P", shape[:1])
+    check_shape("ref_log_prob_rejected", ref_log_prob_rejected, "P, N", shape)
+    check_above("beta", beta)
     mask = resolve_valid(valid, log_prob_rejected)
     some = mask.any(-1)
     chosen = torch.where(some, log_prob_chosen - ref_log_prob_chosen.detach(), 0.0)
-    rejected = keep_valid(log_prob_rejected, mask) - keep_valid(
-        ref_log_prob_rejected.detach(), mask
-    )
+    rejected = keep_valid(log_prob_rejected, mask)
+    rejected = rejected - keep_valid(ref_log_prob_rejected.detach(), mask)
     score = torch.where(mask, beta * (rejected - chosen[:, None]), -torch.inf)
     log_sum = torch.where(some[:, None], score, 0.0).logsumexp(-1)
     per_row = torch.where(some, softplus(log_sum), 0.0)
@@ -128,21 +107,13 @@ def preference_pairs(
 ) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Return per request the candidates (i-th best, i-th worst) for i < num_pairs, and which count.
 
-    A pair counts where both are valid and the first has strictly more reward, so equal rewards
-    (the same path drawn twice) never form a pair. Ties in the order go to the lower index.
-
-    Args:
-        terminal_reward: R, any unit.
-        num_pairs: At least 1 and at most K // 2.
-        valid: Candidates that count, all by default.
+    A pair counts where both are valid and the first has strictly more reward, in any unit, so equal
+    rewards (the same path drawn twice) never form a pair. Ties in the order go to the lower index.
 
     Raises:
         ValueError: A wrong shape, or num_pairs outside [1, K // 2].
     """
-    if terminal_reward.ndim != 2:
-        raise ValueError(
-            f"terminal_reward must have shape [B, K], got {tuple(terminal_reward.shape)}"
-        )
+    check_shape("terminal_reward", terminal_reward, "B, K")
     check_range("num_pairs", num_pairs, 1, terminal_reward.shape[1] // 2)
     mask = resolve_valid(valid, terminal_reward)
     best = torch.where(mask, terminal_reward, -torch.inf)
@@ -153,74 +124,57 @@ def preference_pairs(
     return chosen, rejected, counts
 
 
-class PreferencePairs(TensorDictModuleBase):
+class PreferencePairs(TensorDictModule):
     """Writes `chosen`, `rejected` (int64) and `pair_valid`, all [B, P], from `terminal_reward`."""
 
     def __init__(self, *, num_pairs: int = 4) -> None:
-        super().__init__()
-        self.num_pairs = num_pairs
-        self.in_keys = ["terminal_reward", "valid"]
-        self.out_keys = ["chosen", "rejected", "pair_valid"]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with the pairs set."""
-        pairs = preference_pairs(tensordict["terminal_reward"], self.num_pairs, tensordict["valid"])
-        for key, value in zip(self.out_keys, pairs, strict=True):
-            tensordict.set(key, value)
-        return tensordict
+        super().__init__(
+            lambda reward, valid: preference_pairs(reward, num_pairs, valid),
+            in_keys=["terminal_reward", "valid"],
+            out_keys=["chosen", "rejected", "pair_valid"],
+        )
 
 
 class DPOLoss(RolloutLoss):
     """DPO over the pairs of a rollout; the reference's log-probabilities come with the rollout.
 
-    Reads what the actor reads, and `codes`, `valid`, `chosen`, `rejected`, `pair_valid` and
-    `reference_log_probs` [B, K, L, V]. Writes `loss_objective`, `entropy` and `pair_accuracy` (the
-    share of pairs whose chosen path gained more over the reference than the rejected one).
+    `pair_accuracy` is the share of pairs whose chosen path gained more over the reference than the
+    rejected one.
     """
 
+    reads = ("codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs")
+    writes = ("loss_objective", "entropy", "pair_accuracy")
+
     def __init__(self, actor_network: Actor, *, beta: float = 0.5) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "chosen", "rejected", "pair_valid", "reference_log_probs"],
-            writes=["loss_objective", "entropy", "pair_accuracy"],
-        )
+        super().__init__(actor_network)
         self.beta = beta
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
         log_prob = path_log_prob(data, distribution)
         reference = reference_path_log_prob(data)
-        chosen, rejected = data["chosen"], data["rejected"]
-        pair_valid = data["pair_valid"]
-        log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected = (
-            source.gather(1, index)[pair_valid]
+        chosen, rejected, ref_chosen, ref_rejected = (
+            source.gather(1, data[side])[data["pair_valid"]]
             for source in (log_prob, reference)
-            for index in (chosen, rejected)
+            for side in ("chosen", "rejected")
         )
-        out = TensorDict()
-        out["loss_objective"] = dpo_loss(
-            log_prob_chosen, log_prob_rejected, ref_chosen, ref_rejected, self.beta
-        )
+        loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
         with torch.no_grad():
-            margin = (log_prob_chosen - ref_chosen) - (log_prob_rejected - ref_rejected)
-            out["pair_accuracy"] = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
-        return out
+            margin = (chosen - ref_chosen) - (rejected - ref_rejected)
+            accuracy = (margin > 0).to(margin.dtype).sum() / max(len(margin), 1)
+        return TensorDict({"loss_objective": loss, "pair_accuracy": accuracy})
 
 
 class SDPOLoss(RolloutLoss):
     """S-DPO over a rollout: each request's best candidate against its worst ones.
 
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` and `entropy`. Only candidates with strictly less reward
-    than the best count as worse.
+    Only candidates with strictly less reward than the best count as worse.
     """
 
+    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
+
     def __init__(self, actor_network: Actor, *, beta: float = 0.5, num_negatives: int = 7) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
-            writes=["loss_objective", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("num_negatives", num_negatives, 1)
         self.beta = beta
         self.num_negatives = num_negatives
@@ -234,8 +188,7 @@ class SDPOLoss(RolloutLoss):
         worst = torch.where(valid, reward, torch.inf).argsort(dim=-1, stable=True)
         worst = worst[:, : self.num_negatives]
         counts = valid.gather(1, worst) & (reward.gather(1, worst) < reward.gather(1, best))
-        out = TensorDict()
-        out["loss_objective"] = sdpo_loss(
+        loss = sdpo_loss(
             log_prob.gather(1, best)[:, 0],
             log_prob.gather(1, worst),
             reference.gather(1, best)[:, 0],
@@ -243,4 +196,31 @@ class SDPOLoss(RolloutLoss):
             self.beta,
             counts,
         )
-        return out
+        return TensorDict({"loss_objective": loss})
+
+
+_PAIRS_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), dpo_num_pairs=(2, 4, 8))
+_LIST_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), sdpo_num_negatives=(3, 7, 15))
+
+
+@register_method("dpo", config=DPOConfig, search_space=_PAIRS_SPACE)
+def dpo(config: DPOConfig, num_levels: int) -> Method:
+    """Iterative DPO: fresh pairs from each step's candidates; the warm start is the reference."""
+    check_range("dpo_num_pairs", config.dpo_num_pairs, 1, config.num_candidates // 2)
+    pairs = PreferencePairs(num_pairs=config.dpo_num_pairs)
+    return Method(pairs, DPOLoss(make_policy_head(), beta=config.dpo_beta), uses_reference=True)
+
+
+@register_method("dpo_offline", config=DPOConfig, search_space=_PAIRS_SPACE)
+def dpo_offline(config: DPOConfig, num_levels: int) -> Method:
+    """DPO on pairs of the warm start's candidates, never of the policy's own."""
+    return replace(dpo(config, num_levels), is_offline=True)
+
+
+@register_method("sdpo", config=DPOConfig, search_space=_LIST_SPACE)
+def sdpo(config: DPOConfig, num_levels: int) -> Method:
+    """S-DPO: each request's best candidate against several worse ones at once."""
+    num_negatives = config.sdpo_num_negatives
+    check_range("sdpo_num_negatives", num_negatives, 1, config.num_candidates - 1)
+    loss = SDPOLoss(make_policy_head(), beta=config.dpo_beta, num_negatives=num_negatives)
+    return Method(None, loss, uses_reference=True)

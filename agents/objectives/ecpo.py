@@ -4,18 +4,16 @@ Dims: B requests, K candidates, L levels.
 """
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.objectives.surrogate import (
-    check_clip,
-    check_range,
-    clipped_surrogate,
-    log_ratio_and_advantage,
-    whole_paths,
-)
+from agents.candidates import check_clip, check_range
+from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
+from agents.objectives.surrogate import SurrogateLoss, clipped_surrogate, surrogate_inputs
+from agents.registry import Method, register_method
 
 
 def ecpo_surrogate(
@@ -34,30 +32,27 @@ def ecpo_surrogate(
     found unlikely can then dominate the gradient. Here such a ratio stops at 1 + clip + delta,
     with the gradient of log pi times that number.
 
-    Differs from the paper (OneRec): one ratio per level, not per item, unless `sequence_level`.
-
-    Args:
-        log_prob: log pi(z_l) of the chosen codes, nats; carries the gradient.
-        behavior_log_prob: Under the distribution that drew them. A constant.
-        advantage: A_l, unit-free. A constant.
-        clip: epsilon, in (0, 1).
-        delta: Room above the bound, at least 0.
-        valid: Candidates that count, all by default.
-        sequence_level: One ratio for the whole path and the mean advantage of its levels.
+    Differs from the paper (OneRec): one ratio per level, not per item. With `sequence_level` there
+    is one for the whole path, and the mean advantage of its levels. `delta`, at least 0, is the
+    room above the bound; the other arguments are those of `clipped_surrogate`.
 
     Raises:
         ValueError: A wrong shape, clip outside (0, 1) or delta < 0.
     """
     check_clip(clip)
     check_range("delta", delta, 0.0)
-    if sequence_level:
-        log_prob, behavior_log_prob, advantage = whole_paths(
-            log_prob, behavior_log_prob, advantage, valid
-        )
-    log_ratio, advantage, mask = log_ratio_and_advantage(
-        log_prob, behavior_log_prob, advantage, valid
+    log_prob, behavior, advantage, mask = surrogate_inputs(
+        log_prob, behavior_log_prob, advantage, valid, sequence_level
     )
+    log_ratio = log_prob - behavior
     # Raising log pi_old by max(0, excess) bounds the ratio's value, not its gradient.
     excess = (log_ratio.detach() - math.log1p(clip + delta)).clamp_min(0.0)
     raised = torch.where(advantage < 0, excess, 0.0)
     return clipped_surrogate(log_ratio, raised, advantage, clip, valid=mask)
+
+
+@register_method("ecpo", config=GRPOConfig)
+def ecpo(config: GRPOConfig, num_levels: int) -> Method:
+    """OneRec's GRPO with early clipping of bad candidates."""
+    surrogate = partial(ecpo_surrogate, clip=config.clip)
+    return Method(GRPOAdvantage(terminal=config.terminal), SurrogateLoss.of(config, surrogate))

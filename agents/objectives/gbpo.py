@@ -9,12 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.objectives.surrogate import (
-    keep_valid,
-    log_ratio_and_advantage,
-    mean_over_candidates,
-    whole_paths,
-)
+from agents.candidates import mean_over_candidates
+from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
+from agents.objectives.surrogate import SurrogateLoss, surrogate_inputs
+from agents.registry import EPOCHS_SPACE, Method, register_method
 
 
 def gbpo_surrogate(
@@ -31,25 +29,16 @@ def gbpo_surrogate(
     by a logit is then at most that of the binary cross-entropy: a bad code that is unlikely already
     is not pushed down without end, a good one not up.
 
-    Differs from the paper (OneRec): one ratio per level, not per item, unless `sequence_level`.
-
-    Args:
-        log_prob: log pi(z_l) of the chosen codes, nats, at most 0; carries the gradient.
-        behavior_log_prob: Under the distribution that drew them. A constant.
-        advantage: A_l, unit-free. A constant.
-        valid: Candidates that count, all by default.
-        sequence_level: One ratio for the whole path and the mean advantage of its levels.
+    Differs from the paper (OneRec): one ratio per level, not per item. With `sequence_level` there
+    is one for the whole path, and the mean advantage of its levels. The other arguments are those
+    of `clipped_surrogate`.
 
     Raises:
         ValueError: A wrong shape.
     """
-    if sequence_level:
-        log_prob, behavior_log_prob, advantage = whole_paths(
-            log_prob, behavior_log_prob, advantage, valid
-        )
-    _, advantage, mask = log_ratio_and_advantage(log_prob, behavior_log_prob, advantage, valid)
-    log_prob = keep_valid(log_prob, mask)
-    behavior = keep_valid(behavior_log_prob.detach(), mask)
+    log_prob, behavior, advantage, mask = surrogate_inputs(
+        log_prob, behavior_log_prob, advantage, valid, sequence_level
+    )
     current = log_prob.detach()
     floor = torch.where(advantage >= 0, current, log1mexp(current))
     ratio = (log_prob - torch.maximum(behavior, floor)).exp()
@@ -62,3 +51,10 @@ def log1mexp(log_p: Tensor) -> Tensor:
     return torch.where(
         log_p > -math.log(2.0), (-torch.expm1(log_p)).log(), torch.log1p(-log_p.exp())
     )
+
+
+@register_method("gbpo", config=GRPOConfig, search_space=EPOCHS_SPACE)
+def gbpo(config: GRPOConfig, num_levels: int) -> Method:
+    """OneRec's gradient-bounded ratio, without a clip, on GRPO's advantages."""
+    advantage = GRPOAdvantage(terminal=config.terminal)
+    return Method(advantage, SurrogateLoss.of(config, gbpo_surrogate))

@@ -3,18 +3,27 @@
 Dims: B requests, K candidates, L levels.
 """
 
+from dataclasses import dataclass
+
 from jaxtyping import Bool, Float
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from agents.objectives.surrogate import (
+from agents.candidates import check_choice, check_range, check_shape, resolve_valid
+from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss
+from agents.objectives.terminal import (
     TERMINALS,
+    LevelAdvantage,
+    TerminalConfig,
+    at_every_level,
     candidate_zscore,
-    check_range,
-    resolve_valid,
     terminal_advantage,
 )
+from agents.registry import Method, register_method
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig(SurrogateConfig, TerminalConfig):
+    """The dials of grpo, grpo_mean, ecpo and gbpo: none of their own."""
 
 
 def grpo_advantages(
@@ -36,32 +45,34 @@ def grpo_advantages(
     Raises:
         ValueError: A wrong shape, num_levels < 1 or eps < 0.
     """
-    if terminal_reward.ndim != 2:
-        raise ValueError(
-            f"terminal_reward must have shape [B, K], got {tuple(terminal_reward.shape)}"
-        )
-    check_range("num_levels", num_levels, 1)
+    check_shape("terminal_reward", terminal_reward, "B, K")
     check_range("eps", eps, 0.0)
     score = candidate_zscore(terminal_reward, eps, resolve_valid(valid, terminal_reward))
-    return score.unsqueeze(-1).repeat(1, 1, num_levels)
+    return at_every_level(score, num_levels)
 
 
-class GRPOAdvantage(TensorDictModuleBase):
+class GRPOAdvantage(LevelAdvantage):
     """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
 
     def __init__(self, *, eps: float = 1e-6, terminal: str = "zscore") -> None:
         """Store eps and the kind of advantage, see `terminal_advantage`."""
         super().__init__()
-        if terminal not in TERMINALS:
-            raise ValueError(f"terminal must be one of {TERMINALS}, got {terminal!r}")
+        check_choice("terminal", terminal, TERMINALS)
         self.eps = eps
         self.terminal = terminal
-        self.in_keys = ["terminal_reward", "codes", "valid"]
-        self.out_keys = ["advantage"]
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with `advantage` set."""
-        reward, valid = tensordict["terminal_reward"], tensordict["valid"]
-        num_levels = tensordict["codes"].shape[-1]
-        score = terminal_advantage(self.terminal, reward, self.eps, resolve_valid(valid, reward))
-        return tensordict.set("advantage", score[..., None, None].repeat(1, 1, num_levels, 1))
+    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
+        """Return the advantage of each candidate, [B, K]."""
+        return terminal_advantage(self.terminal, reward, self.eps, resolve_valid(valid, reward))
+
+
+@register_method("grpo", config=GRPOConfig)
+def grpo(config: GRPOConfig, num_levels: int) -> Method:
+    """The within-request z-score at every level; no critic."""
+    return Method(GRPOAdvantage(terminal=config.terminal), SurrogateLoss.of(config))
+
+
+@register_method("grpo_mean", config=GRPOConfig)
+def grpo_mean(config: GRPOConfig, num_levels: int) -> Method:
+    """GRPO without the division by the deviation."""
+    return Method(GRPOAdvantage(terminal="mean"), SurrogateLoss.of(config))

@@ -4,34 +4,41 @@ Dims: B requests, K candidates, L levels (coarse to fine), V codes per level. Le
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from agents.candidates import check_choice, check_range, check_shape, keep_valid, resolve_valid
+from agents.critic import CriticConfig
 from agents.objectives.process_rewards import (
     PROCESS_REWARDS,
     popularity_deltas,
     potential_rewards,
+    prefix_popularity,
     process_rewards,
+    shuffle_popularity,
 )
-from agents.objectives.surrogate import (
+from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss
+from agents.objectives.terminal import (
     TERMINALS,
+    TerminalConfig,
     candidate_zscore,
-    check_range,
-    check_shape,
-    keep_valid,
-    resolve_valid,
     terminal_advantage,
 )
-from agents.objectives.surrogate_loss import SurrogateLoss
+from agents.registry import Method, register_method, tuning_space
+from agents.rollout import World
+from simulators.world.past_successes import past_successes
+
+POPULARITIES = ("codes", "prefix", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HEPOConfig:
+class HEPOConfig(SurrogateConfig, TerminalConfig, CriticConfig):
     """The dials of hepo and hepo_terminal."""
 
     process_reward_scale: float = 1.0
@@ -40,17 +47,19 @@ class HEPOConfig:
     process_reward: str = "capped"
     """`capped` (Eq. 7), `uncapped` (delta may be negative) or `potential` (differences of
     potentials, which can't change the optimum)."""
+    popularity: str = "codes"
+    """`codes` (Eq. 6), `prefix` (among successes that match the chosen prefix) or `shuffled` (a
+    control: the same numbers on the wrong codes)."""
     terminal_at_all_levels: bool = False
     """HEPO: the terminal advantage and the process rewards to come at every level, no critic."""
     through_terminal: bool = False
     """HEPO as printed: carry Eq. 8's sum through level L, as `hepo_terminal` does."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("process_reward_scale", self.process_reward_scale, 0)
-        if self.process_reward not in PROCESS_REWARDS:
-            raise ValueError(
-                f"process_reward must be one of {PROCESS_REWARDS}, got {self.process_reward!r}"
-            )
+        check_choice("process_reward", self.process_reward, PROCESS_REWARDS)
+        check_choice("popularity", self.popularity, POPULARITIES)
 
 
 def hepo_advantages(
@@ -84,11 +93,10 @@ def hepo_advantages(
     Raises:
         ValueError: A wrong shape, discount or gae_lambda outside [0, 1], or eps < 0.
     """
-    if value.ndim != 3 or value.shape[-1] < 1:
-        raise ValueError(f"value must have shape [B, K, L], got {tuple(value.shape)}")
+    check_shape("value", value, "B, K, L")
     num_levels = value.shape[-1]
-    check_shape("terminal_reward", terminal_reward, value.shape[:2], "B, K")
-    check_shape("process_reward", process_reward, (*value.shape[:2], num_levels - 1), "B, K, L-1")
+    check_shape("terminal_reward", terminal_reward, "B, K", value.shape[:2])
+    check_shape("process_reward", process_reward, "B, K, L-1", (*value.shape[:2], num_levels - 1))
     check_range("discount", discount, 0.0, 1.0)
     check_range("gae_lambda", gae_lambda, 0.0, 1.0)
     check_range("eps", eps, 0.0)
@@ -98,28 +106,20 @@ def hepo_advantages(
     terminal_reward = keep_valid(terminal_reward, mask)
     reward = torch.cat([keep_valid(process_reward, mask), terminal_reward.unsqueeze(-1)], -1)
 
-    running = terminal_reward
-    returns = [running]
-    for level in reversed(range(num_levels - 1)):
-        running = reward[..., level] + discount * running
-        returns.append(running)
-
-    trace = (
-        terminal_reward - value[..., -1] if through_terminal else torch.zeros_like(terminal_reward)
-    )
-    advantage = [candidate_zscore(terminal_reward, eps, mask)]
-    for level in reversed(range(num_levels - 1)):
-        delta = reward[..., level] + discount * value[..., level + 1] - value[..., level]
-        trace = delta + discount * gae_lambda * trace
-        advantage.append(trace)
-    return torch.stack(advantage[::-1], -1), torch.stack(returns[::-1], -1)
+    delta = reward[..., :-1] + discount * value[..., 1:] - value[..., :-1]
+    last = torch.zeros_like(value[..., -1:])
+    if through_terminal:
+        last = reward[..., -1:] - value[..., -1:]
+    delta = torch.cat([delta, last], -1)
+    advantage = _discounted_sums(delta, discount * gae_lambda)
+    advantage[..., -1] = candidate_zscore(terminal_reward, eps, mask)
+    return advantage, _discounted_sums(reward, discount)
 
 
 class HEPOAdvantage(TensorDictModuleBase):
     """Writes HEPO's advantages and value targets into a rollout, as torchrl's GAE does.
 
-    Reads `popularity` [B, L, V] (or [B, K, L, V]), `codes` [B, K, L], `legal_mask` [B, K, L, V],
-    `terminal_reward` [B, K], `state_value` [B, K, L, 1] and `valid` [B, K]. Writes `advantage` and
+    Shapes: see `agents.rollout`; `popularity` may be [B, K, L, V]. Writes `advantage` and
     `value_target` [B, K, L, 1], and `process_reward` [B, K, L-1].
     """
 
@@ -144,12 +144,8 @@ class HEPOAdvantage(TensorDictModuleBase):
         super().__init__()
         check_range("discount", discount, 0.0, 1.0)
         check_range("gae_lambda", gae_lambda, 0.0, 1.0)
-        if process_reward not in PROCESS_REWARDS:
-            raise ValueError(
-                f"process_reward must be one of {PROCESS_REWARDS}, got {process_reward!r}"
-            )
-        if terminal not in TERMINALS:
-            raise ValueError(f"terminal must be one of {TERMINALS}, got {terminal!r}")
+        check_choice("process_reward", process_reward, PROCESS_REWARDS)
+        check_choice("terminal", terminal, TERMINALS)
         self.discount = discount
         self.gae_lambda = gae_lambda
         self.process_reward_scale = process_reward_scale
@@ -169,21 +165,15 @@ class HEPOAdvantage(TensorDictModuleBase):
         terminal_reward = tensordict["terminal_reward"]
         valid = resolve_valid(tensordict["valid"], terminal_reward)
         reward, shaping = self._process_rewards(tensordict, value)
+        total, constants = terminal_reward + shaping, (self.discount, self.gae_lambda, self.eps)
         advantage, returns = hepo_advantages(
-            reward,
-            terminal_reward + shaping,
-            value,
-            self.discount,
-            self.gae_lambda,
-            self.eps,
-            self.through_terminal,
-            valid,
+            reward, total, value, *constants, self.through_terminal, valid
         )
         last = terminal_advantage(self.terminal, terminal_reward, self.eps, valid)
         advantage[..., -1] = last
         if self.all_levels:
-            to_come = _to_come(keep_valid(reward, valid), self.discount)
-            advantage = last.unsqueeze(-1) + to_come
+            to_come = keep_valid(torch.cat([reward, torch.zeros_like(reward[..., :1])], -1), valid)
+            advantage = last.unsqueeze(-1) + _discounted_sums(to_come, self.discount)
         tensordict.set("process_reward", reward)
         tensordict.set("advantage", advantage.unsqueeze(-1))
         return tensordict.set("value_target", returns.unsqueeze(-1))
@@ -204,15 +194,52 @@ class HEPOAdvantage(TensorDictModuleBase):
         return delta, 0.0
 
 
-def _to_come(reward: Tensor, discount: float) -> Tensor:
-    """Return sum_{k >= l} discount^{k-l} r_k for l < L, and 0 at level L: [B, K, L]."""
-    running = torch.zeros_like(reward[..., 0])
-    sums = [running]
-    for level in reversed(range(reward.shape[-1])):
-        running = reward[..., level] + discount * running
-        sums.append(running)
+def _discounted_sums(reward: Tensor, discount: float) -> Tensor:
+    """Return sum_{k >= l} discount^{k-l} r_k at every level, [B, K, L]."""
+    sums = [reward[..., -1]]
+    for level in reversed(range(reward.shape[-1] - 1)):
+        sums.append(reward[..., level] + discount * sums[-1])
     return torch.stack(sums[::-1], -1)
+
+
+def set_popularity(data: TensorDict, world: World, seed: int, *, kind: str) -> None:
+    """Put another popularity than Eq. 6's in its place: `prefix` or `shuffled`."""
+    request_ids = data["request"].request_id
+    if kind == "shuffled":
+        data["popularity"] = shuffle_popularity(data["popularity"], request_ids, seed)
+    elif kind == "prefix":
+        past, valid = past_successes(world, request_ids)
+        popularity = prefix_popularity(past, valid, data["codes"], data["legal_mask"].shape[-1])
+        data["popularity"] = popularity.to(data["popularity"].dtype)
 
 
 HEPOLoss = SurrogateLoss
 """HEPO's is the surrogate loss as it stands: Eq. 9 for the actor, Eq. 10 for the critic."""
+
+_SPACE = tuning_space(process_reward_scale=(0.3, 1.0, 3.0))
+
+
+@register_method("hepo", config=HEPOConfig, learning_rate=3e-4, search_space=_SPACE)
+def hepo(config: HEPOConfig, num_levels: int) -> Method:
+    """HEPO as printed: the terminal reward reaches coarse levels through the critic only."""
+    advantage = HEPOAdvantage(
+        discount=config.discount,
+        gae_lambda=config.gae_lambda,
+        process_reward_scale=config.process_reward_scale,
+        through_terminal=config.through_terminal,
+        process_reward=config.process_reward,
+        terminal=config.terminal,
+        all_levels=config.terminal_at_all_levels,
+    )
+    return Method(
+        advantage,
+        SurrogateLoss.of(config),
+        uses_critic=not config.terminal_at_all_levels,
+        prepare=partial(set_popularity, kind=config.popularity),
+    )
+
+
+@register_method("hepo_terminal", config=HEPOConfig, search_space=_SPACE)
+def hepo_terminal(config: HEPOConfig, num_levels: int) -> Method:
+    """HEPO with Eq. 8's sum carried through level L."""
+    return hepo(replace(config, through_terminal=True), num_levels)

@@ -3,40 +3,38 @@
 Dims: B requests, K candidates, L levels, V codes per level.
 """
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
-from agents.objectives.surrogate import keep_valid, mean_over_candidates
+from agents.actor_critic import chosen_log_prob
+from agents.candidates import keep_valid, mean_over_candidates
 
 Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
 """Gives a masked categorical [B, K, L, V] through `get_dist`."""
 
 
 class RolloutLoss(LossModule):
-    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`.
+    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`."""
 
-    Reads what the actor reads, `codes` [B, K, L], `valid` [B, K], and what the subclass says.
-    Writes what `losses` returns, and `entropy` (nats, summed over levels).
-    """
-
+    reads: tuple[str, ...]
+    """Keys beside the actor's own, `valid` among them; shapes: see `agents.rollout`."""
+    writes: tuple[str, ...] = ("loss_objective", "entropy")
+    """What `losses` returns, and `entropy` (nats, summed over levels)."""
     actor_network: Actor
 
-    def __init__(
-        self, actor_network: Actor, *, reads: Sequence[str], writes: Sequence[str]
-    ) -> None:
-        """Store the actor (shared, not copied) and the keys beside the actor's own."""
+    def __init__(self, actor_network: Actor) -> None:
+        """Store the actor (shared, not copied)."""
         super().__init__()
         self.actor_network = actor_network
-        self.in_keys = [*reads, *actor_network.in_keys]
-        self.out_keys = list(writes)
+        self.in_keys = [*self.reads, *actor_network.in_keys]
+        self.out_keys = list(self.writes)
 
     @property
     def functional(self) -> bool:
@@ -59,14 +57,10 @@ class RolloutLoss(LossModule):
 
 def path_log_prob(data: TensorDictBase, distribution: Distribution) -> Float[Tensor, "B K"]:
     """Return log pi of the whole paths, nats; 0 where not valid."""
-    return _summed(distribution.log_prob(data["codes"]), data["valid"])
+    return keep_valid(distribution.log_prob(data["codes"]), data["valid"]).sum(-1)
 
 
 def reference_path_log_prob(data: TensorDictBase) -> Float[Tensor, "B K"]:
     """Return the same under the frozen reference, from `reference_log_probs` [B, K, L, V]."""
-    chosen = data["reference_log_probs"].gather(-1, data["codes"].unsqueeze(-1)).squeeze(-1)
-    return _summed(chosen, data["valid"])
-
-
-def _summed(log_prob: Float[Tensor, "B K L"], valid: Bool[Tensor, "B K"]) -> Tensor:
-    return keep_valid(log_prob, valid).sum(-1)
+    chosen = chosen_log_prob(data["reference_log_probs"], data["codes"])
+    return keep_valid(chosen, data["valid"]).sum(-1)

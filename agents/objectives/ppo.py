@@ -4,15 +4,25 @@ Dims: B requests, K candidates, L levels. The L decisions of a candidate are the
 reward R comes with the last one, and nothing follows it.
 """
 
+from dataclasses import dataclass
+
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModuleBase,
-)
+from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
+
+from agents.actor_critic import make_policy_head
+from agents.critic import CriticConfig
+from agents.objectives.loss_shell import Actor
+from agents.objectives.surrogate import SurrogateConfig
+from agents.registry import Method, register_method, tuning_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(SurrogateConfig, CriticConfig):
+    """The dials of ppo: none of its own."""
+
 
 _GAE_KEYS = (
     "state_value",
@@ -57,7 +67,7 @@ class LevelSummedPPOLoss(ClipPPOLoss):
 
     def __init__(
         self,
-        actor_network: ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential,
+        actor_network: Actor,
         *,
         num_levels: int,
         clip: float = 0.2,
@@ -82,3 +92,16 @@ class LevelSummedPPOLoss(ClipPPOLoss):
             if key in out.keys():  # noqa: SIM118 (`in` is not defined on a TensorDict)
                 out[key] = out[key] * self.num_levels
         return out
+
+
+@register_method("ppo", config=PPOConfig, search_space=tuning_space(gae_lambda=(0.5, 0.95, 1.0)))
+def ppo(config: PPOConfig, num_levels: int) -> Method:
+    """PPO by torchrl's ClipPPOLoss and GAE; the reward at the last level only."""
+    loss = LevelSummedPPOLoss(
+        make_policy_head(),
+        num_levels=num_levels,
+        clip=config.clip,
+        entropy_coefficient=config.entropy_coefficient,
+    )
+    advantage = LevelGAE(discount=config.discount, gae_lambda=config.gae_lambda)
+    return Method(advantage, loss, uses_critic=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents.objectives.surrogate import check_range, check_shape
+from agents.candidates import check_range, check_shape
 from gpr_rl.random import Purpose, uniform
 
 PROCESS_REWARDS = ("capped", "uncapped", "potential")
@@ -36,7 +36,7 @@ def process_rewards(
     Raises:
         ValueError: A wrong shape, a code outside [0, V) or a negative scale.
     """
-    check_shape("scale", scale, (max(codes.shape[-1] - 1, 0),), "L-1")
+    check_shape("scale", scale, "L-1", (max(codes.shape[-1] - 1, 0),))
     if (scale < 0).any():
         raise ValueError(f"scale must not be negative, got {scale.tolist()}")
     return scale * popularity_deltas(popularity, codes, legal_mask).clamp_min(0.0)
@@ -60,11 +60,11 @@ def popularity_deltas(
             f"got {legal_mask.dtype} {tuple(legal_mask.shape)}"
         )
     num_codes = legal_mask.shape[-1]
-    check_shape("legal_mask", legal_mask, (*codes.shape, num_codes), "B, K, L, V")
+    check_shape("legal_mask", legal_mask, "B, K, L, V", (*codes.shape, num_codes))
     if popularity.ndim == 3:
-        check_shape("popularity", popularity, (num_requests, num_levels, num_codes), "B, L, V")
+        check_shape("popularity", popularity, "B, L, V", (num_requests, num_levels, num_codes))
         popularity = popularity.unsqueeze(1).expand(legal_mask.shape)
-    check_shape("popularity", popularity, legal_mask.shape, "B, K, L, V")
+    check_shape("popularity", popularity, "B, K, L, V", legal_mask.shape)
     if codes.numel() and (codes.min() < 0 or codes.max() >= num_codes):
         raise ValueError(f"codes must lie in [0, {num_codes}), got [{codes.min()}, {codes.max()}]")
 
@@ -103,13 +103,8 @@ def prefix_popularity(
     """Return P_l(t | z_{1:l-1}): shares among the past successes that match the chosen prefix.
 
     Level-2 codes of different level-1 codes mean different things; here only those of the chosen
-    one count. 0 everywhere where no success matches.
-
-    Args:
-        past_codes: Paths of the user's M latest clicked or converted ads before the request.
-        past_valid: Which of them exist.
-        codes: The candidates' paths.
-        num_codes: V.
+    one count. 0 everywhere where no success matches. `past_codes` are the paths of the user's M
+    latest clicked or converted ads before the request, as far as they are `past_valid`.
     """
     same = past_codes[:, None] == codes[:, :, None]  # [B, K, M, L]
     matches = torch.cat([torch.ones_like(same[..., :1]), same[..., :-1]], -1).cumprod(-1)

@@ -11,16 +11,15 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.distributions import Distribution
 
+from agents.actor_critic import make_policy_head
+from agents.candidates import check_range, check_shape, resolve_valid
 from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob
-from agents.objectives.surrogate import (
-    check_range,
-    check_shape,
-    resolve_valid,
-)
+from agents.registry import Method, register_method, tuning_space
+from agents.shared_config import SharedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RAFTConfig:
+class RAFTConfig(SharedConfig):
     """The dial of raft."""
 
     raft_num_best: int = 1
@@ -51,9 +50,8 @@ def raft_loss(
     Raises:
         ValueError: A wrong shape, or num_best outside [1, K].
     """
-    if log_prob.ndim != 2:
-        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
-    check_shape("reward", reward, log_prob.shape, "B, K")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("reward", reward, "B, K", log_prob.shape)
     check_range("num_best", num_best, 1, log_prob.shape[1])
     mask = resolve_valid(valid, log_prob)
     score = torch.where(mask, reward.detach(), -torch.inf)
@@ -66,26 +64,24 @@ def raft_loss(
 
 
 class RAFTLoss(RolloutLoss):
-    """RAFT over a rollout's candidates.
+    """RAFT over a rollout's candidates."""
 
-    Reads what the actor reads, and `codes`, `valid` and `terminal_reward`. Writes `loss_objective`
-    and `entropy`.
-    """
+    reads = ("codes", "valid", "terminal_reward")
 
     def __init__(self, actor_network: Actor, *, num_best: int = 1) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward"],
-            writes=["loss_objective", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("num_best", num_best, 1)
         self.num_best = num_best
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
         log_prob = path_log_prob(data, distribution)
-        out = TensorDict()
-        out["loss_objective"] = raft_loss(
-            log_prob, data["terminal_reward"], self.num_best, data["valid"]
-        )
-        return out
+        loss = raft_loss(log_prob, data["terminal_reward"], self.num_best, data["valid"])
+        return TensorDict({"loss_objective": loss})
+
+
+@register_method("raft", config=RAFTConfig, search_space=tuning_space(raft_num_best=(1, 2, 4)))
+def raft(config: RAFTConfig, num_levels: int) -> Method:
+    """Imitation of each request's best candidates."""
+    check_range("raft_num_best", config.raft_num_best, 1, config.num_candidates)
+    return Method(None, RAFTLoss(make_policy_head(), num_best=config.raft_num_best))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.surrogate import (
+from agents.actor_critic import make_policy_head
+from agents.candidates import (
     check_above,
     check_range,
     check_shape,
@@ -22,10 +22,13 @@ from agents.objectives.surrogate import (
     mean_over_candidates,
     resolve_valid,
 )
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
+from agents.registry import Method, register_method, tuning_space
+from agents.shared_config import SharedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RSPOConfig:
+class RSPOConfig(SharedConfig):
     """The dials of rspo, and of vsl_rspo's preferences."""
 
     rspo_beta: float = 0.3
@@ -35,7 +38,8 @@ class RSPOConfig:
     in the source."""
 
     def __post_init__(self) -> None:
-        check_above("rspo_beta", self.rspo_beta, 0.0)
+        super().__post_init__()
+        check_above("rspo_beta", self.rspo_beta)
 
 
 def rspo_loss(
@@ -86,11 +90,9 @@ def rspo_losses(
     valid: Bool[Tensor, "B K"] | None = None,
 ) -> Float[Tensor, "B K"]:
     """Return each candidate's own term of `rspo_loss`, bits; 0 where it is not valid."""
-    if log_prob.ndim != 2:
-        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
-    check_shape("reward", reward, log_prob.shape, "B, K")
-    if not beta > 0.0:
-        raise ValueError(f"beta must be above 0, got {beta}")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("reward", reward, "B, K", log_prob.shape)
+    check_above("beta", beta)
     mask = resolve_valid(valid, log_prob)
     log_prob = keep_valid(log_prob, mask)
     reward = keep_valid(reward.detach(), mask)
@@ -99,7 +101,7 @@ def rspo_losses(
 
     difference = log_prob[:, None, :] - log_prob[:, :, None]  # lr_j - lr_i
     if ref_log_prob is not None:
-        check_shape("ref_log_prob", ref_log_prob, log_prob.shape, "B, K")
+        check_shape("ref_log_prob", ref_log_prob, "B, K", log_prob.shape)
         reference = keep_valid(ref_log_prob.detach(), mask)
         anchored = _anchored(log_prob.detach() - reference, worse, delta)
         pull = reference[:, None, :] - reference[:, :, None]
@@ -111,8 +113,7 @@ def rspo_losses(
     score = torch.where(counts, log_weight + beta * difference, -torch.inf)
     some = counts.any(-1)
     log_sum = torch.where(some[:, :, None], score, 0.0).logsumexp(-1)
-    per_candidate = torch.where(some, softplus(log_sum) / math.log(2.0), 0.0)
-    return per_candidate
+    return torch.where(some, softplus(log_sum) / math.log(2.0), 0.0)
 
 
 def _anchored(log_ratio: Tensor, worse: Tensor, delta: float) -> Tensor:
@@ -137,26 +138,19 @@ def _lambda_weights(log_prob: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
 
 
 class RSPOLoss(RolloutLoss):
-    """RSPO over a rollout's candidates.
+    """RSPO over a rollout's candidates."""
 
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` and `entropy`.
-    """
+    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
 
     def __init__(self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
-            writes=["loss_objective", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("beta", beta, 0.0)
         self.beta = beta
         self.delta = delta
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
-        out = TensorDict()
-        out["loss_objective"] = rspo_loss(
+        loss = rspo_loss(
             path_log_prob(data, distribution),
             reference_path_log_prob(data),
             data["terminal_reward"],
@@ -164,4 +158,14 @@ class RSPOLoss(RolloutLoss):
             self.delta,
             data["valid"],
         )
-        return out
+        return TensorDict({"loss_objective": loss})
+
+
+_SPACE = tuning_space(rspo_beta=(0.1, 0.3, 1.0), rspo_delta=(0.3, 1.0, 3.0))
+
+
+@register_method("rspo", config=RSPOConfig, search_space=_SPACE)
+def rspo(config: RSPOConfig, num_levels: int) -> Method:
+    """GR4AD's list-wise preferences over all candidates; the warm start is the reference."""
+    loss = RSPOLoss(make_policy_head(), beta=config.rspo_beta, delta=config.rspo_delta)
+    return Method(None, loss, uses_reference=True)

@@ -1,135 +1,49 @@
-"""What the policy objectives share: the z-score, the clipped surrogate and its checks (GPR 3.3).
+"""The loss of every method that weighs log-probabilities by advantages (GPR Eq. 9).
 
-Dims: B requests, K candidates, L levels. `valid` [B, K] is True where a candidate exists; the other
-candidates may hold anything, -inf and NaN included, and are replaced before any arithmetic.
+Dims: B requests, K candidates, L levels (coarse to fine), V codes per level.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.distributions import Distribution
+
+from agents.actor_critic import make_policy_head
+from agents.candidates import (
+    check_clip,
+    check_range,
+    check_shape,
+    keep_valid,
+    mean_over_candidates,
+    resolve_valid,
+)
+from agents.critic import value_loss
+from agents.objectives.loss_shell import Actor, RolloutLoss
+from agents.shared_config import SharedConfig
+
+Surrogate = Callable[..., Tensor]
+"""(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss."""
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int], letters: str) -> None:
-    """Raise ValueError unless `tensor` has the shape `expected`, `letters` in the message."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(
-            f"{name} must have shape [{letters}] = {tuple(expected)}, got {tuple(tensor.shape)}"
-        )
+@dataclass(frozen=True, kw_only=True)
+class SurrogateConfig(SharedConfig):
+    """The dials of every method with a surrogate: all but raft, dpo, sdpo and rspo."""
 
+    clip: float = 0.2
+    """epsilon of Eq. 9. Not given in the paper."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
 
-def check_range(
-    name: str, value: int | float, low: int | float, high: int | float = math.inf
-) -> None:
-    """Raise ValueError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
-
-
-def check_above(name: str, value: float, low: float) -> None:
-    """Raise ValueError unless value > low."""
-    if not value > low:
-        raise ValueError(f"{name} must be above {low:g}, got {value}")
-
-
-def check_clip(clip: float) -> None:
-    """Raise ValueError unless 0 < clip < 1."""
-    if not 0.0 < clip < 1.0:
-        raise ValueError(f"clip must lie in (0, 1), got {clip}")
-
-
-def resolve_valid(valid: Tensor | None, like: Tensor) -> Bool[Tensor, "B K"]:
-    """Return `valid`, or all True where it is None; `like` is any tensor [B, K, ...].
-
-    Raises:
-        ValueError: `valid` has another shape than [B, K] or is not bool.
-    """
-    if valid is None:
-        return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-    check_shape("valid", valid, like.shape[:2], "B, K")
-    if valid.dtype != torch.bool:
-        raise ValueError(f"valid must be bool, got {valid.dtype}")
-    return valid
-
-
-def keep_valid(x: Tensor, valid: Bool[Tensor, "B K"]) -> Tensor:
-    """Return x [B, K, ...] with 0 at invalid candidates, whatever they held; no gradient there."""
-    return torch.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, 0.0)
-
-
-def mean_over_candidates(
-    per_level: Float[Tensor, "B K *levels"], valid: Bool[Tensor, "B K"]
-) -> Float[Tensor, ""]:
-    """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid.
-
-    `per_level` must already be finite at invalid candidates (`keep_valid`).
-    """
-    return keep_valid(per_level, valid).sum() / valid.sum().clamp_min(1)
-
-
-def candidate_zscore(
-    terminal_reward: Float[Tensor, "B K"], eps: float, valid: Bool[Tensor, "B K"]
-) -> Float[Tensor, "B K"]:
-    """Return (R - mean_K) / (std_K + eps) within each request (GPR Eq. 8, last level).
-
-    Population std (correction 0) over the valid candidates. Exactly 0 at invalid candidates, for
-    equal rewards and for a single candidate.
-    """
-    count = valid.sum(-1, keepdim=True).clamp_min(1)
-    reward = keep_valid(terminal_reward, valid)
-    mean = reward.sum(-1, keepdim=True) / count
-    centred = keep_valid(reward - mean, valid)
-    std = (centred.square().sum(-1, keepdim=True) / count).sqrt()
-    # The rounding of the mean is no signal: compare the rewards themselves.
-    high = torch.where(valid, reward, -math.inf).amax(-1, keepdim=True)
-    low = torch.where(valid, reward, math.inf).amin(-1, keepdim=True)
-    differs = high > low
-    return torch.where(differs, centred / torch.where(differs, std + eps, 1.0), 0.0)
-
-
-def candidate_centred(
-    terminal_reward: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]
-) -> Float[Tensor, "B K"]:
-    """Return R - mean_K within each request: the z-score without its division.
-
-    0 at invalid candidates; exactly 0 for equal rewards.
-    """
-    count = valid.sum(-1, keepdim=True).clamp_min(1)
-    reward = keep_valid(terminal_reward, valid)
-    high = torch.where(valid, reward, -math.inf).amax(-1, keepdim=True)
-    low = torch.where(valid, reward, math.inf).amin(-1, keepdim=True)
-    centred = reward - reward.sum(-1, keepdim=True) / count
-    return torch.where(valid & (high > low), centred, 0.0)
-
-
-def batch_zscore(
-    terminal_reward: Float[Tensor, "B K"], eps: float, valid: Bool[Tensor, "B K"]
-) -> Float[Tensor, "B K"]:
-    """Return (R - mean) / (std + eps) over all valid candidates of the batch together."""
-    flat = candidate_zscore(terminal_reward.reshape(1, -1), eps, valid.reshape(1, -1))
-    return flat.reshape(terminal_reward.shape)
-
-
-TERMINALS = ("zscore", "mean", "batch")
-
-
-def terminal_advantage(
-    kind: str, terminal_reward: Float[Tensor, "B K"], eps: float, valid: Bool[Tensor, "B K"]
-) -> Float[Tensor, "B K"]:
-    """Return the advantage that R gives: `zscore` (Eq. 8), `mean` or `batch`.
-
-    Raises:
-        ValueError: Another kind.
-    """
-    if kind == "zscore":
-        return candidate_zscore(terminal_reward, eps, valid)
-    if kind == "mean":
-        return candidate_centred(terminal_reward, valid)
-    if kind == "batch":
-        return batch_zscore(terminal_reward, eps, valid)
-    raise ValueError(f"terminal must be one of {TERMINALS}, got {kind!r}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_clip(self.clip)
+        check_range("entropy_coefficient", self.entropy_coefficient, 0)
 
 
 def clipped_surrogate(
@@ -164,9 +78,10 @@ def clipped_surrogate(
         ValueError: A wrong shape, or clip outside (0, 1).
     """
     check_clip(clip)
-    log_ratio, advantage, valid = log_ratio_and_advantage(
+    log_prob, behavior, advantage, mask = surrogate_inputs(
         log_prob, behavior_log_prob, advantage, valid
     )
+    log_ratio = log_prob - behavior
     bounded = torch.where(
         advantage >= 0,
         log_ratio.clamp(max=math.log1p(clip)),
@@ -174,39 +89,121 @@ def clipped_surrogate(
     )
     gain = bounded.exp() * advantage
     if level_weight is not None:
-        check_shape("level_weight", level_weight, log_prob.shape[-1:], "L")
+        check_shape("level_weight", level_weight, "L", log_prob.shape[-1:])
         gain = gain * level_weight
-    return -mean_over_candidates(gain, valid)
+    return -mean_over_candidates(gain, mask)
 
 
-def log_ratio_and_advantage(
-    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments of a surrogate; return log rho [B, K, L], advantage [B, K, L], valid.
+def surrogate_inputs(
+    log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    advantage: Tensor,
+    valid: Tensor | None,
+    sequence_level: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the checked arguments of a surrogate, 0 where not valid, the constants detached.
 
-    Both are 0 at invalid candidates; advantage and behaviour are detached.
+    With `sequence_level` a whole candidate is one level: [B, K, 1], log-probabilities summed and
+    advantages averaged.
     """
-    if log_prob.ndim != 3:
-        raise ValueError(f"log_prob must have shape [B, K, L], got {tuple(log_prob.shape)}")
-    check_shape("behavior_log_prob", behavior_log_prob, log_prob.shape, "B, K, L")
-    check_shape("advantage", advantage, log_prob.shape, "B, K, L")
+    check_shape("log_prob", log_prob, "B, K, L")
+    check_shape("behavior_log_prob", behavior_log_prob, "B, K, L", log_prob.shape)
+    check_shape("advantage", advantage, "B, K, L", log_prob.shape)
     mask = resolve_valid(valid, log_prob)
-    log_ratio = keep_valid(log_prob, mask) - keep_valid(behavior_log_prob.detach(), mask)
-    return log_ratio, keep_valid(advantage.detach(), mask), mask
+    log_prob = keep_valid(log_prob, mask)
+    behavior = keep_valid(behavior_log_prob.detach(), mask)
+    advantage = keep_valid(advantage.detach(), mask)
+    if sequence_level:
+        log_prob, behavior = log_prob.sum(-1, keepdim=True), behavior.sum(-1, keepdim=True)
+        advantage = advantage.mean(-1, keepdim=True)
+    return log_prob, behavior, advantage, mask
 
 
-def whole_paths(
-    log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor, valid: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the arguments of a surrogate with one level per candidate: [B, K, 1] each.
+class SurrogateLoss(RolloutLoss):
+    """Eq. 9 for the actor and Eq. 10 for the critic, as a torchrl loss.
 
-    Log-probabilities are summed over the levels, advantages averaged.
+    Serves every method of this form: HEPO, GRPO; ECPO, GBPO and REINFORCE with their own surrogate.
+    The two losses never meet: the critic reads the rollout's detached state, so it can't move the
+    HSD, and the advantage is a constant, so the policy can't move the critic.
+
+    Reads what the networks read, and `codes`, `action_log_prob` [B, K, L], `advantage`
+    [B, K, L, 1], `valid` [B, K]; with a critic `value_target` [B, K, L, 1]. Writes
+    `loss_objective`, `loss_entropy` and `loss_critic` (where they apply), `entropy` (nats, summed
+    over levels) and `clip_fraction`.
     """
-    check_shape("behavior_log_prob", behavior_log_prob, log_prob.shape, "B, K, L")
-    check_shape("advantage", advantage, log_prob.shape, "B, K, L")
-    mask = resolve_valid(valid, log_prob)
-    return (
-        keep_valid(log_prob, mask).sum(-1, keepdim=True),
-        keep_valid(behavior_log_prob, mask).sum(-1, keepdim=True),
-        keep_valid(advantage, mask).mean(-1, keepdim=True),
-    )
+
+    reads = ("codes", "action_log_prob", "advantage", "valid")
+    writes = ("loss_objective", "entropy", "clip_fraction")
+    critic_network: TensorDictModuleBase | None
+
+    def __init__(
+        self,
+        actor_network: Actor,
+        critic_network: TensorDictModuleBase | None = None,
+        *,
+        clip: float = 0.2,
+        entropy_coefficient: float = 0.0,
+        level_weight: Sequence[float] | None = None,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        """Store the networks (shared, not copied) and the constants.
+
+        Args:
+            actor_network: Gives a masked categorical [B, K, L, V] through `get_dist`.
+            critic_network: Writes `state_value` [B, K, L, 1].
+            clip: See `clipped_surrogate`.
+            entropy_coefficient: Weight of the entropy bonus, per level and nat.
+            level_weight: L entries, see `clipped_surrogate`.
+            surrogate: Another function in place of Eq. 9, for instance `gbpo_surrogate`; `clip`
+                then only counts the `clip_fraction`, and there are no level weights.
+        """
+        super().__init__(actor_network)
+        check_clip(clip)
+        check_range("entropy_coefficient", entropy_coefficient, 0.0)
+        self.critic_network = critic_network
+        self.clip = clip
+        self.entropy_coefficient = entropy_coefficient
+        self.surrogate = surrogate or self._clipped
+        self.level_weight = level_weight
+
+    @classmethod
+    def of(cls, config: SurrogateConfig, surrogate: Surrogate | None = None) -> "SurrogateLoss":
+        """Return the loss of a method without a critic in it, for `logits` that are at hand."""
+        return cls(
+            make_policy_head(),
+            clip=config.clip,
+            entropy_coefficient=config.entropy_coefficient,
+            surrogate=surrogate,
+        )
+
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the losses and `clip_fraction`, see the class."""
+        valid, behavior = data["valid"], data["action_log_prob"]
+        log_prob = distribution.log_prob(data["codes"])
+        out = TensorDict()
+        out["loss_objective"] = self.surrogate(
+            log_prob, behavior, data["advantage"].squeeze(-1), valid=valid
+        )
+        if self.entropy_coefficient:
+            entropy = mean_over_candidates(distribution.entropy(), valid)
+            out["loss_entropy"] = -self.entropy_coefficient * entropy
+        if self.critic_network is not None:
+            out["loss_critic"] = self.loss_critic(data)
+        with torch.no_grad():
+            ratio = keep_valid(log_prob - behavior, valid).exp()
+            clipped = ((ratio - 1).abs() > self.clip).to(ratio.dtype)
+            out["clip_fraction"] = mean_over_candidates(clipped, valid) / ratio.shape[-1]
+        return out
+
+    def _clipped(
+        self, log_prob: Tensor, behavior: Tensor, advantage: Tensor, *, valid: Tensor
+    ) -> Tensor:
+        weight = None if self.level_weight is None else log_prob.new_tensor(self.level_weight)
+        return clipped_surrogate(log_prob, behavior, advantage, self.clip, weight, valid)
+
+    def loss_critic(self, tensordict: TensorDictBase) -> Tensor:
+        """Return Eq. 10 alone, for critic updates between policy updates."""
+        if self.critic_network is None:
+            raise ValueError("loss_critic needs a critic_network, got None")
+        value = self.critic_network(tensordict.detach())["state_value"].squeeze(-1)
+        return value_loss(value, tensordict["value_target"].squeeze(-1), tensordict["valid"])

@@ -14,9 +14,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.distributions import Distribution
 
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.rspo import rspo_losses
-from agents.objectives.surrogate import (
+from agents.actor_critic import make_policy_head
+from agents.candidates import (
     check_above,
     check_range,
     check_shape,
@@ -24,19 +23,23 @@ from agents.objectives.surrogate import (
     mean_over_candidates,
     resolve_valid,
 )
+from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
+from agents.objectives.rspo import RSPOConfig, rspo_losses
+from agents.registry import Method, register_method, tuning_space
 
 _MAX_VALUE = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnifiedConfig:
+class UnifiedConfig(RSPOConfig):
     """The dial of vsl_rspo beside rspo's."""
 
     unified_weight: float = 0.1
     """w_0 of GR4AD's unified stage. Not given in the source."""
 
     def __post_init__(self) -> None:
-        check_above("unified_weight", self.unified_weight, 0.0)
+        super().__post_init__()
+        check_above("unified_weight", self.unified_weight)
 
 
 def rank_disagreement(
@@ -70,22 +73,15 @@ def unified_weights(
 
     Decisions where the source is silent: v_i is the reward less the request's smallest one (at
     least 0), in units of the reward scale, at most 1000; Z_max is the largest w_VSL / w_0 among the
-    request's candidates, so that both losses count in one scale.
-
-    Args:
-        log_prob: log pi of the whole path, nats.
-        value: R / reward scale.
-        weight: w_0, above 0.
-        valid: Candidates that count, all by default; the others get 0.
+    request's candidates, so that both losses count in one scale. `weight` is w_0, above 0; `value`
+    is R / reward scale; candidates that are not valid get 0.
 
     Raises:
         ValueError: A wrong shape, or weight that is not above 0.
     """
-    if log_prob.ndim != 2:
-        raise ValueError(f"log_prob must have shape [B, K], got {tuple(log_prob.shape)}")
-    check_shape("value", value, log_prob.shape, "B, K")
-    if not weight > 0.0:
-        raise ValueError(f"weight must be above 0, got {weight}")
+    check_shape("log_prob", log_prob, "B, K")
+    check_shape("value", value, "B, K", log_prob.shape)
+    check_above("weight", weight)
     mask = resolve_valid(valid, log_prob)
     apart = rank_disagreement(log_prob.detach(), value.detach(), mask)
     low = torch.where(mask, value.detach(), torch.inf).amin(-1, keepdim=True)
@@ -107,16 +103,8 @@ def unified_loss(
     """Return the weighted RSPO loss and the weighted imitation loss, both to be minimised.
 
     Both are means over valid candidates. What is imitated is above the request's mean reward: a
-    supervised loss on all of the policy's own draws would only sharpen it.
-
-    Args:
-        log_prob: log pi of the whole path, nats (the sum over levels).
-        ref_log_prob: Under the frozen reference, or None.
-        reward: R / reward scale.
-        beta: Of RSPO.
-        delta: Of RSPO.
-        weight: w_0.
-        valid: Candidates that count, all by default.
+    supervised loss on all of the policy's own draws would only sharpen it. `reward` is in units of
+    the reward scale, `weight` is w_0; the other arguments and the errors are those of `rspo_loss`.
     """
     mask = resolve_valid(valid, log_prob)
     supervised, preferred = unified_weights(log_prob, reward, weight, mask)
@@ -125,27 +113,20 @@ def unified_loss(
     mean = known.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp_min(1)
     imitated = mask & (known > mean)
     nll = torch.where(imitated, -log_prob, 0.0)
-    return (
-        mean_over_candidates(preferred * losses, mask),
-        mean_over_candidates(supervised * nll, mask),
-    )
+    imitation = mean_over_candidates(supervised * nll, mask)
+    return mean_over_candidates(preferred * losses, mask), imitation
 
 
 class UnifiedLoss(RolloutLoss):
-    """The unified loss over a rollout's candidates.
+    """The unified loss over a rollout's candidates; `loss_objective` is RSPO's part."""
 
-    Reads what the actor reads, and `codes`, `valid`, `terminal_reward` and `reference_log_probs`
-    [B, K, L, V]. Writes `loss_objective` (RSPO), `loss_supervised` and `entropy`.
-    """
+    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
+    writes = ("loss_objective", "loss_supervised", "entropy")
 
     def __init__(
         self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0, weight: float = 0.1
     ) -> None:
-        super().__init__(
-            actor_network,
-            reads=["codes", "valid", "terminal_reward", "reference_log_probs"],
-            writes=["loss_objective", "loss_supervised", "entropy"],
-        )
+        super().__init__(actor_network)
         check_range("beta", beta, 0.0)
         self.beta = beta
         self.delta = delta
@@ -153,8 +134,7 @@ class UnifiedLoss(RolloutLoss):
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
-        out = TensorDict()
-        out["loss_objective"], out["loss_supervised"] = unified_loss(
+        preferred, supervised = unified_loss(
             path_log_prob(data, distribution),
             reference_path_log_prob(data),
             data["terminal_reward"],
@@ -163,4 +143,19 @@ class UnifiedLoss(RolloutLoss):
             self.weight,
             data["valid"],
         )
-        return out
+        return TensorDict({"loss_objective": preferred, "loss_supervised": supervised})
+
+
+_SPACE = tuning_space(rspo_beta=(0.1, 0.3, 1.0), unified_weight=(0.03, 0.1, 0.3))
+
+
+@register_method("vsl_rspo", config=UnifiedConfig, search_space=_SPACE)
+def vsl_rspo(config: UnifiedConfig, num_levels: int) -> Method:
+    """GR4AD's unified stage: value-aware imitation and RSPO in one step."""
+    loss = UnifiedLoss(
+        make_policy_head(),
+        beta=config.rspo_beta,
+        delta=config.rspo_delta,
+        weight=config.unified_weight,
+    )
+    return Method(None, loss, uses_reference=True)

@@ -58,10 +58,13 @@ def importance_weights(
         PropensityError: A propensity outside (0, 1] or a target probability outside [0, 1].
         ValueError: `max_weight` is not positive.
     """
-    propensity, target = propensity.double(), target.double()
-    _check_probability(propensity, "propensity", least_open=True)
-    _check_probability(target, "target probability", least_open=False)
-    weight = target / propensity
+    propensity = _probability(propensity, "propensity", "(0, 1]")
+    target = _probability(target, "target probability", "[0, 1]")
+    return clip_weight(target / propensity, max_weight)
+
+
+def clip_weight(weight: Tensor, max_weight: float | None) -> Tensor:
+    """Return weights that are at most `max_weight`, a positive number; None: as they are."""
     if max_weight is None:
         return weight
     if not max_weight > 0:
@@ -69,32 +72,29 @@ def importance_weights(
     return weight.clamp_max(max_weight)
 
 
-def _check_probability(value: Tensor, name: str, *, least_open: bool) -> None:
-    fine = (value > 0 if least_open else value >= 0) & (value <= 1 + 1e-6)
-    if fine.all():
-        return
-    index = (~fine).nonzero()[0].tolist()
-    row = index[0] if len(index) == 1 else tuple(index)
-    bounds = "(0, 1]" if least_open else "[0, 1]"
-    raise PropensityError(
-        f"{name} of row {row} must lie in {bounds}, got {value[tuple(index)].item()}"
-    )
+def _probability(value: Tensor, name: str, interval: str) -> Tensor:
+    value = value.double()
+    least = value > 0 if interval.startswith("(") else value >= 0
+    refuse(~(least & (value <= 1 + 1e-6)), value, name, f"lie in {interval}", PropensityError)
+    return value
+
+
+def refuse(
+    bad: Tensor, value: Tensor, name: str, rule: str, error: type[ValueError] = ValueError
+) -> None:
+    """Raise an error that names the first row where `bad`."""
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        row = index[0] if len(index) == 1 else index
+        raise error(f"{name} of row {row} must {rule}, got {value[index].item()}")
 
 
 def check_finite(value: Tensor, name: str) -> Tensor:
-    """Return `value` in float64.
-
-    Raises:
-        ValueError: No rows, or one is NaN or infinite; the message names it.
-    """
+    """Return `value` in float64; ValueError if it has no rows, or names the first not finite."""
     value = value.double()
     if 0 in value.shape:
         raise ValueError(f"{name} must have at least one row, got shape {list(value.shape)}")
-    bad = ~value.isfinite()
-    if bad.any():
-        index = bad.nonzero()[0].tolist()
-        row = index[0] if len(index) == 1 else tuple(index)
-        raise ValueError(f"{name} of row {row} must be finite, got {value[tuple(index)].item()}")
+    refuse(~value.isfinite(), value, name, "be finite")
     return value
 
 
@@ -149,7 +149,10 @@ def ips(
         ValueError: Probabilities out of range (`PropensityError`), non-finite rewards, no rows.
     """
     weight = importance_weights(propensity, target, max_weight)
-    term = weight * check_finite(reward, "reward")
+    return _weighted_mean(weight * check_finite(reward, "reward"), weight)
+
+
+def _weighted_mean(term: Tensor, weight: Tensor) -> Estimate:
     weight = weight.expand_as(term)
     return estimate_mean(term, effective_sample_size(weight), (weight > 0).any(-1))
 
@@ -174,18 +177,16 @@ def snips(
     divisor = torch.where(supported, total, 1.0)
     value = (weight * reward).sum(-1) / divisor
     residual = weight * (reward - value[..., None])
-    return make_estimate(
-        value, _ratio_error(residual, divisor), effective_sample_size(weight), supported
-    )
+    error = ratio_error(residual) / divisor
+    return make_estimate(value, error, effective_sample_size(weight), supported)
 
 
-def _ratio_error(residual: Tensor, divisor: Tensor) -> Tensor:
-    """Return the delta-method standard error of a ratio of sums; infinite for a single row."""
+def ratio_error(residual: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Return a ratio's standard error times its divisor (delta method); infinite for one row."""
     num_rows = residual.shape[-1]
     if num_rows == 1:
-        return torch.full_like(divisor, math.inf)
-    scale = math.sqrt(num_rows / (num_rows - 1))
-    return scale * residual.square().sum(-1).sqrt() / divisor
+        return residual.new_full(residual.shape[:-1], math.inf)
+    return residual.square().sum(-1).sqrt() * math.sqrt(num_rows / (num_rows - 1))
 
 
 def direct_method(expected_prediction: Float[Tensor, "*batch n"]) -> Estimate:
@@ -216,22 +217,10 @@ def doubly_robust(
     """Doubly robust: mean of E_target[q] + w (r - q(logged ad)) (Dudik et al. 2011).
 
     Unbiased if the propensities or the predictions are right; the variance is that of the
-    model's residuals instead of the rewards.
-
-    Args:
-        reward: Of each logged row.
-        propensity: See `ips`.
-        target: See `ips`.
-        prediction: Predicted reward of the logged ad.
-        expected_prediction: Predicted reward in expectation under the target policy.
-        max_weight: Clips the weights; None: not.
-
-    Raises:
-        ValueError: See `ips` and `direct_method`.
+    model's residuals instead of the rewards. `prediction` is that of the logged ad,
+    `expected_prediction` as in `direct_method`; other arguments and errors: see `ips`.
     """
     weight = importance_weights(propensity, target, max_weight)
     expected = check_finite(expected_prediction, "expected_prediction")
     residual = check_finite(reward, "reward") - check_finite(prediction, "prediction")
-    term = expected + weight * residual
-    weight = weight.expand_as(term)
-    return estimate_mean(term, effective_sample_size(weight), (weight > 0).any(-1))
+    return _weighted_mean(expected + weight * residual, weight)

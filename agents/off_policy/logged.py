@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from agents.off_policy.estimators import refuse
 from gpr_rl.files import complete_file
 from simulators.world import World
 
@@ -70,19 +71,12 @@ class LoggedFeedback:
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:
-            column = getattr(self, name)
-            if len(column) != len(self):
-                raise LogError(
-                    f"column {name!r} has {len(column)} rows, request_id has {len(self)}"
-                )
-        for name, fine, rule in (
-            ("propensity", (self.propensity > 0) & (self.propensity <= 1), "lie in (0, 1]"),
-            ("reward", self.reward.isfinite(), "be finite"),
-        ):
-            if not fine.all():
-                row = int((~fine).nonzero()[0])
-                value = getattr(self, name)[row].item()
-                raise LogError(f"{name} of row {row} must {rule}, got {value}")
+            rows = len(getattr(self, name))
+            if rows != len(self):
+                raise LogError(f"column {name!r} has {rows} rows, request_id has {len(self)}")
+        impossible = ~((self.propensity > 0) & (self.propensity <= 1))
+        refuse(impossible, self.propensity, "propensity", "lie in (0, 1]", LogError)
+        refuse(~self.reward.isfinite(), self.reward, "reward", "be finite", LogError)
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -141,18 +135,19 @@ def read_parquet(path: str | Path) -> LoggedFeedback:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise LogError(f"{path} is no log of feedback: it has no column {', '.join(missing)}")
-    columns = {}
-    for name in _COLUMNS:
-        column = table[name].combine_chunks()
-        if column.null_count:
-            raise LogError(f"{path}: column {name!r} has {column.null_count} nulls")
-        try:
-            values = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.empty(0)
-            kind = np.float64 if name in _FLOATS else np.int64
-            columns[name] = torch.from_numpy(values.astype(kind, casting="same_kind"))
-        except (TypeError, ValueError) as error:
-            raise LogError(f"{path}: column {name!r} can't be read: {error}") from error
     try:
-        return LoggedFeedback(**columns)
+        return LoggedFeedback(**{name: _column(table, name) for name in _COLUMNS})
     except LogError as error:
         raise LogError(f"{path}: {error}") from error
+
+
+def _column(table: pa.Table, name: str) -> Tensor:
+    column = table[name].combine_chunks()
+    if column.null_count:
+        raise LogError(f"column {name!r} has {column.null_count} nulls")
+    try:
+        values = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.empty(0)
+        kind = np.float64 if name in _FLOATS else np.int64
+        return torch.from_numpy(values.astype(kind, casting="same_kind"))
+    except (TypeError, ValueError) as error:
+        raise LogError(f"column {name!r} can't be read: {error}") from error

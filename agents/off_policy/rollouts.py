@@ -6,7 +6,6 @@ code has none); without one the reward is what the frozen rankers expect.
 Dims: n rows, B requests, K candidates, N ads.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,19 +14,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents.actor_critic import ActorCriticModel, masked_log_softmax
-from agents.off_policy.estimators import PropensityError
+from agents.actor_critic import ActorCriticModel, chosen_log_prob, masked_log_softmax
+from agents.off_policy.estimators import PropensityError, refuse
 from agents.off_policy.logged import UNKNOWN, LogError, LoggedFeedback
+from agents.rollout import Reward, as_reward
 from gpr_rl.decoding import sample_paths
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.rewards.outcome import Outcome
-from simulators.rewards.shipped import ecpm_only
+from simulators.rewards import Outcome, RewardSpec
 from simulators.world import World
 
 _CHUNK = 256
-Reward = Callable[[Outcome], Tensor]
-"""Reward [B, K] of outcomes; with realised clicks their probabilities are 0 or 1."""
 
 
 @runtime_checkable
@@ -36,25 +33,31 @@ class Truth(Protocol):
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates."""
-        ...
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What comes of the ads that a log shows."""
+    """What comes of the ads that a log shows.
 
-    reward: Reward = ecpm_only
-    """Of an outcome."""
+    Raises:
+        RewardError: A reward that `agents.rollout.as_reward` can't read.
+    """
+
+    reward: RewardSpec | Reward = "ecpm"
+    """Of an outcome, see `as_reward`; with realised clicks its probabilities are 0 or 1."""
     truth: Truth | None = None
     """Clicks and conversions are drawn from it, keyed by (seed, request, draw, candidate); None:
     the reward is the expected one under the frozen rankers, and nothing is drawn."""
+
+    def __post_init__(self) -> None:
+        as_reward(self.reward)
 
 
 EXPECTED_ECPM = Feedback()
 
 
 def log_of_world(
-    world: World, request_id: Int[Tensor, " B"], reward: Reward = ecpm_only
+    world: World, request_id: Int[Tensor, " B"], reward: RewardSpec | Reward = "ecpm"
 ) -> LoggedFeedback:
     """Return what the production system showed in requests `request_id`, and what came of it.
 
@@ -63,7 +66,9 @@ def log_of_world(
 
     Raises:
         LogError: The world has no propensities (worlds from real logs); names the first request.
+        RewardError: See `Feedback`.
     """
+    reward = as_reward(reward)
     events = world.events.loc[world.events["kind"] == 1]
     ids = request_id.numpy()
     propensity = torch.from_numpy(events["propensity"].to_numpy(dtype=np.float64)[ids])
@@ -73,16 +78,10 @@ def log_of_world(
             f"{request_id[propensity.isnan()][0].item()}: nobody knows how its ads were chosen"
         )
     action = world.request_action[request_id]
-    return _make_log(
-        world,
-        request_id,
-        world.request_ad[request_id],
-        propensity,
-        reward,
-        click=(action >= Action.CLICK).long(),
-        conversion=(action == Action.CONVERSION).long(),
-        position=torch.from_numpy(events["position"].to_numpy(dtype=np.int64)[ids]),
-    )
+    happened = (action >= Action.CLICK).long(), (action == Action.CONVERSION).long()
+    position = torch.from_numpy(events["position"].to_numpy(dtype=np.int64)[ids])
+    shown = world.request_ad[request_id]
+    return _make_log(world, request_id, shown, propensity, reward, happened, position)
 
 
 def log_of_policy(
@@ -101,31 +100,19 @@ def log_of_policy(
     An ad's propensity is the probability of its path: a path shows one ad, the best legal one that
     has it. Requests without a legal ad have no row.
 
-    Args:
-        policy: See `gpr_rl.decoding.policy.Policy`.
-        world: Gives requests, legal ads and outcomes.
-        request_id: int64 [B].
-        seed: Root of the draws of paths, clicks and conversions.
-        draw: Which draw for these requests.
-        num_candidates: K.
-        temperature: See `gpr_rl.decoding.sample_paths`.
-        feedback: The reward, and what clicks and conversions are drawn from.
+    `seed` is the root of the draws of paths, clicks and conversions, `draw` tells which draw it is
+    for these requests. `policy` is one of `gpr_rl.decoding.policy`, K is `num_candidates`.
     """
+    request, legal = world.request(request_id), world.eligible(request_id)
     found = sample_paths(
-        policy,
-        world.request(request_id),
-        world.trie,
-        num_candidates,
-        seed,
-        draw,
-        world.eligible(request_id),
-        temperature,
+        policy, request, world.trie, num_candidates, seed, draw, legal, temperature
     )
     rows = request_id[:, None].expand_as(found.ad_id)[found.valid]
     candidate = torch.arange(num_candidates).expand_as(found.ad_id)[found.valid]
     propensity = found.log_prob.double().sum(-1).exp()[found.valid].clamp_max(1.0)
     ad_id = found.ad_id[found.valid]
-    return _rollout(world, rows, ad_id, propensity, feedback, (seed, draw), candidate)
+    happened = _happened(feedback.truth, rows, ad_id, seed, torch.tensor(draw), candidate)
+    return _make_log(world, rows, ad_id, propensity, feedback.reward, happened)
 
 
 def log_of_distribution(
@@ -139,13 +126,7 @@ def log_of_distribution(
 ) -> LoggedFeedback:
     """Return one row per request, its ad drawn from a table of probabilities.
 
-    Args:
-        world: See `log_of_policy`.
-        request_id: int64 [B].
-        probability: Of every ad; each row sums to one.
-        seed: See `log_of_policy`.
-        draw: See `log_of_policy`.
-        feedback: See `log_of_policy`.
+    The other arguments are those of `log_of_policy`.
 
     Raises:
         PropensityError: A row that does not sum to one.
@@ -153,7 +134,8 @@ def log_of_distribution(
     noise = uniform(seed, Purpose.LOGGED_AD, request_id, torch.tensor(draw))
     ad_id, propensity = draw_ad(probability, noise)
     first = torch.zeros_like(ad_id)
-    return _rollout(world, request_id, ad_id, propensity, feedback, (seed, draw), first)
+    happened = _happened(feedback.truth, request_id, ad_id, seed, torch.tensor(draw), first)
+    return _make_log(world, request_id, ad_id, propensity, feedback.reward, happened)
 
 
 @torch.no_grad()
@@ -167,14 +149,7 @@ def policy_probability(
     """Return the probability with which a policy would show logged ads: the estimators' `target`.
 
     It is that of the ad's path among legal codes, and 0 for an ad that is illegal or whose path
-    shows another ad. Float64.
-
-    Args:
-        policy: The policy to be judged.
-        world: Gives requests and legal ads.
-        request_id: Of each logged row.
-        ad_id: What was shown.
-        temperature: Divides the logits, as in sampling.
+    shows another ad. Float64. `temperature` divides the logits, as in sampling.
     """
     parts = []
     for ids, ads in zip(request_id.split(_CHUNK), ad_id.split(_CHUNK), strict=True):
@@ -184,7 +159,7 @@ def policy_probability(
         mask = legal.path_masks(codes) | ~shown[:, None, None, None]
         logits = policy.logits(policy.encode(world.request(ids)), codes) / temperature
         log_prob = masked_log_softmax(logits.double(), mask)
-        path = log_prob.gather(-1, codes[..., None])[:, 0, :, 0].sum(-1).exp()
+        path = chosen_log_prob(log_prob, codes)[:, 0].sum(-1).exp()
         parts.append(path.where(shown, 0.0))
     return torch.cat(parts)
 
@@ -200,11 +175,7 @@ def draw_ad(
     probability = probability.double()
     total = probability.sum(-1)
     bad = ((total - 1).abs() > 1e-4) | (probability < 0).any(-1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise PropensityError(
-            f"probabilities of row {row} must be >= 0 and sum to 1, got {total[row].item()}"
-        )
+    refuse(bad, total, "probabilities", "be >= 0 and sum to 1", PropensityError)
     probability = probability / total[:, None]
     cumulative = probability.cumsum(-1)
     threshold = noise.double() * cumulative[:, -1]
@@ -213,32 +184,16 @@ def draw_ad(
     return ad_id[:, 0], probability.gather(1, ad_id)[:, 0]
 
 
-def _rollout(
-    world: World,
-    request_id: Tensor,
-    ad_id: Tensor,
-    propensity: Tensor,
-    feedback: Feedback,
-    stream: tuple[int, int],
-    candidate: Tensor,
-) -> LoggedFeedback:
-    truth, reward = feedback.truth, feedback.reward
+def _happened(
+    truth: Truth | None, request_id: Tensor, ad_id: Tensor, seed: int, *keys: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return clicks and conversions drawn from a truth, int64 [n] each; None without one."""
     if truth is None:
-        return _make_log(world, request_id, ad_id, propensity, reward)
-    seed, draw = stream
+        return None
     outcome = truth.outcome(request_id, ad_id[:, None])[:, 0]
-    keys = request_id, torch.tensor(draw), candidate
-    click = uniform(seed, Purpose.LOGGED_CLICK, *keys) < outcome.pctr
-    converted = uniform(seed, Purpose.LOGGED_CONVERSION, *keys) < outcome.pcvr
-    return _make_log(
-        world,
-        request_id,
-        ad_id,
-        propensity,
-        reward,
-        click=click.long(),
-        conversion=(click & converted).long(),
-    )
+    click = uniform(seed, Purpose.LOGGED_CLICK, request_id, *keys) < outcome.pctr
+    converted = uniform(seed, Purpose.LOGGED_CONVERSION, request_id, *keys) < outcome.pcvr
+    return click.long(), (click & converted).long()
 
 
 def _make_log(
@@ -246,32 +201,29 @@ def _make_log(
     request_id: Tensor,
     ad_id: Tensor,
     propensity: Tensor,
-    reward: Reward,
-    *,
-    click: Tensor | None = None,
-    conversion: Tensor | None = None,
+    reward: RewardSpec | Reward,
+    happened: tuple[Tensor, Tensor] | None,
     position: Tensor | None = None,
 ) -> LoggedFeedback:
-    """Return rows that are a slate each; without clicks the reward is that of the rankers."""
-    unknown = torch.full_like(ad_id, UNKNOWN)
-    if click is None or conversion is None:
+    """Return rows that are a slate each; unless something happened the rankers' reward counts."""
+    if happened is None:
         outcome = world.outcome(request_id, ad_id[:, None])
-        click, conversion = unknown, unknown
+        click = conversion = torch.full_like(ad_id, UNKNOWN)
     else:
+        click, conversion = happened
         realised = click.float()[:, None], conversion.float()[:, None]
         outcome = world.make_outcome(request_id, ad_id[:, None], *realised)
+    total, _ = as_reward(reward)(outcome)
     ids = request_id.numpy()
-    if position is None:
-        position = torch.zeros_like(ad_id)
     return LoggedFeedback(
         request_id=request_id,
         user_id=torch.from_numpy(world.request_user[ids]),
         timestamp=torch.from_numpy(world.request_time[ids]),
         ad_id=ad_id,
         codes=world.codes[ad_id],
-        position=position,
+        position=torch.zeros_like(ad_id) if position is None else position,
         propensity=propensity.double(),
-        reward=reward(outcome)[:, 0].double(),
+        reward=total[:, 0].double(),
         click=click,
         conversion=conversion,
         slate_id=torch.arange(len(ad_id)),

@@ -18,8 +18,6 @@ single-ad forms at S = 1. Intervals: see `estimators`; a request's slate is one 
 Dims: n logged slates, S positions, `*batch` leading dimensions.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
@@ -27,11 +25,13 @@ from torch import Tensor
 from agents.off_policy.estimators import (
     Estimate,
     check_finite,
+    clip_weight,
     direct_method,
     effective_sample_size,
     estimate_mean,
     importance_weights,
     make_estimate,
+    ratio_error,
 )
 
 
@@ -56,7 +56,7 @@ def slate_standard_ips(
         ValueError: See `estimators.ips`; rows are (slate, position).
     """
     weight = importance_weights(propensity, target).prod(-1, keepdim=True)
-    return _weighted(reward, _clip(weight, max_weight), self_normalized)
+    return _weighted(reward, clip_weight(weight, max_weight), self_normalized)
 
 
 def slate_reward_ips(
@@ -73,7 +73,7 @@ def slate_reward_ips(
     Bandit's code takes one over all positions). Arguments and errors: see `slate_standard_ips`.
     """
     weight = importance_weights(propensity, target).cumprod(-1)
-    return _weighted(reward, _clip(weight, max_weight), self_normalized)
+    return _weighted(reward, clip_weight(weight, max_weight), self_normalized)
 
 
 def slate_independent_ips(
@@ -86,16 +86,9 @@ def slate_independent_ips(
 ) -> Estimate:
     """IIPS: the reward at s is weighted by the ratio at s alone (Li et al. 2018).
 
-    Args:
-        reward: Per position.
-        marginal_propensity: Probability that the logging policy has this ad at this position,
-            whatever stands above it.
-        marginal_target: The same under the target policy.
-        self_normalized: Divide by each position's mean weight (SNIIPS).
-        max_weight: Clips the weights; None: not.
-
-    Raises:
-        ValueError: See `slate_standard_ips`.
+    The marginal probabilities are those of this ad at this position, whatever stands above it.
+    With `self_normalized` every position has its own divisor (SNIIPS). Other arguments and errors:
+    see `slate_standard_ips`.
     """
     weight = importance_weights(marginal_propensity, marginal_target, max_weight)
     return _weighted(reward, weight, self_normalized)
@@ -104,9 +97,8 @@ def slate_independent_ips(
 def slate_direct_method(expected_prediction: Float[Tensor, "*batch n S"]) -> Estimate:
     """DM: the model's expectation of the whole slate's reward under the target policy.
 
-    Args:
-        expected_prediction: As `cascade_doubly_robust` takes it; entry 0 is what counts, the
-            expectation of the sum over all positions before any ad is known.
+    Of what `cascade_doubly_robust` takes, entry 0 is what counts: the expectation of the sum over
+    all positions before any ad is known.
     """
     return direct_method(expected_prediction[..., 0])
 
@@ -126,35 +118,16 @@ def cascade_doubly_robust(
     cascade behavior model".
     q_s predicts the sum of rewards from position s on, given the ads of positions 1..s and the
     target policy below. Unbiased where RIPS is, whatever q, as long as the expectation is exact;
-    with q = 0 it is RIPS.
-
-    Args:
-        reward: Per position.
-        propensity: See `slate_standard_ips`.
-        target: See `slate_standard_ips`.
-        prediction: q_s at the logged ads.
-        expected_prediction: Expectation of q_s over the ad at s under the target, given the logged
-            ads of positions 1..s-1.
-        max_weight: Clips the cumulative weights; None: not.
-
-    Raises:
-        ValueError: See `slate_standard_ips`.
+    with q = 0 it is RIPS. `prediction` is q_s at the logged ads, `expected_prediction` its mean
+    over the ad at s under the target, given the logged ads of positions 1..s-1; `max_weight` clips
+    the cumulative weights. Other arguments and errors: see `slate_standard_ips`.
     """
-    weight = _clip(importance_weights(propensity, target).cumprod(-1), max_weight)
+    weight = clip_weight(importance_weights(propensity, target).cumprod(-1), max_weight)
     before = torch.cat([torch.ones_like(weight[..., :1]), weight[..., :-1]], dim=-1)
     residual = check_finite(reward, "reward") - check_finite(prediction, "prediction")
     expected = check_finite(expected_prediction, "expected_prediction")
     term = weight * residual + before * expected
-    weight = weight.expand_as(term)
-    return estimate_mean(term.sum(-1), _smallest_sample(weight), _has_support(weight))
-
-
-def _clip(weight: Tensor, max_weight: float | None) -> Tensor:
-    if max_weight is None:
-        return weight
-    if not max_weight > 0:
-        raise ValueError(f"max_weight must be positive, got {max_weight}")
-    return weight.clamp_max(max_weight)
+    return estimate_mean(term.sum(-1), *_least_known(weight.expand_as(term)))
 
 
 def _weighted(
@@ -164,26 +137,16 @@ def _weighted(
 ) -> Estimate:
     """Return the estimate for weights per position (W = S) or per slate (W = 1)."""
     weight, reward = torch.broadcast_tensors(weight, check_finite(reward, "reward"))
-    rows, supported = _smallest_sample(weight), _has_support(weight)
+    rows, supported = _least_known(weight)
     if not self_normalized:
         return estimate_mean((weight * reward).sum(-1), rows, supported)
-    num_slates = reward.shape[-2]
     total = weight.sum(-2)
     divisor = torch.where(total > 0, total, 1.0)
     value = (weight * reward).sum(-2) / divisor  # [*batch, S]
     residual = (weight * (reward - value[..., None, :]) / divisor[..., None, :]).sum(-1)
-    if num_slates == 1:
-        error = value.new_full(value.shape[:-1], math.inf)
-    else:
-        error = residual.square().sum(-1).sqrt() * math.sqrt(num_slates / (num_slates - 1))
-    return make_estimate(value.sum(-1), error, rows, supported)
+    return make_estimate(value.sum(-1), ratio_error(residual), rows, supported)
 
 
-def _smallest_sample(weight: Float[Tensor, "*batch n S"]) -> Tensor:
-    """Return the effective sample size of the position that has the least."""
-    return effective_sample_size(weight.transpose(-1, -2)).amin(-1)
-
-
-def _has_support(weight: Float[Tensor, "*batch n S"]) -> Tensor:
-    """Return whether some slate has weight at every position."""
-    return (weight > 0).any(-2).all(-1)
+def _least_known(weight: Float[Tensor, "*batch n S"]) -> tuple[Tensor, Tensor]:
+    """Return the smallest effective sample size of a position, and if each has any weight."""
+    return effective_sample_size(weight.transpose(-1, -2)).amin(-1), (weight > 0).any(-2).all(-1)

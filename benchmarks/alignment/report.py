@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from agents.methods import make_method, search_space
+from agents.methods import make_method, method_config, search_space
 from agents.train_config import TrainConfig
 from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentPreset
 from benchmarks.alignment.studies import (
@@ -51,7 +51,8 @@ def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: in
     assert isinstance(sizes, AlignmentPreset)
     rows: list[list[Cell]] = []
     for method in methods:
-        config = read_choice(tuned_file(settings, method), sizes.training)
+        training = method_config(method, sizes.training)
+        config = read_choice(tuned_file(settings, method), training)
         built, rate = make_method(method, config, num_levels)
         own = [
             f"{name} {getattr(config, name):g}"

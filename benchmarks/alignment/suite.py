@@ -19,6 +19,7 @@ from benchmarks.alignment.presets import (
 from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
+from benchmarks.alignment.train import Execution
 from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
@@ -110,13 +111,10 @@ def _row_task(settings: Settings, row: Row, seed: int) -> Task:
     else:
         function = "benchmarks.alignment.train:run_row"
         tuned = tuned_file(settings, row.method)
-        more = {
-            "row": name,
-            "tuned": tuned,
-            "plugins": settings.plugins,
-            "resume": settings.resume,
-            "logger": settings.logger,
-        }
+        execution = Execution(
+            resume=settings.resume, plugins=settings.plugins, logger=settings.logger
+        )
+        more = {"row": name, "tuned": tuned, "execution": execution}
         needs = (*needs, f"choose {row.method}") if tuned else needs
     return Task(
         name=f"{name}, seed {seed}",

@@ -2,12 +2,14 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torchrl.record.loggers import Logger, get_logger
 
+from agents.methods import method_config
 from agents.train_config import TrainConfig
 from agents.trainer import train
 from agents.warm_start import train_critic, train_vsl
@@ -23,9 +25,7 @@ from benchmarks.alignment.setup import (
     vsl_model,
 )
 from benchmarks.alignment.tuning import read_choice
-from benchmarks.evaluation import (
-    evaluate_model,
-)
+from benchmarks.evaluation import evaluate_model
 from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
@@ -39,6 +39,15 @@ from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a row is run, whatever its numbers; fields as those of `benchmarks.suite.Settings`."""
+
+    resume: bool
+    plugins: tuple[str, ...] = ()
+    logger: str | None = None
+
+
 def run_row(
     *,
     out: Path,
@@ -48,25 +57,23 @@ def run_row(
     sizes: AlignmentPreset,
     row: str,
     tuned: Path | None,
-    resume: bool,
-    plugins: tuple[str, ...] = (),
-    logger: str | None = None,
+    execution: Execution,
 ) -> pd.DataFrame:
     """Train one row from the seed's warm start and return its results."""
-    import_methods(plugins)
+    import_methods(execution.plugins)
     started = time.perf_counter()
     wanted = Row.parse(row)
     loaded = open_market(world, wanted.market, seed)
-    mix = RewardMix.from_specs(list(reward))
+    mix = RewardMix.of(reward)
     saved = checkpoint(out, on_market("evaluation", wanted.market), seed)
     setup = Setup.load(saved, loaded, mix)
-    config = wanted.training(read_choice(tuned, sizes.training))
+    training = method_config(wanted.method, sizes.training)
+    config = wanted.training(read_choice(tuned, training))
     ablation = ABLATIONS.get(wanted.ablation)
     start = "vaft" if ablation is None else ablation.start
     model = starting_model(start, out, loaded, wanted.market, seed, sizes, mix)
-    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), resume)
+    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), execution.resume)
     curve_s = 0.0
-    history: list[dict[str, float]] = []
 
     def measure(step: int) -> None:
         nonlocal curve_s
@@ -96,8 +103,8 @@ def run_row(
         reward=mix,
         on_step=on_step,
         checkpoint_path=checkpoint(out, f"{row}.train", seed),
-        resume=resume,
-        logger=_make_logger(logger, out, f"{row}-seed{seed}"),
+        resume=execution.resume,
+        logger=_make_logger(execution.logger, out, f"{row}-seed{seed}"),
     )
     rows = [rows_frame(row, seed, step, "train", m) for step, m in enumerate(history, start=1)]
     spent = pd.Series([m["step_s"] for m in history]).cumsum()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from agents.methods import search_space
+from agents.methods import method_config, search_space
 from agents.rollout import NonFiniteError
 from agents.train_config import TrainConfig
 from agents.trainer import train
@@ -75,7 +75,8 @@ def run_trial(
     mix = RewardMix.from_specs(list(reward))
     setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
     settings = trial_settings(method, sizes.tuning.num_trials)[trial]
-    config = _with_settings(sizes.training, settings, sizes.tuning.num_steps)
+    training = method_config(method, sizes.training)
+    config = _with_settings(training, settings, sizes.tuning.num_steps)
     model = load_policy(checkpoint(out, "vaft", seed))
     metrics: dict[str, float] = {}
     try:

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-import agents.methods
+import agents.registry
 from agents.actor_critic import HTECritic, PolicyLogits, make_actor
 from agents.methods import Method, TrainConfig, make_method, method_names, register_method
 from agents.objectives import GRPOAdvantage, HEPOAdvantage, HEPOLoss
@@ -448,8 +448,8 @@ def test_non_finite_numbers_stop_the_run_by_name() -> None:
 
 
 def test_a_non_finite_loss_leaves_the_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = dict(agents.methods._METHODS)  # this method is gone after the test
-    monkeypatch.setattr(agents.methods, "_METHODS", registered)
+    registered = dict(agents.registry._METHODS)  # this method is gone after the test
+    monkeypatch.setattr(agents.registry, "_METHODS", registered)
 
     @register_method("explodes")
     def explodes(config: TrainConfig, num_levels: int) -> Method:

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.record.loggers import get_logger
 
-from agents.critic_replay import CriticReplay
+from agents.critic import CriticReplay
 from agents.methods import (
     default_learning_rate,
     method_names,

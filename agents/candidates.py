@@ -1,0 +1,69 @@
+"""What every computation over candidates shares: checks of its arguments, and sums over who counts.
+
+Dims: B requests, K candidates. `valid` [B, K] is True where a candidate exists; the other
+candidates may hold anything, -inf and NaN included, and are replaced before any arithmetic.
+"""
+
+import math
+from collections.abc import Container, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def check_shape(
+    name: str, tensor: Tensor, letters: str, expected: Sequence[int] | None = None
+) -> None:
+    """Raise ValueError unless `tensor` has a dimension per letter, of the `expected` sizes."""
+    shape, sizes = tuple(tensor.shape), "" if expected is None else f" = {tuple(expected)}"
+    if len(shape) != len(letters.split(",")) or (expected is not None and shape != tuple(expected)):
+        raise ValueError(f"{name} must have shape [{letters}]{sizes}, got {shape}")
+
+
+def check_range(
+    name: str, value: int | float, low: int | float, high: int | float = math.inf
+) -> None:
+    """Raise ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+
+
+def check_above(name: str, value: float, low: float = 0.0) -> None:
+    """Raise ValueError unless value > low."""
+    if not value > low:
+        raise ValueError(f"{name} must be above {low:g}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: Container[str]) -> None:
+    """Raise ValueError unless `value` is one of the names in `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def check_clip(clip: float) -> None:
+    """Raise ValueError unless 0 < clip < 1."""
+    if not 0.0 < clip < 1.0:
+        raise ValueError(f"clip must lie in (0, 1), got {clip}")
+
+
+def resolve_valid(valid: Tensor | None, like: Tensor) -> Bool[Tensor, "B K"]:
+    """Return `valid`, checked to be bool [B, K], or all True where None; `like` is [B, K, ...]."""
+    if valid is None:
+        return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
+    check_shape("valid", valid, "B, K", like.shape[:2])
+    if valid.dtype != torch.bool:
+        raise ValueError(f"valid must be bool, got {valid.dtype}")
+    return valid
+
+
+def keep_valid(x: Tensor, valid: Bool[Tensor, "B K"]) -> Tensor:
+    """Return x [B, K, ...] with 0 at invalid candidates, whatever they held; no gradient there."""
+    return torch.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, 0.0)
+
+
+def mean_over_candidates(
+    per_level: Float[Tensor, "B K *levels"], valid: Bool[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid."""
+    return keep_valid(per_level, valid).sum() / valid.sum().clamp_min(1)

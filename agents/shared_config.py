@@ -1,0 +1,44 @@
+"""What every training run can be told, whatever its method."""
+
+from dataclasses import dataclass
+
+from agents.candidates import check_above, check_range
+from agents.rollout import RolloutConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedConfig(RolloutConfig):
+    """The dials of all methods; a method's own are in a subclass beside its loss."""
+
+    num_steps: int = 100
+    """Rollout batches, the critic's warm-up included: the budget of ranker evaluations is
+    num_steps x num_requests x num_candidates for every method. Not given in the paper."""
+    num_requests: int = 64
+    """B, requests per step. Not given in the paper."""
+    num_epochs: int = 2
+    """Policy updates per step, each over the whole batch. Not given in the paper."""
+    kl_stop: float | None = 2.0
+    """No further update in a step once KL(behaviour || policy) of the batch is above this, nats per
+    path. None: all epochs. Not given in the paper."""
+    arr_share: float = 0.0
+    """Share of a step's requests that rehearse users' current states (ARR, GPR 3.3); needs
+    `simulators.synthetic.arr.RehearsalWorld`."""
+    learning_rate: float | None = None
+    """Adam's, for HSD and PTD. None: the method's own (1e-3; hepo as printed 3e-4)."""
+    max_grad_norm: float = 1.0
+    """The policy's gradient is scaled down to this norm. Not given in the paper."""
+    kl_penalty: float = 0.2
+    """Weight of KL(policy || warm start) per level and nat, for methods whose loss has no
+    reference of its own (not dpo, rspo). Not in the paper; without it policies collapse
+    onto a few ads (`docs/log.md`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_steps", "num_requests", "num_epochs"):
+            check_range(name, getattr(self, name), 1)
+        check_range("arr_share", self.arr_share, 0.0, 1.0)
+        check_range("kl_penalty", self.kl_penalty, 0)
+        for name in ("learning_rate", "max_grad_norm", "kl_stop"):
+            value = getattr(self, name)
+            if value is not None:
+                check_above(name, value)
