@@ -1,6 +1,5 @@
 """What the architecture suite says: Tab. 2, what each row costs, and whether parts collapsed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,8 +28,9 @@ from benchmarks.architecture.speed import (
 from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
 from benchmarks.reports.lookup import interval_of, mean_of
 from benchmarks.reports.reading import Difference, compare
-from benchmarks.reports.trials import trial_words
+from benchmarks.reports.trials import rate_table
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_words
 from simulators.world.info import WorldInfo
 
 PAPER = {
@@ -170,21 +170,6 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     ]
 
 
-def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
-    """Return every row's trials; None without tuning."""
-    rows: list[list[Cell]] = []
-    for row, path in tuned.items():
-        if path is None:
-            continue
-        log = json.loads(path.read_text())
-        trials = trial_words(log["trials"], "validation")
-        rows.append([row, f"{log['learning_rate']:g}", trials])
-    if not rows:
-        return None
-    note = "Every trial is a whole training, on a seed that is not tested."
-    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows, note)
-
-
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
     """Return what was measured of single parts, with one thread and with two."""
     found = results[results["method"] == MACHINE].set_index("metric")["value"]
@@ -246,7 +231,8 @@ def make_report(
     blocks += [statistics] if statistics is not None else []
     sections = [Section("Costs and collapse", blocks)]
     sections.append(Section("Speed", speed_blocks(results, sizes)))
-    choices = tuning_table(tuned)
+    note = "Every trial is a whole training, on a seed that is not tested."
+    choices = rate_table(tuned, "row", "validation HitR of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
     paper: list[list[Cell]] = [[row, PAPER[row]] for row in rows if row in PAPER]
@@ -279,8 +265,8 @@ def make_report(
     )
     return SuiteReport(
         title="Architectures (GPR Tab. 2)",
-        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. World `{info.name}` ({info.source}). "
-        f"Simulated: {', '.join(info.simulated) or 'nothing'}. " + " ".join(info.notes),
+        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. {world_words(info)}"
+        + " ".join(info.notes),
         sections=sections,
         tables=[main_table(results, rows, sizes.list_size)],
         differences=differences,

@@ -1,6 +1,5 @@
 """What the scaling suite says: loss curves, the power law and how sure it is."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +19,11 @@ from benchmarks.reports.power_law import (
 )
 from benchmarks.reports.reading import Difference, compare, coverage_note
 from benchmarks.reports.statistics import bootstrap
-from benchmarks.reports.trials import trial_words
+from benchmarks.reports.trials import rate_table
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
 from benchmarks.scaling.presets import METHODS, SIZES, ScalingPreset
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_words
 from simulators.world.info import WorldInfo
 
 LOSS, CURVE = "final_loss", "heldout_loss"
@@ -156,22 +156,6 @@ def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Differ
     return found
 
 
-def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
-    """Return every size's trials; None without tuning."""
-    rows: list[list[Cell]] = []
-    for size, path in tuned.items():
-        if path is None:
-            continue
-        log = json.loads(path.read_text())
-        trials = trial_words(log["trials"], "validation_loss")
-        rows.append([size, f"{log['learning_rate']:g}", trials])
-    if not rows:
-        return None
-    title = "Learning rates"
-    note = "Where the largest or smallest rate was chosen, one beyond it might be better."
-    return Table(title, ["size", "chosen", "loss on the first held-out day of each"], rows, note)
-
-
 def make_report(
     results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
 ) -> SuiteReport:
@@ -212,7 +196,8 @@ def make_report(
             Bullets(law_words(fits, len(sizes), loss.shape[1], error)),
         ]
         sections.append(Section("Power law", blocks))
-    choices = tuning_table(tuned)
+    note = "Where the largest or smallest rate was chosen, one beyond it might be better."
+    choices = rate_table(tuned, "size", "loss on the first held-out day of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
     sections.append(
@@ -237,8 +222,7 @@ def make_report(
     )
     return SuiteReport(
         title="Scaling (GPR Fig. 5)",
-        lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. World `{info.name}` "
-        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. {world_words(info)}"
         + " ".join(info.notes),
         sections=sections,
         tables=[size_table(results, sizes)],

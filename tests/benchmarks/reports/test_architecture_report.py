@@ -1,7 +1,5 @@
 """The architecture report: who is compared with whom, and cells worked out by hand."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -13,8 +11,6 @@ from benchmarks.architecture.report import (
     speed_blocks,
     statistics_table,
     still_learning,
-    trial_words,
-    tuning_table,
 )
 from benchmarks.reports.blocks import Table
 from tests.benchmarks.reports.frames import frame, rows_of
@@ -103,17 +99,6 @@ def test_rows_best_at_their_last_step_are_counted() -> None:
     assert len(said) == 1
     assert said[0].startswith("1 of 2 trained rows were best at their last step")
     assert still_learning(frame(steps), ["full"]) == []
-
-
-def test_trials_say_their_rate_and_what_diverged(tmp_path: Path) -> None:
-    trials = [{"learning_rate": 0.003, "loss": 2.0}, {"learning_rate": 0.1, "loss": None}]
-    assert trial_words(trials, "loss") == "0.003: 2.000, 0.1: diverged"
-    path = tmp_path / "base.json"
-    path.write_text('{"learning_rate": 0.5, "trials": [{"learning_rate": 0.5, "validation": 1.0}]}')
-    table = tuning_table({"base": path, "popularity": None})
-    assert table is not None
-    assert table.rows == [["base", "0.5", "0.5: 1.000"]]
-    assert tuning_table({"popularity": None}) is None
 
 
 @pytest.mark.parametrize("metric", ["matrix_gflop_per_s", "train/hsd_over_plain_per_s"])
