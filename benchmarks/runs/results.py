@@ -49,6 +49,8 @@ DTYPES = {
 }
 COLUMNS = list(DTYPES)
 KEY = COLUMNS[:-1]
+Conditions = dict[str, str | int]
+"""Some of `CONDITIONS` by name."""
 BOOTSTRAP_SEED = 20_250
 """Of every interval in a report: resampling is not part of what `--seeds` varies."""
 
@@ -122,8 +124,9 @@ def under(results: pd.DataFrame, **conditions: str | int) -> pd.DataFrame:
     Look-ups see rows without conditions only, so nothing is pooled that was not asked for:
     `under(results, market="drift")` are the rows of that market as if there were no other.
     """
-    chosen = np.logical_and.reduce([results[name] == value for name, value in conditions.items()])
-    return results[chosen].assign(**{name: CONDITIONS[name] for name in conditions})
+    for name, value in conditions.items():
+        results = results[results[name] == value]
+    return results.assign(**{name: CONDITIONS[name] for name in conditions})
 
 
 def without_conditions(results: pd.DataFrame) -> pd.DataFrame:
