@@ -144,5 +144,5 @@ def run_row(
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
     metrics["num_requests"] = float(len(test))
     metrics["num_ads"] = float(shown.world.num_ads)
-    metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
-    return tidy(SUITE, row, seed, metrics)
+    collapse = tidy(SUITE, row, seed, studied.statistics(), part="collapse")
+    return pd.concat([tidy(SUITE, row, seed, metrics), collapse])
