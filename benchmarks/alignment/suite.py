@@ -17,16 +17,16 @@ from benchmarks.alignment.presets import (
     AlignmentPreset,
 )
 from benchmarks.alignment.report import make_report
-from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
+from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import tuned_file
+from benchmarks.alignment.tuning import SCORE, trial_settings, tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
+from benchmarks.runs.trials import trial_tasks
 from benchmarks.settings import Settings
-from benchmarks.worlds import open_market, world_seed
-from simulators.make import world_names
+from benchmarks.worlds import BASE, needs_world, on_market, open_market, world_tasks
 
 
 def make_tasks(settings: Settings) -> list[Task]:
@@ -58,32 +58,12 @@ def _shared(settings: Settings) -> dict[str, object]:
     }
 
 
-def _world_name(settings: Settings, market: str, seed: int) -> str:
-    return on_market(f"world, seed {world_seed(settings.world, seed)}", market)
-
-
 def _world_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    if settings.world not in world_names():
-        return []
-    return [
-        Task(
-            name=_world_name(settings, market, seed),
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "market": market, "seed": seed},
-            output=_part(settings, on_market("world", market), seed),
-            cost=1.0,
-        )
-        for seed in sorted({world_seed(settings.world, seed) for seed in seeds})
-    ]
+    return world_tasks(settings.world, seeds, settings.out, market=market)
 
 
 def _part(settings: Settings, name: str, seed: int) -> Path:
     return settings.out / "parts" / f"{name}-seed{seed}.parquet"
-
-
-def _needs_world(settings: Settings, market: str, seed: int) -> tuple[str, ...]:
-    named = settings.world in world_names()
-    return (_world_name(settings, market, seed),) if named else ()
 
 
 def _warm_name(market: str, seed: int) -> str:
@@ -96,9 +76,9 @@ def _warm_start(settings: Settings, market: str, seed: int) -> Task:
         name=_warm_name(market, seed),
         function="benchmarks.alignment.setup:prepare_seed",
         kwargs={**_shared(settings), "market": market, "seed": seed},
-        needs=_needs_world(settings, market, seed),
+        needs=needs_world(settings.world, seed, market),
         output=_part(settings, on_market("warm", market), seed),
-        files=tuple(checkpoint(settings.out, on_market(n, market), seed) for n in files),
+        files=tuple(checkpoint(settings.out, name, seed, market) for name in files),
         cost=2.0,
     )
 
@@ -114,7 +94,7 @@ def _row_task(settings: Settings, row: Row, seed: int) -> Task:
         execution = Execution(
             resume=settings.resume, plugins=settings.plugins, logger=settings.logger
         )
-        more = {"row": name, "tuned": tuned, "execution": execution}
+        more = {"row": row, "tuned": tuned, "execution": execution}
         needs = (*needs, f"choose {row.method}") if tuned else needs
     return Task(
         name=f"{name}, seed {seed}",
@@ -141,54 +121,25 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
                 name=f"tuning start, seed {seed}",
                 function="benchmarks.alignment.tuning:prepare_tuning",
                 kwargs={**shared, "seed": seed},
-                needs=_needs_world(settings, BASE, seed),
+                needs=needs_world(settings.world, seed),
                 output=_part(settings, "tuning", seed),
                 cost=2.0,
             )
         )
+    import_methods(settings.plugins)  # their search spaces
+    needs = {seed: (f"tuning start, seed {seed}",) for seed in plan.seeds}
     for method in methods:
-        parts: list[list[Path]] = []
-        names = []
-        for trial in range(plan.num_trials):
-            parts.append([])
-            for seed in plan.seeds:
-                output = _part(settings, f"tuning-{method}-trial{trial}", seed)
-                task = Task(
-                    name=f"tuning {method}, trial {trial}, seed {seed}",
-                    function="benchmarks.alignment.tuning:run_trial",
-                    kwargs={
-                        **shared,
-                        "seed": seed,
-                        "method": method,
-                        "trial": trial,
-                        "plugins": settings.plugins,
-                    },
-                    needs=(f"tuning start, seed {seed}",),
-                    output=output,
-                    cost=0.5,
-                )
-                parts[-1].append(output)
-                names.append(task.name)
-                tasks.append(task)
         choice = tuned_file(settings, method)
         assert choice is not None
-        tasks.append(
-            Task(
-                name=f"choose {method}",
-                function="benchmarks.alignment.tuning:choose",
-                kwargs={
-                    "method": method,
-                    "parts": parts,
-                    "sizes": sizes,
-                    "output": choice,
-                    "plugins": settings.plugins,
-                },
-                needs=tuple(names),
-                output=settings.out / "parts" / f"choice-{method}.parquet",
-                files=(choice,),
-                cost=0.01,
-            )
+        trial = Task(
+            name="",
+            function="benchmarks.alignment.tuning:run_trial",
+            kwargs={**shared, "method": method, "plugins": settings.plugins},
+            output=choice,
+            cost=0.5,
         )
+        tried = trial_settings(method, plan.num_trials)
+        tasks += trial_tasks(method, trial, tried, needs, {"metrics": (SCORE,), "sign": -1.0})
     return tasks
 
 
