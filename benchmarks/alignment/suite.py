@@ -6,7 +6,8 @@ methods are compared inside a seed. Markets change the world's rules, ablations 
 method, and tuning gives every method the same number of trials on seeds of their own.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -17,38 +18,32 @@ from benchmarks.alignment.presets import (
     AlignmentPreset,
 )
 from benchmarks.alignment.report import make_report
-from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
+from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
-from benchmarks.worlds import open_market, world_seed
-from simulators.make import world_names
+from benchmarks.worlds import BASE, needs_world, on_market, open_market, world_tasks
 
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return worlds, warm starts and tuning, then every (row, seed) pair, the base market first."""
     rows = rows_of(settings)
-    tasks = _shared_tasks(settings, BASE, settings.seeds)
-    tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
+    plan = Plan(settings.out)
+    _add_starts(plan, settings, BASE, settings.seeds)
+    _add_tuning(plan, settings, sorted({row.method for row in rows} - set(SUPERVISED)))
     plain = {r: seeds for r, seeds in rows.items() if r.market == BASE and not r.ablation}
-    tasks += [_row_task(settings, row, seed) for row, seeds in plain.items() for seed in seeds]
+    _add_rows(plan, settings, plain)
     for market in settings.markets:
-        tasks += _shared_tasks(settings, market, seeds_on(market, rows, settings))
-    others = {row: seeds for row, seeds in rows.items() if row not in plain}
-    tasks += [_row_task(settings, row, seed) for row, seeds in others.items() for seed in seeds]
-    return tasks
+        _add_starts(plan, settings, market, seeds_on(market, rows, settings))
+    _add_rows(plan, settings, {row: seeds for row, seeds in rows.items() if row not in plain})
+    return plan.tasks
 
 
-def _shared_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    """Return the worlds of a market and the warm starts that its methods share."""
-    starts = [_warm_start(settings, market, seed) for seed in seeds]
-    return [*_world_tasks(settings, market, seeds), *starts]
-
-
-def _shared(settings: Settings) -> dict[str, object]:
+def _shared(settings: Settings) -> dict[str, Any]:
     return {
         "out": settings.out,
         "world": settings.world,
@@ -57,141 +52,83 @@ def _shared(settings: Settings) -> dict[str, object]:
     }
 
 
-def _world_name(settings: Settings, market: str, seed: int) -> str:
-    return on_market(f"world, seed {world_seed(settings.world, seed)}", market)
-
-
-def _world_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    if settings.world not in world_names():
-        return []
-    return [
-        Task(
-            name=_world_name(settings, market, seed),
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "market": market, "seed": seed},
-            output=_part(settings, on_market("world", market), seed),
-            cost=1.0,
-        )
-        for seed in sorted({world_seed(settings.world, seed) for seed in seeds})
-    ]
-
-
-def _part(settings: Settings, name: str, seed: int) -> Path:
-    return settings.out / "parts" / f"{name}-seed{seed}.parquet"
-
-
-def _needs_world(settings: Settings, market: str, seed: int) -> tuple[str, ...]:
-    named = settings.world in world_names()
-    return (_world_name(settings, market, seed),) if named else ()
-
-
 def _warm_name(market: str, seed: int) -> str:
     return on_market(f"warm start, seed {seed}", market)
 
 
-def _warm_start(settings: Settings, market: str, seed: int) -> Task:
-    files = ("mtp", "vaft", "evaluation")
-    return Task(
-        name=_warm_name(market, seed),
-        function="benchmarks.alignment.setup:prepare_seed",
-        kwargs={**_shared(settings), "market": market, "seed": seed},
-        needs=_needs_world(settings, market, seed),
-        output=_part(settings, on_market("warm", market), seed),
-        files=tuple(checkpoint(settings.out, on_market(n, market), seed) for n in files),
-        cost=2.0,
-    )
+def _add_starts(plan: Plan, settings: Settings, market: str, seeds: tuple[int, ...]) -> None:
+    """Add the worlds of a market and the warm starts that its methods share."""
+    plan.tasks += world_tasks(settings.world, seeds, plan.out, market=market)
+    for seed in seeds:
+        files = (on_market(name, market) for name in ("mtp", "vaft", "evaluation"))
+        plan.add(
+            _warm_name(market, seed),
+            "benchmarks.alignment.setup:prepare_seed",
+            needs=needs_world(settings.world, seed, market),
+            files=tuple(checkpoint(plan.out, file, seed) for file in files),
+            cost=2.0,
+            **_shared(settings),
+            market=market,
+            seed=seed,
+        )
 
 
-def _row_task(settings: Settings, row: Row, seed: int) -> Task:
-    needs: tuple[str, ...] = (_warm_name(row.market, seed),)
-    name = str(row)
-    if row.method in SUPERVISED:
-        function, more = "benchmarks.alignment.train:run_vsl", {}
-    else:
-        function = "benchmarks.alignment.train:run_row"
-        tuned = tuned_file(settings, row.method)
-        more = {
-            "row": name,
-            "tuned": tuned,
-            "plugins": settings.plugins,
-            "resume": settings.resume,
-            "logger": settings.logger,
-        }
-        needs = (*needs, f"choose {row.method}") if tuned else needs
-    return Task(
-        name=f"{name}, seed {seed}",
-        function=function,
-        kwargs={**_shared(settings), "seed": seed, **more},
-        needs=needs,
-        output=_part(settings, name, seed),
-        files=(checkpoint(settings.out, name, seed),),
-    )
+def _add_rows(plan: Plan, settings: Settings, rows: Mapping[Row, tuple[int, ...]]) -> None:
+    for row, seed in ((row, seed) for row, seeds in rows.items() for seed in seeds):
+        needs: tuple[str, ...] = (_warm_name(row.market, seed),)
+        name, function = str(row), "run_vsl"
+        more: dict[str, Any] = {}
+        if row.method not in SUPERVISED:
+            function, tuned = "run_row", tuned_file(settings, row.method)
+            more = {
+                "row": name,
+                "tuned": tuned,
+                "plugins": settings.plugins,
+                "resume": settings.resume,
+                "logger": settings.logger,
+            }
+            needs = (*needs, f"choose {row.method}") if tuned else needs
+        plan.add(
+            f"{name}, seed {seed}",
+            f"benchmarks.alignment.train:{function}",
+            needs=needs,
+            files=(checkpoint(plan.out, name, seed),),
+            **_shared(settings),
+            seed=seed,
+            **more,
+        )
 
 
-def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
-    """Return the tuning seeds' warm starts, every (method, trial, seed) and the choices."""
+def _add_tuning(plan: Plan, settings: Settings, methods: list[str]) -> None:
+    """Add the tuning seeds' warm starts, every (method, trial, seed) and the choices."""
     sizes = settings.sizes
     assert isinstance(sizes, AlignmentPreset)
-    plan = sizes.tuning
-    if not plan.num_trials or not methods:
-        return []
-    shared = _shared(settings)
-    tasks = _world_tasks(settings, BASE, plan.seeds)
-    for seed in plan.seeds:
-        tasks.append(
-            Task(
-                name=f"tuning start, seed {seed}",
-                function="benchmarks.alignment.tuning:prepare_tuning",
-                kwargs={**shared, "seed": seed},
-                needs=_needs_world(settings, BASE, seed),
-                output=_part(settings, "tuning", seed),
-                cost=2.0,
-            )
+    num_trials, seeds = sizes.tuning.num_trials, sizes.tuning.seeds
+    if not num_trials or not methods:
+        return
+    module = "benchmarks.alignment.tuning"
+    plan.tasks += world_tasks(settings.world, seeds, plan.out)
+    for seed in seeds:
+        plan.add(
+            f"tuning start, seed {seed}",
+            f"{module}:prepare_tuning",
+            needs=needs_world(settings.world, seed),
+            cost=2.0,
+            **_shared(settings),
+            seed=seed,
         )
     for method in methods:
-        parts: list[list[Path]] = []
-        names = []
-        for trial in range(plan.num_trials):
-            parts.append([])
-            for seed in plan.seeds:
-                output = _part(settings, f"tuning-{method}-trial{trial}", seed)
-                task = Task(
-                    name=f"tuning {method}, trial {trial}, seed {seed}",
-                    function="benchmarks.alignment.tuning:run_trial",
-                    kwargs={
-                        **shared,
-                        "seed": seed,
-                        "method": method,
-                        "trial": trial,
-                        "plugins": settings.plugins,
-                    },
-                    needs=(f"tuning start, seed {seed}",),
-                    output=output,
-                    cost=0.5,
-                )
-                parts[-1].append(output)
-                names.append(task.name)
-                tasks.append(task)
-        choice = tuned_file(settings, method)
-        assert choice is not None
-        tasks.append(
-            Task(
-                name=f"choose {method}",
-                function="benchmarks.alignment.tuning:choose",
-                kwargs={
-                    "method": method,
-                    "parts": parts,
-                    "sizes": sizes,
-                    "output": choice,
-                    "plugins": settings.plugins,
-                },
-                needs=tuple(names),
-                output=settings.out / "parts" / f"choice-{method}.parquet",
-                files=(choice,),
-                cost=0.01,
-            )
+        own: dict[str, Any] = {"method": method, "plugins": settings.plugins}
+        plan.add_tuning(
+            method,
+            module,
+            num_trials=num_trials,
+            seeds=seeds,
+            needs=lambda seed: (f"tuning start, seed {seed}",),
+            shared={**_shared(settings), **own},
+            choice={**own, "sizes": sizes, "output": tuned_file(settings, method)},
+            cost=0.5,
         )
-    return tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

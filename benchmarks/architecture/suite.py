@@ -7,24 +7,25 @@ the whole catalogue for held-out requests whose ad was clicked.
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.architecture.presets import (
-    MACHINE,
+    METHODS as ALL_METHODS,
+)
+from benchmarks.architecture.presets import (
     NO_TRAINING,
     PRESETS,  # noqa: F401, what `load_suite` reads
     ArchitecturePreset,
 )
-from benchmarks.architecture.presets import (
-    METHODS as ALL_METHODS,
-)
 from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import load_world, world_names
+from benchmarks.worlds import needs_world, world_seed, world_tasks
+from simulators.make import load_world
 from simulators.progress import silent
 
 _OPTIONAL = {"tiger": "transformers"}
@@ -44,72 +45,49 @@ def tuned_file(settings: Settings, row: str) -> Path | None:
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return worlds, tuning, every (row, seed) and the speed measurement."""
-    sizes, out = settings.sizes, settings.out
+    world, sizes = settings.world, settings.sizes
     assert isinstance(sizes, ArchitecturePreset)
     tunes = any(tuned_file(settings, row) for row in settings.methods)
     seeds = [*settings.seeds, *((sizes.tuning_seed,) if tunes else ())]
-    named = settings.world in world_names()
-    tasks = [
-        Task(
-            name=f"world, seed {seed}",
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "seed": seed},
-            output=out / "parts" / f"world-seed{seed}.parquet",
-            cost=3.0,
-        )
-        for seed in sorted({world_seed(settings.world, s) for s in seeds} if named else ())
-    ]
-
-    def needs(seed: int) -> tuple[str, ...]:
-        return (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
-
+    plan = Plan(settings.out, world_tasks(world, seeds, settings.out, cost=3.0))
+    train = "benchmarks.architecture.train"
     for row in settings.methods:
+        shared: dict[str, Any] = {
+            "world": world,
+            "protocol": settings.protocol,
+            "row": row,
+            "sizes": sizes,
+        }
         tuned = tuned_file(settings, row)
+        tuning: tuple[str, ...] = ()
         if tuned is not None:
-            tasks.append(
-                Task(
-                    name=f"tuning {row}",
-                    function="benchmarks.architecture.train:run_trial",
-                    kwargs={
-                        "world": settings.world,
-                        "protocol": settings.protocol,
-                        "row": row,
-                        "sizes": sizes,
-                        "output": tuned,
-                    },
-                    needs=needs(sizes.tuning_seed),
-                    output=out / "parts" / f"tuning-{row}.parquet",
-                    files=(tuned,),
-                )
+            task = plan.add(
+                f"tuning {row}",
+                f"{train}:run_trial",
+                needs=needs_world(world, sizes.tuning_seed),
+                files=(tuned,),
+                **shared,
+                output=tuned,
             )
+            tuning = (task.name,)
         for seed in settings.seeds:
-            tasks.append(
-                Task(
-                    name=f"{row}, seed {seed}",
-                    function="benchmarks.architecture.train:run_row",
-                    kwargs={
-                        "world": settings.world,
-                        "protocol": settings.protocol,
-                        "row": row,
-                        "seed": seed,
-                        "tuned": tuned,
-                        "sizes": sizes,
-                    },
-                    needs=(*needs(seed), *((f"tuning {row}",) if tuned is not None else ())),
-                    output=out / "parts" / f"{row}-seed{seed}.parquet",
-                    cost=0.1 if row in NO_TRAINING else 1.0,
-                )
+            plan.add(
+                f"{row}, seed {seed}",
+                f"{train}:run_row",
+                needs=(*needs_world(world, seed), *tuning),
+                cost=0.1 if row in NO_TRAINING else 1.0,
+                **shared,
+                seed=seed,
+                tuned=tuned,
             )
-    tasks.append(
-        Task(
-            name="speed",
-            function="benchmarks.architecture.speed:measure_speed",
-            kwargs={"seed": settings.seeds[0], "sizes": sizes},
-            needs=tuple(task.name for task in tasks),  # alone: it measures with two threads
-            output=out / "parts" / f"{MACHINE}.parquet",
-        )
+    plan.add(
+        "speed",
+        "benchmarks.architecture.speed:measure_speed",
+        needs=plan.names,  # alone: it measures with two threads
+        seed=settings.seeds[0],
+        sizes=sizes,
     )
-    return tasks
+    return plan.tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

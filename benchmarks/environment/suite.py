@@ -5,6 +5,7 @@ thread and with two. A seed is a round of measurements; all rounds share one wor
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -36,11 +37,12 @@ from benchmarks.measure.memory import in_fresh_process
 from benchmarks.measure.timing import matrix_rate, torch_threads
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.files import write_text
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.settings import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import load_world, world_names
+from benchmarks.worlds import world_seed, world_tasks
+from simulators.make import load_world
 from simulators.progress import silent
 
 MACHINE = "machine"
@@ -205,70 +207,46 @@ def make_tasks(settings: Settings) -> list[Task]:
     """Return the tasks, each needing the one before: none may share the machine with another."""
     sizes = settings.sizes
     assert isinstance(sizes, EnvironmentPreset)
-    tasks: list[Task] = []
+    first, world = settings.seeds[0], settings.world
+    plan = Plan(settings.out, world_tasks(world, [first], settings.out, cost=5.0))
+    at: dict[str, Any] = {"world": world, "world_seed": world_seed(world, first)}
 
-    def add(name: str, function: str, cost: float, *files: Path, **kwargs: object) -> None:
-        file = f"{name.replace(',', '').replace(' ', '-')}.parquet"
-        tasks.append(
-            Task(
-                name=name,
-                function=function,
-                kwargs=kwargs,
-                needs=(tasks[-1].name,) if tasks else (),
-                output=settings.out / "parts" / file,
-                files=files,
-                cost=cost,
-            )
+    def add(name: str, function: str, cost: float, **kwargs: Any) -> None:
+        file = kwargs.get("file")
+        plan.add(
+            name,
+            f"benchmarks.environment.suite:{function}",
+            needs=plan.names[-1:],
+            files=(file,) if isinstance(file, Path) else (),
+            cost=cost,
+            **kwargs,
+            sizes=sizes,
         )
 
-    first = settings.seeds[0]
-    seed_of_world = world_seed(settings.world, first)
-    at = {"world": settings.world, "world_seed": seed_of_world}
-    if settings.world in world_names():
-        add(
-            f"world, seed {seed_of_world}",
-            "benchmarks.worlds:make_market",
-            5.0,
-            world=settings.world,
-            seed=seed_of_world,
-        )
-    here = "benchmarks.environment.suite"
     for seed in settings.seeds:
-        add(f"{MACHINE}, seed {seed}", f"{here}:measure_machine", 0.2, seed=seed, sizes=sizes)
+        add(f"{MACHINE}, seed {seed}", "measure_machine", 0.2, seed=seed)
         for method in settings.methods:
             add(
                 f"{method}, seed {seed}",
-                f"{here}:measure_method",
+                "measure_method",
                 float(len(batches_of(method, sizes))),
                 **at,
                 seed=seed,
                 method=method,
                 reward=settings.reward,
-                sizes=sizes,
             )
         if VECTOR in settings.methods:
-            add(f"pieces, seed {seed}", f"{here}:measure_pieces", 0.5, **at, seed=seed, sizes=sizes)
+            add(f"pieces, seed {seed}", "measure_pieces", 0.5, **at, seed=seed)
+    parts = settings.out / "parts"
     if VECTOR in settings.methods:
         for size in sizes.catalogues:
-            file = settings.out / "parts" / f"memory-{size.num_ads}.csv"
-            add(
-                f"{size.num_ads} ads",
-                f"{here}:measure_catalogue",
-                4.0,
-                file,
-                size=size,
-                seed=first,
-                sizes=sizes,
-                file=file,
-            )
+            file = parts / f"memory-{size.num_ads}.csv"
+            add(f"{size.num_ads} ads", "measure_catalogue", 4.0, size=size, seed=first, file=file)
     measured = tuple(m for m in settings.methods if m in sizes.memory_methods)
     if measured:
-        file = settings.out / "parts" / "memory.csv"
-        add(
-            "memory", f"{here}:measure_memory", 4.0 * len(measured), file,
-            **at, methods=measured, sizes=sizes, file=file,
-        )  # fmt: skip
-    return tasks
+        cost, file = 4.0 * len(measured), parts / "memory.csv"
+        add("memory", "measure_memory", cost, **at, methods=measured, file=file)
+    return plan.tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

@@ -8,6 +8,7 @@ an exact expectation under the hidden truth.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,6 +27,7 @@ from benchmarks.off_policy.presets import (
 from benchmarks.off_policy.report import make_report
 from benchmarks.off_policy.tables import Tables, make_tables
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
@@ -128,41 +130,35 @@ def _check_world(world: str) -> None:
 def make_tasks(settings: Settings) -> list[Task]:
     """Return per seed the world with its target policy, then ads and slates on their own."""
     _check_world(settings.world)
-    out, sizes = settings.out, settings.sizes
-    assert isinstance(sizes, OffPolicyPreset)
-    tasks = [
-        Task(
-            name=f"world and policies, seed {seed}",
-            function="benchmarks.off_policy.suite:prepare_seed",
-            kwargs={"out": out, "world": settings.world, "seed": seed, "sizes": sizes},
-            output=out / "parts" / f"world-seed{seed}.parquet",
-            files=(_policy_file(out, seed), _log_file(out, seed)),
+    here = "benchmarks.off_policy.suite"
+    shared: dict[str, Any] = {
+        "out": settings.out,
+        "world": settings.world,
+        "sizes": settings.sizes,
+    }
+    plan = Plan(settings.out)
+    for seed in settings.seeds:
+        plan.add(
+            f"world and policies, seed {seed}",
+            f"{here}:prepare_seed",
+            files=(_policy_file(settings.out, seed), _log_file(settings.out, seed)),
+            **shared,
+            seed=seed,
         )
-        for seed in settings.seeds
-    ]
     for seed in settings.seeds:
         for kind, known in KINDS.items():
-            methods = tuple(m for m in settings.methods if m in known)
-            if not methods:
-                continue
-            tasks.append(
-                Task(
-                    name=f"{kind}, seed {seed}",
-                    function="benchmarks.off_policy.suite:judge",
-                    kwargs={
-                        "out": out,
-                        "world": settings.world,
-                        "reward": settings.reward,
-                        "seed": seed,
-                        "sizes": sizes,
-                        "kind": kind,
-                        "methods": methods,
-                    },
+            if methods := tuple(m for m in settings.methods if m in known):
+                plan.add(
+                    f"{kind}, seed {seed}",
+                    f"{here}:judge",
                     needs=(f"world and policies, seed {seed}",),
-                    output=out / "parts" / f"{kind}-seed{seed}.parquet",
+                    **shared,
+                    reward=settings.reward,
+                    seed=seed,
+                    kind=kind,
+                    methods=methods,
                 )
-            )
-    return tasks
+    return plan.tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

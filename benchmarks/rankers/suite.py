@@ -15,12 +15,13 @@ import torch
 
 from benchmarks.rankers.report import make_report
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
-from benchmarks.worlds import world_seed
+from benchmarks.worlds import needs_world, world_seed, world_tasks
 from simulators.building import grade_regime
-from simulators.make import load_world, world_names
+from simulators.make import load_world
 from simulators.rankers.cards import ranker_card, ranker_reliability
 from simulators.rankers.custom import RankerModel, use_rankers
 from simulators.world import World
@@ -111,34 +112,21 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return the worlds, then every (method, seed) pair."""
-    out, sizes = settings.out, settings.sizes
-    assert isinstance(sizes, RankersPreset)
-    named = settings.world in world_names()
-    tasks = [
-        Task(
-            name=f"world, seed {seed}",
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "seed": seed},
-            output=out / "parts" / f"world-seed{seed}.parquet",
-        )
-        for seed in sorted({world_seed(settings.world, s) for s in settings.seeds} if named else ())
-    ]
+    world, sizes = settings.world, settings.sizes
+    plan = Plan(settings.out, world_tasks(world, settings.seeds, settings.out))
     for seed in settings.seeds:
-        of_world = (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
         for method in settings.methods:
-            tasks.append(
-                Task(
-                    name=f"{method}, seed {seed}",
-                    function="benchmarks.rankers.suite:run_method",
-                    kwargs={
-                        "world": settings.world, "seed": seed, "method": method, "sizes": sizes
-                    },
-                    needs=of_world,
-                    output=out / "parts" / f"{method}-seed{seed}.parquet",
-                    cost=0.2 if method == NETWORK else 1.0,
-                )
-            )  # fmt: skip
-    return tasks
+            plan.add(
+                f"{method}, seed {seed}",
+                "benchmarks.rankers.suite:run_method",
+                needs=needs_world(world, seed),
+                cost=0.2 if method == NETWORK else 1.0,
+                world=world,
+                seed=seed,
+                method=method,
+                sizes=sizes,
+            )
+    return plan.tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

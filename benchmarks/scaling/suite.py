@@ -5,10 +5,12 @@ learning rate by the same trials on a seed that the report does not use.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.tasks import Task
 from benchmarks.scaling.presets import (
     METHODS,  # noqa: F401, what `load_suite` reads
@@ -19,8 +21,7 @@ from benchmarks.scaling.presets import (
 from benchmarks.scaling.report import make_report
 from benchmarks.scaling.train import WORLD_SEED, study_world
 from benchmarks.settings import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import world_names
+from benchmarks.worlds import needs_world, world_tasks
 
 
 def tuned_file(settings: Settings, size: str) -> Path | None:
@@ -33,52 +34,37 @@ def tuned_file(settings: Settings, size: str) -> Path | None:
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return the world, tuning and every (size, seed)."""
-    sizes, out = settings.sizes, settings.out
-    assert isinstance(sizes, ScalingPreset)
-    tasks: list[Task] = []
-    made: tuple[str, ...] = ()
-    if settings.world in world_names():
-        made = ("world",)
-        tasks.append(
-            Task(
-                name="world",
-                function="benchmarks.worlds:make_market",
-                kwargs={
-                    "world": settings.world,
-                    "seed": world_seed(settings.world, WORLD_SEED),
-                },
-                output=out / "parts" / "world.parquet",
-                cost=5.0,
-            )
-        )
+    world, sizes = settings.world, settings.sizes
+    plan = Plan(settings.out, world_tasks(world, [WORLD_SEED], settings.out, cost=5.0))
+    made = needs_world(world, WORLD_SEED)
+    train = "benchmarks.scaling.train"
     for size in settings.methods:
         tuned = tuned_file(settings, size)
         cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000
-        shared: dict[str, object] = {"world": settings.world, "size": size, "sizes": sizes}
+        shared: dict[str, Any] = {"world": world, "size": size, "sizes": sizes}
+        needs = made
         if tuned is not None:
-            tasks.append(
-                Task(
-                    name=f"tuning {size}",
-                    function="benchmarks.scaling.train:run_trial",
-                    kwargs={**shared, "output": tuned},
-                    needs=made,
-                    output=out / "parts" / f"tuning-{size}.parquet",
-                    files=(tuned,),
-                    cost=cost,
-                )
+            tuning = plan.add(
+                f"tuning {size}",
+                f"{train}:run_trial",
+                needs=made,
+                files=(tuned,),
+                cost=cost,
+                **shared,
+                output=tuned,
             )
+            needs = (*made, tuning.name)
         for seed in settings.seeds:
-            tasks.append(
-                Task(
-                    name=f"{size}, seed {seed}",
-                    function="benchmarks.scaling.train:run_size",
-                    kwargs={**shared, "seed": seed, "tuned": tuned},
-                    needs=made if tuned is None else (*made, f"tuning {size}"),
-                    output=out / "parts" / f"{size}-seed{seed}.parquet",
-                    cost=cost,
-                )
+            plan.add(
+                f"{size}, seed {seed}",
+                f"{train}:run_size",
+                needs=needs,
+                cost=cost,
+                **shared,
+                seed=seed,
+                tuned=tuned,
             )
-    return tasks
+    return plan.tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:

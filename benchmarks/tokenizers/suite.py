@@ -6,15 +6,16 @@ level is a hash of business keys, so its rows are no rival of the others on cont
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
+from benchmarks.runs.plan import Plan
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import CATALOGUES, FILE, JOURNEY
 from benchmarks.tokenizers.presets import (
-    MACHINE,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
     TokenizersPreset,
@@ -40,49 +41,34 @@ def tuned_file(settings: Settings, method: str, catalogue: str) -> Path | None:
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return speed, tuning and every (tokenizer, catalogue, seed)."""
-    sizes = settings.sizes
-    assert isinstance(sizes, TokenizersPreset)
-    tasks = []
+    plan = Plan(settings.out)
     if JOURNEY in catalogues_of(settings):
         path = _journey_file(settings)
-        tasks.append(
-            Task(
-                name=_READ_JOURNEY,
-                function="benchmarks.tokenizers.catalogues:write_journey",
-                kwargs={"path": path},
-                output=_part(settings, "journey-items"),
-                files=(path,),
-            )
-        )
+        write = "benchmarks.tokenizers.catalogues:write_journey"
+        plan.add(_READ_JOURNEY, write, files=(path,), path=path)
     for catalogue in catalogues_of(settings):
         for method in settings.methods:
-            tasks += _tasks_of(settings, sizes, method, catalogue)
-    tasks.append(
-        Task(
-            name="speed",
-            function="benchmarks.tokenizers.speed:measure_speed",
-            kwargs={"seed": settings.seeds[0], "sizes": sizes},
-            needs=tuple(task.name for task in tasks),  # alone: it measures with two threads
-            output=_part(settings, MACHINE),
-            cost=4.0,
-        )
+            _add_row(plan, settings, method, catalogue)
+    plan.add(
+        "speed",
+        "benchmarks.tokenizers.speed:measure_speed",
+        needs=plan.names,  # alone: it measures with two threads
+        cost=4.0,
+        seed=settings.seeds[0],
+        sizes=settings.sizes,
     )
-    return tasks
+    return plan.tasks
 
 
 def _journey_file(settings: Settings) -> Path:
     return settings.out / "catalogues" / "journey.parquet"
 
 
-def _part(settings: Settings, name: str) -> Path:
-    return settings.out / "parts" / f"{name}.parquet"
-
-
-def _tasks_of(
-    settings: Settings, sizes: TokenizersPreset, method: str, catalogue: str
-) -> list[Task]:
-    row = row_name(method, catalogue)
-    shared: dict[str, object] = {
+def _add_row(plan: Plan, settings: Settings, method: str, catalogue: str) -> None:
+    sizes = settings.sizes
+    assert isinstance(sizes, TokenizersPreset)
+    row, fit = row_name(method, catalogue), "benchmarks.tokenizers.fit"
+    shared: dict[str, Any] = {
         "catalogue": catalogue,
         "world": settings.world,
         "source": _journey_file(settings) if catalogue == JOURNEY else settings.embeddings,
@@ -92,51 +78,34 @@ def _tasks_of(
     cost = 5.0 if method in ("rq_vae", "rq_kmeans_plus") else 1.0
     tuned = tuned_file(settings, method, catalogue)
     before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
-    tasks: list[Task] = []
-    parts: list[list[Path]] = []
-    seeds = sizes.tuning_seeds
-    for trial in range(sizes.num_trials):
-        parts.append([_part(settings, f"{row}-trial{trial}-seed{seed}") for seed in seeds])
-        for seed, output in zip(seeds, parts[-1], strict=True):
-            tasks.append(
-                Task(
-                    name=f"tuning {row}, trial {trial}, seed {seed}",
-                    function="benchmarks.tokenizers.fit:run_trial",
-                    kwargs={**shared, "trial": trial, "seed": seed},
-                    needs=before,
-                    output=output,
-                    cost=cost,
-                )
-            )
+    needs = before
     if tuned is not None:
-        choice = Task(
-            name=f"choose {row}",
-            function="benchmarks.tokenizers.fit:choose",
-            kwargs={
+        chosen = plan.add_tuning(
+            row,
+            fit,
+            num_trials=sizes.num_trials,
+            seeds=sizes.tuning_seeds,
+            needs=lambda _: before,
+            shared=shared,
+            choice={
                 "method": method,
                 "catalogue": catalogue,
-                "parts": parts,
                 "num_trials": sizes.num_trials,
                 "output": tuned,
             },
-            needs=tuple(task.name for task in tasks),
-            output=_part(settings, f"choice-{row}"),
-            files=(tuned,),
-            cost=0.01,
+            cost=cost,
         )
-        tasks.append(choice)
+        needs = (chosen.name,)
     for seed in settings.seeds:
-        tasks.append(
-            Task(
-                name=f"{row}, seed {seed}",
-                function="benchmarks.tokenizers.fit:run_row",
-                kwargs={**shared, "seed": seed, "tuned": tuned},
-                needs=(f"choose {row}",) if tuned is not None else before,
-                output=_part(settings, f"{row}-seed{seed}"),
-                cost=cost,
-            )
+        plan.add(
+            f"{row}, seed {seed}",
+            f"{fit}:run_row",
+            needs=needs,
+            cost=cost,
+            **shared,
+            seed=seed,
+            tuned=tuned,
         )
-    return tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
