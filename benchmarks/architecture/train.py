@@ -17,6 +17,7 @@ from benchmarks.architecture.models import Rank, Studied, build
 from benchmarks.architecture.presets import NO_TRAINING, SUITE, ArchitecturePreset
 from benchmarks.architecture.protocol import Protocol, make_protocol
 from benchmarks.measure.flops import training_flops
+from benchmarks.measure.sizes import examples_per_step
 from benchmarks.runs.files import write_json
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
@@ -86,7 +87,7 @@ def train(
         name,
         model=module,
         validate=validate,
-        requests_of_step=studied.requests_of_step,
+        requests_of_step=studied.batches.request_ids,
     )
     seconds = time.perf_counter() - started - validating
     module.eval()
@@ -97,7 +98,7 @@ def train(
         "first_loss": losses[0],
         "last_loss": sum(losses[-10:]) / len(losses[-10:]),
         "train_s": seconds,
-        "examples_per_s": result.num_steps * studied.examples_per_step / seconds,
+        "examples_per_s": result.num_steps * examples_per_step(studied.batches) / seconds,
     }
 
 

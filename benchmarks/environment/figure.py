@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -40,13 +41,11 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
             continue
         same = [m for m, *_ in lines].index(method)
         x = [batch for batch, _ in found]
-        y = [point.value for _, point in found]
-        below = [point.value - point.low for _, point in found]
-        above = [point.high - point.value for _, point in found]
+        y, low, high = np.array([(point.value, point.low, point.high) for _, point in found]).T
         axes.errorbar(
             x,
             y,
-            yerr=[below, above],
+            yerr=[y - low, high - y],
             color=COLOURS[same % len(COLOURS)],
             marker=_MARKS[number % len(_MARKS)],
             linestyle=style,

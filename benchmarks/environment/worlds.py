@@ -43,17 +43,10 @@ class FreeRankers:
         return half, half.clone()
 
 
-class _NoInputs:
-    """In the place of `FeatureBuilder`, whose only readers are the rankers."""
-
-    def __call__(self, request_id: Tensor) -> tuple[None, None]:
-        return None, None
-
-
 def without_rankers(world: World) -> World:
     """Return the world with rankers that cost nothing; the given world stays as it is."""
     free: Any = copy.copy(world)
-    free.rankers, free.features = FreeRankers(), _NoInputs()
+    free.rankers, free.features = FreeRankers(), lambda request_id: (None, None)
     return free
 
 
@@ -90,10 +83,11 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
     users["age_bucket"] = age_bucket(users["age"])
     of_user = (NUM_AGE_BUCKETS, 2, NUM_REGIONS, NUM_DEVICES, NUM_ACTIVITY_GROUPS)
     of_context = (NUM_SCENES, NUM_POSITIONS, NUM_HOURS, NUM_DEVICES)
+    num_items = config.num_ads + config.num_organic
     rankers = RankerConfig(
         user_cardinalities=of_user,
         context_cardinalities=of_context,
-        num_items=config.num_ads + config.num_organic,
+        num_items=num_items,
         embedding_dim=config.embedding_dim,
         num_groups=config.num_verticals + config.num_categories + config.num_advertisers,
     )
@@ -115,13 +109,9 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
         impression_share=0.2,
         max_tokens=48,
     )
-    num_items = config.num_ads + config.num_organic
     codes = streams[2].integers(config.num_codes, size=(num_items, NUM_LEVELS))
     embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
-    tensors = {
-        "item_embedding": torch.from_numpy(embedding),
-        "item_codes": torch.from_numpy(codes),
-    }
+    tensors = {"item_embedding": torch.from_numpy(embedding), "item_codes": torch.from_numpy(codes)}
     events = _random_events(info, size, streams[3])
     world = World(info, users, catalog.ads, catalog.organic, events, tensors)
     _attach_untrained(world, seed)
@@ -140,7 +130,7 @@ def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generato
 
     asked = times(first_day, info.num_days, num_asked)
     clicked = rng.random(total) < 0.02
-    events = pd.DataFrame(
+    return pd.DataFrame(
         {
             "user_id": rng.integers(size.num_users, size=total),
             "timestamp": np.sort(np.r_[times(0, first_day, num_past), asked]),
@@ -152,7 +142,6 @@ def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generato
             "position": rng.integers(NUM_POSITIONS, size=total),
         }
     )
-    return events
 
 
 def _attach_untrained(world: World, seed: int) -> None:
