@@ -21,7 +21,7 @@ from benchmarks.architecture.presets import (
 )
 from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
-from benchmarks.runs.plan import Plan
+from benchmarks.runs.plan import Plan, tuned_file
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, world_seed, world_tasks
@@ -35,19 +35,15 @@ METHODS = tuple(
 """TIGER only where transformers is installed."""
 
 
-def tuned_file(settings: Settings, row: str) -> Path | None:
-    """Return where a row's learning rate is kept; None where it is not tuned."""
-    assert isinstance(settings.sizes, ArchitecturePreset)
-    if len(settings.sizes.learning_rates) < 2 or row in NO_TRAINING:
-        return None
-    return settings.out / "tuning" / f"{row}.json"
+def _tuned(settings: Settings, row: str) -> Path | None:
+    return None if row in NO_TRAINING else tuned_file(settings.out, settings.sizes, row)
 
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return worlds, tuning, every (row, seed) and the speed measurement."""
     world, sizes = settings.world, settings.sizes
     assert isinstance(sizes, ArchitecturePreset)
-    tunes = any(tuned_file(settings, row) for row in settings.methods)
+    tunes = any(_tuned(settings, row) for row in settings.methods)
     seeds = [*settings.seeds, *((sizes.tuning_seed,) if tunes else ())]
     plan = Plan(settings.out, world_tasks(world, seeds, settings.out, cost=3.0))
     train = "benchmarks.architecture.train"
@@ -58,7 +54,7 @@ def make_tasks(settings: Settings) -> list[Task]:
             "row": row,
             "sizes": sizes,
         }
-        tuned = tuned_file(settings, row)
+        tuned = _tuned(settings, row)
         tuning: tuple[str, ...] = ()
         if tuned is not None:
             task = plan.add(
@@ -94,5 +90,5 @@ def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     seed = world_seed(settings.world, settings.seeds[0])
     info = load_world(settings.world, seed=seed, progress=silent).info
-    tuned = {row: tuned_file(settings, row) for row in settings.methods}
+    tuned = {row: _tuned(settings, row) for row in settings.methods}
     return make_report(results, settings, info, tuned)

@@ -20,13 +20,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) -> Figure:
-    """Return code choices per second over B, on log axes, a line per interface.
-
-    Args:
-        results: Tidy rows.
-        methods: Interfaces; those without rows are left out.
-        threads: Which of the thread counts is drawn.
-    """
+    """Return code choices per second over B, on log axes, a line per interface that has rows."""
     canvas, axes = plain_axes(0.6)
     lines = [(m, "rankers", m, "-") for m in methods]
     if VECTOR in methods:

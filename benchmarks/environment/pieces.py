@@ -50,11 +50,6 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
     Beside `PIECES`: `INPUTS` (`world.features`, a part of the rankers), `ENGINE` (`Episodes`
     alone) and `EPISODE` (the vector environment). The two rests are differences: negative where
     the environment does a piece in a quicker way than the call that is timed for it.
-
-    Args:
-        world: With its rankers.
-        batch: B.
-        seed: Of requests and actions.
     """
     env = make_environment(VECTOR, world, batch, 0)
     play = make_play(VECTOR, env, world.spec.num_levels, seed)

@@ -137,14 +137,7 @@ def rollout_play(env: Any, num_steps: int) -> Play:
 
 
 def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
-    """Seed an environment of `make_environment` and return how it is played.
-
-    Args:
-        method: One of `benchmarks.environment.presets.METHODS`.
-        env: Its environment.
-        num_levels: L.
-        seed: Of the environment and of the actions.
-    """
+    """Seed an environment of `make_environment` and its actions; return how it is played."""
     rng = np.random.default_rng(seed)
     if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
         env.set_seed(seed)
@@ -158,14 +151,9 @@ def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
 def make_environment(
     method: str, world: World, batch: int, day_requests: int, reward: Sequence[str] = ()
 ) -> Any:
-    """Return the environment of an interface.
+    """Return the environment of an interface, one of `benchmarks.environment.presets.METHODS`.
 
-    Args:
-        method: One of `benchmarks.environment.presets.METHODS`.
-        world: What it plays in.
-        batch: B; 1 for the single environments.
-        day_requests: Length of a day.
-        reward: Specs; empty means `final_value`.
+    `batch` is B, 1 for the single environments; without `reward` it is `final_value`.
     """
     import envs
 

@@ -7,6 +7,12 @@ from typing import Any
 from benchmarks.runs.tasks import Task
 
 
+def tuned_file(out: Path, sizes: object, row: str) -> Path | None:
+    """Return where a row's choice is kept; None where a run of these sizes does not tune."""
+    tunes = bool(getattr(sizes, "tuning_seeds", ()))
+    return out / "tuning" / f"{row}.json" if tunes else None
+
+
 class Plan:
     """Tasks of a run, each added after what it needs."""
 

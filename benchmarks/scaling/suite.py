@@ -4,32 +4,22 @@ All sizes see the same windows of one world in the same order, for as many steps
 learning rate by the same trials on a seed that the report does not use.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
-from benchmarks.runs.plan import Plan
+from benchmarks.runs.plan import Plan, tuned_file
 from benchmarks.runs.tasks import Task
 from benchmarks.scaling.presets import (
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
     SIZES,
-    ScalingPreset,
 )
 from benchmarks.scaling.report import make_report
 from benchmarks.scaling.train import WORLD_SEED, study_world
 from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, world_tasks
-
-
-def tuned_file(settings: Settings, size: str) -> Path | None:
-    """Return where a size's learning rate is kept; None where it is not tuned."""
-    assert isinstance(settings.sizes, ScalingPreset)
-    if len(settings.sizes.learning_rates) < 2:
-        return None
-    return settings.out / "tuning" / f"{size}.json"
 
 
 def make_tasks(settings: Settings) -> list[Task]:
@@ -39,7 +29,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     made = needs_world(world, WORLD_SEED)
     train = "benchmarks.scaling.train"
     for size in settings.methods:
-        tuned = tuned_file(settings, size)
+        tuned = tuned_file(settings.out, settings.sizes, size)
         cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000
         shared: dict[str, Any] = {"world": world, "size": size, "sizes": sizes}
         needs = made
@@ -69,5 +59,5 @@ def make_tasks(settings: Settings) -> list[Task]:
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
-    tuned = {size: tuned_file(settings, size) for size in settings.methods}
+    tuned = {size: tuned_file(settings.out, settings.sizes, size) for size in settings.methods}
     return make_report(results, settings, study_world(settings.world).info, tuned)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
-from benchmarks.runs.plan import Plan
+from benchmarks.runs.plan import Plan, tuned_file
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import CATALOGUES, FILE, JOURNEY
@@ -29,14 +29,6 @@ _READ_JOURNEY = "items of journey"
 def catalogues_of(settings: Settings) -> tuple[str, ...]:
     """Return the catalogues of a run: those at hand, and the user's file."""
     return (*CATALOGUES, FILE) if settings.embeddings else CATALOGUES
-
-
-def tuned_file(settings: Settings, method: str, catalogue: str) -> Path | None:
-    """Return where a choice is kept; None where a run does not tune."""
-    assert isinstance(settings.sizes, TokenizersPreset)
-    if not settings.sizes.num_trials:
-        return None
-    return settings.out / "tuning" / f"{row_name(method, catalogue)}.json"
 
 
 def make_tasks(settings: Settings) -> list[Task]:
@@ -76,7 +68,7 @@ def _add_row(plan: Plan, settings: Settings, method: str, catalogue: str) -> Non
         "sizes": sizes,
     }
     cost = 5.0 if method in ("rq_vae", "rq_kmeans_plus") else 1.0
-    tuned = tuned_file(settings, method, catalogue)
+    tuned = tuned_file(settings.out, settings.sizes, row)
     before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
     needs = before
     if tuned is not None:
@@ -111,7 +103,7 @@ def _add_row(plan: Plan, settings: Settings, method: str, catalogue: str) -> Non
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     tuned = {
-        (method, catalogue): tuned_file(settings, method, catalogue)
+        (method, catalogue): tuned_file(settings.out, settings.sizes, row_name(method, catalogue))
         for catalogue in catalogues_of(settings)
         for method in settings.methods
     }
