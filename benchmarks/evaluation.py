@@ -6,6 +6,7 @@ and methods differ by what they are, not by their luck.
 Dims: E requests, N ads, P paths, K list entries, L levels, V codes.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -67,31 +68,23 @@ def make_evaluation_set(
     draw = uniform(world.info.seed, Purpose.EVALUATION, pool)
     ids = pool[draw.argsort()[:num_requests]].sort().values
     truth = truth_of(world)
-    value, ecpm, true_value, logging, is_small = [], [], [], [], []
-    for part in ids.split(64):
-        outcome = world.outcome_all(part)
-        value.append(reward(outcome)[0])
-        ecpm.append(outcome.ecpm)
-        if outcome.small_advertiser is not None:
-            is_small.append(outcome.small_advertiser)
-        if truth is not None:
-            true_value.append(reward(truth.outcome_all(part))[0])
-            logging.append(truth.logging_distribution(part))
-        else:  # exposures of an imported log are taken as uniform over what was promoted
-            legal = world.eligible(part)
-            logging.append(legal / legal.sum(-1, keepdim=True))
     eligible = world.eligible(ids)
-    path_ad = torch.cat([world.trie.restrict(e).path_ad for e in eligible.split(64)])
-    return EvaluationSet(
-        request_id=ids,
-        eligible=eligible,
-        path_ad=path_ad,
-        path_of_ad=_path_of_ad(world),
-        value=torch.cat(value),
-        ecpm=torch.cat(ecpm),
-        truth=torch.cat(true_value) if true_value else None,
-        logging=torch.cat(logging),
-        is_small=torch.cat(is_small) if is_small else None,
+    tables: dict[str, list[Tensor]] = defaultdict(list)
+    for part, legal in zip(ids.split(64), eligible.split(64), strict=True):
+        outcome = world.outcome_all(part)
+        tables["value"].append(reward(outcome)[0])
+        tables["ecpm"].append(outcome.ecpm)
+        tables["path_ad"].append(world.trie.restrict(legal).path_ad)
+        if outcome.small_advertiser is not None:
+            tables["is_small"].append(outcome.small_advertiser)
+        if truth is not None:
+            tables["truth"].append(reward(truth.outcome_all(part))[0])
+            tables["logging"].append(truth.logging_distribution(part))
+        else:  # exposures of an imported log are taken as uniform over what was promoted
+            tables["logging"].append(legal / legal.sum(-1, keepdim=True))
+    found = {name: torch.cat(parts) for name, parts in tables.items()}
+    return EvaluationSet.from_tensors(
+        {"request_id": ids, "eligible": eligible, "path_of_ad": _path_of_ad(world), **found}
     )
 
 
@@ -233,6 +226,17 @@ def list_metrics(
     }
 
 
+def pool_metrics(value: Tensor) -> dict[str, float]:
+    """Return what a list's rewards [E, K] are on average and at most; -inf where it is shorter."""
+    known = value.where(value > -torch.inf, torch.nan)
+    return {
+        "avg_final_value": float(known.nanmean(-1).mean()),
+        "max_final_value": float(value.amax(-1).mean()),
+        "pool_min": float(known.nan_to_num(torch.inf).min()),
+        "pool_max": float(value.max()),
+    }
+
+
 def illegal_rate(data: EvaluationSet, ad_id: Tensor) -> float:
     """Return the share of decoded ads (int64 [E, K], -1 none) that the user may not see."""
     decoded = ad_id >= 0
@@ -265,7 +269,6 @@ def evaluate_model(
     greedy = policy_beam(model, world, data.request_id, data.eligible, 1)
     values = _pick(data.value, beam.ad_id).masked_fill(beam.ad_id < 0, -torch.inf)
     served = beam.ad_id.gather(1, values.argmax(-1, keepdim=True))[:, 0]
-    known = values.where(values > -torch.inf, torch.nan)
     score = log_prob.gather(1, data.path_of_ad[shared.clamp_min(0)])
     metrics = {
         **value_metrics(data, "expected", distribution=by_ad),
@@ -274,10 +277,7 @@ def evaluate_model(
         **concentration_metrics(data, by_ad, greedy.ad_id[:, 0]),
         **list_metrics(data, shared, score, ""),
         **list_metrics(data, beam.ad_id, beam.log_prob, "_own"),
-        "avg_final_value": float(known.nanmean(-1).mean()),
-        "max_final_value": float(values.amax(-1).mean()),
-        "pool_min": float(known.nan_to_num(torch.inf).min()),
-        "pool_max": float(values.max()),
+        **pool_metrics(values),
         "illegal_rate": illegal_rate(data, torch.cat([beam.ad_id, greedy.ad_id], dim=1)),
         "illegal_mass": float((1.0 - by_ad.where(data.eligible, 0.0).sum(-1)).abs().max()),
         "entropy": float(-(probability * log_prob.nan_to_num(neginf=0.0)).sum(-1).mean()),

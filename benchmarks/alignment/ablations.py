@@ -31,93 +31,90 @@ class Ablation:
     """Where it is run."""
 
 
-def _change(methods: tuple[str, ...], summary: str, **training: object) -> Ablation:
-    """Return an ablation of the training configuration alone."""
-    return Ablation(summary=summary, methods=methods, training=training)
-
-
-def _lambda(value: float) -> Ablation:
-    return _change(ACTOR_CRITIC, f"GAE's lambda {value:g}", gae_lambda=value)
+def _ablation(
+    summary: str,
+    methods: tuple[str, ...],
+    *,
+    start: str = "vaft",
+    rankers: str = "frozen",
+    markets: tuple[str, ...] = ("base",),
+    **training: object,
+) -> Ablation:
+    return Ablation(
+        summary=summary,
+        methods=methods,
+        training=training,
+        start=start,
+        rankers=rankers,
+        markets=markets,
+    )
 
 
 def _candidates(num_candidates: int, num_requests: int) -> Ablation:
-    return _change(
-        ("hepo_terminal", "grpo"),
+    return _ablation(
         f"K = {num_candidates} with {num_requests} requests: the same evaluations",
+        ("hepo_terminal", "grpo"),
         num_candidates=num_candidates,
         num_requests=num_requests,
     )
 
 
-def _kl(weight: float) -> Ablation:
-    return _change(ACTOR_CRITIC, f"KL penalty {weight:g}", kl_penalty=weight)
-
-
-GROUPED = (*HEPO, "grpo")
 ABLATIONS: dict[str, Ablation] = {
-    "no_process_reward": _change(HEPO, "process rewards off", process_reward_scale=0.0),
-    "uncapped": _change(HEPO, "deltas below zero count", process_reward="uncapped"),
-    "potential": _change(HEPO, "potential-based process rewards", process_reward="potential"),
-    "shuffled_popularity": _change(HEPO, "popularity on the wrong codes", popularity="shuffled"),
-    "prefix_popularity": _change(
-        HEPO, "popularity among what matches the prefix", popularity="prefix"
+    "no_process_reward": _ablation("process rewards off", HEPO, process_reward_scale=0.0),
+    "uncapped": _ablation("deltas below zero count", HEPO, process_reward="uncapped"),
+    "potential": _ablation("potential-based process rewards", HEPO, process_reward="potential"),
+    "shuffled_popularity": _ablation("popularity on the wrong codes", HEPO, popularity="shuffled"),
+    "prefix_popularity": _ablation(
+        "popularity among what matches the prefix", HEPO, popularity="prefix"
     ),
-    "critic_warmup_0": _change(ACTOR_CRITIC, "no critic warm-up", critic_warmup_steps=0),
-    "critic_warmup_100": _change(
-        ACTOR_CRITIC,
-        "100 steps of critic warm-up, counted in the budget",
-        critic_warmup_steps=100,
+    "critic_warmup_0": _ablation("no critic warm-up", ACTOR_CRITIC, critic_warmup_steps=0),
+    "critic_warmup_100": _ablation(
+        "100 steps of critic warm-up, counted in the budget", ACTOR_CRITIC, critic_warmup_steps=100
     ),
-    "critic_replay": _change(
-        ACTOR_CRITIC,
+    "critic_replay": _ablation(
         "the critic learns from the last 8 steps, 8 updates a step",
+        ACTOR_CRITIC,
         critic_replay=8,
         critic_updates=8,
     ),
-    "fresh_critic": Ablation(
-        summary="the HTE not pre-trained", methods=ACTOR_CRITIC, start="fresh_critic"
+    "fresh_critic": _ablation("the HTE not pre-trained", ACTOR_CRITIC, start="fresh_critic"),
+    "through_terminal": _ablation(
+        "R into the coarse levels, at hepo's own learning rate", ("hepo",), through_terminal=True
     ),
-    "through_terminal": _change(
-        ("hepo",), "R into the coarse levels, at hepo's own learning rate", through_terminal=True
+    "zscore_all_levels": _ablation(
+        "the z-score at every level, no critic", HEPO, terminal_at_all_levels=True
     ),
-    "zscore_all_levels": _change(
-        HEPO, "the z-score at every level, no critic", terminal_at_all_levels=True
+    "mean_only": _ablation("no division by the deviation", (*HEPO, "grpo"), terminal="mean"),
+    "batch_zscore": _ablation(
+        "z-score over the batch instead of the request", (*HEPO, "grpo"), terminal="batch"
     ),
-    "mean_only": _change(GROUPED, "no division by the deviation", terminal="mean"),
-    "batch_zscore": _change(
-        GROUPED, "z-score over the batch instead of the request", terminal="batch"
+    "critic_moves_trunk": _ablation(
+        "the value loss moves the HSD", ACTOR_CRITIC, critic_moves_trunk=True
     ),
-    "critic_moves_trunk": _change(
-        ACTOR_CRITIC, "the value loss moves the HSD", critic_moves_trunk=True
-    ),
-    "lambda_0": _lambda(0.0),
-    "lambda_50": _lambda(0.5),
-    "lambda_100": _lambda(1.0),
+    "lambda_0": _ablation("GAE's lambda 0", ACTOR_CRITIC, gae_lambda=0.0),
+    "lambda_50": _ablation("GAE's lambda 0.5", ACTOR_CRITIC, gae_lambda=0.5),
+    "lambda_100": _ablation("GAE's lambda 1", ACTOR_CRITIC, gae_lambda=1.0),
     "candidates_4": _candidates(4, 256),
     "candidates_8": _candidates(8, 128),
     "candidates_40": _candidates(40, 26),
-    "beam": _change(GROUPED, "candidates from a beam, as in the paper", behavior="beam"),
-    "gumbel": _change(
-        GROUPED, "candidates without replacement, importance-weighted", behavior="gumbel"
+    "beam": _ablation("candidates from a beam, as in the paper", (*HEPO, "grpo"), behavior="beam"),
+    "gumbel": _ablation(
+        "candidates without replacement, importance-weighted", (*HEPO, "grpo"), behavior="gumbel"
     ),
-    "arr": Ablation(
-        summary="a quarter of the requests rehearse users' current states",
-        methods=("hepo", "hepo_terminal", "ppo"),
-        training={"arr_share": 0.25},
+    "arr": _ablation(
+        "a quarter of the requests rehearse users' current states",
+        ACTOR_CRITIC,
+        arr_share=0.25,
         markets=("base", "drift"),
     ),
-    "no_warm_start": Ablation(
-        summary="from an untrained model", methods=ACTOR_CRITIC, start="none"
-    ),
-    "no_vaft": Ablation(
-        summary="from MTP, without value-aware fine-tuning", methods=ACTOR_CRITIC, start="mtp"
-    ),
-    "kl_0": _kl(0.0),
-    "kl_05": _kl(0.05),
-    "kl_50": _kl(0.5),
-    "pessimistic": Ablation(
-        summary="trained on an ensemble's mean less its spread, against reward hacking",
-        methods=("hepo_terminal", "ppo"),
+    "no_warm_start": _ablation("from an untrained model", ACTOR_CRITIC, start="none"),
+    "no_vaft": _ablation("from MTP, without value-aware fine-tuning", ACTOR_CRITIC, start="mtp"),
+    "kl_0": _ablation("KL penalty 0", ACTOR_CRITIC, kl_penalty=0.0),
+    "kl_05": _ablation("KL penalty 0.05", ACTOR_CRITIC, kl_penalty=0.05),
+    "kl_50": _ablation("KL penalty 0.5", ACTOR_CRITIC, kl_penalty=0.5),
+    "pessimistic": _ablation(
+        "trained on an ensemble's mean less its spread, against reward hacking",
+        ("hepo_terminal", "ppo"),
         rankers="pessimistic",
         markets=("base", "sparse_logs"),
     ),

@@ -20,6 +20,7 @@ from benchmarks.evaluation import (
     make_evaluation_set,
     path_log_prob,
     policy_beam,
+    pool_metrics,
     popularity_distribution,
     value_metrics,
 )
@@ -221,7 +222,6 @@ def _popularity_metrics(setup: Setup, list_size: int) -> dict[str, float]:
     top = ranked[:, :list_size]
     top = top.where(data.eligible.gather(1, top), -1)
     value = data.value.gather(1, top.clamp_min(0)).masked_fill(top < 0, -torch.inf)
-    known = value.where(top >= 0, torch.nan)
     served = top.gather(1, value.argmax(-1, keepdim=True))[:, 0]
     return {
         **value_metrics(data, "expected", distribution=popularity),
@@ -230,10 +230,7 @@ def _popularity_metrics(setup: Setup, list_size: int) -> dict[str, float]:
         **concentration_metrics(data, popularity, ranked[:, 0]),
         **list_metrics(data, setup.shared, popularity.gather(1, setup.shared.clamp_min(0)), ""),
         **list_metrics(data, top, popularity.gather(1, top.clamp_min(0)), "_own"),
-        "avg_final_value": float(known.nanmean(-1).mean()),
-        "max_final_value": float(value.amax(-1).mean()),
-        "pool_min": float(known.nan_to_num(torch.inf).min()),
-        "pool_max": float(value.max()),
+        **pool_metrics(value),
     }
 
 

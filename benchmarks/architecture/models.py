@@ -23,7 +23,7 @@ from benchmarks.architecture.presets import (
     row_config,
 )
 from benchmarks.architecture.protocol import Protocol
-from benchmarks.measure.sizes import examples_per_step, non_embedding_parameters
+from benchmarks.measure.sizes import non_embedding_parameters
 from gpr_rl.decoding import beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
@@ -51,10 +51,8 @@ class Studied:
     rank: Rank
     statistics: Callable[[], dict[str, float]]
     """What shows whether a part has collapsed."""
-    examples_per_step: float
-    """Supervised requests that a step has on average; a short history fills fewer positions."""
-    requests_of_step: Callable[[int], Tensor]
-    """Step to the ids of those requests."""
+    batches: WindowBatches
+    """What a step learns from."""
     trains_critic: bool = False
 
     @property
@@ -116,7 +114,7 @@ def _rival(
     def loss(step: int) -> Tensor:
         return module.loss(batches.next_ads(step))
 
-    return Studied(module, loss, rank, dict, examples_per_step(batches), batches.request_ids)
+    return Studied(module, loss, rank, dict, batches)
 
 
 def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
@@ -148,9 +146,8 @@ def _hhd(
 ) -> Studied:
     world = protocol.world
     control = row.removeprefix("control_")
-    config = (
-        matched_config(control, world, sizes) if control != row else row_config(row, sizes.model)
-    )
+    is_control = control != row
+    config = matched_config(control, world, sizes) if is_control else row_config(row, sizes.model)
     model = HHD(config, world.spec)
     model.hte.reward_scale.fill_(world.reward_scale)
     guided = row in GUIDED
@@ -194,8 +191,7 @@ def _hhd(
             found["refined_std"] = float(refined.std(0).mean())
         return found
 
-    examples = examples_per_step(batches)
-    return Studied(model, loss, rank, statistics, examples, batches.request_ids, guided)
+    return Studied(model, loss, rank, statistics, batches, guided)
 
 
 class _Knowledge:
@@ -208,17 +204,12 @@ class _Knowledge:
         frames = (world.ads, world.organic)
         category = [frame["category"].to_numpy() for frame in frames]
         maker = [world.ads["advertiser"].to_numpy(), world.organic["creator"].to_numpy()]
+        columns = taken[["user_id", "timestamp", "kind", "item_id"]]
         clicks = [
             Click(
                 user, time, f"category_{category[1 - kind][item]}", f"maker_{maker[1 - kind][item]}"
             )
-            for user, time, kind, item in zip(
-                taken["user_id"].tolist(),
-                taken["timestamp"].tolist(),
-                taken["kind"].tolist(),
-                taken["item_id"].tolist(),
-                strict=True,
-            )
+            for user, time, kind, item in columns.itertuples(index=False)
         ]
         self.provider = HistoryThoughts(clicks)
         self._world = world
@@ -244,9 +235,7 @@ def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConf
 
     row_model = HHD(row_config(row, sizes.model), world.spec)
     wanted = non_embedding_parameters(row_model, critic=row in GUIDED)
-    own, per_unit = (
-        count(base.ffn_multiple),
-        count(base.ffn_multiple + 1) - count(base.ffn_multiple),
-    )
+    own = count(base.ffn_multiple)
+    per_unit = count(base.ffn_multiple + 1) - own
     wider = math.ceil((wanted - own) * base.dim / per_unit)
     return replace(base, ffn_multiple=base.ffn_multiple + wider / base.dim)

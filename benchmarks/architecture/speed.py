@@ -5,8 +5,6 @@ Calls that are compared take turns, so that what else the machine does meets the
 Dims: B sequences, T tokens, M real tokens, D width, R recursions, L levels, V codes.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.architecture.presets import MACHINE, OFF, SUITE, ArchitecturePreset
 from benchmarks.measure.memory import in_fresh_process
-from benchmarks.measure.timing import matrix_rate, torch_threads
+from benchmarks.measure.timing import matrix_rate, median_seconds, timed, torch_threads
 from benchmarks.runs.results import Conditions, tidy
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
@@ -70,14 +68,7 @@ def time_parts(*, seed: int, threads: int, sizes: ArchitecturePreset) -> Found:
 
 def taking_turns(calls: Calls, repeats: int) -> dict[str, float]:
     """Return the median seconds of each call, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return median_seconds({name: timed(call) for name, call in calls.items()}, repeats, 1)
 
 
 def random_tokens(batch: int, num_tokens: int) -> Tokens:

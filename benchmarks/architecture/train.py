@@ -14,6 +14,7 @@ from benchmarks.architecture.models import Rank, Studied, build
 from benchmarks.architecture.presets import NO_TRAINING, SUITE, ArchitecturePreset
 from benchmarks.architecture.protocol import Protocol, make_protocol
 from benchmarks.measure.flops import training_flops
+from benchmarks.measure.sizes import examples_per_step
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import tune_rate, with_choice
@@ -82,7 +83,7 @@ def train(
         on_step,
         name,
         keep=Keep(module, validate),
-        requests_of_step=studied.requests_of_step,
+        requests_of_step=studied.batches.request_ids,
     )
     seconds = time.perf_counter() - started - validating
     module.eval()
@@ -93,7 +94,7 @@ def train(
         "first_loss": losses[0],
         "last_loss": sum(losses[-10:]) / len(losses[-10:]),
         "train_s": seconds,
-        "examples_per_s": result.num_steps * studied.examples_per_step / seconds,
+        "examples_per_s": result.num_steps * examples_per_step(studied.batches) / seconds,
     }
 
 

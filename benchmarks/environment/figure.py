@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,13 +20,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) -> Figure:
-    """Return code choices per second over B, on log axes, a line per interface.
-
-    Args:
-        results: Tidy rows.
-        methods: Interfaces; those without rows are left out.
-        threads: Which of the thread counts is drawn.
-    """
+    """Return code choices per second over B, on log axes, a line per interface that has rows."""
     canvas, axes = plain_axes(0.6)
     lines = [(m, "rankers", m, "-") for m in methods]
     if VECTOR in methods:
@@ -40,13 +35,11 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
             continue
         same = [m for m, *_ in lines].index(method)
         x = [batch for batch, _ in found]
-        y = [point.value for _, point in found]
-        below = [point.value - point.low for _, point in found]
-        above = [point.high - point.value for _, point in found]
+        y, low, high = np.array([(point.value, point.low, point.high) for _, point in found]).T
         axes.errorbar(
             x,
             y,
-            yerr=[below, above],
+            yerr=[y - low, high - y],
             color=COLOURS[same % len(COLOURS)],
             marker=_MARKS[number % len(_MARKS)],
             linestyle=style,

@@ -3,7 +3,6 @@
 Dims: B requests, L levels.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ import torch
 
 from benchmarks.environment.play import draw_codes, make_environment, make_play
 from benchmarks.environment.presets import VECTOR
+from benchmarks.measure.timing import median_seconds, timed
 from envs.choices import Choices
 from envs.requests import Episodes
 from simulators.world import World
@@ -50,11 +50,6 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
     Beside `PIECES`: `INPUTS` (`world.features`, a part of the rankers), `ENGINE` (`Episodes`
     alone) and `EPISODE` (the vector environment). The two rests are differences: negative where
     the environment does a piece in a quicker way than the call that is timed for it.
-
-    Args:
-        world: With its rankers.
-        batch: B.
-        seed: Of requests and actions.
     """
     env = make_environment(VECTOR, world, batch, 0)
     play = make_play(VECTOR, env, world.spec.num_levels, seed)
@@ -99,33 +94,18 @@ def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:
         return played.reset_s + played.step_s
 
     runs: dict[str, Callable[[], float]] = {
-        "request": _timed(lambda: world.request(ids)),
-        "eligible": _timed(lambda: world.eligible(ids)),
-        "restrict": _timed(lambda: world.trie.restrict(eligible)),
+        "request": timed(lambda: world.request(ids)),
+        "eligible": timed(lambda: world.eligible(ids)),
+        "restrict": timed(lambda: world.trie.restrict(eligible)),
         "choices": choose,
-        "outcome": _timed(lambda: world.outcome(ids, ads, exact=True)),
-        "copies": _timed(copies),
-        INPUTS: _timed(lambda: world.features(ids)),
+        "outcome": timed(lambda: world.outcome(ids, ads, exact=True)),
+        "copies": timed(copies),
+        INPUTS: timed(lambda: world.features(ids)),
         ENGINE: run_engine,
         EPISODE: run_episode,
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for call in range(NUM_CALLS + 2):
-        for name, run in runs.items():  # in turn, so that all meet the same machine
-            taken = run()
-            if call >= 2:
-                times[name].append(taken)
-    found = {name: statistics.median(taken) for name, taken in times.items()}
+    found = median_seconds(runs, NUM_CALLS)
     parts = ("request", "eligible", "restrict", "choices", "outcome")
     found["engine_rest"] = found[ENGINE] - sum(found[name] for name in parts)
     found["wrapper_rest"] = found[EPISODE] - found[ENGINE] - found["copies"]
     return found
-
-
-def _timed(call: Callable[[], object]) -> Callable[[], float]:
-    def run() -> float:
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-
-    return run

@@ -65,73 +65,63 @@ def draw_codes(
     return (key * mask).argmax(axis=1)
 
 
-def single_play(env: gymnasium.Env, rng: np.random.Generator) -> Play:
-    """Return how one Gymnasium environment is played."""
+def _play(
+    reset: Callable[[], tuple[Any, int]],
+    draw: Callable[[Any], Any],
+    step: Callable[[Any], tuple[Any, int]],
+) -> Play:
+    """Return how episodes are played; `reset` and `step` return a state and how many rows go on."""
 
     def play() -> Played:
         started = time.perf_counter()
-        observation, _ = env.reset()
+        state, num_open = reset()
         opened = time.perf_counter()
-        num_choices, draw_s, ended = 0, 0.0, False
-        while not ended:
+        num_choices, draw_s = 0, 0.0
+        while num_open:
+            num_choices += num_open
             before = time.perf_counter()
-            action = draw_code(observation["action_mask"], rng)
+            action = draw(state)
             draw_s += time.perf_counter() - before
-            observation, _, terminated, truncated, _ = env.step(action)
-            num_choices, ended = num_choices + 1, terminated or truncated
+            state, num_open = step(action)
         step_s = time.perf_counter() - opened - draw_s
         return Played(
             num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
         )
 
     return play
+
+
+def single_play(env: gymnasium.Env, rng: np.random.Generator) -> Play:
+    """Return how one Gymnasium environment is played."""
+
+    def step(action: int) -> tuple[Any, int]:
+        observation, _, terminated, truncated, _ = env.step(action)
+        return observation, int(not (terminated or truncated))
+
+    return _play(lambda: (env.reset()[0], 1), lambda o: draw_code(o["action_mask"], rng), step)
 
 
 def vector_play(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) -> Play:
     """Return how a Gymnasium vector environment without autoreset is played."""
 
-    def play() -> Played:
-        started = time.perf_counter()
-        observation, _ = env.reset()
-        opened = time.perf_counter()
-        num_choices, draw_s, ended = 0, 0.0, np.zeros(env.num_envs, dtype=np.bool_)
-        while not ended.all():
-            before = time.perf_counter()
-            action = draw_codes(observation["action_mask"], rng)
-            num_choices += int((~ended).sum())
-            draw_s += time.perf_counter() - before
-            observation, _, terminated, truncated, _ = env.step(action)
-            ended = terminated | truncated
-        step_s = time.perf_counter() - opened - draw_s
-        return Played(
-            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
-        )
+    def step(action: NDArray[np.int64]) -> tuple[Any, int]:
+        observation, _, terminated, truncated, _ = env.step(action)
+        return observation, int((~(terminated | truncated)).sum())
 
-    return play
+    return _play(
+        lambda: (env.reset()[0], env.num_envs), lambda o: draw_codes(o["action_mask"], rng), step
+    )
 
 
 def torch_play(env: Any) -> Play:
     """Return how a TorchRL environment is played with `rand_action`, which is timed as the draw."""
 
-    def play() -> Played:
-        started = time.perf_counter()
-        state = env.reset()
-        opened = time.perf_counter()
-        num_choices, draw_s = 0, 0.0
-        open_rows = ~state["done"]
-        while open_rows.any():
-            num_choices += int(open_rows.sum())
-            before = time.perf_counter()
-            state = env.rand_action(state)
-            draw_s += time.perf_counter() - before
-            state = env.step(state)["next"]
-            open_rows = ~state["done"]
-        step_s = time.perf_counter() - opened - draw_s
-        return Played(
-            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
-        )
+    def opened(state: Any) -> tuple[Any, int]:
+        return state, int((~state["done"]).sum())
 
-    return play
+    return _play(
+        lambda: opened(env.reset()), env.rand_action, lambda state: opened(env.step(state)["next"])
+    )
 
 
 def rollout_play(env: Any, num_steps: int) -> Play:
@@ -147,14 +137,7 @@ def rollout_play(env: Any, num_steps: int) -> Play:
 
 
 def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
-    """Seed an environment of `make_environment` and return how it is played.
-
-    Args:
-        method: One of `benchmarks.environment.presets.METHODS`.
-        env: Its environment.
-        num_levels: L.
-        seed: Of the environment and of the actions.
-    """
+    """Seed an environment of `make_environment` and its actions; return how it is played."""
     rng = np.random.default_rng(seed)
     if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
         env.set_seed(seed)
@@ -168,39 +151,33 @@ def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
 def make_environment(
     method: str, world: World, batch: int, day_requests: int, reward: Sequence[str] = ()
 ) -> Any:
-    """Return the environment of an interface.
+    """Return the environment of an interface, one of `benchmarks.environment.presets.METHODS`.
 
-    Args:
-        method: One of `benchmarks.environment.presets.METHODS`.
-        world: What it plays in.
-        batch: B; 1 for the single environments.
-        day_requests: Length of a day.
-        reward: Specs; empty means `final_value`.
+    `batch` is B, 1 for the single environments; without `reward` it is `final_value`.
     """
     import envs
 
-    common: dict[str, Any] = {"world": world, "reward": list(reward)}
-    day = common | {"num_requests": day_requests}
-    if method == names.SINGLE:
-        return gymnasium.make(REQUEST_ID, **common)
-    if method == names.VECTOR:
-        return gymnasium.make_vec(REQUEST_ID, num_envs=batch, **common)
+    is_day = method in names.DAYS
+    name = DAY_ID if is_day else REQUEST_ID
+    options: dict[str, Any] = {"world": world, "reward": list(reward)}
+    if is_day:
+        options["num_requests"] = day_requests
+    if method in names.SINGLES:
+        return gymnasium.make(name, **options)
+    if method in (names.VECTOR, names.DAY_VECTOR):
+        return gymnasium.make_vec(name, num_envs=batch, **options)
     if method == names.SYNC:
         return gymnasium.make_vec(
-            REQUEST_ID,
+            name,
             num_envs=batch,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-            **common,
+            **options,
         )
     if method in (names.TORCH, names.ROLLOUT):
-        return envs.AdRequestTorchEnv(batch_size=[batch], **common)
-    if method == names.DAY:
-        return gymnasium.make(DAY_ID, **day)
-    if method == names.DAY_VECTOR:
-        return gymnasium.make_vec(DAY_ID, num_envs=batch, **day)
+        return envs.AdRequestTorchEnv(batch_size=[batch], **options)
     if method == names.DAY_TORCH:
-        return envs.AdDayTorchEnv(batch_size=[batch], **day)
+        return envs.AdDayTorchEnv(batch_size=[batch], **options)
     raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
 
 

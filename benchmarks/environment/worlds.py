@@ -89,9 +89,8 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
         has_truth=False,
         simulated=(),
     )
-    num_items = config.num_ads + config.num_organic
-    codes = streams[2].integers(config.num_codes, size=(num_items, NUM_LEVELS))
     embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
+    codes = streams[2].integers(config.num_codes, size=(len(embedding), NUM_LEVELS))
     log = World(
         WorldParts(
             info=info,
@@ -118,7 +117,7 @@ def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generato
 
     asked = times(first_day, info.num_days, num_asked)
     clicked = rng.random(total) < 0.02
-    events = pd.DataFrame(
+    return pd.DataFrame(
         {
             "user_id": rng.integers(size.num_users, size=total),
             "timestamp": np.sort(np.r_[times(0, first_day, num_past), asked]),
@@ -130,7 +129,6 @@ def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generato
             "position": rng.integers(NUM_POSITIONS, size=total),
         }
     )
-    return events
 
 
 def _with_untrained(world: World, seed: int) -> World:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,21 +10,33 @@ import torch
 NUM_RUNS = 15
 
 
-def median_s(call: Callable[[], object], runs: int = NUM_RUNS) -> float:
-    """Return the median seconds of `call` after two warm-up calls."""
-    times = []
-    for run in range(runs + 2):
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a call that says how many seconds it took."""
+
+    def run() -> float:
         started = time.perf_counter()
         call()
-        if run >= 2:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        return time.perf_counter() - started
+
+    return run
+
+
+def median_seconds(
+    runs: Mapping[str, Callable[[], float]], repeats: int = NUM_RUNS, warm_ups: int = 2
+) -> dict[str, float]:
+    """Return the median of the seconds that each run says, after some rounds that don't count.
+
+    They take turns, so that what else the machine does meets them alike.
+    """
+    rounds = [{name: run() for name, run in runs.items()} for _ in range(warm_ups + repeats)]
+    return {name: statistics.median(r[name] for r in rounds[warm_ups:]) for name in runs}
 
 
 def matrix_rate(size: int = 1024) -> float:
     """Return GFLOPS of a float32 product of square matrices."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / median_s(lambda: a @ b) / 1e9
+    seconds = median_seconds({"product": timed(lambda: a @ b)})["product"]
+    return 2 * size**3 / seconds / 1e9
 
 
 @contextmanager

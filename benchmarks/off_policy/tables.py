@@ -57,26 +57,20 @@ def make_tables(
     """Score all ads of a fixed choice of test requests and build the target policies."""
     data = make_evaluation_set(world, reward, num_requests)
     evaluator = TruthEvaluator(world)
-    found: dict[str, list[Tensor]] = {name: [] for name in ("pctr", "pcvr", "ecpm", "clicks", "r")}
+    parts = []
     for ids in data.request_id.split(64):
         true, ranked = evaluator.outcome_all(ids), world.outcome_all(ids)
-        for name, value in (
-            ("pctr", true.pctr),
-            ("pcvr", true.pcvr),
-            ("ecpm", true.ecpm),
-            ("clicks", ranked.pctr),
-            ("r", ranked.ecpm),
-        ):
-            found[name].append(value.double())
-    table = {name: torch.cat(parts) for name, parts in found.items()}
+        parts.append((true.pctr, true.pcvr, true.ecpm, ranked.pctr, ranked.ecpm))
+    tables = (torch.cat(columns).double() for columns in zip(*parts, strict=True))
+    pctr, pcvr, revenue, ranked_clicks, ranked_revenue = tables
     return Tables(
         request_id=data.request_id,
         logging=_normalised(data.logging),
         targets={k: _normalised(v) for k, v in _targets(world, data, model, sizes).items()},
-        pctr=table["pctr"],
-        pcvr=table["pcvr"],
-        truth={"revenue": table["ecpm"], "clicks": table["pctr"]},
-        predicted={"revenue": table["r"], "clicks": table["clicks"]},
+        pctr=pctr,
+        pcvr=pcvr,
+        truth={"revenue": revenue, "clicks": pctr},
+        predicted={"revenue": ranked_revenue, "clicks": ranked_clicks},
         bid=world.bid.double(),
         bid_type=world.bid_type,
     )

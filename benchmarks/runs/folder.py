@@ -41,7 +41,7 @@ def describe_machine() -> dict[str, object]:
     """Return versions, git commit (None outside a checkout) and platform."""
     commit, changed = _git_state()
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **{n: _version(n) for n in PACKAGES}},
         "git_commit": commit,
         "git_changed": changed,
         "platform": {
@@ -52,14 +52,11 @@ def describe_machine() -> dict[str, object]:
     }
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git_state() -> tuple[str | None, bool | None]:
@@ -134,13 +131,14 @@ def open_run_folder(
 
 def _changes(stored: Mapping[str, object], machine: Mapping[str, object]) -> list[str]:
     """Return what changed in code and packages since the run began."""
-    names = ("versions", "git_commit")
-    before, now = ({n: side.get(n) for n in names} for side in (stored, to_plain(machine)))
-    flat_before, flat_now = _flat(before), _flat(now)
+    before, now = (
+        _flat({name: side.get(name) for name in ("versions", "git_commit")})
+        for side in (stored, to_plain(machine))
+    )
     return [
-        f"{name} was {flat_before.get(name)} when the run began and is {flat_now[name]}"
-        for name in flat_now
-        if flat_before.get(name) != flat_now[name]
+        f"{name} was {before.get(name)} when the run began and is {value}"
+        for name, value in now.items()
+        if before.get(name) != value
     ]
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.measure.memory import PeakMemory, in_fresh_process
-from benchmarks.measure.timing import matrix_rate, torch_threads
+from benchmarks.measure.timing import matrix_rate, median_seconds, timed, torch_threads
 from benchmarks.runs.results import tidy
 from benchmarks.tokenizers.presets import MACHINE, SUITE, TokenizersPreset
 from gpr_rl.tokenizers import RQKMeans
@@ -58,13 +58,9 @@ def fit_and_encode(*, seed: int, num_items: int) -> dict[int, dict[str, float]]:
     tensor = torch.from_numpy(x)
     for threads in THREADS:
         with torch_threads(threads):
-            seconds = []
-            for _ in range(3):
-                started = time.perf_counter()
-                tokenizer.encode(tensor)
-                seconds.append(time.perf_counter() - started)
+            seconds = median_seconds({"encode": timed(lambda: tokenizer.encode(tensor))}, 3, 0)
             rate = matrix_rate()
-        encoded = num_items / sorted(seconds)[1]
+        encoded = num_items / seconds["encode"]
         metrics[threads] = {
             "encoded_per_s": encoded,
             "matrix_gflop_per_s": rate,
