@@ -1,160 +1,75 @@
 """Mutants of the suites' reports."""
 
-from benchmarks.mutants.mutant import mutants_of
-
-_TESTS = "tests/benchmarks/reports"
-
-REPORTS = [
-    *mutants_of(
-        "benchmarks/tokenizers/report.py",
-        f"{_TESTS}/test_tokenizers_report.py",
-        [
-            ("pairs[rows[0]] / pairs[rows[1]]", "pairs[rows[1]] / pairs[rows[0]]"),
-            ('for method in ("rq_kmeans", "ua_sid")]', 'for method in ("ua_sid", "rq_kmeans")]'),
-            ("(pairs[rows[1]] == 0).any()", "(pairs[rows[1]] == 0).all()"),
-            ('"usage 1": "code_usage_1"', '"usage 1": "code_usage_2"'),
-            ('"usage 3": "code_usage_3"', '"usage 3": "code_usage_1"'),
-            ('"fewer collisions", False', '"fewer collisions", True'),
-            ('"a higher path similarity", True', '"a higher path similarity", False'),
-            ('"improves": "holds"', '"improves": "is not clear"'),
-            ("[plus], rival, higher", "[rival], plus, higher"),
-            ('f"entropy_{level}")', 'f"entropy_{4 - level}")'),
-            ('for split in ("train", "heldout")', 'for split in ("heldout", "train")'),
-            ('split: str = "all") -> Cell', 'split: str = "train") -> Cell'),
-            ("len(scores), scores[0], best, chosen", "len(scores), best, scores[0], chosen"),
-            ("best = min(score", "best = max(score"),
-            ('f"{rate:,.0f}", f"{gflops:.0f}"', 'f"{gflops:,.0f}", f"{rate:.0f}"'),
-        ],
-    ),
-    *mutants_of(
-        "benchmarks/off_policy/report.py",
-        f"{_TESTS}/test_off_policy_report.py",
-        [
-            ('["coverage"] < NOMINAL - TOLERATED', '["coverage"] > NOMINAL - TOLERATED'),
-            ("NOMINAL - TOLERATED]", "NOMINAL + TOLERATED]"),
-            ("best, worst = ranked[0], ranked[-1]", "best, worst = ranked[-1], ranked[0]"),
-            (
-                "value[worst]['rmse'] / value[best]['rmse']",
-                "value[best]['rmse'] / value[worst]['rmse']",
-            ),
-            (
-                'key=lambda m: -value[m]["rank_correlation"]',
-                'key=lambda m: value[m]["rank_correlation"]',
-            ),
-            ("< 0.01", "< -1.0"),
-            ("[m for m in methods if m not in low]", "[m for m in methods if m in low]"),
-            ("> 0.5 * value[m]", "< 0.5 * value[m]"),
-            (
-                "int(np.argmin(rows)), int(np.argmax(rows))",
-                "int(np.argmax(rows)), int(np.argmin(rows))",
-            ),
-            ('"above" if', '"below" if'),
-            ("max(known, key", "min(known, key"),
-            ("higher_is_better=False", "higher_is_better=True"),
-            ('"|bias|": "abs_bias"', '"|bias|": "bias"'),
-            ('{reward}/value/{policy}") / behavior', '{reward}/value/{policy}") - behavior'),
-            (
-                '[("bias", m) for m in methods] + [("rmse", m)',
-                '[("rmse", m) for m in methods] + [("bias", m)',
-            ),
-            ("max(sizes.log_sizes)", "min(sizes.log_sizes)"),
-        ],
-    ),
-    *mutants_of(
-        "benchmarks/architecture/report.py",
-        f"{_TESTS}/test_architecture_report.py",
-        [
-            ('[row], f"control_{row}")', "[row], BASE)"),
-            ('["refining"], "thinking")', '["refining"], BASE)'),
-            ("[FULL], rival)", "[rival], FULL)"),
-            ("[LAZY], DEEP)", "[DEEP], LAZY)"),
-            ("words, parts, BASE)", "words, parts, FULL)"),
-            ('"Recall@10": "recall_10"', '"Recall@10": "ndcg_10"'),
-            ('"parameters": "num_parameters"', '"parameters": "num_inner_parameters"'),
-            ('"loss at the start": "first_loss"', '"loss at the start": "last_loss"'),
-            ("num_ads <= list_size", "num_ads < list_size"),
-            ("if best == last]", "if best != last]"),
-            ("for n in THREADS)", "for n in reversed(THREADS))"),
-            ('"diverged" if t[score] is None', '"diverged" if t[score] is not None'),
-            (
-                '["method", "metric"], sort=False)["value"].mean()',
-                '["method", "metric"], sort=False)["value"].max()',
-            ),
-        ],
-    ),
-    *mutants_of(
-        "benchmarks/alignment/report.py",
-        f"{_TESTS}/test_alignment_report.py",
-        [
-            (
-                '("proxy", "rankers,"), ("truth", "truth,")',
-                '("truth", "rankers,"), ("proxy", "truth,")',
-            ),
-            (
-                '("proxy", "rankers"), ("truth", "truth")',
-                '("truth", "rankers"), ("proxy", "truth")',
-            ),
-            ('"gap, greedy": "hacking_gap_greedy"', '"gap, greedy": "hacking_gap_served"'),
-            (
-                '"regret, truth": "truth_regret_expected"',
-                '"regret, truth": "proxy_regret_expected"',
-            ),
-            (
-                "compare(final, metric, words, ours, rival)",
-                "compare(final, metric, words, [rival], ours[0])",
-            ),
-            ("(share <= 0).sum()", "(share > 0).sum()"),
-            ('in ("dpo", "ppo", "grpo"):', 'in ("dpo", "ppo"):'),
-            ('"OPR": "opr"', '"OPR": "opr_own"'),
-            (
-                '"truth_share_expected" if info.has_truth else',
-                '"proxy_share_expected" if info.has_truth else',
-            ),
-            ('("auc", "auc_oracle", "log_loss"', '("auc_oracle", "auc", "log_loss"'),
-        ],
-    ),
-    *mutants_of(
-        "benchmarks/alignment/tables.py",
-        f"{_TESTS}/test_alignment_report.py",
-        [
-            (
-                "pair[row].to_numpy(), pair[baseline].to_numpy()",
-                "pair[baseline].to_numpy(), pair[row].to_numpy()",
-            ),
-            ('"lowers": "worse"', '"lowers": "better"'),
-            ("- low) / (high - low)", "- low) / high"),
-            (
-                'wide["pool_min"].groupby(group).transform("min")',
-                'wide["pool_min"].groupby(group).transform("max")',
-            ),
-            ('limit = total.groupby("seed").min()', 'limit = total.groupby("seed").max()'),
-            (
-                "            d.chance,\n            d.p_value,",
-                "            d.p_value,\n            d.chance,",
-            ),
-            ('[c for c in parts if c != "requests_s"]', "parts"),
-            (
-                "on_market(method, market), VIEWS[view])",
-                'on_market(method, market), VIEWS["rankers"])',
-            ),
-        ],
-    ),
-    *mutants_of(
-        "benchmarks/alignment/studies.py",
-        f"{_TESTS}/test_alignment_report.py",
-        [
-            (
-                "on_market(method, market), on_market(rival, market), metric",
-                "on_market(rival, market), on_market(method, market), metric",
-            ),
-            (
-                "paired(results, str(row), plain, metric)",
-                "paired(results, plain, str(row), metric)",
-            ),
-            (
-                'paired(results, str(row), plain, "entropy")',
-                'paired(results, plain, str(row), "entropy")',
-            ),
-        ],
-    ),
-]
+REPORTS = r"""
+benchmarks/tokenizers/report.py < benchmarks/reports/test_tokenizers_report.py
+    pairs[rows[0]] / pairs[rows[1]] ==> pairs[rows[1]] / pairs[rows[0]]
+    for method in ("rq_kmeans", "ua_sid")] ==> for method in ("ua_sid", "rq_kmeans")]
+    (pairs[rows[1]] == 0).any() ==> (pairs[rows[1]] == 0).all()
+    "usage 1": "code_usage_1" ==> "usage 1": "code_usage_2"
+    "usage 3": "code_usage_3" ==> "usage 3": "code_usage_1"
+    "fewer collisions", False ==> "fewer collisions", True
+    "a higher path similarity", True ==> "a higher path similarity", False
+    "improves": "holds" ==> "improves": "is not clear"
+    [plus], rival, higher ==> [rival], plus, higher
+    f"entropy_{level}" ==> f"entropy_{4 - level}"
+    for split in ("train", "heldout") ==> for split in ("heldout", "train")
+    ALL = "all" ==> ALL = "train"
+    len(scores), scores[0], best, chosen ==> len(scores), best, scores[0], chosen
+    best = min(score ==> best = max(score
+    f"{rate:,.0f}", f"{gflops:.0f}" ==> f"{gflops:,.0f}", f"{rate:.0f}"
+benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
+    ["coverage"] < NOMINAL - TOLERATED ==> ["coverage"] > NOMINAL - TOLERATED
+    NOMINAL - TOLERATED] ==> NOMINAL + TOLERATED]
+    best, worst = ranked[0], ranked[-1] ==> best, worst = ranked[-1], ranked[0]
+    value[worst]['rmse'] / value[best]['rmse'] ==> value[best]['rmse'] / value[worst]['rmse']
+    key=lambda m: -value[m]["rank_correlation"] ==> key=lambda m: value[m]["rank_correlation"]
+    < 0.01 ==> < -1.0
+    [m for m in methods if m not in low] ==> [m for m in methods if m in low]
+    > 0.5 * value[m] ==> < 0.5 * value[m]
+    int(np.argmin(rows)), int(np.argmax(rows)) ==> int(np.argmax(rows)), int(np.argmin(rows))
+    "above" if ==> "below" if
+    max(known, key ==> min(known, key
+    higher_is_better=False ==> higher_is_better=True
+    "|bias|": "abs_bias" ==> "|bias|": "bias"
+    {reward}/value/{policy}") / behavior ==> {reward}/value/{policy}") - behavior
+    [("bias", m) for m in methods] + [("rmse", m) ==> [("rmse", m) for m in methods] + [("bias", m)
+    max(sizes.log_sizes) ==> min(sizes.log_sizes)
+benchmarks/reports/trials.py < benchmarks/reports/test_architecture_report.py
+    t[score] is None ==> t[score] is not None
+benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.py
+    [row], f"control_{row}") ==> [row], BASE)
+    ["refining"], "thinking") ==> ["refining"], BASE)
+    [FULL], rival) ==> [rival], FULL)
+    [LAZY], DEEP) ==> [DEEP], LAZY)
+    words, parts, BASE) ==> words, parts, FULL)
+    "Recall@10": "recall_10" ==> "Recall@10": "ndcg_10"
+    "parameters": "num_parameters" ==> "parameters": "num_inner_parameters"
+    "loss at the start": "first_loss" ==> "loss at the start": "last_loss"
+    num_ads <= list_size ==> num_ads < list_size
+    if best == last] ==> if best != last]
+    for n in THREADS) ==> for n in reversed(THREADS))
+    sort=False)["value"].mean() ==> sort=False)["value"].max()
+benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
+    ("proxy", "rankers,"), ("truth", "truth,") ==> ("truth", "rankers,"), ("proxy", "truth,")
+    ("proxy", "rankers"), ("truth", "truth") ==> ("truth", "rankers"), ("proxy", "truth")
+    "gap, greedy": "hacking_gap_greedy" ==> "gap, greedy": "hacking_gap_served"
+    "regret, truth": "truth_regret_expected" ==> "regret, truth": "proxy_regret_expected"
+    compare(final, metric, words, ours, rival) ==> compare(final, metric, words, [rival], ours[0])
+    (share <= 0).sum() ==> (share > 0).sum()
+    in ("dpo", "ppo", "grpo"): ==> in ("dpo", "ppo"):
+    "OPR": "opr" ==> "OPR": "opr_own"
+    ("auc", "auc_oracle", "log_loss" ==> ("auc_oracle", "auc", "log_loss"
+benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
+    pair[row].to_numpy(), pair[baseline] ==> pair[baseline].to_numpy(), pair[row]
+    "lowers": "worse" ==> "lowers": "better"
+    - low) / (high - low) ==> - low) / high
+    ["pool_min"].groupby(group).transform("min") ==> ["pool_min"].groupby(group).transform("max")
+    limit = total.groupby("seed").min() ==> limit = total.groupby("seed").max()
+                d.chance,\n            d.p_value, ==>             d.p_value,\n            d.chance,
+    [c for c in parts if c != "requests_s"] ==> parts
+    VIEWS[view], TEST) ==> VIEWS["rankers"], TEST)
+benchmarks/alignment/studies.py < benchmarks/reports/test_alignment_report.py
+    (method, market), on_market(rival, market) ==> (rival, market), on_market(method, market)
+    paired(results, str(row), plain, metric) ==> paired(results, plain, str(row), metric)
+    paired(results, str(row), plain, "entropy") ==> paired(results, plain, str(row), "entropy")
+"""
