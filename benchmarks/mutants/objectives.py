@@ -65,7 +65,6 @@ agents/objectives/dpo.py < agents/test_grpo_dpo.py agents/test_objective_identit
 agents/objectives/ecpo.py < agents/test_ecpo_gbpo.py
     math.log1p(clip + delta) ==> math.log1p(clip)
     torch.where(advantage < 0, excess ==> torch.where(advantage > 0, excess
-    (log_ratio.detach() - math ==> (log_ratio - math
 agents/objectives/gbpo.py < agents/test_ecpo_gbpo.py
     current, log1mexp(current) ==> log1mexp(current), current
     torch.maximum(behavior ==> torch.minimum(behavior
