@@ -1,7 +1,7 @@
 """Mutants of statistics and of the words that are made of them."""
 
 MATHEMATICS = r"""
-benchmarks/reports/statistics.py < benchmarks/test_stats.py
+benchmarks/reports/statistics.py < benchmarks/test_stats.py benchmarks/test_significance.py
     TRIMMED = 0.25 ==> TRIMMED = 0.2
     ordered[..., dropped : count - dropped] ==> ordered[..., : count - dropped]
     left - right, ==> right - left,

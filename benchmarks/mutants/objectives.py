@@ -10,7 +10,7 @@ gpr_rl/metrics.py < gpr_rl/test_metrics.py
     masked_fill(~valid, -torch.inf) ==> masked_fill(~valid, 0.0)
     hit = ranked[:, :cutoff] ==> hit = ranked[:, : cutoff + 1]
     device=ranked.device) + 1 ==> device=ranked.device)
-agents/objectives/surrogate.py < agents/test_hepo.py agents/test_objective_identities.py
+agents/objectives/surrogate.py < agents/test_hepo.py agents/test_objective_parts.py
     (per_level, valid).sum() / valid.sum() ==> (per_level, valid).mean() / valid.sum()
     valid).sum() / valid.sum().clamp_min(1) ==> valid).sum() / valid.numel()
     .square().sum(-1, keepdim=True) / count) ==> .square().sum(-1, keepdim=True) / (count - 1))
@@ -25,13 +25,13 @@ agents/objectives/surrogate.py < agents/test_hepo.py agents/test_objective_ident
     gain = gain * level_weight ==> gain = gain
     mask) - keep_valid(behavior_log_prob.detach() ==> mask) + keep_valid(behavior_log_prob.detach()
     keep_valid(advantage, mask).mean(-1 ==> keep_valid(advantage, mask).sum(-1
-agents/objectives/surrogate_loss.py < agents/test_hepo.py agents/test_ppo.py
+agents/objectives/surrogate_loss.py < agents/test_hepo.py agents/test_objective_parts.py
     error.square() ==> error.abs()
     value_target.detach(), mask ==> value_target, mask
     -self.entropy_coefficient * entropy ==> self.entropy_coefficient * entropy
     (ratio - 1).abs() > self.clip ==> (ratio - 1) > self.clip
     mean_over_candidates(clipped, valid) / ratio.shape[-1] ==> mean_over_candidates(clipped, valid)
-agents/objectives/hepo.py < agents/test_hepo.py agents/test_objective_identities.py
+agents/objectives/hepo.py < agents/test_hepo.py agents/test_objective_parts.py
     discount * running\n        returns ==> running\n        returns
     discount * running\n        sums ==> running\n        sums
     terminal_reward - value[..., -1] if ==> terminal_reward - value[..., 0] if
@@ -73,7 +73,7 @@ agents/objectives/raft.py < agents/test_objective_identities.py
     (score > worst) ==> (score >= worst)
     .sum(-1) / count.clamp_min(1) ==> .sum(-1)
     (count > 0).sum().clamp_min(1) ==> count.numel()
-agents/objectives/reinforce.py < agents/test_objective_identities.py
+agents/objectives/reinforce.py < agents/test_objective_identities.py agents/test_objective_parts.py
     advantage = centred * count / (count - 1).clamp_min(1) ==> advantage = centred
     return -mean_over_candidates( ==> return mean_over_candidates(
     log_ratio.clamp_max(_MAX_LOG_RATIO) ==> log_ratio.clamp_max(1.0)
@@ -84,7 +84,7 @@ agents/objectives/rspo.py < agents/test_rspo.py
     (1 + worse.sum(-1)) < delta ==> (1 + worse.sum(-1)) > delta
     1.0 / (2.0 + distance).log2() ==> 1.0 / (3.0 + distance).log2()
     anchored[:, :, None], pull ==> anchored[:, None, :], pull
-agents/objectives/unified.py < agents/test_objective_identities.py
+agents/objectives/unified.py < agents/test_objective_identities.py agents/test_objective_parts.py
     weight * largest * (1.0 - apart) ==> weight * largest * (1.0 + apart)
     (apart * above ==> ((1.0 - apart) * above
     mask & (known > mean) ==> mask & (known < mean)
