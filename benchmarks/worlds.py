@@ -1,9 +1,15 @@
 """The worlds of a run: which one a seed has, opened, or made as a task before others need it."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.runs.tasks import Task
+from simulators.make import world_names
 from simulators.markets import load_market
 from simulators.progress import silent
 from simulators.synthetic.config import PRESETS as SYNTHETIC
 from simulators.world import World
+from simulators.world.info import WorldInfo
 
 BASE = "base"
 """The market without changes."""
@@ -22,3 +28,37 @@ def open_market(world: str, market: str, seed: int) -> World:
 def make_market(*, world: str, seed: int, market: str = BASE) -> None:
     """Make the world of a market unless it is cached."""
     open_market(world, market, seed)
+
+
+def on_market(name: str, market: str) -> str:
+    """Return a name on a market; the base market goes without saying."""
+    return name if market == BASE else f"{name}@{market}"
+
+
+def needs_world(world: str, seed: int, market: str = BASE) -> tuple[str, ...]:
+    """Return the name of the task that makes a seed's world; none for a directory."""
+    named = on_market(f"world, seed {world_seed(world, seed)}", market)
+    return (named,) if world in world_names() else ()
+
+
+def world_tasks(
+    world: str, seeds: Iterable[int], out: Path, *, market: str = BASE, cost: float = 1.0
+) -> list[Task]:
+    """Return a task for each world that these seeds have; none for a directory."""
+    return [
+        Task(
+            name=needs_world(world, seed, market)[0],
+            function="benchmarks.worlds:make_market",
+            kwargs={"world": world, "market": market, "seed": seed},
+            output=out / "parts" / f"{on_market('world', market)}-seed{seed}.parquet",
+            cost=cost,
+        )
+        for seed in sorted({world_seed(world, seed) for seed in seeds})
+        if world in world_names()
+    ]
+
+
+def world_words(info: WorldInfo, truth: str = "") -> str:
+    """Return what a report says of its world: its source, and what of it is simulated."""
+    simulated = ", ".join(info.simulated) or "nothing"
+    return f"World `{info.name}` ({info.source}{truth}). Simulated: {simulated}. "

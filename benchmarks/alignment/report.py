@@ -19,12 +19,11 @@ from benchmarks.alignment.tables import (
     REFERENCES,
     WARM_START,
     add_normalised,
-    metric_table,
     same_clock_table,
     time_table,
     verdict_table,
 )
-from benchmarks.alignment.tuning import read_choice, tuned_file
+from benchmarks.alignment.tuning import tuned_file
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -38,11 +37,13 @@ from benchmarks.reports.blocks import (
 )
 from benchmarks.reports.cards import group_table
 from benchmarks.reports.figures import curves_over, interval_chart, learning_curves
-from benchmarks.reports.lookup import TEST, interval_of
+from benchmarks.reports.lookup import TEST, interval_cells, interval_of, interval_table, values_of
 from benchmarks.reports.reading import Difference, adjust, compare
-from benchmarks.reports.statistics import bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.runs.results import under
+from benchmarks.runs.trials import with_choice
 from benchmarks.suite import Settings
+from benchmarks.worlds import BASE, world_words
+from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 
 
@@ -51,7 +52,7 @@ def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: in
     assert isinstance(sizes, AlignmentPreset)
     rows: list[list[Cell]] = []
     for method in methods:
-        config = read_choice(tuned_file(settings, method), sizes.training)
+        config = with_choice(sizes.training, tuned_file(settings, method))
         built, rate = make_method(method, config, num_levels)
         own = [
             f"{name} {getattr(config, name):g}"
@@ -77,22 +78,19 @@ def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: in
 
 
 def _ranker_card(results: pd.DataFrame) -> list[Block]:
-    card = results[(results["method"] == "rankers") & (results["split"] == "test")]
+    parts = results[results["group"] != OVERALL]
     rows: list[list[Cell]] = []
     metrics = ("auc", "auc_oracle", "log_loss", "ece", "ratio", "rate", "num_rows")
     for task in ("pctr", "pcvr"):
-        cells: list[Cell] = []
-        for metric in metrics:
-            values = card[card["metric"] == f"{task}/{metric}"]["value"].to_numpy()
-            cells.append(bootstrap(values, BOOTSTRAP_SEED) if len(values) else None)
+        cells = interval_cells(under(results, task=task, group=OVERALL), "rankers", metrics, TEST)
         if any(cell is not None for cell in cells):
             rows.append([task, *cells])
     names = ("AUC", "AUC of the truth", "log-loss", "ECE", "sum(p)/sum(y)", "rate", "rows")
     blocks: list[Block] = [
         Table("Frozen rankers on held-out days", ["task", *names], rows, "Over the worlds used."),
-        *(table for task in ("pctr", "pcvr") if (table := group_table(card, task, "rankers"))),
+        *(table for task in ("pctr", "pcvr") if (table := group_table(parts, task, "rankers"))),
     ]
-    share = card[card["metric"] == "regime/share"]["value"]
+    share = values_of(results, "rankers", "regime/share", TEST)
     if len(share):
         hacking = int((share <= 0).sum())
         text = (
@@ -138,8 +136,7 @@ def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
     assert isinstance(sizes, AlignmentPreset)
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
-        f"{sizes.num_test_requests} requests of held-out days per seed. World `{info.name}` "
-        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        f"{sizes.num_test_requests} requests of held-out days per seed. {world_words(info)}"
     )
     text += (
         "Every value is given under the frozen rankers (what was optimised) and under the world's "
@@ -159,7 +156,7 @@ def _alignment_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
         "nDCG, own list": "ndcg_own",
         "OPR, own list": "opr_own",
     }
-    return metric_table(
+    return interval_table(
         final,
         "Value alignment (the columns of GPR Tab. 3)",
         order,
@@ -178,7 +175,7 @@ def _value_columns(share: str) -> dict[str, str]:
 
 
 def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
-    return metric_table(
+    return interval_table(
         final,
         "Share of the possible gain: 0 is the logging policy, 1 the best ad",
         order,
@@ -225,14 +222,14 @@ def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
                 "Expected share of the possible gain with 95 % intervals over seeds.",
                 drawn,
             ),
-            metric_table(
+            interval_table(
                 final,
                 "Mean reward per request",
                 order,
                 _value_columns(""),
                 "In the reward's own unit; for final_value that of eCPM.",
             ),
-            metric_table(
+            interval_table(
                 final,
                 "Reward hacking and regret",
                 order,
@@ -240,7 +237,7 @@ def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
                 "gap: share of the gain under the rankers less that under the truth. regret: what "
                 "the best ad is worth more, in the reward's unit, expected over draws.",
             ),
-            metric_table(
+            interval_table(
                 final,
                 "Spread of the policies",
                 order,
@@ -295,23 +292,22 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
 
 
 def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
-    own = results[results["method"].isin(trained)]
-    names = [n for n in own["metric"].unique() if n.startswith("explained_variance/")]
+    explained = results[results["metric"] == "explained_variance"]
+    explained = explained[explained["method"].isin(trained)]
     blocks: list[Block] = [
         Paragraph(
             "`hepo` learns its coarse levels through the critic alone, so its result "
             "can be no better than these curves."
         )
     ]
-    for name in sorted(names):
-        level = name.rpartition("/")[2]
+    for level in sorted(explained["level"].unique()):
         blocks.append(
             Figure(
                 f"explained_variance_{level}",
                 f"Share of the return's variance that the critic explains at level {level}.",
                 learning_curves(
-                    results,
-                    name,
+                    under(explained, level=level),
+                    "explained_variance",
                     methods=trained,
                     split="train",
                     label=f"explained variance, level {level}",
@@ -355,20 +351,21 @@ def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> S
     sizes = settings.sizes
     assert isinstance(sizes, AlignmentPreset)
     methods = settings.methods
-    final = add_normalised(results)
+    base = under(results, market=BASE)
+    final = under(add_normalised(results), market=BASE)
     warm = [m for m in WARM_ROWS if m not in methods]
     order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
     sections = [
         _value_section(final, order),
-        _curves(results, trained, sizes.training),
-        _critic(results, trained),
+        _curves(base, trained, sizes.training),
+        _critic(base, trained),
         markets_section(results, settings),
         conditions_section(results, settings),
         ablations_section(results, settings),
         tuning_section(settings),
-        Section("The rankers", _ranker_card(results)),
+        Section("The rankers", _ranker_card(base)),
         _how(trained, settings, info.num_levels),
     ]
     clock = time_table(results)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from agents.train_config import TrainConfig
 from benchmarks.alignment.ablations import ABLATIONS
 from benchmarks.alignment.presets import (
@@ -12,8 +14,7 @@ from benchmarks.alignment.presets import (
     AlignmentPreset,
 )
 from benchmarks.suite import Settings
-
-BASE = "base"
+from benchmarks.worlds import BASE, on_market
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +29,22 @@ class Row:
         change = f"+{self.ablation}" if self.ablation else ""
         return on_market(self.method + change, self.market)
 
-    @classmethod
-    def parse(cls, name: str) -> "Row":
-        """Return the row that `str` wrote."""
-        front, _, market = name.partition("@")
-        method, _, ablation = front.partition("+")
-        return cls(method=method, ablation=ablation, market=market or BASE)
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What the row is measured under, in the columns of its table."""
+        return {"market": self.market, "ablation": self.ablation}
 
     def training(self, config: TrainConfig) -> TrainConfig:
         """Return the configuration with the ablation's change."""
         return replace(config, **ABLATIONS[self.ablation].training) if self.ablation else config  # type: ignore[arg-type]
 
 
-def on_market(name: str, market: str) -> str:
-    """Return a row's name on a market; the base market goes without saying."""
-    return name if market == BASE else f"{name}@{market}"
+def row_labels(results: pd.DataFrame) -> pd.Series:
+    """Return every line's row as it is written in tables."""
+    columns = (results[name] for name in ("method", "ablation", "market"))
+    rows = zip(*columns, strict=True)
+    labels = [str(Row(method=m, ablation=a, market=market or BASE)) for m, a, market in rows]
+    return pd.Series(labels, index=results.index, dtype="str")
 
 
 def rows_of(settings: Settings) -> dict[Row, tuple[int, ...]]:

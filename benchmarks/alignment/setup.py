@@ -1,6 +1,7 @@
 """What all methods of a seed share: the market, the held-out requests and the warm start."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from agents.warm_start import build_model, train_critic, train_mtp, train_vaft
 from benchmarks.alignment.presets import SUITE, AlignmentPreset
-from benchmarks.alignment.rows import BASE, on_market
 from benchmarks.evaluation import (
     EvaluationSet,
     ad_distribution,
@@ -25,7 +25,7 @@ from benchmarks.evaluation import (
 )
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import log_progress
-from benchmarks.worlds import open_market
+from benchmarks.worlds import BASE, on_market, open_market
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
@@ -36,10 +36,27 @@ from simulators.world import World
 
 
 def rows_frame(
-    method: str, seed: int, step: int, split: str, metrics: dict[str, float]
+    method: str,
+    seed: int,
+    step: int,
+    split: str,
+    metrics: Mapping[str, float],
+    **conditions: str | int,
 ) -> pd.DataFrame:
-    """Return tidy rows; what is not finite does not apply and has none."""
-    return tidy(SUITE, method, seed, applicable(metrics), step=step, split=split)
+    """Return tidy rows; what is not finite does not apply and has none.
+
+    The trainer's `NAME/LEVEL` becomes NAME of a level.
+    """
+    by_level: dict[int, dict[str, float]] = {0: {}}
+    for name, value in applicable(metrics).items():
+        front, _, end = name.rpartition("/")
+        level = int(end) if end.isdigit() else 0
+        by_level.setdefault(level, {})[front if level else name] = value
+    frames = [
+        tidy(SUITE, method, seed, own, step=step, split=split, level=level, **conditions)
+        for level, own in by_level.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -78,22 +95,28 @@ class Setup:
         )
 
 
-def checkpoint(out: Path, row: str, seed: int) -> Path:
+def checkpoint(out: Path, row: str, seed: int, market: str = BASE) -> Path:
     """Return where a row's weights are kept."""
-    return out / "checkpoints" / f"{row}-seed{seed}.safetensors"
+    return out / "checkpoints" / f"{on_market(row, market)}-seed{seed}.safetensors"
 
 
-def _card_rows(world: World, name: str, seed: int) -> list[pd.DataFrame]:
-    """Return the grades of the world's rankers, as rows of the method `rankers`."""
-    metrics: dict[str, float] = {}
-    for part in ("pctr", "pcvr", "regime"):
-        for key, value in world.ranker_card.get(part, {}).items():
-            if not isinstance(value, str):
-                metrics[f"{part}/{key}"] = value
+def _card_rows(world: World, market: str, seed: int) -> list[pd.DataFrame]:
+    """Return the grades of a market's rankers as rows of `rankers`: by group on the base market."""
+
+    def graded(metrics: Mapping[str, float], **conditions: str) -> pd.DataFrame:
+        return rows_frame("rankers", seed, 0, "test", metrics, market=market, **conditions)
+
+    def numbers(part: str) -> dict[str, float]:
+        card = world.ranker_card.get(part, {})
+        return {key: value for key, value in card.items() if not isinstance(value, str)}
+
+    rows = [graded({f"regime/{key}": value for key, value in numbers("regime").items()})]
+    if market != BASE:
+        return rows
     for task, groups in ranker_card(world, with_oracle=False).items():
-        for group, grades in groups.items():
-            metrics |= {f"{task}/{group}/{k}": v for k, v in grades.items() if group != OVERALL}
-    return [rows_frame(name, seed, 0, "test", metrics)]
+        for group, grades in {**groups, OVERALL: numbers(task)}.items():
+            rows.append(graded(grades, task=task, group=group))
+    return rows
 
 
 def train_warm_start(
@@ -136,9 +159,9 @@ def prepare_seed(
     started = time.perf_counter()
     loaded = open_market(world, market, seed)
     mix = RewardMix.from_specs(list(reward))
-    saved_mtp = checkpoint(out, on_market("mtp", market), seed)
+    saved_mtp = checkpoint(out, "mtp", seed, market)
     model, logs, seconds = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
-    saved = checkpoint(out, on_market("vaft", market), seed)
+    saved = checkpoint(out, "vaft", seed, market)
     save_policy(model, saved, world=world, method="vaft", seed=seed)
     scoring = time.perf_counter()
     data = make_evaluation_set(loaded, mix, sizes.num_test_requests)
@@ -147,25 +170,18 @@ def prepare_seed(
     beam = policy_beam(model, loaded, data.request_id, data.eligible, sizes.list_size)
     warm = path_log_prob(model, loaded, data.request_id, data.eligible)
     setup = Setup(loaded, mix, data, validation, beam.ad_id, warm)
-    setup.save(checkpoint(out, on_market("evaluation", market), seed))
-
-    def named(method: str) -> str:
-        return on_market(method, market)
+    setup.save(checkpoint(out, "evaluation", seed, market))
 
     rows = [_reference_rows(setup, market, seed, sizes.list_size)]
-    if market == BASE:
-        rows += _card_rows(loaded, "rankers", seed)
-    else:
-        regime = loaded.ranker_card.get("regime", {})
-        metrics = {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}
-        rows.append(rows_frame(named("rankers"), seed, 0, "test", metrics))
+    rows += _card_rows(loaded, market, seed)
     for name, policy in (("mtp", load_policy(saved_mtp)), ("vaft", model)):
         reference = warm if name == "mtp" else None
         metrics = evaluate_model(policy, loaded, data, setup.shared, reference, sizes.list_size)
         metrics["train_s"] = seconds[name]
-        rows.append(rows_frame(named(name), seed, 0, "test", metrics))
+        rows.append(rows_frame(name, seed, 0, "test", metrics, market=market))
     for (stage, step), logged in logs.items():
-        rows.append(rows_frame(named(f"warm_{stage}"), seed, step + 1, "train", logged))
+        on_stage = {"market": market, "part": stage}
+        rows.append(rows_frame("warm_start", seed, step + 1, "train", logged, **on_stage))
     ended = time.perf_counter()
     spent = {
         "total_s": ended - started,
@@ -173,7 +189,7 @@ def prepare_seed(
         "rankers_s": evaluating - scoring,
         "evaluation_s": ended - evaluating,
     }
-    rows.append(rows_frame(named("vaft"), seed, 0, "time", spent))
+    rows.append(rows_frame("vaft", seed, 0, "time", spent, market=market))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -192,8 +208,7 @@ def _reference_rows(setup: Setup, market: str, seed: int, list_size: int) -> pd.
         "best": best,
     }
     frames = [
-        rows_frame(on_market(name, market), seed, 0, "test", metrics)
-        for name, metrics in found.items()
+        rows_frame(name, seed, 0, "test", metrics, market=market) for name, metrics in found.items()
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -243,9 +258,7 @@ def starting_model(
     fresh = build_model(world, sizes.warm_start.model, seed)
     if start == "none":
         return fresh.eval()
-    model = load_policy(
-        checkpoint(out, on_market("mtp" if start == "mtp" else "vaft", market), seed)
-    )
+    model = load_policy(checkpoint(out, "mtp" if start == "mtp" else "vaft", seed, market))
     if start == "mtp":
         train_critic(model, train_view(world), sizes.warm_start, seed, reward)
     elif start == "fresh_critic":

@@ -1,7 +1,8 @@
 """Sections of the alignment report beside the main comparison: markets, ablations, tuning."""
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,15 +10,17 @@ import pandas as pd
 from agents.methods import search_space
 from benchmarks.alignment.ablations import ABLATIONS
 from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentPreset
-from benchmarks.alignment.rows import BASE, Row, on_market, rows_of
-from benchmarks.alignment.tables import VIEWS, market_table, paired
+from benchmarks.alignment.rows import Row, rows_of
+from benchmarks.alignment.tables import VIEWS, market_table, paired, seed_values
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
 from benchmarks.reports.figures import interval_chart, profile_chart
 from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import coverage_note
 from benchmarks.reports.statistics import Interval, Profile, performance_profile
-from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
+from benchmarks.reports.trials import read_all
+from benchmarks.runs.results import BOOTSTRAP_SEED, under
 from benchmarks.suite import Settings
+from benchmarks.worlds import BASE
 from simulators.markets import MARKETS
 
 RIVALS = ("ppo", "grpo")
@@ -65,21 +68,17 @@ def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
     assert isinstance(sizes, AlignmentPreset)
     extra = (*WARM_ROWS, *sizes.extra_methods)
     methods = [m for m in settings.methods if m not in extra]
-    table = seed_table(results, VIEWS["rankers"])
-    wanted = [on_market(method, market) for method in methods for market in markets]
-    if len(markets) < 2 or not methods or not set(wanted) <= set(table.columns):
+    if len(markets) < 2 or not methods:
         return {}
-    common = table[wanted].dropna()
+    rows = [Row(method=method, market=market) for method in methods for market in markets]
+    values = {(r.method, r.market): seed_values(results, r, VIEWS["rankers"]) for r in rows}
+    common = pd.DataFrame(values).dropna()
     if common.empty:
         return {}
     low, high = float(common.min().min()), float(common.max().max())
     thresholds = np.linspace(low - 0.02, high + 0.02, 120)
     return {
-        method: performance_profile(
-            common[[on_market(method, market) for market in markets]].to_numpy(),
-            thresholds,
-            BOOTSTRAP_SEED,
-        )
+        method: performance_profile(common[method].to_numpy(), thresholds, BOOTSTRAP_SEED)
         for method in methods
     }
 
@@ -87,7 +86,7 @@ def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
 def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
     rows: list[list[Cell]] = []
     for market in markets:
-        share = interval_of(results, on_market("rankers", market), "regime/share", TEST)
+        share = interval_of(under(results, market=market), "rankers", "regime/share", TEST)
         if share is not None:
             rows.append([market, share])
     if not rows:
@@ -119,16 +118,23 @@ def conditions_section(results: pd.DataFrame, settings: Settings) -> Section | N
             cells: list[Cell] = [market]
             for method in ours:
                 for rival in rivals:
-                    found = paired(
-                        results, on_market(method, market), on_market(rival, market), metric
-                    )
-                    cells.append(None if found is None else found[0])
+                    found = _ahead(results, method, rival, market, metric)
+                    cells.append(found)
             if any(cell is not None for cell in cells[1:]):
                 rows.append(cells)
         names = [f"{method} - {rival}" for method in ours for rival in rivals]
         blocks.append(Table(f"HEPO against its rivals, {view}", ["market", *names], rows))
     blocks += _dial(results, ours, rivals, markets)
     return Section("Under which conditions HEPO is ahead", blocks)
+
+
+def _ahead(
+    results: pd.DataFrame, method: str, rival: str, market: str, metric: str
+) -> Interval | None:
+    """Return a method's seed-paired difference from a rival on a market."""
+    ours, theirs = (Row(method=name, market=market) for name in (method, rival))
+    found = paired(results, ours, theirs, metric)
+    return None if found is None else found[0]
 
 
 def _dial(
@@ -143,14 +149,9 @@ def _dial(
         for rival in rivals:
             points = []
             for market in present:
-                found = paired(
-                    results,
-                    on_market(method, market),
-                    on_market(rival, market),
-                    VIEWS["rankers"],
-                )
+                found = _ahead(results, method, rival, market, VIEWS["rankers"])
                 if found is not None:
-                    points.append((market, found[0]))
+                    points.append((market, found))
             if len(points) == len(present):
                 groups[f"{method} - {rival}"] = points
     if not groups:
@@ -173,14 +174,14 @@ def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | No
     for row in rows_of(settings):
         if not row.ablation:
             continue
-        plain = str(Row(method=row.method, market=row.market))
-        found = {view: paired(results, str(row), plain, metric) for view, metric in VIEWS.items()}
-        entropy = paired(results, str(row), plain, "entropy")
+        plain = replace(row, ablation="")
+        found = {view: paired(results, row, plain, metric) for view, metric in VIEWS.items()}
+        entropy = paired(results, row, plain, "entropy")
         if found["rankers"] is None:
             continue
         cells: list[Cell] = [
             str(row),
-            interval_of(results, str(row), VIEWS["rankers"], TEST),
+            interval_of(under(results, **row.conditions), row.method, VIEWS["rankers"], TEST),
             *(None if pair is None else pair[0] for pair in found.values()),
             None if entropy is None else entropy[0].value,
             found["rankers"][1],
@@ -221,18 +222,14 @@ def tuning_section(settings: Settings) -> Section | None:
     if not plan.num_trials or not folder.is_dir():
         return None
     rows: list[list[Cell]] = []
-    for path in sorted(folder.glob("*.json")):
-        log = json.loads(path.read_text())
-        method = log["method"]
-        scored = [t for t in log["trials"] if t["mean"] is not None]
-        first = log["trials"][0]["mean"]
-        best = max((t["mean"] for t in scored), default=None)
-        size = 1
-        for values in search_space(method).values():
-            size *= len(values)
-        rows.append(
-            [method, size, len(log["trials"]), len(scored), first, best, _words(log["chosen"])]
-        )
+    for method, log in read_all({p.stem: p for p in sorted(folder.glob("*.json"))}).items():
+        scores = [trial["score"] for trial in log["trials"]]
+        scored = [score for score in scores if score is not None]
+        size = math.prod(len(values) for values in search_space(method).values())
+        words = ", ".join(f"{name} {value:g}" for name, value in log["chosen"].items())
+        best = max(scored, default=None)
+        chosen = words or "the defaults"
+        rows.append([method, size, len(scores), len(scored), scores[0], best, chosen])
     text = (
         f"Every method had {plan.num_trials} trials of {plan.num_steps} steps on seeds "
         f"{plan.seeds[0]} to {plan.seeds[-1]}, which no test uses: its defaults and "
@@ -247,7 +244,3 @@ def tuning_section(settings: Settings) -> Section | None:
         "chosen: what differs from the defaults.",
     )
     return Section("Tuning", [Paragraph(text), table])
-
-
-def _words(settings: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "the defaults"

@@ -19,15 +19,14 @@ from benchmarks.alignment.presets import (
     AlignmentPreset,
 )
 from benchmarks.alignment.report import make_report
-from benchmarks.alignment.rows import BASE, Row, on_market, rows_of, seeds_on
+from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.tuning import tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
-from benchmarks.worlds import open_market, world_seed
-from simulators.make import world_names
+from benchmarks.worlds import BASE, needs_world, on_market, open_market, world_tasks
 
 IS_EXTENDABLE = TAKES_METHODS = TAKES_REWARDS = TAKES_LOGGER = True
 SYNTHETIC_ONLY = (*MARKETS, "arr")
@@ -63,32 +62,12 @@ def _shared(settings: Settings) -> dict[str, object]:
     }
 
 
-def _world_name(settings: Settings, market: str, seed: int) -> str:
-    return on_market(f"world, seed {world_seed(settings.world, seed)}", market)
-
-
 def _world_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    if settings.world not in world_names():
-        return []
-    return [
-        Task(
-            name=_world_name(settings, market, seed),
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "market": market, "seed": seed},
-            output=_part(settings, on_market("world", market), seed),
-            cost=1.0,
-        )
-        for seed in sorted({world_seed(settings.world, seed) for seed in seeds})
-    ]
+    return world_tasks(settings.world, seeds, settings.out, market=market)
 
 
 def _part(settings: Settings, name: str, seed: int) -> Path:
     return settings.out / "parts" / f"{name}-seed{seed}.parquet"
-
-
-def _needs_world(settings: Settings, market: str, seed: int) -> tuple[str, ...]:
-    named = settings.world in world_names()
-    return (_world_name(settings, market, seed),) if named else ()
 
 
 def _warm_name(market: str, seed: int) -> str:
@@ -101,9 +80,9 @@ def _warm_start(settings: Settings, market: str, seed: int) -> Task:
         name=_warm_name(market, seed),
         function="benchmarks.alignment.setup:prepare_seed",
         kwargs={**_shared(settings), "market": market, "seed": seed},
-        needs=_needs_world(settings, market, seed),
+        needs=needs_world(settings.world, seed, market),
         output=_part(settings, on_market("warm", market), seed),
-        files=tuple(checkpoint(settings.out, on_market(n, market), seed) for n in files),
+        files=tuple(checkpoint(settings.out, name, seed, market) for name in files),
         cost=2.0,
     )
 
@@ -117,7 +96,7 @@ def _row_task(settings: Settings, row: Row, seed: int) -> Task:
         function = "benchmarks.alignment.train:run_row"
         tuned = tuned_file(settings, row.method)
         more = {
-            "row": name,
+            "row": row,
             "tuned": tuned,
             "plugins": settings.plugins,
             "resume": settings.resume,
@@ -149,7 +128,7 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
                 name=f"tuning start, seed {seed}",
                 function="benchmarks.alignment.tuning:prepare_tuning",
                 kwargs={**shared, "seed": seed},
-                needs=_needs_world(settings, BASE, seed),
+                needs=needs_world(settings.world, seed),
                 output=_part(settings, "tuning", seed),
                 cost=2.0,
             )

@@ -1,16 +1,23 @@
 """Tables of the alignment suite that every part of its report needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.alignment.rows import Row, on_market
+from benchmarks.alignment.rows import Row, row_labels
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import Difference
 from benchmarks.reports.significance import smallest_p_value
 from benchmarks.reports.statistics import Interval, bootstrap, paired_difference
-from benchmarks.runs.results import BOOTSTRAP_SEED, final_values, seed_table
+from benchmarks.runs.results import (
+    BOOTSTRAP_SEED,
+    complete,
+    final_values,
+    seed_table,
+    under,
+    without_conditions,
+)
 
 WARM_START = "vaft"
 REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
@@ -19,42 +26,22 @@ VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
 """The two measures that comparisons are made on."""
 
 
-def metric_table(
-    results: pd.DataFrame,
-    title: str,
-    methods: Sequence[str],
-    columns: Mapping[str, str],
-    note: str = "",
-) -> Table:
-    """Return a row per method and a column per metric; empty rows and columns are left out."""
-    rows: list[list[Cell]] = []
-    for method in methods:
-        cells: list[Cell] = [
-            interval_of(results, method, metric, TEST) for metric in columns.values()
-        ]
-        if any(cell is not None for cell in cells):
-            rows.append([method, *cells])
-    kept = [i for i in range(len(columns)) if any(row[i + 1] is not None for row in rows)]
-    names = list(columns)
-    return Table(
-        title,
-        ["method", *(names[i] for i in kept)],
-        [[row[0], *(row[i + 1] for i in kept)] for row in rows],
-        note,
-    )
+def seed_values(results: pd.DataFrame, row: Row, metric: str) -> pd.Series:
+    """Return a row's values on a test metric by seed."""
+    own = under(results[results["method"] == row.method], **row.conditions)
+    return seed_table(own, metric).get(row.method, pd.Series(dtype="float64"))
 
 
 def paired(
-    results: pd.DataFrame, row: str, baseline: str, metric: str
+    results: pd.DataFrame, row: Row, baseline: Row, metric: str
 ) -> tuple[Interval, int] | None:
     """Return the seed-paired difference of two rows on a test metric, and the number of seeds."""
-    table = seed_table(results, metric)
-    if not {row, baseline}.issubset(table.columns):
-        return None
-    pair = table[[row, baseline]].dropna()
+    sides = {"row": row, "baseline": baseline}
+    pair = pd.DataFrame({k: seed_values(results, side, metric) for k, side in sides.items()})
+    pair = pair.dropna()
     if pair.empty:
         return None
-    difference = paired_difference(pair[row].to_numpy(), pair[baseline].to_numpy(), BOOTSTRAP_SEED)
+    difference = paired_difference(pair["row"], pair["baseline"], BOOTSTRAP_SEED)
     return difference, len(pair)
 
 
@@ -104,22 +91,21 @@ def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
     market. It is applied when the report is made, so adding a method changes no finished run.
     """
     final = final_values(results)
-    test = final[final["split"] == "test"]
-    wide = test.pivot(index=["method", "seed"], columns="metric", values="value").reset_index()
+    pools = ("pool_min", "pool_max", "avg_final_value", "max_final_value")
+    test = final[(final["split"] == "test") & final["metric"].isin(pools)]
+    row = ["method", "ablation", "market", "seed"]
+    wide = test.pivot(index=row, columns="metric", values="value").reset_index()
     if not {"pool_min", "pool_max"} <= set(wide.columns):
         return final
-    group = [wide["method"].map(lambda name: Row.parse(name).market), wide["seed"]]
-    low = wide["pool_min"].groupby(group).transform("min")
-    high = wide["pool_max"].groupby(group).transform("max")
+    group = wide.groupby(["market", "seed"])
+    low, high = group["pool_min"].transform("min"), group["pool_max"].transform("max")
     parts = [final]
     for name in ("avg", "max"):
         value = (wide[f"{name}_final_value"] - low) / (high - low)
-        frame = wide[["method", "seed"]].assign(value=value).dropna()
-        parts.append(
-            frame.assign(
-                suite="alignment", step=0, split="test", metric=f"{name}_final_value_normalised"
-            )
-        )
+        frame = wide[row].assign(value=value).dropna()
+        metric = f"{name}_final_value_normalised"
+        frame = frame.assign(suite="alignment", step=0, split="test", metric=metric)
+        parts.append(complete(frame, metric))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -130,6 +116,7 @@ def same_clock_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | N
     time does not exceed the fastest method's total.
     """
     curves = results[(results["split"] == "validation") & results["method"].isin(methods)]
+    curves = without_conditions(curves)
     wide = curves.pivot(index=["method", "seed", "step"], columns="metric", values="value")
     if "train_s" not in wide.columns or wide.empty:
         return None
@@ -165,7 +152,8 @@ def market_table(
     rows: list[list[Cell]] = []
     for method in methods:
         cells: list[Cell] = [
-            interval_of(results, on_market(method, market), VIEWS[view], TEST) for market in markets
+            interval_of(under(results, market=market), method, VIEWS[view], TEST)
+            for market in markets
         ]
         if any(cell is not None for cell in cells):
             rows.append([method, *cells])
@@ -183,7 +171,8 @@ def time_table(results: pd.DataFrame) -> Table | None:
     spent = results[results["split"] == "time"]
     if spent.empty:
         return None
-    wide = spent.pivot(index=["method", "seed"], columns="metric", values="value").fillna(0.0)
+    named = spent.assign(row=row_labels(spent))
+    wide = named.pivot(index=["row", "seed"], columns="metric", values="value").fillna(0.0)
     wide = wide.drop(columns=[c for c in wide.columns if not c.endswith("_s")])
     parts = [
         c
@@ -192,7 +181,7 @@ def time_table(results: pd.DataFrame) -> Table | None:
     ]
     counted = [c for c in parts if c != "requests_s"]
     rows: list[list[Cell]] = []
-    groups = [(str(method), group) for method, group in wide.groupby("method", sort=False)]
+    groups = [(str(row), group) for row, group in wide.groupby("row", sort=False)]
     for method, group in [*groups, ("all", wide)]:
         total = float(group["total_s"].sum())
         share = group[parts].sum() / total

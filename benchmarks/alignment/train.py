@@ -13,7 +13,7 @@ from agents.trainer import train
 from agents.warm_start import train_critic, train_vsl
 from benchmarks.alignment.ablations import ABLATIONS
 from benchmarks.alignment.presets import AlignmentPreset
-from benchmarks.alignment.rows import Row, on_market
+from benchmarks.alignment.rows import Row
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
@@ -22,14 +22,12 @@ from benchmarks.alignment.setup import (
     validation_metrics,
     vsl_model,
 )
-from benchmarks.alignment.tuning import read_choice
-from benchmarks.evaluation import (
-    evaluate_model,
-)
+from benchmarks.evaluation import evaluate_model
 from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
-from benchmarks.worlds import open_market
+from benchmarks.runs.trials import with_choice
+from benchmarks.worlds import BASE, open_market
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import save_policy
 from simulators.markets import train_view
@@ -46,7 +44,7 @@ def run_row(
     reward: tuple[str, ...],
     seed: int,
     sizes: AlignmentPreset,
-    row: str,
+    row: Row,
     tuned: Path | None,
     resume: bool,
     plugins: tuple[str, ...] = (),
@@ -55,16 +53,15 @@ def run_row(
     """Train one row from the seed's warm start and return its results."""
     import_methods(plugins)
     started = time.perf_counter()
-    wanted = Row.parse(row)
-    loaded = open_market(world, wanted.market, seed)
+    loaded = open_market(world, row.market, seed)
     mix = RewardMix.from_specs(list(reward))
-    saved = checkpoint(out, on_market("evaluation", wanted.market), seed)
-    setup = Setup.load(saved, loaded, mix)
-    config = wanted.training(read_choice(tuned, sizes.training))
-    ablation = ABLATIONS.get(wanted.ablation)
+    setup = Setup.load(checkpoint(out, "evaluation", seed, row.market), loaded, mix)
+    config = row.training(with_choice(sizes.training, tuned))
+    ablation = ABLATIONS.get(row.ablation)
+    name = str(row)
     start = "vaft" if ablation is None else ablation.start
-    model = starting_model(start, out, loaded, wanted.market, seed, sizes, mix)
-    curve = _Curve(checkpoint(out, row, seed).with_suffix(".curve.json"), resume)
+    model = starting_model(start, out, loaded, row.market, seed, sizes, mix)
+    curve = _Curve(checkpoint(out, name, seed).with_suffix(".curve.json"), resume)
     curve_s = 0.0
     history: list[dict[str, float]] = []
 
@@ -86,35 +83,39 @@ def run_row(
 
     ensemble = None
     if ablation is not None and ablation.rankers == "pessimistic":
-        ensemble = checkpoint(out, on_market("ensemble", wanted.market), seed)
+        ensemble = checkpoint(out, "ensemble", seed, row.market)
     history = train(
         model,
         training_world(loaded, config, seed, ensemble),
-        wanted.method,
+        row.method,
         config,
         seed,
         reward=mix,
         on_step=on_step,
-        checkpoint_path=checkpoint(out, f"{row}.train", seed),
+        checkpoint_path=checkpoint(out, f"{name}.train", seed),
         resume=resume,
-        logger=_make_logger(logger, out, f"{row}-seed{seed}"),
+        logger=_make_logger(logger, out, f"{name}-seed{seed}"),
     )
-    rows = [rows_frame(row, seed, step, "train", m) for step, m in enumerate(history, start=1)]
+
+    def measured(step: int, split: str, metrics: dict[str, float]) -> pd.DataFrame:
+        return rows_frame(row.method, seed, step, split, metrics, **row.conditions)
+
+    rows = [measured(step, "train", m) for step, m in enumerate(history, start=1)]
     spent = pd.Series([m["step_s"] for m in history]).cumsum()
     for step, point in curve.points.items():
         point["train_s"] = float(spent[step - 1]) if step else 0.0
-        rows.append(rows_frame(row, seed, step, "validation", point))
+        rows.append(measured(step, "validation", point))
     began = time.perf_counter()
     model.eval()
-    save_policy(model, checkpoint(out, row, seed), world=world, method=row, seed=seed)
+    save_policy(model, checkpoint(out, name, seed), world=world, method=name, seed=seed)
     metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
     metrics["train_s"] = float(spent.iloc[-1])
-    rows.append(rows_frame(row, seed, config.num_steps, "test", metrics))
+    rows.append(measured(config.num_steps, "test", metrics))
     ended = time.perf_counter()
     sections = pd.DataFrame(history).filter(like="time/").sum()
-    times = {name.removeprefix("time/"): float(value) for name, value in sections.items()}
+    times = {key.removeprefix("time/"): float(value) for key, value in sections.items()}
     times |= {"total_s": ended - started, "evaluation_s": ended - began + curve_s}
-    rows.append(rows_frame(row, seed, 0, "time", times))
+    rows.append(measured(0, "time", times))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -139,7 +140,7 @@ def run_vsl(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> pd.DataFrame:
     """Train GR4AD's supervised row: VSL in the place of VAFT, from the same MTP weights."""
-    loaded = open_market(world, "base", seed)
+    loaded = open_market(world, BASE, seed)
     mix = RewardMix.from_specs(list(reward))
     setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
     started = time.perf_counter()
@@ -154,8 +155,8 @@ def run_vsl(
     spent["evaluation_s"] = spent["total_s"] - train_s
     return pd.concat(
         [
-            rows_frame("vsl", seed, 0, "test", {**metrics, "train_s": train_s}),
-            rows_frame("vsl", seed, 0, "time", spent),
+            rows_frame("vsl", seed, 0, "test", {**metrics, "train_s": train_s}, market=BASE),
+            rows_frame("vsl", seed, 0, "time", spent, market=BASE),
         ],
         ignore_index=True,
     )

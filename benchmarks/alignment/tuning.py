@@ -1,6 +1,5 @@
 """Gives every method the same number of trials on worlds that no test uses (`--tune N`)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 
 from agents.methods import search_space
 from agents.rollout import NonFiniteError
-from agents.train_config import TrainConfig
 from agents.trainer import train
 from benchmarks.alignment.presets import AlignmentPreset
 from benchmarks.alignment.setup import (
@@ -23,13 +21,11 @@ from benchmarks.alignment.setup import (
 )
 from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
-from benchmarks.runs.files import write_json
 from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import log_progress
-from benchmarks.runs.trials import draw_trials
+from benchmarks.runs.trials import draw_trials, write_choice
 from benchmarks.suite import Settings
-from benchmarks.worlds import open_market
-from gpr_rl.checkpoint import CheckpointError
+from benchmarks.worlds import BASE, open_market
 from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix
 
@@ -47,7 +43,7 @@ def prepare_tuning(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> None:
     """Train the warm start of a tuning seed, with its validation requests."""
-    loaded = open_market(world, "base", seed)
+    loaded = open_market(world, BASE, seed)
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed)
     model, _, _ = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
@@ -71,11 +67,11 @@ def run_trial(
 ) -> pd.DataFrame:
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
     import_methods(plugins)
-    loaded = open_market(world, "base", seed)
+    loaded = open_market(world, BASE, seed)
     mix = RewardMix.from_specs(list(reward))
     setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
     settings = trial_settings(method, sizes.tuning.num_trials)[trial]
-    config = _with_settings(sizes.training, settings, sizes.tuning.num_steps)
+    config = replace(sizes.training, **settings, num_steps=sizes.tuning.num_steps)  # type: ignore[arg-type]
     model = load_policy(checkpoint(out, "vaft", seed))
     metrics: dict[str, float] = {}
     try:
@@ -83,8 +79,9 @@ def run_trial(
         metrics = validation_metrics(model.eval(), setup)
     except NonFiniteError as error:
         log_progress(0, config.num_steps, failed=str(error))
-    named = {f"trial_{trial:02d}/{name}": value for name, value in metrics.items()}
-    return rows_frame(method, seed, config.num_steps, "tuning", named)
+    return rows_frame(
+        method, seed, config.num_steps, "tuning", metrics, market=BASE, trial=trial + 1
+    )
 
 
 def choose(
@@ -100,39 +97,14 @@ def choose(
     A trial without a score on one of the seeds can't be chosen.
     """
     import_methods(plugins)
-    output.parent.mkdir(exist_ok=True)
-    log: list[dict[str, Any]] = []
-    for trial, (settings, paths) in enumerate(
-        zip(trial_settings(method, sizes.tuning.num_trials), parts, strict=True)
-    ):
-        scores = []
-        for path in paths:
-            table = read_results(path)
-            found = table[table["metric"] == f"trial_{trial:02d}/{SCORE}"]["value"]
-            scores += found.tolist()
+    trials: list[dict[str, Any]] = []
+    settings_of = trial_settings(method, sizes.tuning.num_trials)
+    for settings, paths in zip(settings_of, parts, strict=True):
+        table = pd.concat([read_results(path) for path in paths])
+        scores = table.loc[table["metric"] == SCORE, "value"].tolist()
         mean = sum(scores) / len(scores) if len(scores) == len(paths) else None
-        log.append({"trial": trial, "settings": settings, "scores": scores, "mean": mean})
-    best = max(
-        (entry for entry in log if entry["mean"] is not None),
-        key=lambda entry: (entry["mean"], -entry["trial"]),
-        default=log[0],
-    )
-    write_json(output, {"method": method, "chosen": best["settings"], "trials": log})
-
-
-def read_choice(path: Path | None, training: TrainConfig) -> TrainConfig:
-    """Return the training configuration with a method's chosen settings."""
-    if path is None:
-        return training
-    try:
-        chosen = json.loads(path.read_text())["chosen"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(path, str(error)) from error
-    return _with_settings(training, chosen, training.num_steps)
-
-
-def _with_settings(training: TrainConfig, settings: dict, num_steps: int) -> TrainConfig:
-    return replace(training, **settings, num_steps=num_steps)
+        trials.append({"settings": settings, "scores": scores, "score": mean})
+    write_choice(output, trials, lambda trial: -trial["score"])
 
 
 def tuned_file(settings: Settings, method: str) -> Path | None:

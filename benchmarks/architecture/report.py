@@ -1,6 +1,5 @@
 """What the architecture suite says: Tab. 2, what each row costs, and whether parts collapsed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,8 +28,10 @@ from benchmarks.architecture.speed import (
 from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
 from benchmarks.reports.lookup import interval_of, mean_of
 from benchmarks.reports.reading import Difference, compare
-from benchmarks.reports.trials import trial_words
+from benchmarks.reports.trials import rate_table
+from benchmarks.runs.results import Conditions, under
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_words
 from simulators.world.info import WorldInfo
 
 PAPER = {
@@ -117,13 +118,12 @@ def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
 
 def statistics_table(results: pd.DataFrame) -> Table | None:
     """Return the shares that show whether router, heads or refiner collapsed; None without any."""
-    found = results[results["metric"].str.startswith("statistic/")]
+    found = results[results["part"] == "collapse"]
     if found.empty:
         return None
     means = found.groupby(["method", "metric"], sort=False)["value"].mean()
     rows: list[list[Cell]] = [
-        [row, str(metric).removeprefix("statistic/"), float(value)]
-        for (row, metric), value in means.items()
+        [row, str(metric), float(value)] for (row, metric), value in means.items()
     ]
     return Table(
         "Have parts collapsed?",
@@ -170,58 +170,50 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     ]
 
 
-def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
-    """Return every row's trials; None without tuning."""
-    rows: list[list[Cell]] = []
-    for row, path in tuned.items():
-        if path is None:
-            continue
-        log = json.loads(path.read_text())
-        trials = trial_words(log["trials"], "validation")
-        rows.append([row, f"{log['learning_rate']:g}", trials])
-    if not rows:
-        return None
-    note = "Every trial is a whole training, on a seed that is not tested."
-    return Table("Learning rates", ["row", "chosen", "validation HitR of each"], rows, note)
-
-
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
     """Return what was measured of single parts, with one thread and with two."""
-    found = results[results["method"] == MACHINE].set_index("metric")["value"]
-    names = {
-        "matrix product, GFLOP/s": ("matrix_gflop_per_s", "{:.0f}"),
-        "training, plain encoder, tokens/s": ("train/plain_tokens_per_s", "{:,.0f}"),
-        "its share of the matrix product's rate": ("train/plain_share_of_matrix_per_s", "{:.0%}"),
-        "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
-            "train/hsd_tokens_per_s",
+    train: Conditions = {"part": "train"}
+    names: list[tuple[str, str, str, Conditions]] = [
+        ("matrix product, GFLOP/s", "matrix_gflop_per_s", "{:.0f}", {}),
+        ("training, plain encoder, tokens/s", "plain_tokens_per_s", "{:,.0f}", train),
+        (
+            "its share of the matrix product's rate",
+            "plain_share_of_matrix_per_s",
+            "{:.0%}",
+            train,
+        ),
+        (
+            "training, HSD with hybrid attention and all token-aware parts, tokens/s",
+            "hsd_tokens_per_s",
             "{:,.0f}",
+            train,
         ),
-        "its share of the matrix product's rate ": ("train/hsd_share_of_matrix_per_s", "{:.0%}"),
-        "HSD over plain encoder": ("train/hsd_over_plain_per_s", "{:.2f}"),
-        "base (no token-aware part) over plain encoder": ("train/base_over_plain_per_s", "{:.2f}"),
-        "seconds of the token-aware FFN over those of a shared one": (
-            "train/ffn_grouped_over_shared_s",
+        ("its share of the matrix product's rate ", "hsd_share_of_matrix_per_s", "{:.0%}", train),
+        ("HSD over plain encoder", "hsd_over_plain_per_s", "{:.2f}", train),
+        ("base (no token-aware part) over plain encoder", "base_over_plain_per_s", "{:.2f}", train),
+        (
+            "seconds of the token-aware FFN over those of a shared one",
+            "ffn_grouped_over_shared_s",
             "{:.2f}",
+            train,
         ),
-        **{
-            f"inference of the HSD at mean depth {depth}, ms": (f"depth/{depth}_ms", "{:.0f}")
-            for depth in DEPTHS
-        },
-        **{
-            f"{words}, {layers} layers, {NUM_BEAMS} beams": (f"decode{layers}/{metric}", form)
-            for layers in DECODER_LAYERS
-            for words, metric, form in (
-                ("plain decoder, requests/s", "plain_per_s", "{:.0f}"),
-                ("LazyAR with K_d/L_d = 2/3, requests/s", "lazy_ar_per_s", "{:.0f}"),
-                ("LazyAR over plain", "lazy_ar_over_plain_per_s", "{:.2f}"),
-            )
-        },
-    }
-    rows: list[list[Cell]] = [
-        [title, *(form.format(found[f"threads{n}/{metric}"]) for n in THREADS)]
-        for title, (metric, form) in names.items()
-        if f"threads1/{metric}" in found
     ]
+    for depth in DEPTHS:
+        title = f"inference of the HSD at mean depth {depth}, ms"
+        names.append((title, "inference_ms", "{:.0f}", {"part": "inference", "depth": depth}))
+    for layers in DECODER_LAYERS:
+        for words, metric, form in (
+            ("plain decoder, requests/s", "plain_per_s", "{:.0f}"),
+            ("LazyAR with K_d/L_d = 2/3, requests/s", "lazy_ar_per_s", "{:.0f}"),
+            ("LazyAR over plain", "lazy_ar_over_plain_per_s", "{:.2f}"),
+        ):
+            title = f"{words}, {layers} layers, {NUM_BEAMS} beams"
+            names.append((title, metric, form, {"part": "decode", "depth": layers}))
+    rows: list[list[Cell]] = []
+    for title, metric, form, at in names:
+        found = [mean_of(under(results, threads=n, **at), MACHINE, metric) for n in THREADS]
+        if found[0] is not None:
+            rows.append([title, *(form.format(value) for value in found)])
     note = (
         f"Medians of {sizes.speed_repeats} calls that take turns, D = T = 128, "
         f"{sizes.speed_batch} sequences, two layers; alone on the machine. Training is forward and "
@@ -246,7 +238,8 @@ def make_report(
     blocks += [statistics] if statistics is not None else []
     sections = [Section("Costs and collapse", blocks)]
     sections.append(Section("Speed", speed_blocks(results, sizes)))
-    choices = tuning_table(tuned)
+    note = "Every trial is a whole training, on a seed that is not tested."
+    choices = rate_table(tuned, "row", "validation HitR of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
     paper: list[list[Cell]] = [[row, PAPER[row]] for row in rows if row in PAPER]
@@ -279,8 +272,8 @@ def make_report(
     )
     return SuiteReport(
         title="Architectures (GPR Tab. 2)",
-        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. World `{info.name}` ({info.source}). "
-        f"Simulated: {', '.join(info.simulated) or 'nothing'}. " + " ".join(info.notes),
+        lead=f"{len(rows)} rows, {len(settings.seeds)} seeds. {world_words(info)}"
+        + " ".join(info.notes),
         sections=sections,
         tables=[main_table(results, rows, sizes.list_size)],
         differences=differences,

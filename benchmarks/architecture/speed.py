@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.architecture.presets import MACHINE, OFF, SUITE, ArchitecturePreset
 from benchmarks.measure.memory import in_fresh_process
 from benchmarks.measure.timing import matrix_rate, torch_threads
-from benchmarks.runs.results import tidy
+from benchmarks.runs.results import Conditions, tidy
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.hsd import HSD
@@ -42,26 +42,29 @@ SPEC = InputSpec(
     max_tokens=NUM_TOKENS,
 )
 Calls = Mapping[str, Callable[[], object]]
+Found = list[tuple[dict[str, float], Conditions]]
+"""Metrics with what they were measured under."""
 
 
 def measure_speed(*, seed: int, sizes: ArchitecturePreset) -> pd.DataFrame:
     """Return the figures of the machine, as tidy rows: each number of threads in a new process."""
-    metrics: dict[str, float] = {}
+    rows = []
     for threads in THREADS:
         found = in_fresh_process(time_parts, seed=seed, threads=threads, sizes=sizes)
-        metrics |= {f"threads{threads}/{name}": value for name, value in found.items()}
-    return tidy(SUITE, MACHINE, seed, metrics)
+        for metrics, at in found:
+            rows.append(tidy(SUITE, MACHINE, seed, metrics, step=0, threads=threads, **at))
+    return pd.concat(rows)
 
 
-def time_parts(*, seed: int, threads: int, sizes: ArchitecturePreset) -> dict[str, float]:
+def time_parts(*, seed: int, threads: int, sizes: ArchitecturePreset) -> Found:
     """Time all parts with so many threads."""
     batch, repeats = sizes.speed_batch, sizes.speed_repeats
     torch.manual_seed(seed)
     with torch_threads(threads):
-        found = {"matrix_gflop_per_s": matrix_rate()}
-        found |= time_training(batch, repeats)
-        found |= time_recursions(batch, repeats)
-        found |= time_decoders(max(1, batch // 4), repeats)
+        found: Found = [({"matrix_gflop_per_s": matrix_rate()}, {})]
+        found.append((time_training(batch, repeats), {"part": "train"}))
+        found += time_recursions(batch, repeats)
+        found += time_decoders(max(1, batch // 4), repeats)
     return found
 
 
@@ -147,18 +150,14 @@ def time_training(batch: int, repeats: int) -> dict[str, float]:
     rate = matrix_rate()
     found = {}
     for name in ("plain", "hsd", "base"):
-        found[f"train/{name}_tokens_per_s"] = batch * NUM_TOKENS / seconds[name]
-        found[f"train/{name}_share_of_matrix_per_s"] = (
-            training_flop(batch) / seconds[name] / 1e9 / rate
-        )
+        found[f"{name}_tokens_per_s"] = batch * NUM_TOKENS / seconds[name]
+        found[f"{name}_share_of_matrix_per_s"] = training_flop(batch) / seconds[name] / 1e9 / rate
     for name in ("hsd", "base"):
-        found[f"train/{name}_over_plain_per_s"] = seconds["plain"] / seconds[name]
-    return found | {
-        "train/ffn_grouped_over_shared_s": seconds["ffn_grouped"] / seconds["ffn_shared"]
-    }
+        found[f"{name}_over_plain_per_s"] = seconds["plain"] / seconds[name]
+    return found | {"ffn_grouped_over_shared_s": seconds["ffn_grouped"] / seconds["ffn_shared"]}
 
 
-def time_recursions(batch: int, repeats: int) -> dict[str, float]:
+def time_recursions(batch: int, repeats: int) -> Found:
     """Time the HSD's inference at given mean depths, all tokens alike."""
     tokens = random_tokens(batch, NUM_TOKENS)
     layout = TokenLayout.of(tokens.kind)
@@ -180,7 +179,10 @@ def time_recursions(batch: int, repeats: int) -> dict[str, float]:
         return call
 
     seconds = taking_turns({str(depth): at(depth) for depth in DEPTHS}, repeats)
-    return {f"depth/{depth}_ms": 1e3 * value for depth, value in seconds.items()}
+    return [
+        ({"inference_ms": 1e3 * seconds[str(depth)]}, {"part": "inference", "depth": depth})
+        for depth in DEPTHS
+    ]
 
 
 class _FromStates:
@@ -198,7 +200,7 @@ class _FromStates:
         return self._model.context_of(h, key_mask, position)
 
 
-def time_decoders(batch: int, repeats: int) -> dict[str, float]:
+def time_decoders(batch: int, repeats: int) -> Found:
     """Time beam search by LazyAR and by plain layers, from encoded histories to ranked ads.
 
     What does not depend on the decoder's layers (choosing beams, logits, keys and values of the
@@ -216,12 +218,12 @@ def time_decoders(batch: int, repeats: int) -> dict[str, float]:
         policy = _FromStates(HHD(config, SPEC).eval(), h, key_mask, position)
         return lambda: beam_search(policy, tokens, trie, NUM_BEAMS)
 
-    found: dict[str, float] = {}
+    found: Found = []
     for layers in DECODER_LAYERS:
         plain = HHDConfig(dim=DIM, num_heads=NUM_HEADS, num_ptd_layers=layers)
         lazy = replace(plain, decoder="lazy_ar", num_lazy_layers=2 * layers // 3)
         seconds = taking_turns({"plain": search(plain), "lazy_ar": search(lazy)}, repeats)
-        at = f"decode{layers}"
-        found |= {f"{at}/{name}_per_s": batch / value for name, value in seconds.items()}
-        found[f"{at}/lazy_ar_over_plain_per_s"] = seconds["plain"] / seconds["lazy_ar"]
+        rates = {f"{name}_per_s": batch / value for name, value in seconds.items()}
+        rates["lazy_ar_over_plain_per_s"] = seconds["plain"] / seconds["lazy_ar"]
+        found.append((rates, {"part": "decode", "depth": layers}))
     return found

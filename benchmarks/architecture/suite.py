@@ -24,8 +24,8 @@ from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import load_world, world_names
+from benchmarks.worlds import needs_world, world_seed, world_tasks
+from simulators.make import load_world
 from simulators.progress import silent
 
 IS_EXTENDABLE = True
@@ -50,21 +50,7 @@ def make_tasks(settings: Settings) -> list[Task]:
     assert isinstance(sizes, ArchitecturePreset)
     tunes = any(tuned_file(settings, row) for row in settings.methods)
     seeds = [*settings.seeds, *((sizes.tuning_seed,) if tunes else ())]
-    named = settings.world in world_names()
-    tasks = [
-        Task(
-            name=f"world, seed {seed}",
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "seed": seed},
-            output=out / "parts" / f"world-seed{seed}.parquet",
-            cost=3.0,
-        )
-        for seed in sorted({world_seed(settings.world, s) for s in seeds} if named else ())
-    ]
-
-    def needs(seed: int) -> tuple[str, ...]:
-        return (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
-
+    tasks = world_tasks(settings.world, seeds, out, cost=3.0)
     for row in settings.methods:
         tuned = tuned_file(settings, row)
         if tuned is not None:
@@ -79,7 +65,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                         "sizes": sizes,
                         "output": tuned,
                     },
-                    needs=needs(sizes.tuning_seed),
+                    needs=needs_world(settings.world, sizes.tuning_seed),
                     output=out / "parts" / f"tuning-{row}.parquet",
                     files=(tuned,),
                 )
@@ -97,7 +83,10 @@ def make_tasks(settings: Settings) -> list[Task]:
                         "tuned": tuned,
                         "sizes": sizes,
                     },
-                    needs=(*needs(seed), *((f"tuning {row}",) if tuned is not None else ())),
+                    needs=(
+                        *needs_world(settings.world, seed),
+                        *((f"tuning {row}",) if tuned is not None else ()),
+                    ),
                     output=out / "parts" / f"{row}-seed{seed}.parquet",
                     cost=0.1 if row in NO_TRAINING else 1.0,
                 )

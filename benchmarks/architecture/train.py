@@ -3,10 +3,7 @@
 Dims: E requests, K list entries.
 """
 
-import json
-import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +14,9 @@ from benchmarks.architecture.models import Rank, Studied, build
 from benchmarks.architecture.presets import NO_TRAINING, SUITE, ArchitecturePreset
 from benchmarks.architecture.protocol import Protocol, make_protocol
 from benchmarks.measure.flops import training_flops
-from benchmarks.runs.files import write_json
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
+from benchmarks.runs.trials import tune_rate, with_choice
 from benchmarks.worlds import world_seed
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
@@ -111,21 +108,12 @@ def run_trial(
 ) -> None:
     """Try every learning rate on the tuning seed and write the best one's."""
     shown = _show(world, protocol, sizes.tuning_seed)
-    scores = {}
-    for rate in sizes.learning_rates:
-        config = replace(sizes.training, learning_rate=rate)
-        try:
-            studied = build(row, shown, sizes, sizes.tuning_seed)
-            scores[rate] = train(studied, shown, config, sizes, row)["validation"]
-        except FloatingPointError:
-            scores[rate] = -math.inf
-    best = max(scores, key=lambda rate: scores[rate])
-    output.parent.mkdir(exist_ok=True)
-    trials = [
-        {"learning_rate": rate, "validation": score if math.isfinite(score) else None}
-        for rate, score in scores.items()
-    ]
-    write_json(output, {"row": row, "learning_rate": best, "trials": trials})
+
+    def lost(config: StageConfig) -> float:
+        studied = build(row, shown, sizes, sizes.tuning_seed)
+        return -train(studied, shown, config, sizes, row)["validation"]
+
+    tune_rate(sizes.learning_rates, sizes.training, lost, output, sign=-1.0)
 
 
 def run_row(
@@ -145,9 +133,7 @@ def run_row(
         "num_inner_parameters": float(studied.num_inner_parameters),
     }
     if row not in NO_TRAINING:
-        config = sizes.training
-        if tuned is not None:
-            config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
+        config = with_choice(sizes.training, tuned)
         flops = training_flops(lambda: studied.loss(0))
         metrics |= train(studied, shown, config, sizes, row)
         metrics["training_gflop"] = flops * metrics["num_steps"] / 1e9
@@ -158,5 +144,5 @@ def run_row(
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
     metrics["num_requests"] = float(len(test))
     metrics["num_ads"] = float(shown.world.num_ads)
-    metrics |= {f"statistic/{name}": value for name, value in studied.statistics().items()}
-    return tidy(SUITE, row, seed, metrics)
+    collapse = tidy(SUITE, row, seed, studied.statistics(), part="collapse")
+    return pd.concat([tidy(SUITE, row, seed, metrics), collapse])

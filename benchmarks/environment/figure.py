@@ -34,7 +34,7 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
         found = [
             (batch, point)
             for batch in batches(results, method)
-            if (point := figure(results, method, f"{mode}/threads{threads}/batch{batch}"))
+            if (point := figure(results, method, mode=mode, threads=threads, batch=batch))
         ]
         if not found:
             continue

@@ -21,6 +21,7 @@ from benchmarks.environment.presets import VECTOR, EnvironmentPreset
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from benchmarks.measure.memory import PeakMemory, free_bytes
 from benchmarks.measure.timing import torch_threads
+from benchmarks.runs.results import Conditions
 from gpr_rl.decoding import CodeTrie
 from simulators.make import load_world
 from simulators.progress import silent
@@ -52,19 +53,19 @@ def environment_memory(
 
 def catalogue_figures(
     *, size: CatalogueSize, sizes: EnvironmentPreset, threads: int
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[list[tuple[dict[str, float], Conditions]], list[tuple[int, str, float]]]:
     """Measure the vector environment on a random catalogue.
 
     Returns:
-        Seconds (`_s`) and milliseconds (`_ms`) by name: `world_s` (tables, drawn and read),
-        `requests_s` (which requests have an eligible ad), `trie_s`, `pieces/..._ms` at
-        B = `PIECES_BATCH`, and per B `batch{B}/make_s`, `batch{B}/choice_s` with its
-        `fastest_choice_s` and `slowest_choice_s`; and MiB: `world`, `batch{B}/run` (making and
-        playing). B beyond the caps or the free memory have none.
+        Metrics with their conditions: `world_s` (tables, drawn and read), `requests_s` (which
+        requests have an eligible ad) and `trie_s`; by batch `make_s`, `choice_s`,
+        `fastest_choice_s` and `slowest_choice_s`; by part `part_ms` at B = `PIECES_BATCH`. And
+        (batch, what, MiB): 0 and `world`, B and `run` (making and playing). B beyond the caps or
+        the free memory have none.
     """
     torch.set_num_threads(1)
     seconds: dict[str, float] = {}
-    mib: dict[str, float | None] = {}
+    mib: list[tuple[int, str, float | None]] = []
     with PeakMemory() as of_world:
         started = time.perf_counter()
         world = random_catalogue(size)
@@ -72,10 +73,11 @@ def catalogue_figures(
         started = time.perf_counter()
         world.request_ids("train")
         seconds["requests_s"] = time.perf_counter() - started
-    mib["world"] = of_world.peak_mib
+    mib.append((0, "world", of_world.peak_mib))
     started = time.perf_counter()
     CodeTrie(world.codes, num_codes=size.num_codes, ad_value=world.ad_value)
     seconds["trie_s"] = time.perf_counter() - started
+    found: list[tuple[dict[str, float], Conditions]] = [(seconds, {})]
     for batch in sizes.batches:
         cells = batch * size.num_ads
         if cells > sizes.max_cells or cells * BYTES_PER_CELL > free_bytes():
@@ -83,17 +85,21 @@ def catalogue_figures(
         with PeakMemory() as of_run, torch_threads(threads):
             started = time.perf_counter()
             env = make_environment(VECTOR, world, batch, sizes.day_requests)
-            seconds[f"batch{batch}/make_s"] = time.perf_counter() - started
+            make_s = time.perf_counter() - started
             play = make_play(VECTOR, env, world.spec.num_levels, seed=0)
             least = PREPARED if batch == 1 else 1
             rates = time_plays({VECTOR: play}, sizes, with_reset=True, least=least)[VECTOR]
-        mib[f"batch{batch}/run"] = of_run.peak_mib
-        seconds[f"batch{batch}/choice_s"] = 1.0 / rates.median
-        seconds[f"batch{batch}/fastest_choice_s"] = 1.0 / max(rates.choices_per_s)
-        seconds[f"batch{batch}/slowest_choice_s"] = 1.0 / min(rates.choices_per_s)
+        mib.append((batch, "run", of_run.peak_mib))
+        of_batch = {
+            "make_s": make_s,
+            "choice_s": 1.0 / rates.median,
+            "fastest_choice_s": 1.0 / max(rates.choices_per_s),
+            "slowest_choice_s": 1.0 / min(rates.choices_per_s),
+        }
+        found.append((of_batch, {"batch": batch}))
         del env, play
     with torch_threads(threads):
         if PIECES_BATCH * size.num_ads <= sizes.max_cells:
             pieces = piece_seconds(world, PIECES_BATCH, seed=0)
-            seconds |= {f"pieces/{name}_ms": 1e3 * taken for name, taken in pieces.items()}
-    return seconds, {name: value for name, value in mib.items() if value is not None}
+            found += [({"part_ms": 1e3 * taken}, {"part": k}) for k, taken in pieces.items()]
+    return found, [(batch, what, peak) for batch, what, peak in mib if peak is not None]

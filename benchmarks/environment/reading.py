@@ -33,13 +33,13 @@ def sentences(results: pd.DataFrame, methods: Sequence[str], sizes: EnvironmentP
 def _rate(
     results: pd.DataFrame, method: str, batch: int, threads: int, mode: str = "rankers"
 ) -> float | None:
-    return value(results, method, f"{mode}/threads{threads}/batch{batch}/choices_per_s")
+    return value(results, method, "choices_per_s", mode=mode, threads=threads, batch=batch)
 
 
 def _second_core(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
     """Say whether the cores were free, by the rate of matrix products."""
     few, many = min(sizes.threads), max(sizes.threads)
-    rates = [value(results, "machine", f"threads{n}/matrix_gflop_per_s") for n in (few, many)]
+    rates = [value(results, "machine", "matrix_gflop_per_s", threads=n) for n in (few, many)]
     if few == many or None in rates:
         return ""
     alone, together = (rate or 0.0 for rate in rates)
@@ -136,7 +136,7 @@ def _catalogue(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
     """Say how time per choice grows with N at the largest B that all catalogues have."""
     numbers = [size.num_ads for size in sizes.catalogues]
     for batch in sorted(sizes.batches, reverse=True):
-        times = [value(results, VECTOR, f"ads{n}/batch{batch}/choice_s") for n in numbers]
+        times = [value(results, VECTOR, "choice_s", num_ads=n, batch=batch) for n in numbers]
         kept = [time for time in times if time is not None]
         if len(numbers) > 1 and len(kept) == len(numbers):
             more, longer = numbers[-1] / numbers[0], kept[-1] / kept[0]
@@ -157,7 +157,8 @@ def _grown_pieces(results: pd.DataFrame, numbers: Sequence[int]) -> str:
     growth = {}
     for name in PIECES:
         first, last = (
-            value(results, VECTOR, f"ads{n}/pieces/{name}_ms") for n in (numbers[0], numbers[-1])
+            value(results, VECTOR, "part_ms", num_ads=n, part=name)
+            for n in (numbers[0], numbers[-1])
         )
         if first is None or last is None:
             return ""

@@ -24,6 +24,7 @@ from benchmarks.environment.reading import sentences
 from benchmarks.environment.values import batches, best_threads, figure, pieces, value
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.reports.statistics import Interval
+from benchmarks.runs.results import Conditions
 from simulators.world.info import WorldInfo
 
 SPREAD = "Medians over repeats; in brackets the slowest and the fastest repeat."
@@ -53,24 +54,18 @@ def verdict(measured: float | None, target: float) -> str:
 
 def targets_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table:
     """Return what was asked for beside what was measured."""
-    batch = f"batch{TARGET_BATCH}"
+    rate, over_sync = "choices_per_s", "native_over_sync_choices_per_s"
+    vector = f"vector, B = {TARGET_BATCH:,}: choices per second"
+    sync = f"the same over `SyncVectorEnv` of singles, B = {TARGET_BATCH:,}"
     asked = (
-        (f"vector, B = {TARGET_BATCH:,}: choices per second", VECTOR, batch, "", TARGET_VECTOR),
-        (
-            f"the same over `SyncVectorEnv` of singles, B = {TARGET_BATCH:,}",
-            SYNC,
-            batch,
-            "native_over_sync_",
-            TARGET_OVER_SYNC,
-        ),
-        ("single environment: choices per second", SINGLE, "batch1", "", TARGET_SINGLE),
+        (vector, VECTOR, TARGET_BATCH, rate, TARGET_VECTOR),
+        (sync, SYNC, TARGET_BATCH, over_sync, TARGET_OVER_SYNC),
+        ("single environment: choices per second", SINGLE, 1, rate, TARGET_SINGLE),
     )
     rows: list[list[Cell]] = []
-    for words, method, at, name, target in asked:
-        found = {
-            n: figure(results, method, f"rankers/threads{n}/{at}", f"{name}choices_per_s")
-            for n in sizes.threads
-        }
+    for words, method, batch, metric, target in asked:
+        at: Conditions = {"mode": "rankers", "batch": batch}
+        found = {n: figure(results, method, metric, threads=n, **at) for n in sizes.threads}
         row: list[Cell] = [words, *(_text(found[n]) for n in sizes.threads), f"{target:,.0f}"]
         reached = {n: point.value for n, point in found.items() if point is not None}
         best = max(reached, key=reached.__getitem__, default=None)
@@ -104,10 +99,12 @@ def speed_table(results: pd.DataFrame, methods: Sequence[str], sizes: Environmen
     rows: list[list[Cell]] = []
     for method in methods:
         for batch in batches(results, method):
-            at = f"batch{batch}"
-            cells = [figure(results, method, f"{m}/threads{n}/{at}") for m, n in settings]
-            requests = value(results, method, f"rankers/threads{most}/{at}/requests_per_s")
-            draw = value(results, method, f"rankers/threads{most}/{at}/draw_s")
+            cells = [
+                figure(results, method, mode=mode, threads=n, batch=batch) for mode, n in settings
+            ]
+            at: Conditions = {"mode": "rankers", "threads": most, "batch": batch}
+            requests = value(results, method, "requests_per_s", **at)
+            draw = value(results, method, "draw_s", **at)
             rows.append([f"`{method}`", batch, *cells, requests, 1e6 * draw if draw else None])
     return Table(
         "Code choices per second",
@@ -130,16 +127,11 @@ def sync_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table | None:
     rows: list[list[Cell]] = []
     for batch in batches(results, SYNC):
         for n in sizes.threads:
-            prefix = f"rankers/threads{n}/batch{batch}"
-            rows.append(
-                [
-                    batch,
-                    n,
-                    value(results, SYNC, f"{prefix}/native_choices_per_s"),
-                    value(results, SYNC, f"{prefix}/choices_per_s"),
-                    _text(figure(results, SYNC, prefix, "native_over_sync_choices_per_s")),
-                ]
-            )
+            at: Conditions = {"mode": "rankers", "threads": n, "batch": batch}
+            names = ("native_choices_per_s", "choices_per_s")
+            rates = [value(results, SYNC, name, **at) for name in names]
+            quotient = figure(results, SYNC, "native_over_sync_choices_per_s", **at)
+            rows.append([batch, n, *rates, _text(quotient)])
     if not rows:
         return None
     return Table(
@@ -206,7 +198,7 @@ def catalogue_tables(
     measured = [
         size
         for size in sizes.catalogues
-        if value(results, VECTOR, f"ads{size.num_ads}/world_s") is not None
+        if value(results, VECTOR, "world_s", num_ads=size.num_ads) is not None
     ]
     if not measured:
         return []
@@ -217,11 +209,12 @@ def catalogue_tables(
         n = size.num_ads
         cells: list[Cell] = [n, size.num_codes]
         for batch in sizes.batches:
-            found = figure(results, VECTOR, f"ads{n}/batch{batch}", "choice_s")
+            found = figure(results, VECTOR, "choice_s", num_ads=n, batch=batch)
             cells.append(None if found is None else _scaled(found, 1e6))
         per_choice.append(cells)
-        seconds = [value(results, VECTOR, f"ads{n}/{k}_s") for k in ("world", "requests", "trie")]
-        makes = [value(results, VECTOR, f"ads{n}/batch{b}/make_s") for b in sizes.batches]
+        stages = ("world_s", "requests_s", "trie_s")
+        seconds = [value(results, VECTOR, name, num_ads=n) for name in stages]
+        makes = [value(results, VECTOR, "make_s", num_ads=n, batch=b) for b in sizes.batches]
         first = next((m for m in makes[1:] or makes if m is not None), None)
         runs = [mib.get((n, batch, "run")) for batch in sizes.batches]
         making.append([n, *seconds, first, mib.get((n, 0, "world")), *runs])
@@ -258,7 +251,9 @@ def catalogue_tables(
 def _catalogue_pieces(results: pd.DataFrame, numbers: Sequence[int], threads: str) -> list[Table]:
     rows: list[list[Cell]] = []
     for n in numbers:
-        cells = [value(results, VECTOR, f"ads{n}/pieces/{name}_ms") for name in (*PIECES, EPISODE)]
+        cells = [
+            value(results, VECTOR, "part_ms", num_ads=n, part=name) for name in (*PIECES, EPISODE)
+        ]
         if cells[-1] is not None:
             rows.append([n, *cells])
     if not rows:
@@ -281,7 +276,7 @@ def left_out(results: pd.DataFrame, sizes: EnvironmentPreset) -> list[str]:
             name = f"B = {batch:,} with {size.num_ads:,} ads"
             if cells > sizes.max_cells:
                 found.append(f"{name}: B * N = {cells:.3g} is above the cap, {sizes.max_cells:.3g}")
-            elif value(results, VECTOR, f"ads{size.num_ads}/batch{batch}/choice_s") is None:
+            elif not value(results, VECTOR, "choice_s", num_ads=size.num_ads, batch=batch):
                 found.append(f"{name}: too little free memory")
     return found
 
@@ -330,7 +325,7 @@ def make_report(
     used = memory_table(memory, methods)
     if used is not None:
         sections.append(Section("Memory", [used]))
-    rates = [value(results, "machine", f"threads{n}/matrix_gflop_per_s") for n in sizes.threads]
+    rates = [value(results, "machine", "matrix_gflop_per_s", threads=n) for n in sizes.threads]
     rate = ", ".join(
         f"{r:,.0f} GFLOP/s with {_threads(n)}"
         for n, r in zip(sizes.threads, rates, strict=True)

@@ -36,11 +36,11 @@ from benchmarks.measure.memory import in_fresh_process
 from benchmarks.measure.timing import matrix_rate, torch_threads
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.files import write_text
-from benchmarks.runs.results import tidy
+from benchmarks.runs.results import Conditions, tidy
 from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.suite import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import load_world, world_names
+from benchmarks.worlds import world_seed, world_tasks
+from simulators.make import load_world
 from simulators.progress import silent
 
 MACHINE = "machine"
@@ -62,24 +62,29 @@ def batches_of(method: str, sizes: EnvironmentPreset) -> list[int]:
     return [batch for batch in sizes.batches if batch <= most]
 
 
-def _rate_metrics(prefix: str, timing: Timing, num_levels: int) -> dict[str, float]:
+def _rows(method: str, seed: int, metrics: dict[str, float], **at: str | int) -> pd.DataFrame:
+    return tidy(SUITE, method, seed, metrics, step=0, split="train", **at)
+
+
+def _rates(timing: Timing, num_levels: int) -> dict[str, float]:
     return {
-        f"{prefix}/choices_per_s": timing.median,
-        f"{prefix}/fastest_choices_per_s": max(timing.choices_per_s),
-        f"{prefix}/slowest_choices_per_s": min(timing.choices_per_s),
-        f"{prefix}/requests_per_s": timing.median / num_levels,
-        f"{prefix}/draw_s": timing.draw_s,
-        f"{prefix}/reset_s": timing.reset_s,
+        "choices_per_s": timing.median,
+        "fastest_choices_per_s": max(timing.choices_per_s),
+        "slowest_choices_per_s": min(timing.choices_per_s),
+        "requests_per_s": timing.median / num_levels,
+        "draw_s": timing.draw_s,
+        "reset_s": timing.reset_s,
     }
 
 
 def measure_machine(*, seed: int, sizes: EnvironmentPreset) -> pd.DataFrame:
     """Return the machine's matrix-product rate in GFLOP per second."""
-    metrics = {}
+    rows = []
     for number in sizes.threads:
         with torch_threads(number):
-            metrics[f"threads{number}/matrix_gflop_per_s"] = matrix_rate()
-    return tidy(SUITE, MACHINE, seed, metrics, split="train")
+            rate = {"matrix_gflop_per_s": matrix_rate()}
+        rows.append(_rows(MACHINE, seed, rate, threads=number))
+    return pd.concat(rows)
 
 
 def measure_method(
@@ -94,7 +99,7 @@ def measure_method(
     """Return how many code choices an interface makes per second.
 
     `SyncVectorEnv` is played in turn with the native vector environment, always with rankers; the
-    quotient of the two is `.../native_over_sync_choices_per_s`.
+    quotient of the two is `native_over_sync_choices_per_s`.
     """
     loaded = load_world(world, seed=world_seed, progress=silent)
     worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
@@ -102,7 +107,7 @@ def measure_method(
         del worlds["free"]
     batches, levels = batches_of(method, sizes), loaded.spec.num_levels
     compared = (VECTOR, SYNC) if method == SYNC else (method,)
-    metrics: dict[str, float] = {}
+    rows = []
     for number, batch in enumerate(batches):
         log_progress(number, len(batches))
         least = PREPARED if batch == 1 and method not in DAYS else 1
@@ -119,21 +124,22 @@ def measure_method(
             for threads in sizes.threads:
                 with torch_threads(threads):
                     found = time_plays(plays, sizes, with_reset=method not in DAYS, least=least)
-                prefix = f"{mode}/threads{threads}/batch{batch}"
-                metrics |= _rate_metrics(prefix, found[method], levels)
+                metrics = _rates(found[method], levels)
                 if method == SYNC:
-                    metrics |= _native_metrics(prefix, found[VECTOR], found[SYNC])
-    return tidy(SUITE, method, seed, metrics, split="train")
+                    metrics |= _quotients(found[VECTOR], found[SYNC])
+                at: Conditions = {"mode": mode, "threads": threads, "batch": batch}
+                rows.append(_rows(method, seed, metrics, **at))
+    return pd.concat(rows)
 
 
-def _native_metrics(prefix: str, native: Timing, sync: Timing) -> dict[str, float]:
+def _quotients(native: Timing, sync: Timing) -> dict[str, float]:
     pairs = zip(native.choices_per_s, sync.choices_per_s, strict=True)
     quotients = [ours / theirs for ours, theirs in pairs]
     return {
-        f"{prefix}/native_choices_per_s": native.median,
-        f"{prefix}/native_over_sync_choices_per_s": native.median / sync.median,
-        f"{prefix}/fastest_native_over_sync_choices_per_s": max(quotients),
-        f"{prefix}/slowest_native_over_sync_choices_per_s": min(quotients),
+        "native_choices_per_s": native.median,
+        "native_over_sync_choices_per_s": native.median / sync.median,
+        "fastest_native_over_sync_choices_per_s": max(quotients),
+        "slowest_native_over_sync_choices_per_s": min(quotients),
     }
 
 
@@ -143,13 +149,14 @@ def measure_pieces(
     """Return what the pieces of an episode of about 1,024 requests take."""
     loaded = load_world(world, seed=world_seed, progress=silent)
     batch = max((b for b in sizes.batches if b <= TARGET_BATCH), default=min(sizes.batches))
-    metrics = {}
+    rows = []
     for threads in sizes.threads:
         with torch_threads(threads):
             found = piece_seconds(loaded, batch, seed)
-        for name, seconds in found.items():
-            metrics[f"pieces/threads{threads}/batch{batch}/{name}_ms"] = 1e3 * seconds
-    return tidy(SUITE, VECTOR, seed, metrics, split="train")
+        for part, seconds in found.items():
+            at: Conditions = {"part": part, "threads": threads, "batch": batch}
+            rows.append(_rows(VECTOR, seed, {"part_ms": 1e3 * seconds}, **at))
+    return pd.concat(rows)
 
 
 def measure_memory(
@@ -184,18 +191,10 @@ def measure_catalogue(
     seconds, mib = in_fresh_process(
         catalogue_figures, size=size, sizes=sizes, threads=min(sizes.threads)
     )
-    found = []
-    for name, value in mib.items():
-        batch, _, what = name.rpartition("/")
-        found.append((VECTOR, size.num_ads, int(batch.removeprefix("batch") or 0), what, value))
-    _write_memory(file, found)
-    return tidy(
-        SUITE,
-        VECTOR,
-        seed,
-        {f"ads{size.num_ads}/{k}": v for k, v in seconds.items()},
-        split="train",
-    )
+    used = [(VECTOR, size.num_ads, batch, what, peak) for batch, what, peak in mib]
+    _write_memory(file, used)
+    rows = [_rows(VECTOR, seed, metrics, num_ads=size.num_ads, **at) for metrics, at in seconds]
+    return pd.concat(rows)
 
 
 def _write_memory(file: Path, rows: list[tuple[str, int, int, str, float]]) -> None:
@@ -206,7 +205,8 @@ def make_tasks(settings: Settings) -> list[Task]:
     """Return the tasks, each needing the one before: none may share the machine with another."""
     sizes = settings.sizes
     assert isinstance(sizes, EnvironmentPreset)
-    tasks: list[Task] = []
+    first = settings.seeds[0]
+    tasks = world_tasks(settings.world, [first], settings.out, cost=5.0)
 
     def add(name: str, function: str, cost: float, *files: Path, **kwargs: object) -> None:
         file = f"{name.replace(',', '').replace(' ', '-')}.parquet"
@@ -222,17 +222,7 @@ def make_tasks(settings: Settings) -> list[Task]:
             )
         )
 
-    first = settings.seeds[0]
-    seed_of_world = world_seed(settings.world, first)
-    at = {"world": settings.world, "world_seed": seed_of_world}
-    if settings.world in world_names():
-        add(
-            f"world, seed {seed_of_world}",
-            "benchmarks.worlds:make_market",
-            5.0,
-            world=settings.world,
-            seed=seed_of_world,
-        )
+    at = {"world": settings.world, "world_seed": world_seed(settings.world, first)}
     here = "benchmarks.environment.suite"
     for seed in settings.seeds:
         add(f"{MACHINE}, seed {seed}", f"{here}:measure_machine", 0.2, seed=seed, sizes=sizes)

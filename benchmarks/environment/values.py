@@ -1,6 +1,5 @@
 """Look-ups in the environment suite's rows."""
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,49 +7,43 @@ import pandas as pd
 from benchmarks.environment.presets import TARGET_BATCH, VECTOR
 from benchmarks.reports.lookup import values_of
 from benchmarks.reports.statistics import Interval
-
-_BATCH = re.compile(r"^(?:rankers|free)/threads\d+/batch(\d+)/")
-_PIECES = re.compile(r"^pieces/threads(\d+)/batch(\d+)/")
+from benchmarks.runs.results import Conditions, under
 
 
-def value(results: pd.DataFrame, method: str, metric: str) -> float | None:
-    """Return the median over rounds; None without rows."""
-    found = values_of(results, method, metric)
+def value(results: pd.DataFrame, method: str, metric: str, **conditions: str | int) -> float | None:
+    """Return the median over rounds under some conditions; None without rows."""
+    found = values_of(under(results, **conditions), method, metric)
     return float(found.median()) if len(found) else None
 
 
 def figure(
-    results: pd.DataFrame, method: str, prefix: str, name: str = "choices_per_s"
+    results: pd.DataFrame, method: str, metric: str = "choices_per_s", **conditions: str | int
 ) -> Interval | None:
     """Return the median over rounds, with the lowest and the highest repeat; None without rows."""
-    middle = value(results, method, f"{prefix}/{name}")
+    middle = value(results, method, metric, **conditions)
     if middle is None:
         return None
-    ends = [values_of(results, method, f"{prefix}/{end}_{name}") for end in ("slowest", "fastest")]
-    both = pd.concat(ends)
+    found = under(results, **conditions)
+    both = pd.concat(
+        [values_of(found, method, f"{end}_{metric}") for end in ("slowest", "fastest")]
+    )
     return Interval(middle, float(both.min()), float(both.max()))
 
 
 def batches(results: pd.DataFrame, method: str) -> list[int]:
     """Return the B that an interface was measured at, rising."""
-    metrics = results.loc[results["method"] == method, "metric"]
-    return sorted({int(found[1]) for m in metrics if (found := _BATCH.match(m))})
+    played = results[(results["method"] == method) & (results["mode"] != "")]
+    return sorted(played["batch"].unique().tolist())
 
 
 def pieces(results: pd.DataFrame, threads: int) -> dict[str, float]:
     """Return `batch`, and ms of what `piece_seconds` gives; empty without rows."""
-    metrics = results.loc[results["method"] == VECTOR, "metric"].unique()
-    matches = [found for m in metrics if (found := _PIECES.match(m)) and int(found[1]) == threads]
-    if not matches:
+    found = results[(results["metric"] == "part_ms") & (results["threads"] == threads)]
+    if found.empty:
         return {}
-    batch = max(int(match[2]) for match in matches)
-    prefix = f"pieces/threads{threads}/batch{batch}/"
-    taken = {
-        m.removeprefix(prefix).removesuffix("_ms"): value(results, VECTOR, m) or 0.0
-        for m in metrics
-        if m.startswith(prefix)
-    }
-    return taken | {"batch": float(batch)}
+    batch = int(found["batch"].max())
+    taken = found[found["batch"] == batch].groupby("part")["value"].median()
+    return {str(name): float(ms) for name, ms in taken.items()} | {"batch": float(batch)}
 
 
 def best_threads(results: pd.DataFrame, threads: Sequence[int]) -> int:
@@ -59,9 +52,8 @@ def best_threads(results: pd.DataFrame, threads: Sequence[int]) -> int:
     The largest number where it was not measured.
     """
     within = [batch for batch in batches(results, VECTOR) if batch <= TARGET_BATCH]
-    rates = {
-        n: value(results, VECTOR, f"rankers/threads{n}/batch{max(within)}/choices_per_s") or 0.0
-        for n in threads
-        if within
-    }
-    return max(rates, key=rates.__getitem__, default=max(threads))
+    if not within:
+        return max(threads)
+    at: Conditions = {"mode": "rankers", "batch": max(within)}
+    rates = {n: value(results, VECTOR, "choices_per_s", threads=n, **at) or 0.0 for n in threads}
+    return max(rates, key=rates.__getitem__)

@@ -17,8 +17,10 @@ from benchmarks.reports.blocks import (
 )
 from benchmarks.reports.cards import CARD_COLUMNS, card_row, group_table
 from benchmarks.reports.figures import COLOURS, plain_axes
-from benchmarks.reports.lookup import interval_of
+from benchmarks.reports.lookup import interval_cells
 from benchmarks.reports.reading import Difference, compare
+from benchmarks.runs.results import under
+from benchmarks.worlds import world_words
 from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 
@@ -30,15 +32,13 @@ def overall_table(results: pd.DataFrame, methods: Sequence[str]) -> Table:
     """Return both tasks' grades over all held-out rows, the truth's own among them."""
     rows: list[list[Cell]] = []
     for task in TASKS:
-        prefix = f"{task}/{OVERALL}"
         for method in methods:
-            row = card_row(results, f"{task}, {method}", method, prefix, "")
-            if row[-1] is not None:
-                rows.append(row)
-        for method in methods[:1]:
-            truth = card_row(results, f"{task}, {TRUTH}", method, prefix, "_oracle")
-            if truth[1] is not None or truth[2] is not None:
-                rows.append(truth)
+            grades = card_row(results, task, OVERALL, method, "")
+            if grades[-1] is not None:
+                rows.append([f"{task}, {method}", *grades])
+        truth = card_row(results, task, OVERALL, methods[0], "_oracle")
+        if truth[0] is not None or truth[1] is not None:
+            rows.append([f"{task}, {TRUTH}", *truth])
     return Table(
         "Frozen rankers on held-out days",
         ["", *CARD_COLUMNS],
@@ -54,13 +54,11 @@ def reliability_figure(results: pd.DataFrame, task: str, methods: Sequence[str])
     figure, axes = plain_axes(0.7)
     ends: list[float] = []
     for method, colour in zip(methods, COLOURS, strict=False):
-        rows = results[
-            (results["method"] == method) & results["metric"].str.startswith(f"{task}/reliability/")
-        ]
+        rows = results[(results["method"] == method) & (results["task"] == task)]
+        rows = rows[rows["bin"] > 0]
         if rows.empty:
             continue
-        wide = rows["metric"].str.extract(r"reliability/(?P<bin>\d+)/(?P<what>\w+)")
-        points = rows.assign(**wide).pivot_table("value", "bin", "what")  # means over seeds
+        points = rows.pivot_table("value", "bin", "metric")  # means over seeds
         shown = points[(points["observed"] > 0) & (points["predicted"] > 0)]
         x, y = shown["predicted"].to_numpy(), shown["observed"].to_numpy()
         axes.plot(x, y, "o-", color=colour, label=method, linewidth=1.4, markersize=4.5)
@@ -85,10 +83,7 @@ def regime_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | None:
         "share of the possible gain": "regime/share",
         "scores per second": "scores_per_s",
     }
-    rows: list[list[Cell]] = []
-    for method in methods:
-        cells = [interval_of(results, method, metric) for metric in columns.values()]
-        rows.append([method, *cells])
+    rows = [[m, *interval_cells(results, m, columns.values())] for m in methods]
     if all(row[4] is None for row in rows):
         columns = {"scores per second": "scores_per_s"}
         rows = [[row[0], row[-1]] for row in rows]
@@ -106,13 +101,10 @@ def regime_table(results: pd.DataFrame, methods: Sequence[str]) -> Table | None:
 def _differences(results: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
     first, *others = methods
     found: list[Difference] = []
-    for metric, words in (
-        ("pctr/overall/auc", "the AUC of pCTR"),
-        ("pcvr/overall/auc", "the AUC of pCVR"),
-        ("regime/share", "the share of the possible gain of the rankers' best ad"),
-    ):
-        found += compare(results, metric, words, others, first)
-    return found
+    for task, words in (("pctr", "the AUC of pCTR"), ("pcvr", "the AUC of pCVR")):
+        found += compare(under(results, task=task, group=OVERALL), "auc", words, others, first)
+    words = "the share of the possible gain of the rankers' best ad"
+    return found + compare(results, "regime/share", words, others, first)
 
 
 def make_report(
@@ -148,12 +140,11 @@ def make_report(
         "`lightgbm` is `examples/lightgbm_rankers.py`, plugged in as a user's rankers are.",
     ]
     regime = regime_table(results, methods)
-    truth = "with a known truth" if info.has_truth else "without a known truth"
+    truth = ", with a known truth" if info.has_truth else ", without a known truth"
     return SuiteReport(
         title="The frozen rankers",
-        lead=f"{', '.join(methods)} as reward simulator; {len(seeds)} seeds. World `{info.name}` "
-        f"({info.source}, {truth}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
-        + " ".join(info.notes),
+        lead=f"{', '.join(methods)} as reward simulator; {len(seeds)} seeds. "
+        f"{world_words(info, truth)}" + " ".join(info.notes),
         sections=[*sections, Section("How they were graded", [Bullets(facts)])],
         tables=[overall_table(results, methods), *([regime] if regime else [])],
         differences=_differences(results, methods),

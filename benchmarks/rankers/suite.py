@@ -18,9 +18,9 @@ from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.suite import Settings
-from benchmarks.worlds import world_seed
+from benchmarks.worlds import needs_world, world_seed, world_tasks
 from simulators.building import grade_regime
-from simulators.make import load_world, world_names
+from simulators.make import load_world
 from simulators.rankers.cards import ranker_card, ranker_reliability
 from simulators.rankers.custom import RankerModel, use_rankers
 from simulators.world import World
@@ -60,23 +60,18 @@ def _model(world: World, sizes: RankersPreset) -> RankerModel:
     return runpy.run_path(str(EXAMPLE))["LightGBMRankers"](world, num_trees=sizes.num_trees)
 
 
-def _card_metrics(world: World) -> dict[str, float]:
-    return {
-        f"{task}/{group}/{metric}": value
+def _card_rows(world: World, method: str, seed: int, num_bins: int) -> list[pd.DataFrame]:
+    """Return the grades by task and group, and the means by bin of the reliability diagrams."""
+    rows = [
+        tidy(SUITE, method, seed, applicable(grades), task=task, group=group)
         for task, groups in ranker_card(world).items()
-        for group, metrics in groups.items()
-        for metric, value in metrics.items()
-    }
-
-
-def _reliability_metrics(world: World, num_bins: int) -> dict[str, float]:
-    """Return the bins' means under names like `pctr/reliability/03/observed`."""
-    found: dict[str, float] = {}
+        for group, grades in groups.items()
+    ]
     for task, bins in ranker_reliability(world, num_bins).items():
-        for number, values in enumerate(bins):
-            for name, value in zip(("predicted", "observed", "num_rows"), values, strict=True):
-                found[f"{task}/reliability/{number:02d}/{name}"] = float(value)
-    return found
+        for number, values in enumerate(bins, start=1):
+            means = dict(zip(("predicted", "observed", "num_rows"), values, strict=True))
+            rows.append(tidy(SUITE, method, seed, applicable(means), task=task, bin=number))
+    return rows
 
 
 def _speed_metrics(world: World, sizes: RankersPreset) -> dict[str, float]:
@@ -102,29 +97,18 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
         graded = use_rankers(graded, _model(graded, sizes))
         metrics["fit_s"] = time.perf_counter() - started
         regime = grade_regime(graded) if graded.info.has_truth else {}
-    metrics |= _card_metrics(graded)
-    metrics |= _reliability_metrics(graded, sizes.num_bins)
     metrics |= {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}
     metrics |= _speed_metrics(graded, sizes)
-    return tidy(SUITE, method, seed, applicable(metrics))
+    rows = _card_rows(graded, method, seed, sizes.num_bins)
+    return pd.concat([*rows, tidy(SUITE, method, seed, applicable(metrics))])
 
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return the worlds, then every (method, seed) pair."""
     out, sizes = settings.out, settings.sizes
     assert isinstance(sizes, RankersPreset)
-    named = settings.world in world_names()
-    tasks = [
-        Task(
-            name=f"world, seed {seed}",
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": settings.world, "seed": seed},
-            output=out / "parts" / f"world-seed{seed}.parquet",
-        )
-        for seed in sorted({world_seed(settings.world, s) for s in settings.seeds} if named else ())
-    ]
+    tasks = world_tasks(settings.world, settings.seeds, out)
     for seed in settings.seeds:
-        of_world = (f"world, seed {world_seed(settings.world, seed)}",) if named else ()
         for method in settings.methods:
             tasks.append(
                 Task(
@@ -133,7 +117,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                     kwargs={
                         "world": settings.world, "seed": seed, "method": method, "sizes": sizes
                     },
-                    needs=of_world,
+                    needs=needs_world(settings.world, seed),
                     output=out / "parts" / f"{method}-seed{seed}.parquet",
                     cost=0.2 if method == NETWORK else 1.0,
                 )

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from benchmarks.reports.blocks import Cell, Table
-from benchmarks.reports.lookup import interval_of
+from benchmarks.reports.lookup import interval_cells
+from benchmarks.runs.results import under
 from simulators.rankers.cards import MIN_POSITIVES, NEW_DAYS, OVERALL
 
 CARD_COLUMNS = {
@@ -20,17 +21,16 @@ CARD_COLUMNS = {
 
 def card_groups(results: pd.DataFrame, task: str) -> list[str]:
     """Return the groups of a task's card: all ads, verticals by number, new and old ads."""
-    parts = results["metric"].str.split("/")
-    mine = parts[(parts.str[0] == task) & (parts.str.len() == 3)].str[1].unique()
-    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: int(g[9:]))
+    mine = results.loc[results["task"] == task, "group"].unique()
+    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: (len(g), g))
     return [g for g in (OVERALL, *verticals, "new ads", "old ads") if g in mine]
 
 
-def card_row(results: pd.DataFrame, name: str, method: str, prefix: str, side: str) -> list[Cell]:
-    """Return one row: the method's own grades, or with `side` `_oracle` those of the truth."""
+def card_row(results: pd.DataFrame, task: str, group: str, method: str, side: str) -> list[Cell]:
+    """Return one row's cells: the method's own grades, with `side` `_oracle` those of the truth."""
     shared = ("rate", "num_positives", "num_rows")
     metrics = [m if m in shared else f"{m}{side}" for m in CARD_COLUMNS.values()]
-    return [name, *(interval_of(results, method, f"{prefix}/{metric}") for metric in metrics)]
+    return interval_cells(under(results, task=task, group=group), method, metrics)
 
 
 def group_table(results: pd.DataFrame, task: str, method: str) -> Table | None:
@@ -38,10 +38,10 @@ def group_table(results: pd.DataFrame, task: str, method: str) -> Table | None:
     rows: list[list[Cell]] = []
     oracle = {"AUC of the truth": "auc_oracle", "ECE of the truth": "ece_oracle"}
     for group in card_groups(results, task):
-        row = card_row(results, group, method, f"{task}/{group}", "")
+        row = [group, *card_row(results, task, group, method, "")]
         if row[-1] is not None:
-            row += [interval_of(results, method, f"{task}/{group}/{m}") for m in oracle.values()]
-            rows.append(row)
+            of_group = under(results, task=task, group=group)
+            rows.append([*row, *interval_cells(of_group, method, oracle.values())])
     if not rows:
         return None
     names = ["", *CARD_COLUMNS, *oracle]

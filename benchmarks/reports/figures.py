@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.reports.statistics import Interval, Profile, bootstrap, interquartile_mean
-from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.runs.results import BOOTSTRAP_SEED, without_conditions
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a")
 """Okabe and Ito's palette: told apart by colour-blind readers and in print."""
@@ -24,24 +24,21 @@ def learning_curves(
     label: str,
     step_label: str = "training step",
     steps_to_x: float = 1.0,
-    baseline: float | None = None,
-    baseline_label: str = "",
 ) -> Figure:
     """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
 
     Args:
-        results: Tidy rows.
+        results: Tidy rows; those without conditions count.
         metric: Drawn upwards.
         methods: One line each; those without rows are left out.
         split: Of the rows.
         label: Of the upward axis.
         step_label: Of the other axis.
         steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
-        baseline: A level drawn as a dashed line.
-        baseline_label: Its name.
     """
     figure, axes = plain_axes(0.55)
     rows = results[(results["metric"] == metric) & (results["split"] == split)]
+    rows = without_conditions(rows)
     for number, method in enumerate(methods):
         points = rows[rows["method"] == method].groupby("step")["value"]
         if not len(points):
@@ -50,8 +47,6 @@ def learning_curves(
         x = np.array(list(points.groups), dtype=float) * steps_to_x
         value = np.array([(f.value, f.low, f.high) for f in found])
         _banded_line(axes, number, method, x, *value.T)
-    if baseline is not None:
-        axes.axhline(baseline, color="#555555", linestyle=":", linewidth=1.2, label=baseline_label)
     _finish_lines(axes, step_label, label)
     return figure
 
@@ -71,7 +66,7 @@ def curves_over(
     Both coordinates are interquartile means over seeds at a step; the band is the interval.
 
     Args:
-        results: Tidy rows.
+        results: Tidy rows; those without conditions count.
         metric: Drawn upwards.
         x_metric: Drawn along.
         methods: One line each; those without rows are left out.
@@ -80,7 +75,7 @@ def curves_over(
         x_label: Of the other axis.
     """
     figure, axes = plain_axes(0.55)
-    rows = results[results["split"] == split]
+    rows = without_conditions(results[results["split"] == split])
     for number, method in enumerate(methods):
         own = rows[rows["method"] == method]
         wide = own.pivot(index=["step", "seed"], columns="metric", values="value")

@@ -1,9 +1,12 @@
 """Looking values up in a results table: the one way from rows to a report's cell."""
 
+from collections.abc import Iterable, Mapping
+
 import pandas as pd
 
+from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.statistics import Interval, bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.runs.results import BOOTSTRAP_SEED, without_conditions
 
 TEST = "test"
 """The split of what a report compares."""
@@ -12,11 +15,14 @@ TEST = "test"
 def values_of(
     results: pd.DataFrame, method: str, metric: str, split: str | None = None
 ) -> pd.Series:
-    """Return the values of a row on a metric; of all splits unless one is named."""
+    """Return the values of a method on a metric; of all splits unless one is named.
+
+    Only rows without conditions count: `benchmarks.runs.results.under` chooses those of some.
+    """
     wanted = (results["method"] == method) & (results["metric"] == metric)
     if split is not None:
         wanted &= results["split"] == split
-    return results.loc[wanted, "value"]
+    return without_conditions(results[wanted])["value"]
 
 
 def interval_of(
@@ -33,3 +39,37 @@ def mean_of(
     """Return the plain mean; None without rows."""
     values = values_of(results, method, metric, split)
     return float(values.mean()) if len(values) else None
+
+
+def interval_cells(
+    results: pd.DataFrame, method: str, metrics: Iterable[str], split: str | None = None
+) -> list[Cell]:
+    """Return the intervals of a method on some metrics, None where it has no rows."""
+    return [interval_of(results, method, metric, split) for metric in metrics]
+
+
+def interval_table(
+    results: pd.DataFrame,
+    title: str,
+    methods: Iterable[str],
+    columns: Mapping[str, str],
+    note: str = "",
+    *,
+    first: str = "method",
+) -> Table:
+    """Return a row per method and a column per metric; empty rows and columns are left out.
+
+    Args:
+        results: Tidy rows; those of split `TEST` without conditions count.
+        title: Above the table.
+        methods: In the order wanted.
+        columns: Heading to metric.
+        note: Below the table.
+        first: Heading of the methods.
+    """
+    cells = {method: interval_cells(results, method, columns.values(), TEST) for method in methods}
+    shown = {method: row for method, row in cells.items() if any(c is not None for c in row)}
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in shown.values())]
+    names = list(columns)
+    rows = [[method, *(row[i] for i in kept)] for method, row in shown.items()]
+    return Table(title, [first, *(names[i] for i in kept)], rows, note)

@@ -3,9 +3,10 @@
 import pandas as pd
 
 from benchmarks.reports.statistics import bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED, final_values
+from benchmarks.runs.results import BOOTSTRAP_SEED, KEY, final_values
 
-SUMMARY_COLUMNS = ["suite", "method", "split", "metric", "num_seeds", "iqm", "ci_low", "ci_high"]
+_GROUP = [name for name in KEY if name not in ("seed", "step")]
+SUMMARY_COLUMNS = [*_GROUP, "num_seeds", "iqm", "ci_low", "ci_high"]
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
@@ -14,7 +15,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     With one seed the interval is empty (NaN).
     """
     rows = []
-    groups = final_values(results).groupby(SUMMARY_COLUMNS[:4], sort=False)["value"]
+    groups = final_values(results).groupby(_GROUP, sort=False)["value"]
     for key, values in groups:
         found = bootstrap(values.to_numpy(), BOOTSTRAP_SEED)
         rows.append((*key, len(values), found.value, found.low, found.high))

@@ -14,6 +14,8 @@ from benchmarks.errors import UserError
 from benchmarks.runs.files import append_json_line, to_plain, write_json
 from benchmarks.runs.results import read_results
 
+FORMAT = 2
+"""Of a run's tables; in 1 conditions were parts of names."""
 CONFIG = "config.json"
 LOG = "log.jsonl"
 RESULTS = "results.parquet"
@@ -122,7 +124,8 @@ def open_run_folder(
             write_json(out / CONFIG, {**stored, "settings": wanted})
     else:
         try:
-            write_json(out / CONFIG, {"settings": wanted, "command": sys.argv, **machine})
+            about = {"format": FORMAT, "settings": wanted, "command": sys.argv, **machine}
+            write_json(out / CONFIG, about)
             (out / CHECKPOINTS).mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"can't write to --out {out}: {error}") from error
@@ -145,7 +148,7 @@ def stored_config(out: Path) -> dict[str, Any]:
     """Return a run's `config.json`, whose settings are a mapping.
 
     Raises:
-        UserError: It can't be read.
+        UserError: It can't be read, or is another version's.
     """
     path = out / CONFIG
     try:
@@ -155,6 +158,11 @@ def stored_config(out: Path) -> dict[str, Any]:
         raise UserError(
             f"can't read {path}: {' '.join(str(error).split())} (nothing was changed)"
         ) from error
+    if config.get("format") != FORMAT:
+        raise UserError(
+            f"{out} was made by another version, whose tables have other columns: start a new "
+            "folder with --out"
+        )
     return config
 
 

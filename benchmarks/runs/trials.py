@@ -1,13 +1,24 @@
-"""Which settings a tuning tries: the defaults first, then draws from a space, equally many each."""
+"""What a tuning tries and what it chooses: settings, equally many for each, and the best of them.
 
-from collections.abc import Mapping
-from typing import TypeVar
+A choice is a JSON file: `chosen` settings, and `trials` with their `settings` and `score`, null
+where a trial failed.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+from benchmarks.runs.files import write_json
+from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.random import Purpose, uniform
 
 Value = TypeVar("Value")
+Config = TypeVar("Config")
 
 
 def draw_trials(space: Mapping[str, tuple[Value, ...]], num_trials: int) -> list[dict[str, Value]]:
@@ -19,9 +30,7 @@ def draw_trials(space: Mapping[str, tuple[Value, ...]], num_trials: int) -> list
         space: Values by name.
         num_trials: At least 1; a small space gives fewer.
     """
-    size = 1
-    for values in space.values():
-        size *= len(values)
+    size = math.prod(len(values) for values in space.values())
     order = uniform(0, Purpose.TUNING, torch.arange(size)).argsort(stable=True).tolist()
     trials: list[dict[str, Value]] = [{}]
     for number in order[: num_trials - 1]:
@@ -31,3 +40,66 @@ def draw_trials(space: Mapping[str, tuple[Value, ...]], num_trials: int) -> list
             setting[name] = values[place]
         trials.append(setting)
     return trials
+
+
+def write_choice(
+    output: Path,
+    trials: Sequence[Mapping[str, Any]],
+    cost: Callable[[Mapping[str, Any]], Any],
+) -> None:
+    """Write the trial with the least cost; one without a score can't be chosen, unless all are so.
+
+    Args:
+        output: JSON file.
+        trials: Each with `settings` and `score`, None where it failed.
+        cost: Of a trial with a score; ties go to the first.
+    """
+    scored = [trial for trial in trials if trial["score"] is not None]
+    best = min(scored, key=cost, default=trials[0])
+    write_json(output, {"chosen": best["settings"], "trials": trials})
+
+
+def tune_rate(
+    rates: Sequence[float],
+    config: Config,
+    cost: Callable[[Config], float],
+    output: Path,
+    *,
+    sign: float = 1.0,
+) -> None:
+    """Try every learning rate and write the one with the least cost.
+
+    Args:
+        rates: In the order of preference.
+        config: With a field `learning_rate`.
+        cost: Trains; not finite, or a FloatingPointError, where training diverged.
+        output: JSON file.
+        sign: The score that is kept is the cost times this.
+    """
+    trials = []
+    for rate in rates:
+        try:
+            found = cost(replace(config, learning_rate=rate))  # type: ignore[type-var]
+        except FloatingPointError:
+            found = math.inf
+        score = sign * found if math.isfinite(found) else None
+        trials.append({"settings": {"learning_rate": rate}, "score": score})
+    write_choice(output, trials, lambda trial: sign * trial["score"])
+
+
+def read_trials(path: Path) -> dict[str, Any]:
+    """Return `chosen` and `trials` of a choice.
+
+    Raises:
+        CheckpointError: It can't be read.
+    """
+    try:
+        log = json.loads(path.read_text())
+        return {"chosen": log["chosen"], "trials": log["trials"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(path, str(error)) from error
+
+
+def with_choice(config: Config, path: Path | None) -> Config:
+    """Return a configuration with the chosen settings; itself where nothing was tuned."""
+    return config if path is None else replace(config, **read_trials(path)["chosen"])  # type: ignore[type-var]

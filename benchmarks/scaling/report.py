@@ -1,6 +1,5 @@
 """What the scaling suite says: loss curves, the power law and how sure it is."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
 from benchmarks.reports.figures import COLOURS, learning_curves, plain_axes
+from benchmarks.reports.lookup import interval_cells, mean_of
 from benchmarks.reports.power_law import (
     MAX_EXPONENT,
     MIN_EXPONENT,
@@ -19,47 +19,37 @@ from benchmarks.reports.power_law import (
     fit_with_seeds,
 )
 from benchmarks.reports.reading import Difference, compare, coverage_note
-from benchmarks.reports.statistics import bootstrap
-from benchmarks.reports.trials import trial_words
-from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table
+from benchmarks.reports.trials import rate_table
+from benchmarks.runs.results import BOOTSTRAP_SEED, final_values, seed_table
 from benchmarks.scaling.presets import METHODS, SIZES, ScalingPreset
 from benchmarks.suite import Settings
+from benchmarks.worlds import world_words
 from simulators.world.info import WorldInfo
 
 LOSS, CURVE = "final_loss", "heldout_loss"
 """After training, and, of fewer requests, during it."""
+_FACTS = {
+    "num_inner_parameters": "{:,.0f}",
+    "num_parameters": "{:,.0f}",
+    "step_gflop": "{:.1f}",
+    "examples_per_s": "{:,.0f}",
+    "learning_rate": "{:g}",
+}
+"""What a size is and costs, and how that is written."""
 _DETERMINED = 10.0
 """An exponent whose interval spans more than this factor is called unknown."""
 
 
-def _last(results: pd.DataFrame, size: str, metric: str) -> pd.Series:
-    """Return a metric's values at the last step, one per seed."""
-    own = results[(results["method"] == size) & (results["metric"] == metric)]
-    return own.loc[own["step"] == own["step"].max(), "value"]
-
-
 def size_table(results: pd.DataFrame, sizes: Sequence[str]) -> Table:
     """Return what each size is, what it costs and where it ends."""
+    final = final_values(results)
     rows: list[list[Cell]] = []
     for size in sizes:
         config = SIZES[size]
-        facts = [
-            float(_last(results, size, metric).mean())
-            for metric in (
-                "num_inner_parameters",
-                "num_parameters",
-                "step_gflop",
-                "examples_per_s",
-                "learning_rate",
-            )
-        ]
-        losses: list[Cell] = [
-            bootstrap(_last(results, size, metric).to_numpy(), BOOTSTRAP_SEED)
-            for metric in (LOSS, "train_loss")
-        ]
-        shape = f"{config.dim} x {config.num_hsd_layers}"
-        texts = [f"{facts[0]:,.0f}", f"{facts[1]:,.0f}", f"{facts[2]:.1f}", f"{facts[3]:,.0f}"]
-        rows.append([size, shape, *texts, f"{facts[4]:g}", *losses])
+        facts = [mean_of(final, size, metric) for metric in _FACTS]
+        texts = [form.format(fact) for form, fact in zip(_FACTS.values(), facts, strict=True)]
+        losses = interval_cells(final, size, (LOSS, "train_loss"))
+        rows.append([size, f"{config.dim} x {config.num_hsd_layers}", *texts, *losses])
     return Table(
         "Loss by size (nats per path)",
         [
@@ -82,7 +72,7 @@ def size_table(results: pd.DataFrame, sizes: Sequence[str]) -> Table:
 def losses_of(results: pd.DataFrame, sizes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return parameters [S] and held-out losses [S, R] of the seeds that all sizes have."""
     table = seed_table(results, LOSS, "test")[list(sizes)].dropna()
-    n = np.array([_last(results, size, "num_inner_parameters").mean() for size in sizes])
+    n = np.array([mean_of(results, size, "num_inner_parameters") for size in sizes])
     return n, table.to_numpy().T
 
 
@@ -156,22 +146,6 @@ def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Differ
     return found
 
 
-def tuning_table(tuned: Mapping[str, Path | None]) -> Table | None:
-    """Return every size's trials; None without tuning."""
-    rows: list[list[Cell]] = []
-    for size, path in tuned.items():
-        if path is None:
-            continue
-        log = json.loads(path.read_text())
-        trials = trial_words(log["trials"], "validation_loss")
-        rows.append([size, f"{log['learning_rate']:g}", trials])
-    if not rows:
-        return None
-    title = "Learning rates"
-    note = "Where the largest or smallest rate was chosen, one beyond it might be better."
-    return Table(title, ["size", "chosen", "loss on the first held-out day of each"], rows, note)
-
-
 def make_report(
     results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
 ) -> SuiteReport:
@@ -179,7 +153,7 @@ def make_report(
     preset = settings.sizes
     assert isinstance(preset, ScalingPreset)
     sizes = [size for size in METHODS if size in settings.methods]
-    examples = float(_last(results, sizes[0], "examples_per_step").mean())
+    examples = mean_of(results, sizes[0], "examples_per_step") or 0.0
     curves: list[Block] = [
         Figure(
             f"curves-{split}",
@@ -202,7 +176,7 @@ def make_report(
     sections = [Section("Loss curves (as GPR Fig. 5)", curves)]
     if len(sizes) >= MIN_SIZES:
         n, loss = losses_of(results, sizes)
-        error = float(_last(results, sizes[-1], "final_loss_error").mean())
+        error = mean_of(results, sizes[-1], "final_loss_error") or 0.0
         fits = {
             "power law with a floor": fit_with_seeds(n, loss, BOOTSTRAP_SEED),
             "power law without one": fit_with_seeds(n, loss, BOOTSTRAP_SEED, with_floor=False),
@@ -212,7 +186,8 @@ def make_report(
             Bullets(law_words(fits, len(sizes), loss.shape[1], error)),
         ]
         sections.append(Section("Power law", blocks))
-    choices = tuning_table(tuned)
+    note = "Where the largest or smallest rate was chosen, one beyond it might be better."
+    choices = rate_table(tuned, "size", "loss on the first held-out day of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
     sections.append(
@@ -237,8 +212,7 @@ def make_report(
     )
     return SuiteReport(
         title="Scaling (GPR Fig. 5)",
-        lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. World `{info.name}` "
-        f"({info.source}). Simulated: {', '.join(info.simulated) or 'nothing'}. "
+        lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. {world_words(info)}"
         + " ".join(info.notes),
         sections=sections,
         tables=[size_table(results, sizes)],

@@ -19,8 +19,7 @@ from benchmarks.scaling.presets import (
 from benchmarks.scaling.report import make_report
 from benchmarks.scaling.train import WORLD_SEED, study_world
 from benchmarks.suite import Settings
-from benchmarks.worlds import world_seed
-from simulators.make import world_names
+from benchmarks.worlds import needs_world, world_tasks
 
 IS_EXTENDABLE = True
 
@@ -37,22 +36,8 @@ def make_tasks(settings: Settings) -> list[Task]:
     """Return the world, tuning and every (size, seed)."""
     sizes, out = settings.sizes, settings.out
     assert isinstance(sizes, ScalingPreset)
-    tasks: list[Task] = []
-    made: tuple[str, ...] = ()
-    if settings.world in world_names():
-        made = ("world",)
-        tasks.append(
-            Task(
-                name="world",
-                function="benchmarks.worlds:make_market",
-                kwargs={
-                    "world": settings.world,
-                    "seed": world_seed(settings.world, WORLD_SEED),
-                },
-                output=out / "parts" / "world.parquet",
-                cost=5.0,
-            )
-        )
+    tasks = world_tasks(settings.world, [WORLD_SEED], out, cost=5.0)
+    made = needs_world(settings.world, WORLD_SEED)
     for size in settings.methods:
         tuned = tuned_file(settings, size)
         cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000

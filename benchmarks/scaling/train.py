@@ -6,10 +6,8 @@ train the model, and on requests of days that it never sees.
 Dims: B windows.
 """
 
-import json
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +16,9 @@ from torch import Tensor
 
 from benchmarks.measure.flops import training_flops
 from benchmarks.measure.sizes import examples_per_step, non_embedding_parameters
-from benchmarks.runs.files import write_json
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
+from benchmarks.runs.trials import tune_rate, with_choice
 from benchmarks.scaling.presets import SIZES, SUITE, ScalingPreset
 from benchmarks.worlds import world_seed
 from gpr_rl.models import HHD
@@ -135,31 +133,19 @@ def train_size(
 def run_trial(*, world: str, size: str, sizes: ScalingPreset, output: Path) -> None:
     """Try every learning rate on the tuning seed and write the one with the lowest loss."""
     loaded = study_world(world)
-    losses = {}
-    for rate in sizes.learning_rates:
-        config = replace(sizes.training, learning_rate=rate)
-        try:
-            _, facts = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
-            final = facts["final_loss"]
-            losses[rate] = final if math.isfinite(final) else math.inf
-        except FloatingPointError:
-            losses[rate] = math.inf
-    trials = [
-        {"learning_rate": rate, "validation_loss": loss if math.isfinite(loss) else None}
-        for rate, loss in losses.items()
-    ]
-    output.parent.mkdir(exist_ok=True)
-    best = min(losses, key=lambda rate: losses[rate])
-    write_json(output, {"size": size, "learning_rate": best, "trials": trials})
+
+    def final_loss(config: StageConfig) -> float:
+        trained = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
+        return trained[1]["final_loss"]
+
+    tune_rate(sizes.learning_rates, sizes.training, final_loss, output)
 
 
 def run_size(
     *, world: str, size: str, seed: int, tuned: Path | None, sizes: ScalingPreset
 ) -> pd.DataFrame:
     """Train one size on one seed; facts stand at the last step."""
-    config = sizes.training
-    if tuned is not None:
-        config = replace(config, learning_rate=json.loads(tuned.read_text())["learning_rate"])
+    config = with_choice(sizes.training, tuned)
     curve, facts = train_size(study_world(world), size, seed, config, sizes, "test")
     rows = []
     for step, metrics in curve.items():

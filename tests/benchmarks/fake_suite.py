@@ -100,7 +100,7 @@ def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     ]
     table = Table("Values & <gains>", ("method", "metric", "IQM", "seeds"), rows, note="95 %")
     curves = learning_curves(
-        results, "value", methods=settings.methods, split="validation", label="value", baseline=0.0
+        results, "value", methods=settings.methods, split="validation", label="value"
     )
     chart = interval_chart({"value": [(row[0], row[2]) for row in rows]}, label="value")
     return SuiteReport(

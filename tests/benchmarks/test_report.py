@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from benchmarks.errors import UserError
 from benchmarks.reports.blocks import (
     ABSENT,
     Bullets,
@@ -23,18 +24,29 @@ from benchmarks.reports.blocks import (
     render_figure,
 )
 from benchmarks.reports.figures import learning_curves
+from benchmarks.reports.lookup import interval_of
 from benchmarks.reports.markdown import write_markdown
 from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
 from benchmarks.reports.summary import summarise
 from benchmarks.runs.progress import BarDisplay
-from benchmarks.runs.results import COLUMNS, check_results, final_values
+from benchmarks.runs.results import (
+    check_results,
+    complete,
+    final_values,
+    read_results,
+    seed_table,
+    tidy,
+    under,
+    without_conditions,
+)
 from benchmarks.runs.tasks import Ending, Task
 
 
 def results(*rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame([("s", *row) for row in rows], columns=COLUMNS)
+    columns = ["suite", "method", "seed", "step", "split", "metric", "value"]
+    return complete(pd.DataFrame([("s", *row) for row in rows], columns=columns), "by hand")
 
 
 def difference(low: float, high: float, num_seeds: int = 5, better: bool = True) -> Difference:
@@ -151,6 +163,32 @@ def test_the_last_step_counts():
 def test_bad_rows_are_refused(table, message):
     with pytest.raises(ValueError, match=message):
         check_results(table, "task")
+
+
+def test_look_ups_see_only_the_conditions_that_were_asked_for():
+    plain = results(("a", 0, 1, "test", "v", 1.0), ("a", 1, 1, "test", "v", 2.0))
+    drift = plain.assign(market="drift", value=[10.0, 20.0])
+    more = drift.assign(threads=2, value=[100.0, 200.0])
+    table = check_results(pd.concat([plain, drift, more]), "task")
+    assert without_conditions(table)["value"].tolist() == [1.0, 2.0]
+    assert interval_of(table, "a", "v").value == 1.5
+    assert interval_of(under(table, market="drift"), "a", "v").value == 15.0
+    assert interval_of(under(table, market="drift", threads=2), "a", "v").value == 150.0
+    assert interval_of(under(table, threads=2), "a", "v") is None
+    assert seed_table(under(table, market="drift"), "v")["a"].tolist() == [10.0, 20.0]
+    summary = summarise(table).set_index(["market", "threads"])["iqm"]
+    assert summary.to_dict() == {("", 0): 1.5, ("drift", 0): 15.0, ("drift", 2): 150.0}
+    with pytest.raises(ValueError, match=r"two rows for .*'market': 'drift'"):
+        check_results(pd.concat([table, drift]), "task")
+    with pytest.raises(ValueError, match="columns must be"):
+        tidy("s", "a", 0, {"v": 1.0}, marked="drift")
+
+
+def test_a_table_of_before_the_conditions_is_not_read(tmp_path):
+    old = results(("a", 0, 1, "test", "v", 1.0)).drop(columns=["market", "threads"])
+    old.to_parquet(tmp_path / "old.parquet")
+    with pytest.raises(UserError, match=r"old\.parquet: it lacks the columns market, threads"):
+        read_results(tmp_path / "old.parquet")
 
 
 def test_numbers_of_a_column_share_their_decimals():

@@ -15,7 +15,7 @@ from benchmarks.errors import UserError
 from benchmarks.reports.summary import SUMMARY_COLUMNS
 from benchmarks.run import main
 from benchmarks.runs import folder as run_folder
-from benchmarks.runs.results import COLUMNS, empty_results, write_results
+from benchmarks.runs.results import COLUMNS, CONDITIONS, empty_results, write_results
 from benchmarks.runs.runner import _without_needs, check_files
 from benchmarks.runs.tasks import Task
 from tests.benchmarks.fake_suite import SUITE
@@ -63,8 +63,8 @@ def test_a_run_writes_everything(finished):
     assert table.query("metric == 'threads'")["value"].eq(1.0).all()
 
     summary = pd.read_csv(finished / "summary.csv").set_index(["method", "split", "metric"])
-    assert [*summary.index.names, *summary.columns] == [
-        "method", "split", "metric", "suite", "num_seeds", "iqm", "ci_low", "ci_high",
+    assert [name for name in summary.columns if name not in CONDITIONS] == [
+        "suite", "num_seeds", "iqm", "ci_low", "ci_high",
     ]  # fmt: skip
     row = summary.loc["good", "test", "value"]
     # Two seeds: 1 and 1 + 1/3; the percentile interval of two values is their range.
@@ -119,6 +119,19 @@ def test_resume_needs_the_same_settings(finished, capsys, change, named):
     assert resume(finished, *change) == 2
     assert named in capsys.readouterr().err
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_resume_refuses_the_folder_of_another_version(copy, capsys, found):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "format": found}))
+    before = contents(copy)
+    assert resume(copy) == 2
+    error = capsys.readouterr().err
+    assert f"{copy} was made by another version" in error
+    assert "start a new folder" in error
+    assert len(error.splitlines()) == 1
+    assert contents(copy) == before
 
 
 def test_an_extendable_run_grows_by_what_is_new(finished, copy, capsys):

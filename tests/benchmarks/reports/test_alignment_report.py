@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.alignment.presets import PRESETS
 from benchmarks.alignment.report import make_report
+from benchmarks.alignment.rows import Row
 from benchmarks.alignment.studies import ablations_section, conditions_section
 from benchmarks.alignment.tables import (
     add_normalised,
@@ -60,13 +61,19 @@ def results() -> pd.DataFrame:
     }
     values["grpo", TRUTH] = (3, 4, 5)
     card = {"auc": 1, "auc_oracle": 2, "log_loss": 3, "ece": 4, "ratio": 5, "rate": 6}
-    values |= {("rankers", f"pctr/{name}"): v for name, v in (card | {"num_rows": 7}).items()}
+    graded = {("rankers", name): v for name, v in (card | {"num_rows": 7}).items()}
     curves = {
         (method, name): START[method] + METRICS[name]
         for method in ("hepo", "ppo", "grpo")
         for name in (PROXY, TRUTH, "train_s")
     }
-    return pd.concat([frame(values), frame(curves, split="validation", step=5)])
+    return pd.concat(
+        [
+            frame(values, market="base"),
+            frame(graded, market="base", task="pctr", group="overall"),
+            frame(curves, split="validation", step=5, market="base"),
+        ]
+    )
 
 
 def report(tmp_path: Path, found: pd.DataFrame, **info: object) -> SuiteReport:
@@ -168,7 +175,7 @@ def test_hepo_is_compared_with_its_rivals(made: SuiteReport) -> None:
 def test_the_rankers_card_and_its_regime(
     share: tuple[float, ...], said: str, tmp_path: Path
 ) -> None:
-    found = pd.concat([results(), frame({("rankers", "regime/share"): share})])
+    found = pd.concat([results(), frame({("rankers", "regime/share"): share}, market="base")])
     section = next(s for s in report(tmp_path, found).sections if s.title == "The rankers")
     texts = [block.text for block in section.blocks if isinstance(block, Paragraph)]
     assert said in texts[0]
@@ -225,18 +232,24 @@ def test_time_is_shared_out() -> None:
 
 
 def test_markets_conditions_and_ablations(tmp_path: Path) -> None:
-    values = {
-        ("hepo", PROXY): 5, ("ppo", PROXY): 2, ("hepo@drift", PROXY): 1, ("ppo@drift", PROXY): 4,
-        ("hepo", TRUTH): 7, ("ppo", TRUTH): 8, ("hepo@drift", TRUTH): 9, ("ppo@drift", TRUTH): 3,
-        ("hepo+uncapped", PROXY): 3, ("hepo+uncapped", TRUTH): 11, ("hepo", "entropy"): 4,
-        ("hepo+uncapped", "entropy"): 1,
+    base = {
+        ("hepo", PROXY): 5, ("ppo", PROXY): 2, ("hepo", TRUTH): 7, ("ppo", TRUTH): 8,
+        ("hepo", "entropy"): 4,
     }  # fmt: skip
-    found = frame(values)
+    drift = {("hepo", PROXY): 1, ("ppo", PROXY): 4, ("hepo", TRUTH): 9, ("ppo", TRUTH): 3}
+    uncapped = {("hepo", PROXY): 3, ("hepo", TRUTH): 11, ("hepo", "entropy"): 1}
+    found = pd.concat(
+        [
+            frame(base, market="base"),
+            frame(drift, market="drift"),
+            frame(uncapped, market="base", ablation="uncapped"),
+        ]
+    )
     assert rows_of(market_table(found, ["hepo", "ppo", "none"], ["base", "drift"], "truth")) == {
         "hepo": {"base": 7, "drift": 9},
         "ppo": {"base": 8, "drift": 3},
     }
-    assert paired(found, "hepo", "absent", PROXY) is None
+    assert paired(found, Row(method="hepo"), Row(method="absent"), PROXY) is None
     asked = settings(tmp_path, methods=("hepo", "ppo"), markets=("drift",), ablations=("uncapped",))
     section = conditions_section(found, asked)
     assert section is not None

@@ -1,7 +1,5 @@
 """The architecture report: who is compared with whom, and cells worked out by hand."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -13,10 +11,9 @@ from benchmarks.architecture.report import (
     speed_blocks,
     statistics_table,
     still_learning,
-    trial_words,
-    tuning_table,
 )
 from benchmarks.reports.blocks import Table
+from benchmarks.runs.results import Conditions
 from tests.benchmarks.reports.frames import frame, rows_of
 
 METRIC = "hitr_100"
@@ -83,13 +80,8 @@ def test_ranks_and_costs_stand_in_their_own_columns() -> None:
 
 
 def test_collapse_is_a_mean_per_row_and_statistic() -> None:
-    results = frame(
-        {
-            ("full", "statistic/head_1"): (1, 2, 6),
-            ("base", "statistic/depth_2"): 5,
-            ("base", "x"): 9,
-        }
-    )
+    shares = {("full", "head_1"): (1, 2, 6), ("base", "depth_2"): 5}
+    results = pd.concat([frame(shares, part="collapse"), frame({("base", "x"): 9})])
     table = statistics_table(results)
     assert table is not None
     assert table.rows == [["full", "head_1", 3.0], ["base", "depth_2", 5.0]]
@@ -105,20 +97,17 @@ def test_rows_best_at_their_last_step_are_counted() -> None:
     assert still_learning(frame(steps), ["full"]) == []
 
 
-def test_trials_say_their_rate_and_what_diverged(tmp_path: Path) -> None:
-    trials = [{"learning_rate": 0.003, "loss": 2.0}, {"learning_rate": 0.1, "loss": None}]
-    assert trial_words(trials, "loss") == "0.003: 2.000, 0.1: diverged"
-    path = tmp_path / "base.json"
-    path.write_text('{"learning_rate": 0.5, "trials": [{"learning_rate": 0.5, "validation": 1.0}]}')
-    table = tuning_table({"base": path, "popularity": None})
-    assert table is not None
-    assert table.rows == [["base", "0.5", "0.5: 1.000"]]
-    assert tuning_table({"popularity": None}) is None
-
-
-@pytest.mark.parametrize("metric", ["matrix_gflop_per_s", "train/hsd_over_plain_per_s"])
-def test_speed_gives_one_thread_before_two(metric: str) -> None:
-    values = {("machine", f"threads{n}/{metric}"): 10.0 * n for n in (1, 2)}
-    (table,) = speed_blocks(frame(values, num_seeds=1), ArchitecturePreset())
+@pytest.mark.parametrize(
+    ("metric", "at"),
+    [
+        ("matrix_gflop_per_s", {}),
+        ("hsd_over_plain_per_s", {"part": "train"}),
+        ("inference_ms", {"part": "inference", "depth": 3}),
+        ("lazy_ar_per_s", {"part": "decode", "depth": 6}),
+    ],
+)
+def test_speed_gives_one_thread_before_two(metric: str, at: Conditions) -> None:
+    found = [frame({("machine", metric): 10.0 * n}, num_seeds=1, threads=n, **at) for n in (1, 2)]
+    (table,) = speed_blocks(pd.concat(found), ArchitecturePreset())
     assert isinstance(table, Table)
     assert [[float(str(cell)) for cell in row[1:]] for row in table.rows] == [[10.0, 20.0]]

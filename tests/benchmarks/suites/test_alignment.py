@@ -18,6 +18,7 @@ from benchmarks.evaluation import (
     path_log_prob,
     value_metrics,
 )
+from benchmarks.runs.results import COLUMNS
 from simulators.make import load_world
 from simulators.rewards import RewardMix
 
@@ -57,8 +58,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     for name in ("config.json", "results.parquet", "summary.csv", "report.html", "log.jsonl"):
         assert (finished / name).stat().st_size > 0, name
     results = pd.read_parquet(finished / "results.parquet")
-    columns = ["suite", "method", "seed", "step", "split", "metric", "value"]
-    assert list(results.columns) == columns
+    assert list(results.columns) == COLUMNS
     assert results["value"].abs().max() < float("inf")
     test = results[results["split"] == "test"]
     rows = {"logging", "popularity", "mtp", "vaft", "dpo", "ppo", "grpo", "hepo", "hepo_terminal"}

@@ -17,12 +17,14 @@ from benchmarks.alignment.presets import (
     WARM_ROWS,
     TuningPlan,
 )
-from benchmarks.alignment.rows import Row, rows_of
+from benchmarks.alignment.rows import Row, row_labels, rows_of
+from benchmarks.alignment.setup import rows_frame
 from benchmarks.alignment.suite import make_tasks
 from benchmarks.alignment.tables import add_normalised, same_clock_table
-from benchmarks.alignment.tuning import choose, read_choice, trial_settings
-from benchmarks.runs.results import write_results
+from benchmarks.alignment.tuning import choose, trial_settings
+from benchmarks.runs.results import complete, write_results
 from benchmarks.runs.runner import check_graph
+from benchmarks.runs.trials import with_choice
 from benchmarks.suite import Settings
 from gpr_rl.checkpoint import CheckpointError
 from simulators.markets import MARKETS as KNOWN_MARKETS
@@ -36,9 +38,13 @@ def settings(tmp_path: Path, preset: str = "smoke", **changes: object) -> Settin
     return Settings(**{**given, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["hepo", "ppo+kl_0", "hepo@drift", "hepo_terminal+arr@drift"])
-def test_a_row_is_written_as_it_is_read(name: str) -> None:
-    assert str(Row.parse(name)) == name
+def test_a_row_is_written_from_its_columns() -> None:
+    columns = ["method", "ablation", "market"]
+    rows = [("hepo", "", "base"), ("ppo", "kl_0", "base"), ("hepo", "arr", "drift"), ("x", "", "")]
+    labels = ["hepo", "ppo+kl_0", "hepo+arr@drift", "x"]
+    assert row_labels(pd.DataFrame(rows, columns=columns)).tolist() == labels
+    row = Row(method="hepo", ablation="arr", market="drift")
+    assert (str(row), row.conditions) == (labels[2], {"market": "drift", "ablation": "arr"})
 
 
 def test_every_ablation_is_one_valid_change() -> None:
@@ -131,11 +137,9 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(tmp_path: Path) -> None:
         parts.append([])
         for seed, score in enumerate(row):
             path = tmp_path / f"{trial}-{seed}.parquet"
-            metric = f"trial_{trial:02d}/proxy_share_expected"
-            row_of = ("alignment", "ppo", seed, 60, "tuning", metric, score)
-            rows = [] if score is None else [row_of]
-            columns = ["suite", "method", "seed", "step", "split", "metric", "value"]
-            write_results(path, pd.DataFrame(rows, columns=columns).astype({"value": float}))
+            metrics = {} if score is None else {"proxy_share_expected": score}
+            of_trial = {"market": "base", "trial": trial + 1}
+            write_results(path, rows_frame("ppo", seed, 60, "tuning", metrics, **of_trial))
             parts[-1].append(path)
     sizes = dataclasses.replace(PRESETS["smoke"], tuning=TuningPlan(num_trials=4))
     output = tmp_path / "tuning" / "ppo.json"
@@ -144,37 +148,38 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(tmp_path: Path) -> None:
     trials = trial_settings("ppo", 4)
     assert log["chosen"] == trials[2]  # .45 comes before an equal mean
     assert log["trials"][1] == {
-        "trial": 1, "settings": trials[1], "scores": [0.9], "mean": None,
+        "settings": trials[1], "scores": [0.9], "score": None,
     }  # fmt: skip
-    training = read_choice(output, sizes.training)
+    training = with_choice(sizes.training, output)
     assert training.learning_rate == trials[2]["learning_rate"]
     assert training.num_steps == sizes.training.num_steps
-    assert read_choice(None, sizes.training) is sizes.training
+    assert with_choice(sizes.training, None) is sizes.training
     output.write_text("{")
     with pytest.raises(CheckpointError, match=r"ppo\.json"):
-        read_choice(output, sizes.training)
+        with_choice(sizes.training, output)
 
 
-def frame(rows: list[tuple[str, int, int, str, str, float]]) -> pd.DataFrame:
-    columns = ["method", "seed", "step", "split", "metric", "value"]
-    return pd.DataFrame(rows, columns=columns).assign(suite="alignment")
+def frame(rows: list[tuple[str, str, int, int, str, str, float]]) -> pd.DataFrame:
+    columns = ["method", "market", "seed", "step", "split", "metric", "value"]
+    return complete(pd.DataFrame(rows, columns=columns).assign(suite="alignment"), "by hand")
 
 
 def test_final_values_are_normalised_inside_a_market_and_seed() -> None:
     rows = []
-    for method, seed, low, high, mean in (
-        ("ppo", 0, 0.0, 10.0, 5.0), ("grpo", 0, -10.0, 8.0, 5.0),
-        ("ppo", 1, 0.0, 1.0, 0.5), ("ppo@drift", 0, 0.0, 100.0, 25.0),
+    for method, market, seed, low, high, mean in (
+        ("ppo", "base", 0, 0.0, 10.0, 5.0), ("grpo", "base", 0, -10.0, 8.0, 5.0),
+        ("ppo", "base", 1, 0.0, 1.0, 0.5), ("ppo", "drift", 0, 0.0, 100.0, 25.0),
     ):  # fmt: skip
         for metric, value in (
             ("pool_min", low), ("pool_max", high),
             ("avg_final_value", mean), ("max_final_value", high),
         ):  # fmt: skip
-            rows.append((method, seed, 5, "test", metric, value))
+            rows.append((method, market, seed, 5, "test", metric, value))
     final = add_normalised(frame(rows))
-    found = final[final["metric"] == "avg_final_value_normalised"].set_index(["method", "seed"])
-    assert found["value"].to_dict() == {
-        ("ppo", 0): 0.75, ("grpo", 0): 0.75, ("ppo", 1): 0.5, ("ppo@drift", 0): 0.25,
+    found = final[final["metric"] == "avg_final_value_normalised"]
+    assert found.set_index(["method", "market", "seed"])["value"].to_dict() == {
+        ("ppo", "base", 0): 0.75, ("grpo", "base", 0): 0.75, ("ppo", "base", 1): 0.5,
+        ("ppo", "drift", 0): 0.25,
     }  # fmt: skip
 
 
@@ -183,9 +188,9 @@ def test_the_same_wall_clock_is_the_fastest_methods() -> None:
     for method, seconds in (("fast", 1.0), ("slow", 2.0)):
         for seed in (0, 1):
             for step in (0, 1, 2, 3, 4):
-                rows.append((method, seed, step, "validation", "train_s", seconds * step))
+                rows.append((method, "", seed, step, "validation", "train_s", seconds * step))
                 share = step / 10 + seed / 100
-                rows.append((method, seed, step, "validation", "proxy_share_expected", share))
+                rows.append((method, "", seed, step, "validation", "proxy_share_expected", share))
     table = same_clock_table(frame(rows), ["fast", "slow"])
     assert table is not None
     (fast, slow) = table.rows

@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from benchmarks.architecture.train import evaluate, train
 from benchmarks.measure.flops import training_flops
 from benchmarks.measure.sizes import non_embedding_parameters
 from benchmarks.run import RunArgs, main, make_settings
-from benchmarks.runs.results import read_results
+from benchmarks.runs.results import read_results, tidy
 from benchmarks.suite import SUITES, load_suite
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.pretraining.trainer import StageConfig
@@ -99,7 +98,7 @@ def test_a_list_as_long_as_the_catalogue_says_so() -> None:
     shown = make_protocol("time", load_world("tiny"))
     num_ads = shown.world.num_ads
     values = {f"hitr_{num_ads}": 1.0, "recall_10": 0.2, "num_requests": 9.0, "num_ads": num_ads}
-    results = pd.DataFrame({"method": BASE, "metric": list(values), "value": list(values.values())})
+    results = tidy("architecture", BASE, 0, values)
     assert f"HitR@{num_ads} can't tell rows apart" in main_table(results, [BASE], num_ads).note
     assert "can't tell" not in main_table(results, [BASE], num_ads - 1).note
 

@@ -42,7 +42,7 @@ from benchmarks.measure.memory import PeakMemory, can_measure
 from benchmarks.measure.timing import torch_threads
 from benchmarks.reports.page import write_report
 from benchmarks.run import main
-from benchmarks.runs.results import COLUMNS, check_results
+from benchmarks.runs.results import check_results, empty_results, tidy, under
 from benchmarks.runs.runner import check_graph
 from benchmarks.suite import SUITES, Settings, load_suite, suite_summary
 from simulators.make import load_world
@@ -200,18 +200,18 @@ def test_measured_rows_are_tidy_and_all_of_time(
     rows = check_results(pd.concat(tables), "rows")
     assert set(rows["method"]) == {*METHODS, "machine"}
     assert rows["metric"].str.contains(TIME).all()
-    assert (rows["value"][~rows["metric"].str.contains("pieces|draw|reset")] > 0).all()
-    sync = rows[rows["method"] == "sync_vector"].set_index("metric")["value"]
-    at = "rankers/threads1/batch3"
-    assert sync[f"{at}/native_over_sync_choices_per_s"] == pytest.approx(
-        sync[f"{at}/native_choices_per_s"] / sync[f"{at}/choices_per_s"]
+    assert (rows["value"][~rows["metric"].str.contains("part|draw|reset")] > 0).all()
+    at = {"threads": 1, "batch": 3}
+    sync, vector = (rows[rows["method"] == name] for name in ("sync_vector", "vector"))
+    found = under(sync, mode="rankers", **at).set_index("metric")["value"]
+    assert found["native_over_sync_choices_per_s"] == pytest.approx(
+        found["native_choices_per_s"] / found["choices_per_s"]
     )
-    vector = rows[rows["method"] == "vector"].set_index("metric")["value"]
-    assert vector["free/threads1/batch3/requests_per_s"] == pytest.approx(
-        vector["free/threads1/batch3/choices_per_s"] / 3
-    )
-    parts = sum(vector[f"pieces/threads1/batch3/{name}_ms"] for name in PIECES)
-    assert parts == pytest.approx(vector[f"pieces/threads1/batch3/{EPISODE}_ms"])
+    free = under(vector, mode="free", **at)
+    free = free[free["part"] == ""].set_index("metric")["value"]
+    assert free["requests_per_s"] == pytest.approx(free["choices_per_s"] / 3)
+    taken = under(vector[vector["metric"] == "part_ms"], **at).set_index("part")["value"]
+    assert sum(taken[name] for name in PIECES) == pytest.approx(taken[EPISODE])
 
 
 def test_a_whole_run_makes_a_report(
@@ -275,48 +275,37 @@ def test_catalogue_beyond_the_caps_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     size = CatalogueSize(num_ads=40, num_codes=4, num_users=5, num_requests=64)
     sizes = replace(LITTLE, max_cells=100, catalogues=(size,))
     seconds, _ = catalogue_figures(size=size, sizes=sizes, threads=1)
-    assert "batch1/choice_s" in seconds
-    assert "batch3/choice_s" not in seconds
+    assert [at["batch"] for metrics, at in seconds if "choice_s" in metrics] == [1]
     monkeypatch.setattr(environment_memory, "free_bytes", lambda: 0.0)
     seconds, mib = catalogue_figures(size=size, sizes=LITTLE, threads=1)
-    assert not any("batch" in name for name in [*seconds, *mib])
-    reasons = left_out(_rows({}), replace(sizes, batches=(1, 3)))
+    assert not any("batch" in at for _, at in seconds)
+    assert [(batch, what) for batch, what, _ in mib] == [(0, "world")] * can_measure()
+    reasons = left_out(empty_results(), replace(sizes, batches=(1, 3)))
     assert reasons == [
         "B = 1 with 40 ads: too little free memory",
         "B = 3 with 40 ads: B * N = 120 is above the cap, 100",
     ]
 
 
-def _rows(values: dict[str, dict[str, float]], seed: int = 0) -> pd.DataFrame:
-    rows = [
-        ("environment", method, seed, 0, "train", metric, value)
-        for method, metrics in values.items()
-        for metric, value in metrics.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+def _rows(method: str, metrics: dict[str, float], seed: int = 0, **at: str | int) -> pd.DataFrame:
+    return tidy("environment", method, seed, metrics, step=0, split="train", **at)
 
 
-def _rates(prefix: str, *values: float, name: str = "choices_per_s") -> dict[str, float]:
-    names = (name, f"slowest_{name}", f"fastest_{name}")
-    return {f"{prefix}/{n}": v for n, v in zip(names, values, strict=True)}
+def _rates(*values: float, name: str = "choices_per_s") -> dict[str, float]:
+    return dict(zip((name, f"slowest_{name}", f"fastest_{name}"), values, strict=True))
 
 
 def test_verdicts_are_computed() -> None:
     assert verdict(None, 20.0) == "not measured"
     assert verdict(20.0, 20.0) == "met"
     assert verdict(150_000.0, 200_000.0) == "missed by 25.0 %"
-    at = "rankers/threads2/batch1024"
-    first, second = (
-        _rows(
-            {
-                "vector": _rates(at, rate, rate - 10_000, rate + 10_000),
-                "gymnasium": _rates("rankers/threads2/batch1", 6_000, 5_000, 7_000),
-            },
-            seed,
-        )
-        for seed, rate in ((0, 150_000.0), (1, 130_000.0))
-    )
-    table = targets_table(pd.concat([first, second]), EnvironmentPreset())
+    played = {"mode": "rankers", "threads": 2}
+    rows = []
+    for seed, rate in ((0, 150_000.0), (1, 130_000.0)):
+        vector = _rates(rate, rate - 10_000, rate + 10_000)
+        rows.append(_rows("vector", vector, seed, batch=1_024, **played))
+        rows.append(_rows("gymnasium", _rates(6_000, 5_000, 7_000), seed, batch=1, **played))
+    table = targets_table(pd.concat(rows), EnvironmentPreset())
     vector, over_sync, single = table.rows
     assert vector[1:] == [
         "\N{EN DASH}",
@@ -338,19 +327,24 @@ def test_sentences_are_computed() -> None:
     )
     pieces = dict.fromkeys(PIECES, 1.0)
     grown = pieces | {"eligible": 4.0, "restrict": 2.0}  # 3 and 1 of 4 ms more
-    values = {
-        "rankers/threads2/batch64/choices_per_s": 50_000.0,
-        "rankers/threads1/batch64/choices_per_s": 40_000.0,
-        "free/threads2/batch64/choices_per_s": 100_000.0,
-        "rankers/threads2/batch1/choices_per_s": 500.0,
-        "ads1000/batch64/choice_s": 1e-6,
-        "ads100000/batch64/choice_s": 1e-5,
-        **{f"ads1000/pieces/{k}_ms": v for k, v in pieces.items()},
-        **{f"ads100000/pieces/{k}_ms": v for k, v in grown.items()},
-    }
-    rates = {"threads1/matrix_gflop_per_s": 40.0, "threads2/matrix_gflop_per_s": 50.0}
-    rows = _rows({"vector": values, "machine": rates})
-    text = " ".join(sentences(rows, ("vector",), sizes))
+    rows = [
+        _rows("vector", {"choices_per_s": rate}, mode=mode, threads=threads, batch=batch)
+        for mode, threads, batch, rate in (
+            ("rankers", 2, 64, 50_000.0),
+            ("rankers", 1, 64, 40_000.0),
+            ("free", 2, 64, 100_000.0),
+            ("rankers", 2, 1, 500.0),
+        )
+    ]
+    for num_ads, seconds, taken in ((1_000, 1e-6, pieces), (100_000, 1e-5, grown)):
+        rows.append(_rows("vector", {"choice_s": seconds}, num_ads=num_ads, batch=64))
+        rows += [
+            _rows("vector", {"part_ms": ms}, num_ads=num_ads, part=name)
+            for name, ms in taken.items()
+        ]
+    for threads, rate in ((1, 40.0), (2, 50.0)):
+        rows.append(_rows("machine", {"matrix_gflop_per_s": rate}, threads=threads))
+    text = " ".join(sentences(pd.concat(rows), ("vector",), sizes))
     assert "1.25 times the speed with 2 threads, so other work kept the cores busy" in text
     assert (
         "with 2 threads, B = 64 is the fastest of those measured, 50,000 choices per second" in text
@@ -364,22 +358,20 @@ def test_sentences_are_computed() -> None:
 
 
 def test_best_threads_are_those_of_the_largest_batch_up_to_the_target() -> None:
-    rates = {
-        "rankers/threads1/batch64/choices_per_s": 3.0,
-        "rankers/threads2/batch64/choices_per_s": 9.0,
-        "rankers/threads1/batch1024/choices_per_s": 6.0,
-        "rankers/threads2/batch1024/choices_per_s": 5.0,
-        "rankers/threads1/batch8192/choices_per_s": 1.0,
-        "rankers/threads2/batch8192/choices_per_s": 9.0,
-    }
-    assert best_threads(_rows({"vector": rates}), (1, 2)) == 1
-    assert best_threads(_rows({}), (1, 2)) == 2
+    rates = {64: (3.0, 9.0), 1_024: (6.0, 5.0), 8_192: (1.0, 9.0)}
+    rows = [
+        _rows("vector", {"choices_per_s": rate}, mode="rankers", threads=threads, batch=batch)
+        for batch, of_batch in rates.items()
+        for threads, rate in enumerate(of_batch, start=1)
+    ]
+    assert best_threads(pd.concat(rows), (1, 2)) == 1
+    assert best_threads(empty_results(), (1, 2)) == 2
 
 
 def test_report_without_rows_says_so() -> None:
     info = load_world("tiny").info
     empty = pd.DataFrame(columns=["interface", "num_ads", "batch", "what", "mib"])
-    machine = _rows({"machine": {"threads1/matrix_gflop_per_s": 50.0}})
+    machine = _rows("machine", {"matrix_gflop_per_s": 50.0}, threads=1)
     report = make_report(machine, empty, methods=("day",), info=info, sizes=LITTLE)
     assert [row[-1] for row in report.tables[0].rows] == ["not measured"] * 3
     assert "50 GFLOP/s with 1 thread" in report.lead
@@ -395,14 +387,13 @@ def test_memory_of_nothing_is_a_table_without_rows(
 
 
 def test_catalogue_rows_carry_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = {"batch3/choice_s": 0.5}, {"world": 7.0, "batch3/run": 2.0}
+    figures = [({"choice_s": 0.5}, {"batch": 3})], [(0, "world", 7.0), (3, "run", 2.0)]
     monkeypatch.setattr(environment, "in_fresh_process", lambda call, **kwargs: figures)
     file = tmp_path / "memory.csv"
     size = CatalogueSize(num_ads=40, num_codes=4)
     rows = measure_catalogue(size=size, seed=2, sizes=LITTLE, file=file)
-    assert rows[["method", "seed", "metric", "value"]].to_numpy().tolist() == [
-        ["vector", 2, "ads40/batch3/choice_s", 0.5]
-    ]
+    columns = ["method", "num_ads", "batch", "seed", "metric", "value"]
+    assert rows[columns].to_numpy().tolist() == [["vector", 40, 3, 2, "choice_s", 0.5]]
     assert pd.read_csv(file).to_numpy().tolist() == [
         ["vector", 40, 0, "world", 7.0],
         ["vector", 40, 3, "run", 2.0],
