@@ -35,7 +35,7 @@ benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
     [("bias", m) for m in methods] + [("rmse", m) ==> [("rmse", m) for m in methods] + [("bias", m)
     max(sizes.log_sizes) ==> min(sizes.log_sizes)
 benchmarks/reports/trials.py < benchmarks/reports/test_architecture_report.py
-    t[score] is None ==> t[score] is not None
+    trial["score"] is None else ==> trial["score"] is not None else
 benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.py
     [row], f"control_{row}") ==> [row], BASE)
     ["refining"], "thinking") ==> ["refining"], BASE)
@@ -47,7 +47,7 @@ benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.
     "loss at the start": "first_loss" ==> "loss at the start": "last_loss"
     num_ads <= list_size ==> num_ads < list_size
     if best == last] ==> if best != last]
-    for n in THREADS) ==> for n in reversed(THREADS))
+    for n in THREADS] ==> for n in reversed(THREADS)]
     sort=False)["value"].mean() ==> sort=False)["value"].max()
 benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
     ("proxy", "rankers,"), ("truth", "truth,") ==> ("truth", "rankers,"), ("proxy", "truth,")
@@ -60,16 +60,35 @@ benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
     "OPR": "opr" ==> "OPR": "opr_own"
     ("auc", "auc_oracle", "log_loss" ==> ("auc_oracle", "auc", "log_loss"
 benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
-    pair[row].to_numpy(), pair[baseline] ==> pair[baseline].to_numpy(), pair[row]
+    pair["row"], pair["baseline"] ==> pair["baseline"], pair["row"]
     "lowers": "worse" ==> "lowers": "better"
     - low) / (high - low) ==> - low) / high
-    ["pool_min"].groupby(group).transform("min") ==> ["pool_min"].groupby(group).transform("max")
+    ["pool_min"].transform("min") ==> ["pool_min"].transform("max")
     limit = total.groupby("seed").min() ==> limit = total.groupby("seed").max()
                 d.chance,\n            d.p_value, ==>             d.p_value,\n            d.chance,
     [c for c in parts if c != "requests_s"] ==> parts
     VIEWS[view], TEST) ==> VIEWS["rankers"], TEST)
 benchmarks/alignment/studies.py < benchmarks/reports/test_alignment_report.py
-    (method, market), on_market(rival, market) ==> (rival, market), on_market(method, market)
-    paired(results, str(row), plain, metric) ==> paired(results, plain, str(row), metric)
-    paired(results, str(row), plain, "entropy") ==> paired(results, plain, str(row), "entropy")
+    for name in (method, rival) ==> for name in (rival, method)
+    paired(results, row, plain, metric) ==> paired(results, plain, row, metric)
+    paired(results, row, plain, "entropy") ==> paired(results, plain, row, "entropy")
+benchmarks/rankers/report.py < benchmarks/reports/test_rankers_report.py
+    methods[0], "_oracle") ==> methods[-1], "_oracle")
+    "auc", words, others, first) ==> "auc", words, [first], others[0])
+    x, y = shown["predicted"] ==> y, x = shown["predicted"]
+    (points["observed"] > 0) & ==> (points["observed"] >= 0) &
+    "the rankers' best ad": "regime/proxy_argmax" ==> "the rankers' best ad": "regime/best"
+benchmarks/environment/report.py < benchmarks/reports/test_environment_report.py
+    measured >= target ==> measured > 2 * target
+    (1 - measured / target) ==> (1 + measured / target)
+    requests, 1e6 * draw if draw ==> requests, 1e3 * draw if draw
+    100 * found[n][name] / found[n][EPISODE] ==> 100 * found[n][EPISODE] / found[n][name]
+    cells > sizes.max_cells ==> cells < sizes.max_cells
+    makes[1:] or makes ==> makes
+benchmarks/environment/reading.py < benchmarks/reports/test_environment_report.py
+    gain = together / alone ==> gain = alone / together
+    (1 - whole / free) ==> (whole / free)
+    theirs / ours:.2f ==> ours / theirs:.2f
+    gain < FREE_CORES ==> gain > FREE_CORES
+    math.log(longer) / math.log(more) ==> math.log(more) / math.log(longer)
 """
