@@ -31,74 +31,64 @@ class Ablation:
     """Where it is run."""
 
 
+def _change(methods: tuple[str, ...], summary: str, **training: object) -> Ablation:
+    """Return an ablation of the training configuration alone."""
+    return Ablation(summary=summary, methods=methods, training=training)
+
+
 def _lambda(value: float) -> Ablation:
-    return Ablation(
-        summary=f"GAE's lambda {value:g}", methods=ACTOR_CRITIC, training={"gae_lambda": value}
-    )
+    return _change(ACTOR_CRITIC, f"GAE's lambda {value:g}", gae_lambda=value)
 
 
 def _candidates(num_candidates: int, num_requests: int) -> Ablation:
-    return Ablation(
-        summary=f"K = {num_candidates} with {num_requests} requests: the same evaluations",
-        methods=("hepo_terminal", "grpo"),
-        training={"num_candidates": num_candidates, "num_requests": num_requests},
+    return _change(
+        ("hepo_terminal", "grpo"),
+        f"K = {num_candidates} with {num_requests} requests: the same evaluations",
+        num_candidates=num_candidates,
+        num_requests=num_requests,
     )
 
 
 def _kl(weight: float) -> Ablation:
-    return Ablation(
-        summary=f"KL penalty {weight:g}", methods=ACTOR_CRITIC, training={"kl_penalty": weight}
-    )
+    return _change(ACTOR_CRITIC, f"KL penalty {weight:g}", kl_penalty=weight)
 
 
-def _hepo(summary: str, **training: object) -> Ablation:
-    return Ablation(summary=summary, methods=HEPO, training=training)
-
-
+GROUPED = (*HEPO, "grpo")
 ABLATIONS: dict[str, Ablation] = {
-    "no_process_reward": _hepo("process rewards off", process_reward_scale=0.0),
-    "uncapped": _hepo("deltas below zero count", process_reward="uncapped"),
-    "potential": _hepo("potential-based process rewards", process_reward="potential"),
-    "shuffled_popularity": _hepo("popularity on the wrong codes", popularity="shuffled"),
-    "prefix_popularity": _hepo("popularity among what matches the prefix", popularity="prefix"),
-    "critic_warmup_0": Ablation(
-        summary="no critic warm-up", methods=ACTOR_CRITIC, training={"critic_warmup_steps": 0}
+    "no_process_reward": _change(HEPO, "process rewards off", process_reward_scale=0.0),
+    "uncapped": _change(HEPO, "deltas below zero count", process_reward="uncapped"),
+    "potential": _change(HEPO, "potential-based process rewards", process_reward="potential"),
+    "shuffled_popularity": _change(HEPO, "popularity on the wrong codes", popularity="shuffled"),
+    "prefix_popularity": _change(
+        HEPO, "popularity among what matches the prefix", popularity="prefix"
     ),
-    "critic_warmup_100": Ablation(
-        summary="100 steps of critic warm-up, counted in the budget",
-        methods=ACTOR_CRITIC,
-        training={"critic_warmup_steps": 100},
+    "critic_warmup_0": _change(ACTOR_CRITIC, "no critic warm-up", critic_warmup_steps=0),
+    "critic_warmup_100": _change(
+        ACTOR_CRITIC,
+        "100 steps of critic warm-up, counted in the budget",
+        critic_warmup_steps=100,
     ),
-    "critic_replay": Ablation(
-        summary="the critic learns from the last 8 steps, 8 updates a step",
-        methods=ACTOR_CRITIC,
-        training={"critic_replay": 8, "critic_updates": 8},
+    "critic_replay": _change(
+        ACTOR_CRITIC,
+        "the critic learns from the last 8 steps, 8 updates a step",
+        critic_replay=8,
+        critic_updates=8,
     ),
     "fresh_critic": Ablation(
         summary="the HTE not pre-trained", methods=ACTOR_CRITIC, start="fresh_critic"
     ),
-    "through_terminal": Ablation(
-        summary="R into the coarse levels, at hepo's own learning rate",
-        methods=("hepo",),
-        training={"through_terminal": True},
+    "through_terminal": _change(
+        ("hepo",), "R into the coarse levels, at hepo's own learning rate", through_terminal=True
     ),
-    "zscore_all_levels": _hepo(
-        "the z-score at every level, no critic", terminal_at_all_levels=True
+    "zscore_all_levels": _change(
+        HEPO, "the z-score at every level, no critic", terminal_at_all_levels=True
     ),
-    "mean_only": Ablation(
-        summary="no division by the deviation",
-        methods=(*HEPO, "grpo"),
-        training={"terminal": "mean"},
+    "mean_only": _change(GROUPED, "no division by the deviation", terminal="mean"),
+    "batch_zscore": _change(
+        GROUPED, "z-score over the batch instead of the request", terminal="batch"
     ),
-    "batch_zscore": Ablation(
-        summary="z-score over the batch instead of the request",
-        methods=(*HEPO, "grpo"),
-        training={"terminal": "batch"},
-    ),
-    "critic_moves_trunk": Ablation(
-        summary="the value loss moves the HSD",
-        methods=ACTOR_CRITIC,
-        training={"critic_moves_trunk": True},
+    "critic_moves_trunk": _change(
+        ACTOR_CRITIC, "the value loss moves the HSD", critic_moves_trunk=True
     ),
     "lambda_0": _lambda(0.0),
     "lambda_50": _lambda(0.5),
@@ -106,15 +96,9 @@ ABLATIONS: dict[str, Ablation] = {
     "candidates_4": _candidates(4, 256),
     "candidates_8": _candidates(8, 128),
     "candidates_40": _candidates(40, 26),
-    "beam": Ablation(
-        summary="candidates from a beam, as in the paper",
-        methods=("hepo", "hepo_terminal", "grpo"),
-        training={"behavior": "beam"},
-    ),
-    "gumbel": Ablation(
-        summary="candidates without replacement, importance-weighted",
-        methods=("hepo", "hepo_terminal", "grpo"),
-        training={"behavior": "gumbel"},
+    "beam": _change(GROUPED, "candidates from a beam, as in the paper", behavior="beam"),
+    "gumbel": _change(
+        GROUPED, "candidates without replacement, importance-weighted", behavior="gumbel"
     ),
     "arr": Ablation(
         summary="a quarter of the requests rehearse users' current states",

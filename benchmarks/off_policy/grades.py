@@ -230,7 +230,7 @@ def _expected_next(probability: Tensor, predicted: Tensor, logs: Logs) -> Tensor
     return (total - (value.cumsum(-1) - value)) / left.clamp_min(1e-12)
 
 
-def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, float]:
+def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, dict[str, float]]:
     """Return the grades of one estimator over target policies and replications.
 
     Args:
@@ -238,13 +238,13 @@ def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, 
         truth: Of every target policy, and of the logging policy as `behavior`: the unit of errors.
 
     Returns:
-        bias (mean over policies), abs_bias, rmse, median_error (of |error| over logs, mean over
-        policies), coverage, width (of the intervals), unsupported,
-        effective_sample_size, rank_correlation (Spearman, over policies, mean over logs); and
-        NAME/POLICY for most of them. Widths are over supported estimates.
+        Of every policy, and over all as "": bias (mean over policies), rmse, median_error (of
+        |error| over logs, mean over policies), coverage and effective_sample_size; over all also
+        abs_bias, width (of the intervals of supported estimates), unsupported and
+        rank_correlation (Spearman, over policies, mean over logs).
     """
     unit = abs(truth["behavior"])
-    grades: dict[str, float] = {}
+    grades: dict[str, dict[str, float]] = {}
     for policy, e in estimates.items():
         error = (e.value - truth[policy]) / unit
         inside = (e.low <= truth[policy]) & (truth[policy] <= e.high)
@@ -255,13 +255,13 @@ def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, 
             "coverage": inside.double().mean(),
             "effective_sample_size": e.effective_sample_size.mean(),
         }
-        grades |= {f"{name}/{policy}": float(value) for name, value in own.items()}
+        grades[policy] = {name: float(value) for name, value in own.items()}
     mean = {
-        name: float(np.mean([grades[f"{name}/{policy}"] for policy in estimates]))
+        name: float(np.mean([grades[policy][name] for policy in estimates]))
         for name in ("bias", "median_error", "coverage", "effective_sample_size")
     }
-    mean["abs_bias"] = float(np.mean([abs(grades[f"bias/{policy}"]) for policy in estimates]))
-    mean["rmse"] = float(np.sqrt(np.mean([grades[f"rmse/{p}"] ** 2 for p in estimates])))
+    mean["abs_bias"] = float(np.mean([abs(grades[policy]["bias"]) for policy in estimates]))
+    mean["rmse"] = float(np.sqrt(np.mean([grades[policy]["rmse"] ** 2 for policy in estimates])))
     supported = torch.stack([e.supported for e in estimates.values()])
     width = torch.stack([(e.high - e.low) / unit for e in estimates.values()])
     mean["unsupported"] = float((~supported).double().mean())
@@ -269,7 +269,7 @@ def grade(estimates: dict[str, Estimate], truth: dict[str, float]) -> dict[str, 
         mean["width"] = float(width[supported].mean())
     value = torch.stack([e.value for e in estimates.values()], dim=1).numpy()
     mean["rank_correlation"] = rank_correlation(value, [truth[policy] for policy in estimates])
-    return grades | mean
+    return {**grades, "": mean}
 
 
 def rank_correlation(value: np.ndarray, truth: Sequence[float]) -> float:

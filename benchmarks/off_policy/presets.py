@@ -7,6 +7,8 @@ from gpr_rl.models import HHDConfig
 from gpr_rl.pretraining.trainer import StageConfig
 
 SUITE = "off_policy"
+TRUTH = "truth"
+"""Not an estimator: what the policies are worth, that of the logging policy as `behavior`."""
 AD_METHODS = ("ips", "ips_clipped", "snips", "dm", "dr", "dr_clipped")
 SLATE_METHODS = (
     "slate_sips",

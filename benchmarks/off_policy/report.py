@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.off_policy.presets import AD_METHODS, SLATE_METHODS, OffPolicyPreset
+from benchmarks.off_policy.presets import AD_METHODS, SLATE_METHODS, TRUTH, OffPolicyPreset
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -17,9 +17,9 @@ from benchmarks.reports.blocks import (
     Table,
 )
 from benchmarks.reports.figures import interval_chart, learning_curves
-from benchmarks.reports.lookup import interval_of
+from benchmarks.reports.lookup import interval_cells, interval_of
 from benchmarks.reports.reading import Difference, compare
-from benchmarks.runs.results import final_values
+from benchmarks.runs.results import final_values, under
 
 COLUMNS = {
     "bias": "bias",
@@ -38,15 +38,15 @@ TOLERATED = 0.05
 """How far below nominal a coverage may lie before the reading calls it too low."""
 
 
-def _value(final: pd.DataFrame, method: str, metric: str) -> float:
-    found = interval_of(final, method, metric)
+def _value(found: pd.DataFrame, method: str, metric: str, **conditions: str | int) -> float:
+    found = interval_of(under(found, **conditions), method, metric)
     return np.nan if found is None else found.value
 
 
 def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, title: str) -> Table:
+    of_reward = under(final, reward=reward)
     rows: list[list[Cell]] = [
-        [method, *(interval_of(final, method, f"{reward}/{name}") for name in COLUMNS.values())]
-        for method in methods
+        [method, *interval_cells(of_reward, method, COLUMNS.values())] for method in methods
     ]
     return Table(
         title,
@@ -63,28 +63,26 @@ def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, title: str
 
 def _policies(final: pd.DataFrame) -> list[str]:
     """Return the target policies by true revenue, the best last."""
-    start = "revenue/value/"
-    names = final[final["metric"].str.startswith(start)]
-    order = names.groupby("metric")["value"].mean().sort_values()
-    found = [metric.removeprefix(start) for metric in order.index]
-    return [name for name in found if name != "behavior"]
+    worth = final[(final["method"] == TRUTH) & (final["reward"] == "revenue")]
+    order = worth.groupby("policy")["value"].mean().sort_values()
+    return [str(name) for name in order.index if name != "behavior"]
 
 
 def _by_policy(
-    final: pd.DataFrame, methods: Sequence[str], kind: str, reward: str, title: str
+    final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], reward: str, title: str
 ) -> Table:
     columns = ["target policy", "true value"]
     measures = [("bias", m) for m in methods] + [("rmse", m) for m in methods]
     measures += [("coverage", m) for m in methods]
     weighted = next((m for m in methods if "dm" not in m), None)
     rows: list[list[Cell]] = []
-    behavior = _value(final, f"truth_{kind}", f"{reward}/value/behavior")
-    for policy in _policies(final):
-        value = _value(final, f"truth_{kind}", f"{reward}/value/{policy}") / behavior
-        cells: list[Cell] = [policy, value]
+    behavior = _value(final, TRUTH, "value", reward=reward, policy="behavior")
+    for policy in policies:
+        own = under(final, reward=reward, policy=policy)
+        cells: list[Cell] = [policy, _value(own, TRUTH, "value") / behavior]
         if weighted is not None:
-            cells.append(_value(final, weighted, f"{reward}/effective_sample_size/{policy}"))
-        cells += [_value(final, m, f"{reward}/{name}/{policy}") for name, m in measures]
+            cells.append(_value(own, weighted, "effective_sample_size"))
+        cells += [_value(own, m, name) for name, m in measures]
         rows.append(cells)
     if weighted is not None:
         columns.append("effective rows")
@@ -98,18 +96,30 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _meaning(
-    final: pd.DataFrame, methods: Sequence[str], reward: str, kind: str, num_rows: int
+    final: pd.DataFrame,
+    policies: Sequence[str],
+    methods: Sequence[str],
+    reward: str,
+    logged: str,
 ) -> str:
-    """Return what the numbers of one table say, in sentences that are computed from them."""
+    """Return what the numbers of one table say, in sentences that are computed from them.
+
+    Args:
+        final: Rows of one kind of logs.
+        policies: By true revenue.
+        methods: Estimators.
+        reward: What is estimated.
+        logged: How many of what a log has.
+    """
+    of_reward = under(final, reward=reward)
     value: Mapping[str, Mapping[str, float]] = {
-        m: {name: _value(final, m, f"{reward}/{name}") for name in COLUMNS.values()}
-        for m in methods
+        m: {name: _value(of_reward, m, name) for name in COLUMNS.values()} for m in methods
     }
     word = WORDS[reward]
     ranked = sorted(methods, key=lambda m: value[m]["rmse"])
     best, worst = ranked[0], ranked[-1]
     text = (
-        f"From logs of {num_rows:,} {kind}, `{best}` estimates {word} with the least error: its "
+        f"From logs of {logged}, `{best}` estimates {word} with the least error: its "
         f"RMSE is {value[best]['rmse']:.2g} of what the logging policy earns"
     )
     if worst != best:
@@ -146,17 +156,16 @@ def _meaning(
             f"(mean |bias| {_listed([format(value[m]['abs_bias'], '.2g') for m in mostly])}): more "
             "rows do not help, and an interval made of the log's variance can't see it. "
         )
-    return text + _support(final, methods, reward)
+    return text + _support(of_reward, policies, methods)
 
 
-def _support(final: pd.DataFrame, methods: Sequence[str], reward: str) -> str:
+def _support(of_reward: pd.DataFrame, names: Sequence[str], methods: Sequence[str]) -> str:
     """Return how error follows the effective sample size over the policies, for one estimator."""
     method = next((m for m in methods if "dm" not in m), None)
     if method is None:
         return ""
-    names = _policies(final)
-    rows = [_value(final, method, f"{reward}/effective_sample_size/{p}") for p in names]
-    error = [_value(final, method, f"{reward}/rmse/{p}") for p in names]
+    rows = [_value(of_reward, method, "effective_sample_size", policy=p) for p in names]
+    error = [_value(of_reward, method, "rmse", policy=p) for p in names]
     least, most = int(np.argmin(rows)), int(np.argmax(rows))
     return (
         f"What decides is overlap with the log: `{method}` is off by {error[least]:.2g} for "
@@ -165,10 +174,10 @@ def _support(final: pd.DataFrame, methods: Sequence[str], reward: str) -> str:
     )
 
 
-def _optimism(final: pd.DataFrame, reward: str) -> str | None:
+def _optimism(ads: pd.DataFrame, policies: Sequence[str], reward: str) -> str | None:
     """Return what the reward model says of the policies that trust it, if it was asked."""
-    own = [p for p in _policies(final) if p == "greedy" or p.startswith("softmax")]
-    told = {p: interval_of(final, "dm", f"{reward}/bias/{p}") for p in own}
+    own = [p for p in policies if p == "greedy" or p.startswith("softmax")]
+    told = {p: interval_of(under(ads, reward=reward, policy=p), "dm", "bias") for p in own}
     known = {p: i for p, i in told.items() if i is not None}
     if not known:
         return None
@@ -188,8 +197,8 @@ def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str
             f"{name}_{reward}",
             f"Error of {label} estimators of {WORDS[reward]} by the size of the log.",
             learning_curves(
-                results,
-                f"{reward}/rmse",
+                under(results, reward=reward),
+                "rmse",
                 methods=methods,
                 split="test",
                 label=f"RMSE, {WORDS[reward]}",
@@ -197,15 +206,18 @@ def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str
             ),
         )
         for reward in WORDS
-        if (results["metric"] == f"{reward}/rmse").any()
+        if ((results["metric"] == "rmse") & (results["reward"] == reward)).any()
     ]
 
 
-def _bias_chart(final: pd.DataFrame, methods: Sequence[str], name: str) -> list[Block]:
+def _bias_chart(
+    final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], name: str
+) -> list[Block]:
     shown = [m for m in methods if m in ("ips", "dm", "dr", "slate_rips", "slate_cascade_dr")]
     groups = {}
     for method in shown:
-        pairs = [(p, interval_of(final, method, f"revenue/bias/{p}")) for p in _policies(final)]
+        own = {p: under(final, reward="revenue", policy=p) for p in policies}
+        pairs = [(p, interval_of(found, method, "bias")) for p, found in own.items()]
         groups[method] = [(p, i) for p, i in pairs if i is not None]
     if not groups:
         return []
@@ -249,6 +261,7 @@ def make_report(
     """
     final = final_values(results)
     final = final[final["split"] == "test"]
+    policies = _policies(final)
     num_rows = max(sizes.log_sizes)
     kinds = {
         "ads": ([m for m in methods if m in AD_METHODS], "single ads", "impressions"),
@@ -263,36 +276,42 @@ def make_report(
     for kind, (own, label, unit) in kinds.items():
         if not own:
             continue
-        tables.append(_grades(final, own, "revenue", f"Estimators of revenue, {label}"))
-        meanings += [_meaning(final, own, reward, unit, num_rows) for reward in WORDS]
+        of_kind = under(final, kind=kind)
+        tables.append(_grades(of_kind, own, "revenue", f"Estimators of revenue, {label}"))
+        logged = f"{num_rows:,} {unit}"
+        meanings += [_meaning(of_kind, policies, own, reward, logged) for reward in WORDS]
         sections.append(
             Section(
                 f"{label[:1].upper()}{label[1:]}",
                 [
-                    _grades(final, own, "clicks", f"Estimators of clicks, {label}"),
-                    *_bias_chart(final, own, f"bias_{kind}"),
-                    *_curves(results, own, f"error_{kind}", label),
-                    _by_policy(final, own, kind, "revenue", f"By target policy: revenue, {label}"),
-                    _by_policy(final, own, kind, "clicks", f"By target policy: clicks, {label}"),
+                    _grades(of_kind, own, "clicks", f"Estimators of clicks, {label}"),
+                    *_bias_chart(of_kind, policies, own, f"bias_{kind}"),
+                    *_curves(under(results, kind=kind), own, f"error_{kind}", label),
+                    *(
+                        _by_policy(
+                            of_kind, policies, own, reward, f"By target policy: {reward}, {label}"
+                        )
+                        for reward in WORDS
+                    ),
                 ],
             )
         )
         differences += compare(
-            final,
-            "revenue/rmse",
+            under(of_kind, reward="revenue"),
+            "rmse",
             f"the error of estimated revenue, {label} (RMSE in logging values)",
             own,
             own[0],
             higher_is_better=False,
         )
-    optimism = _optimism(final, "revenue")
+    optimism = _optimism(under(final, kind="ads"), policies, "revenue")
     if optimism is not None:
         meanings.append(optimism)
     blocks: list[Block] = [Paragraph(text) for text in meanings]
     return SuiteReport(
         title="Off-policy evaluation against the known truth",
         lead=(
-            f"{len(methods)} estimators judge {len(_policies(final))} target policies from logs of "
+            f"{len(methods)} estimators judge {len(policies)} target policies from logs of "
             f"the production system of world `{world}`: {final['seed'].nunique()} seeds, "
             f"{sizes.num_replications} logs per seed. Propensities are known, and so is what each "
             "policy truly earns."

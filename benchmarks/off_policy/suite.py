@@ -6,7 +6,6 @@ an exact expectation under the hidden truth.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +20,11 @@ from benchmarks.off_policy.presets import (
     PRESETS,  # noqa: F401
     SLATE_METHODS,
     SUITE,
+    TRUTH,
     OffPolicyPreset,
 )
 from benchmarks.off_policy.report import make_report
-from benchmarks.off_policy.tables import Tables, make_tables
+from benchmarks.off_policy.tables import make_tables
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task
@@ -87,23 +87,20 @@ def judge(
     count = sizes.num_requests if kind == "ads" else sizes.num_slate_requests
     tables = make_tables(loaded, mix, model, sizes, count)
     found, truth = (judge_ads if kind == "ads" else judge_slates)(tables, methods, sizes, seed)
-    return _rows(found, truth, tables, kind, seed)
+    return _rows(found, truth, kind, seed)
 
 
-def _rows(found: Found, truth: Truth, tables: Tables, kind: str, seed: int) -> pd.DataFrame:
-    grades = [
-        tidy(SUITE, method, seed, _under(reward, grade(estimates, truth[reward])), step=size)
-        for (method, reward, size), estimates in found.items()
-    ]
-    values = [
-        tidy(SUITE, f"truth_{kind}", seed, _under(f"{reward}/value", known))
-        for reward, known in truth.items()
-    ]
-    return pd.concat([*grades, *values])
-
-
-def _under(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+def _rows(found: Found, truth: Truth, kind: str, seed: int) -> pd.DataFrame:
+    rows = []
+    for (method, reward, size), estimates in found.items():
+        for policy, grades in grade(estimates, truth[reward]).items():
+            at = {"kind": kind, "reward": reward, "policy": policy}
+            rows.append(tidy(SUITE, method, seed, grades, step=size, **at))
+    for reward, known in truth.items():
+        for policy, value in known.items():
+            at = {"kind": kind, "reward": reward, "policy": policy}
+            rows.append(tidy(SUITE, TRUTH, seed, {"value": value}, step=0, **at))
+    return pd.concat(rows)
 
 
 def _no_truth(world: str) -> str:

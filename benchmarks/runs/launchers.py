@@ -10,27 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.errors import UserError
 from benchmarks.runs.tasks import PROCESS_ENVIRONMENT, Ending, Task, run_task
-
-
-class Launcher(Protocol):
-    """Starts tasks and hands back how they ended."""
-
-    @staticmethod
-    def check() -> None:
-        """Raise UserError where this machine can't do it."""
-
-    def submit(self, task: Task, log: Path) -> None:
-        """Start a task, or queue it."""
-
-    def finished(self, timeout_s: float) -> list[Ending]:
-        """Return the tasks that ended since the last call, waiting at most `timeout_s` for one."""
-
-    def stop(self) -> None:
-        """End all processes, also those at work."""
 
 
 @contextmanager
@@ -161,7 +144,6 @@ def _python_path() -> str:
     return os.pathsep.join([*here, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
 
-LAUNCHERS: dict[str, type[LocalLauncher] | type[RayLauncher]] = {
-    "local": LocalLauncher,
-    "ray": RayLauncher,
-}
+Launcher = LocalLauncher | RayLauncher
+"""Starts tasks and hands back how they ended."""
+LAUNCHERS: dict[str, type[Launcher]] = {"local": LocalLauncher, "ray": RayLauncher}

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -12,33 +12,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from benchmarks.runs.tasks import Ending, Task
 
 
-class Display(Protocol):
-    """Shows how a run gets on."""
-
-    def started(self, task: Task) -> None:
-        """A task was handed to a process."""
-
-    def ended(self, task: Task, ending: Ending) -> None:
-        """A task ended."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-class PlainDisplay:
-    """One line per finished task."""
+class Display:
+    """Shows how a run gets on: one line per finished task."""
 
     def __init__(self, tasks: list[Task], stream: TextIO) -> None:
         self._num_tasks, self._num_done, self._stream = len(tasks), 0, stream
 
     def started(self, task: Task) -> None:
-        """Say nothing."""
+        """A task began."""
 
     def ended(self, task: Task, ending: Ending) -> None:
-        """Say which task is done and how long it took."""
+        """A task ended."""
         self._num_done += 1
         outcome = f"{ending.seconds:.1f} s" if ending.error is None else "failed"
         print(
@@ -48,13 +32,13 @@ class PlainDisplay:
         )
 
     def tick(self) -> None:
-        """Say nothing."""
+        """Some time has passed."""
 
     def close(self) -> None:
-        """Say nothing."""
+        """The run is over."""
 
 
-class BarDisplay:
+class BarDisplay(Display):
     """A bar over all tasks with the time left, and a line per task at work with its step."""
 
     def __init__(self, tasks: list[Task], log: Path, stream: TextIO) -> None:
@@ -124,4 +108,4 @@ def make_display(tasks: list[Task], log: Path) -> Display:
     """Return the display that fits stderr."""
     if sys.stderr.isatty():
         return BarDisplay(tasks, log, sys.stderr)
-    return PlainDisplay(tasks, sys.stderr)
+    return Display(tasks, sys.stderr)

@@ -3,7 +3,6 @@
 Dims: n items, L levels, V codes of a level.
 """
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.runs.files import write_json
 from benchmarks.runs.results import applicable, read_results, tidy
-from benchmarks.runs.trials import draw_trials
+from benchmarks.runs.trials import draw_trials, read_trials, write_choice
 from benchmarks.tokenizers.catalogues import Catalogue, load_catalogue
-from benchmarks.tokenizers.presets import SUITE, TokenizersPreset, row_name
+from benchmarks.tokenizers.presets import SUITE, TokenizersPreset
 from gpr_rl.tokenizers import UASID, quality
 from gpr_rl.tokenizers.kinds import tokenizer_class
 
@@ -70,8 +68,12 @@ def shape_codes(shape: Sequence[int], num_codes: int) -> tuple[int, ...]:
 
 def measure(
     method: str, catalogue: Catalogue, seed: int, settings: Mapping[str, Any]
-) -> dict[str, dict[str, float]]:
-    """Fit on 80 % of the items and return the grades of `all`, `train` and `heldout` ones."""
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Fit on 80 % of the items and return the grades of `all`, `train` and `heldout` ones.
+
+    Returns:
+        By part and level, 0 for what all levels have together.
+    """
     x, keys = catalogue.x, catalogue.keys
     order = np.random.default_rng(seed).permutation(len(x))
     held_out = np.zeros(len(x), dtype=bool)
@@ -83,20 +85,22 @@ def measure(
     codes = tokenizer.encode(x, keys) if isinstance(tokenizer, UASID) else tokenizer.encode(x)
     encoded = time.perf_counter()
     x_hat = tokenizer.decode(codes)
-    grades = {}
+    grades: dict[tuple[str, int], dict[str, float]] = {}
     for name, mask in (("all", held_out | True), ("train", ~held_out), ("heldout", held_out)):
         rows = torch.from_numpy(np.flatnonzero(mask))
         found = quality(codes[rows], x[mask], tokenizer.num_codes, x_hat[rows])
-        grades[name] = {
+        grades[name, 0] = {
             "collision_rate": found.collision_rate,
             "path_similarity": found.path_similarity,
             "reconstruction_error": found.reconstruction_error,
         }
         for level in range(tokenizer.num_levels):
-            grades[name][f"code_usage_{level + 1}"] = float(found.code_usage[level])
-            grades[name][f"entropy_{level + 1}"] = float(found.entropy[level])
+            grades[name, level + 1] = {
+                "code_usage": float(found.code_usage[level]),
+                "entropy": float(found.entropy[level]),
+            }
     twins = np.unique(x, axis=0, return_inverse=True, return_counts=True)
-    grades["all"] |= {
+    grades["all", 0] |= {
         "num_items": float(len(x)),
         "num_paths": float(math.prod(tokenizer.num_codes)),
         "twins": float((twins[2][twins[1].ravel()] > 1).mean()),
@@ -120,10 +124,12 @@ def _load(
     )
 
 
-def _frame(row: str, seed: int, grades: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    return pd.concat(
-        tidy(SUITE, row, seed, applicable(metrics), split=split)  # no path shared: no similarity
-        for split, metrics in grades.items()
+def _frame(
+    method: str, seed: int, grades: Mapping[tuple[str, int], Mapping[str, float]], **at: str | int
+) -> pd.DataFrame:
+    return pd.concat(  # no path shared: no similarity
+        tidy(SUITE, method, seed, applicable(metrics), step=0, split=split, level=level, **at)
+        for (split, level), metrics in grades.items()
     )
 
 
@@ -136,36 +142,29 @@ def run_trial(
     method: str,
     trial: int,
     sizes: TokenizersPreset,
-) -> pd.DataFrame:
+) -> pd.DataFrame | None:
     """Grade one trial on one tuning seed; one that diverges has no score."""
     settings = trial_settings(method, sizes.num_trials)[trial]
     loaded = _load(catalogue, world, source, seed, sizes)
     try:
         grades = measure(method, loaded, seed, settings)
     except ValueError:
-        grades = {}
-    found = {f"trial_{trial:02d}/{k}": v for k, v in grades.get("all", {}).items()}
-    return _frame(row_name(method, catalogue), seed, {"tuning": found})
+        return None
+    found = {("tuning", level): own for (part, level), own in grades.items() if part == "all"}
+    return _frame(method, seed, found, catalogue=catalogue, trial=trial + 1)
 
 
-def choose(
-    *, method: str, catalogue: str, parts: Sequence[Sequence[Path]], num_trials: int, output: Path
-) -> None:
+def choose(*, method: str, parts: Sequence[Sequence[Path]], num_trials: int, output: Path) -> None:
     """Write the settings of the trial with the best mean score over the tuning seeds."""
-    log: list[dict[str, Any]] = []
-    trials = trial_settings(method, num_trials)
-    for trial, (settings, paths) in enumerate(zip(trials, parts, strict=True)):
-        tables = [read_results(path) for path in paths]
-        means = {}
-        for metric in (SCORE, "reconstruction_error"):
-            name = f"trial_{trial:02d}/{metric}"
-            values = [float(t.loc[t["metric"] == name, "value"].iloc[0]) for t in tables if len(t)]
-            means[metric] = sum(values) / len(values) if len(values) == len(paths) else math.inf
-        log.append({"trial": trial, "settings": settings, **means})
-    best = min(log, key=lambda entry: (entry[SCORE], entry["reconstruction_error"], entry["trial"]))
-    output.parent.mkdir(exist_ok=True)
-    chosen = {"method": method, "catalogue": catalogue, "chosen": best["settings"], "trials": log}
-    write_json(output, chosen)
+    trials: list[dict[str, Any]] = []
+    for settings, paths in zip(trial_settings(method, num_trials), parts, strict=True):
+        table = pd.concat([read_results(path) for path in paths])
+        found: dict[str, Any] = {"settings": settings}
+        for name, metric in (("score", SCORE), ("error", "reconstruction_error")):
+            values = table.loc[table["metric"] == metric, "value"].tolist()
+            found[name] = sum(values) / len(values) if len(values) == len(paths) else None
+        trials.append(found)
+    write_choice(output, trials, lambda trial: (trial["score"], trial["error"]))
 
 
 def run_row(
@@ -179,6 +178,6 @@ def run_row(
     sizes: TokenizersPreset,
 ) -> pd.DataFrame:
     """Grade a tokenizer with its chosen settings on one seed."""
-    settings = {} if tuned is None else json.loads(tuned.read_text())["chosen"]
+    settings = {} if tuned is None else read_trials(tuned)["chosen"]
     loaded = _load(catalogue, world, source, seed, sizes)
-    return _frame(row_name(method, catalogue), seed, measure(method, loaded, seed, settings))
+    return _frame(method, seed, measure(method, loaded, seed, settings), catalogue=catalogue)

@@ -1,19 +1,19 @@
 """What the tokenizers suite says: Tab. 1 per catalogue, hold-out, tuning and speed."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.reports.blocks import Block, Bullets, Cell, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.lookup import interval_of, values_of
-from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.reading import compare
 from benchmarks.reports.statistics import bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED
+from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table, under
+from benchmarks.runs.trials import read_trials
 from benchmarks.suite import Settings
 from benchmarks.tokenizers.catalogues import FILE, JOURNEY, WORLD
-from benchmarks.tokenizers.fit import SCORE, SPACES
+from benchmarks.tokenizers.fit import SPACES
 from benchmarks.tokenizers.presets import MACHINE, TokenizersPreset, row_name
 
 Tuned = Mapping[tuple[str, str], Path | None]
@@ -25,14 +25,16 @@ PAPER = {
 }
 """Collision rate, usage of the first level and path similarity of GPR Tab. 1, on private data."""
 COLUMNS = {
-    "collision rate": "collision_rate",
-    "usage 1": "code_usage_1",
-    "usage 2": "code_usage_2",
-    "usage 3": "code_usage_3",
-    "path similarity": "path_similarity",
-    "reconstruction error": "reconstruction_error",
+    "collision rate": ("collision_rate", 0),
+    "usage 1": ("code_usage", 1),
+    "usage 2": ("code_usage", 2),
+    "usage 3": ("code_usage", 3),
+    "path similarity": ("path_similarity", 0),
+    "reconstruction error": ("reconstruction_error", 0),
 }
+"""Heading to metric and level."""
 _LEVELS = (1, 2, 3)
+_RATES = ("encoded", "share_of_matrix", "matrix_gflop")
 ALL = "all"
 """The split of figures over all items."""
 
@@ -41,17 +43,13 @@ def main_table(
     results: pd.DataFrame, catalogue: str, methods: Sequence[str], embeddings: Path | None
 ) -> Table:
     """Return Tab. 1 of one catalogue, over all its items."""
-    first = row_name(methods[0], catalogue)
+    own = under(results, catalogue=catalogue)
     num_items, twins, variance, num_paths = (
-        values_of(results, first, metric, ALL).mean()
+        values_of(own, methods[0], metric, ALL).mean()
         for metric in ("num_items", "twins", "variance", "num_paths")
     )
     rows: list[list[Cell]] = [
-        [
-            method,
-            *(interval_of(results, row_name(method, catalogue), m, ALL) for m in COLUMNS.values()),
-        ]
-        for method in methods
+        [method, *_cells(own, method, COLUMNS.values(), ALL)] for method in methods
     ]
     title = TITLES.get(catalogue, f"the items of {embeddings.name if embeddings else FILE}")
     return Table(
@@ -65,14 +63,20 @@ def main_table(
     )
 
 
+def _cells(
+    own: pd.DataFrame, method: str, columns: Iterable[tuple[str, int]], split: str
+) -> list[Cell]:
+    return [interval_of(under(own, level=level), method, m, split) for m, level in columns]
+
+
 def split_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> Table:
     """Return the grades of fitted and held-out items."""
-    rows: list[list[Cell]] = []
-    for method in methods:
-        for split in ("train", "heldout"):
-            row = row_name(method, catalogue)
-            cells = [interval_of(results, row, metric, split) for metric in COLUMNS.values()]
-            rows.append([f"{method}, {split}", *cells])
+    own = under(results, catalogue=catalogue)
+    rows = [
+        [f"{method}, {split}", *_cells(own, method, COLUMNS.values(), split)]
+        for method in methods
+        for split in ("train", "heldout")
+    ]
     return Table(
         f"Fitted and held-out items ({catalogue})",
         ["", *COLUMNS],
@@ -84,11 +88,9 @@ def split_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -
 
 def entropy_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> Table:
     """Return entropy per level and the seconds of a fit."""
-    rows: list[list[Cell]] = []
-    for method in methods:
-        row = row_name(method, catalogue)
-        cells = [interval_of(results, row, f"entropy_{level}", ALL) for level in _LEVELS]
-        rows.append([method, *cells, interval_of(results, row, "fit_s", ALL)])
+    own = under(results, catalogue=catalogue)
+    columns = [*(("entropy", level) for level in _LEVELS), ("fit_s", 0)]
+    rows = [[method, *_cells(own, method, columns, ALL)] for method in methods]
     return Table(
         f"Entropy of the codes ({catalogue})",
         ["", *(f"level {level} (nats)" for level in _LEVELS), "fit (s, one thread)"],
@@ -102,8 +104,8 @@ def tuning_table(tuned: Tuned) -> Table | None:
     for (method, catalogue), path in tuned.items():
         if path is None:
             continue
-        log = json.loads(path.read_text())
-        scores = [entry[SCORE] for entry in log["trials"]]
+        log = read_trials(path)
+        scores = [entry["score"] for entry in log["trials"]]
         chosen = ", ".join(f"{k} = {v}" for k, v in log["chosen"].items()) or "defaults"
         best = min(score for score in scores if score is not None)
         rows.append([row_name(method, catalogue), len(scores), scores[0], best, chosen])
@@ -119,32 +121,31 @@ def tuning_table(tuned: Tuned) -> Table | None:
 
 def speed_blocks(results: pd.DataFrame, sizes: TokenizersPreset) -> list[Block]:
     """Return what was measured of RQ-KMeans's speed."""
-    found = results[results["method"] == MACHINE].set_index("metric")["value"]
+    machine = results[results["method"] == MACHINE]
     rows: list[list[Cell]] = []
     for threads in (1, 2):
-        prefix = f"threads{threads}"
-        rate, share = (
-            float(found[f"{prefix}/{n}"]) for n in ("encoded_per_s", "share_of_matrix_per_s")
-        )
-        gflops = float(found[f"{prefix}/matrix_gflop_per_s"])
+        found = under(machine, threads=threads).set_index(["part", "metric"])["value"]
+        rate, share, gflops = (found["", f"{n}_per_s"] for n in _RATES)
         rows.append([f"{threads}", f"{rate:,.0f}", f"{gflops:.0f}", f"{share:.0%}"])
+    fit_s = values_of(machine, MACHINE, "rq_kmeans_fit_s").iloc[0]
+    stream = under(machine, part="stream").set_index("metric")["value"]
     table = Table(
         "RQ-KMeans, 64 wide, 3 x 256 codes",
         ["threads", "encoded items per second", "matrix product (GFLOP/s)", "share of it"],
         rows,
-        f"Fitting {sizes.speed_items:,} items took {found['rq_kmeans_fit_s']:.1f} s, on one thread "
+        f"Fitting {sizes.speed_items:,} items took {fit_s:.1f} s, on one thread "
         "as always. The share is what the distances alone would take at the machine's rate.",
     )
     memory = (
-        f", with {found['stream/peak_mib']:,.0f} MiB of memory at most beside what the process had"
-        if "stream/peak_mib" in found
+        f", with {stream['peak_mib']:,.0f} MiB of memory at most beside what the process had"
+        if "peak_mib" in stream
         else ""
     )
-    stream = (
-        f"{found['stream/num_items']:,.0f} items in a Parquet file were encoded at "
-        f"{found['stream/encoded_per_s']:,.0f} items per second{memory}."
+    text = (
+        f"{stream['num_items']:,.0f} items in a Parquet file were encoded at "
+        f"{stream['encoded_per_s']:,.0f} items per second{memory}."
     )
-    return [table, Paragraph(stream)]
+    return [table, Paragraph(text)]
 
 
 def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> list[str]:
@@ -152,13 +153,14 @@ def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) 
     plus = "rq_kmeans_plus"
     if plus not in methods:
         return []
+    own = under(results, catalogue=catalogue)
     said = []
     for rival in ("rq_kmeans", "rq_vae"):
         for metric, words, higher in (
             ("collision_rate", "fewer collisions", False),
             ("path_similarity", "a higher path similarity", True),
         ):
-            found = _differences(results, catalogue, metric, words, [plus], rival, higher)
+            found = compare(own, metric, words, [plus], rival, split=ALL, higher_is_better=higher)
             for difference in found:
                 holds = {
                     "improves": "holds",
@@ -172,39 +174,17 @@ def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) 
                     f"({catalogue}) that {holds}: {interval.value:+.4f} "
                     f"[{interval.low:+.4f}, {interval.high:+.4f}]."
                 )
-    usage = values_of(results, row_name(plus, catalogue), "code_usage_1", ALL).mean()
+    usage = values_of(under(own, level=1), plus, "code_usage", ALL).mean()
     said.append(f"`{plus}` uses {usage:.1%} of the first level's codes ({catalogue}).")
     return said
 
 
-def _differences(
-    results: pd.DataFrame,
-    catalogue: str,
-    metric: str,
-    words: str,
-    methods: Sequence[str],
-    baseline: str,
-    higher_is_better: bool,
-) -> list[Difference]:
-    return compare(
-        results,
-        metric,
-        words,
-        [row_name(method, catalogue) for method in methods],
-        row_name(baseline, catalogue),
-        split="all",
-        higher_is_better=higher_is_better,
-    )
-
-
 def collision_quotient(results: pd.DataFrame, catalogue: str) -> str | None:
     """Return how many times rarer UA-SID's collisions are than RQ-KMeans's, with an interval."""
-    rows = [row_name(method, catalogue) for method in ("rq_kmeans", "ua_sid")]
-    table = results[(results["metric"] == "collision_rate") & (results["split"] == "all")]
-    pairs = table[table["method"].isin(rows)].pivot(index="seed", columns="method", values="value")
-    if not set(rows) <= set(pairs.columns) or (pairs[rows[1]] == 0).any():
+    pairs = seed_table(under(results, catalogue=catalogue), "collision_rate", ALL)
+    if not {"rq_kmeans", "ua_sid"} <= set(pairs.columns) or (pairs["ua_sid"] == 0).any():
         return None
-    found = bootstrap((pairs[rows[0]] / pairs[rows[1]]).to_numpy(), BOOTSTRAP_SEED)
+    found = bootstrap((pairs["rq_kmeans"] / pairs["ua_sid"]).to_numpy(), BOOTSTRAP_SEED)
     return (
         f"With as many paths, `ua_sid` has {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] "
         f"times fewer collisions than `rq_kmeans` ({catalogue}); its keys tell ads apart that have "

@@ -115,7 +115,6 @@ def _tasks_of(
             function="benchmarks.tokenizers.fit:choose",
             kwargs={
                 "method": method,
-                "catalogue": catalogue,
                 "parts": parts,
                 "num_trials": sizes.num_trials,
                 "output": tuned,

@@ -19,20 +19,21 @@ DM = {**IPS, "abs_bias": 3, "rmse": 4, "coverage": 0.5, "rank_correlation": 0.25
 def results(
     ips: dict[str, float] = IPS, dm: dict[str, float] = DM, bias: float = 2
 ) -> pd.DataFrame:
-    values: dict[tuple[str, str], float] = {}
+    found = []
     for reward in ("revenue", "clicks"):
-        for method, grades in (("ips", ips), ("dm", dm)):
-            values |= {(method, f"{reward}/{name}"): v for name, v in grades.items()}
+        at = {"kind": "ads", "reward": reward}
+        overall = {("ips", name): v for name, v in ips.items()}
+        overall |= {("dm", name): v for name, v in dm.items()}
+        found.append(frame(overall, step=2_000, **at))
         for policy, worth in (("greedy", 6), ("uniform", 3), ("behavior", 2)):
-            values["truth_ads", f"{reward}/value/{policy}"] = worth
+            found.append(frame({("truth", "value"): worth}, step=2_000, policy=policy, **at))
         for policy, rows, error in (("greedy", 10, 7), ("uniform", 200, 1)):
-            values["ips", f"{reward}/effective_sample_size/{policy}"] = rows
-            values["ips", f"{reward}/rmse/{policy}"] = error
-            values["dm", f"{reward}/rmse/{policy}"] = error + 20
+            own = {("ips", "effective_sample_size"): rows}
+            own |= {("ips", "rmse"): error, ("dm", "rmse"): error + 20}
             for method, sign in (("ips", 1), ("dm", bias)):
-                values[method, f"{reward}/bias/{policy}"] = sign
-                values[method, f"{reward}/coverage/{policy}"] = 0.25
-    return frame(values, step=2_000)
+                own |= {(method, "bias"): sign, (method, "coverage"): 0.25}
+            found.append(frame(own, step=2_000, policy=policy, **at))
+    return pd.concat(found, ignore_index=True)
 
 
 def report(found: pd.DataFrame, methods: tuple[str, ...] = ("ips", "dm")) -> SuiteReport:
@@ -78,7 +79,8 @@ def test_the_error_is_compared_downwards() -> None:
     assert verdicts == [("dm", "ips", "improves")]
     assert [d.verdict for d in report(results(dm={**DM, "rmse": 9})).differences] == ["worsens"]
     found = results()
-    mask = (found["method"] == "dm") & (found["metric"] == "revenue/rmse")
+    mask = (found["method"] == "dm") & (found["metric"] == "rmse")
+    mask &= (found["reward"] == "revenue") & (found["policy"] == "")
     found.loc[mask, "value"] = [7.0, 8.0, 9.0]
     assert [d.verdict for d in report(found).differences] == ["no clear difference"]
 

@@ -22,7 +22,10 @@ from benchmarks.tokenizers.report import (
 from tests.benchmarks.reports.frames import frame, rows_of
 
 METHODS = ("rq_vae", "rq_kmeans", "rq_kmeans_plus", "ua_sid")
-GRADES = ("collision_rate", "code_usage_1", "code_usage_2", "code_usage_3", "path_similarity")
+GRADES = (
+    ("collision_rate", 0), ("code_usage", 1), ("code_usage", 2), ("code_usage", 3),
+    ("path_similarity", 0), ("reconstruction_error", 0),
+)  # fmt: skip
 
 
 def grades(**changed: tuple[float, float, float]) -> pd.DataFrame:
@@ -37,13 +40,14 @@ def grades(**changed: tuple[float, float, float]) -> pd.DataFrame:
         **changed,
     }
     names = {"collision": "collision_rate", "path": "path_similarity"}
-    methods = {"vae": "rq_vae@world", "kmeans": "rq_kmeans@world", "plus": "rq_kmeans_plus@world"}
+    methods = {"vae": "rq_vae", "kmeans": "rq_kmeans", "plus": "rq_kmeans_plus"}
     values = {}
     for key, seeds in found.items():
         metric, method = key.split("_")
         values[methods[method], names[metric]] = seeds
-    values["rq_kmeans_plus@world", "code_usage_1"] = (0.25, 0.5, 0.75)
-    return frame(values, split="all")
+    usage = {("rq_kmeans_plus", "code_usage"): (0.25, 0.5, 0.75)}
+    of_world = {"split": "all", "catalogue": "world"}
+    return pd.concat([frame(values, **of_world), frame(usage, level=1, **of_world)])
 
 
 def test_the_papers_order_is_told_from_the_differences() -> None:
@@ -76,29 +80,33 @@ def test_the_reverse_of_the_papers_order_is_told_too() -> None:
 
 def test_the_quotient_says_how_many_times_fewer() -> None:
     values = {
-        ("rq_kmeans@world", "collision_rate"): (8.0, 8.0, 12.0),
-        ("ua_sid@world", "collision_rate"): (4.0, 2.0, 2.0),  # quotients 2, 4 and 6
+        ("rq_kmeans", "collision_rate"): (8.0, 8.0, 12.0),
+        ("ua_sid", "collision_rate"): (4.0, 2.0, 2.0),  # quotients 2, 4 and 6
     }
-    said = collision_quotient(frame(values, split="all"), "world")
+    said = collision_quotient(frame(values, split="all", catalogue="world"), "world")
     assert said is not None
     assert "`ua_sid` has 4.0 [2.0, 6.0] times fewer collisions than `rq_kmeans` (world)" in said
-    values["ua_sid@world", "collision_rate"] = (0.0, 2.0, 2.0)
-    assert collision_quotient(frame(values, split="all"), "world") is None
-    del values["ua_sid@world", "collision_rate"]
-    assert collision_quotient(frame(values, split="all"), "world") is None
+    values["ua_sid", "collision_rate"] = (0.0, 2.0, 2.0)
+    assert collision_quotient(frame(values, split="all", catalogue="world"), "world") is None
+    del values["ua_sid", "collision_rate"]
+    assert collision_quotient(frame(values, split="all", catalogue="world"), "world") is None
 
 
 def table_frame(split: str, offset: float) -> pd.DataFrame:
-    values: dict[tuple[str, str], float] = {}
-    for start, method in ((10, "rq_vae@world"), (20, "rq_kmeans@world")):
-        for number, metric in enumerate((*GRADES, "reconstruction_error")):
-            values[method, metric] = start + number + offset
+    levels: dict[int, dict[tuple[str, str], float]] = {0: {}, 1: {}, 2: {}, 3: {}}
+    for start, method in ((10, "rq_vae"), (20, "rq_kmeans")):
+        for number, (metric, level) in enumerate(GRADES):
+            levels[level][method, metric] = start + number + offset
         if split == "all":
             facts = {"num_items": 1_000, "twins": 0.25, "variance": 2.5, "num_paths": 4_096}
-            levels = {"entropy_1": 1, "entropy_2": 2, "entropy_3": 3, "fit_s": 4}
-            values |= {(method, name): value for name, value in facts.items()}
-            values |= {(method, name): start + value for name, value in levels.items()}
-    return frame(values, split=split)
+            levels[0] |= {(method, name): value for name, value in facts.items()}
+            levels[0][method, "fit_s"] = start + 4
+            for level in (1, 2, 3):
+                levels[level][method, "entropy"] = start + level
+    return pd.concat(
+        frame(values, split=split, catalogue="world", level=level)
+        for level, values in levels.items()
+    )
 
 
 def test_every_grade_stands_in_its_own_column() -> None:
@@ -134,17 +142,16 @@ def test_every_grade_stands_in_its_own_column() -> None:
 
 
 def speed() -> pd.DataFrame:
-    values: dict[tuple[str, str], float] = {
-        ("machine", "rq_kmeans_fit_s"): 7,
-        ("machine", "stream/num_items"): 9_000,
-        ("machine", "stream/encoded_per_s"): 3_000,
-        ("machine", "stream/peak_mib"): 12,
-    }
+    stream = {"num_items": 9_000, "encoded_per_s": 3_000, "peak_mib": 12}
+    found = [
+        frame({("machine", "rq_kmeans_fit_s"): 7}, num_seeds=1),
+        frame({("machine", k): v for k, v in stream.items()}, num_seeds=1, part="stream"),
+    ]
     for threads in (1, 2):
-        values["machine", f"threads{threads}/encoded_per_s"] = 1_000 * threads
-        values["machine", f"threads{threads}/share_of_matrix_per_s"] = 0.25 * threads
-        values["machine", f"threads{threads}/matrix_gflop_per_s"] = 10 * threads
-    return frame(values, num_seeds=1)
+        rates = {"encoded": 1_000, "share_of_matrix": 0.25, "matrix_gflop": 10}
+        values = {("machine", f"{name}_per_s"): rate * threads for name, rate in rates.items()}
+        found.append(frame(values, num_seeds=1, threads=threads))
+    return pd.concat(found)
 
 
 def test_speed_is_told_per_thread() -> None:
@@ -162,8 +169,7 @@ def test_speed_is_told_per_thread() -> None:
 def test_the_tuning_table_gives_defaults_and_the_lowest(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(
-        '{"trials": [{"collision_rate": 3.0}, {"collision_rate": null}, {"collision_rate": 1.0}],'
-        ' "chosen": {"rate": 2}}'
+        '{"trials": [{"score": 3.0}, {"score": null}, {"score": 1.0}], "chosen": {"rate": 2}}'
     )
     table = tuning_table({("rq_vae", "world"): path, ("ua_sid", "world"): None})
     assert table is not None

@@ -16,7 +16,7 @@ from benchmarks.off_policy.presets import AD_METHODS, METHODS, PRESETS, SLATE_ME
 from benchmarks.off_policy.tables import Tables, draw_logs
 from benchmarks.reports.page import write_report
 from benchmarks.run import RunArgs, main, make_settings
-from benchmarks.runs.results import read_results
+from benchmarks.runs.results import read_results, seed_table, under
 from benchmarks.runs.tasks import run_task
 from benchmarks.suite import SUITES, load_suite
 from simulators.world.tables import BID_TYPES
@@ -134,13 +134,15 @@ def test_grades_by_hand() -> None:
         return Estimate(x, half, x - half, x + half, 10 * half, torch.ones_like(x).bool())
 
     found = {"a": estimate(2.0, 4.0), "b": estimate(1.0, 5.0)}
-    grades = grade(found, {"a": 2.0, "b": 4.0, "behavior": 2.0})
-    assert grades["bias/a"] == pytest.approx(0.5)  # errors 0 and 1 in units of 2
-    assert grades["bias/b"] == pytest.approx(-0.5)  # -1.5 and 0.5
+    of_policy = grade(found, {"a": 2.0, "b": 4.0, "behavior": 2.0})
+    assert list(of_policy) == ["a", "b", ""]
+    grades = of_policy[""]
+    assert of_policy["a"]["bias"] == pytest.approx(0.5)  # errors 0 and 1 in units of 2
+    assert of_policy["b"]["bias"] == pytest.approx(-0.5)  # -1.5 and 0.5
     assert grades["bias"] == pytest.approx(0.0)
     assert grades["abs_bias"] == pytest.approx(0.5)
     assert grades["rmse"] == pytest.approx(((0 + 1 + 2.25 + 0.25) / 4) ** 0.5)
-    assert grades["coverage/a"] == 0.5  # [0.5, 3.5] holds 2, [2.5, 5.5] does not
+    assert of_policy["a"]["coverage"] == 0.5  # [0.5, 3.5] holds 2, [2.5, 5.5] does not
     assert grades["coverage"] == 0.5
     assert grades["width"] == pytest.approx(1.5)
     assert grades["effective_sample_size"] == 15.0
@@ -168,12 +170,13 @@ def test_a_run_writes_grades_logs_and_a_report(tmp_path: Path) -> None:
         assert ending.error is None, ending.details
         assert all(path.is_file() for path in task.files)
     results = pd.concat([read_results(task.output) for task in tasks[1:]], ignore_index=True)
-    assert set(METHODS) | {"truth_ads", "truth_slates"} == set(results["method"])
+    assert {*METHODS, "truth"} == set(results["method"])
     assert set(results.loc[results["method"] == "dr", "step"]) == {50, 200}
-    values = results.set_index(["method", "step", "metric"])["value"]
-    assert 0 <= values["ips", 200, "revenue/coverage"] <= 1
-    policies = [m for m in results["metric"].unique() if m.startswith("clicks/value/")]
-    assert len(policies) >= 6
+    revenue = under(results, kind="ads", reward="revenue")
+    assert 0 <= seed_table(revenue, "coverage")["ips"].item() <= 1
+    worth = results.query("method == 'truth' and reward == 'clicks'")
+    for kind in ("ads", "slates"):
+        assert {"greedy", "hhd", "behavior"} < set(worth.loc[worth["kind"] == kind, "policy"])
     report = suite.finish(settings, results)
     assert [len(table.rows) for table in report.tables] == [6, 8]
     page = write_report(tmp_path, report, settings.to_json(), {}).read_text()
