@@ -2,19 +2,19 @@
 
 REPORTS = r"""
 benchmarks/tokenizers/report.py < benchmarks/reports/test_tokenizers_report.py
-    pairs[rows[0]] / pairs[rows[1]] ==> pairs[rows[1]] / pairs[rows[0]]
-    for method in ("rq_kmeans", "ua_sid")] ==> for method in ("ua_sid", "rq_kmeans")]
-    (pairs[rows[1]] == 0).any() ==> (pairs[rows[1]] == 0).all()
-    "usage 1": "code_usage_1" ==> "usage 1": "code_usage_2"
-    "usage 3": "code_usage_3" ==> "usage 3": "code_usage_1"
+    pairs["rq_kmeans"] / pairs["ua_sid"] ==> pairs["ua_sid"] / pairs["rq_kmeans"]
+    (pairs["ua_sid"] == 0).any() ==> (pairs["ua_sid"] == 0).all()
+    "usage 1": ("code_usage", 1) ==> "usage 1": ("code_usage", 2)
+    "usage 3": ("code_usage", 3) ==> "usage 3": ("code_usage", 1)
     "fewer collisions", False ==> "fewer collisions", True
     "a higher path similarity", True ==> "a higher path similarity", False
     "improves": "holds" ==> "improves": "is not clear"
-    [plus], rival, higher ==> [rival], plus, higher
-    f"entropy_{level}" ==> f"entropy_{4 - level}"
+    [plus], rival, split ==> [rival], plus, split
+    (("entropy", level) ==> (("entropy", 4 - level)
     for split in ("train", "heldout") ==> for split in ("heldout", "train")
     ALL = "all" ==> ALL = "train"
     len(scores), scores[0], best, chosen ==> len(scores), best, scores[0], chosen
+    found = adjust(found) ==> found = list(found)
     best = min(score ==> best = max(score
     f"{rate:,.0f}", f"{gflops:.0f}" ==> f"{gflops:,.0f}", f"{rate:.0f}"
 benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
@@ -31,7 +31,7 @@ benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
     max(known, key ==> min(known, key
     higher_is_better=False ==> higher_is_better=True
     "|bias|": "abs_bias" ==> "|bias|": "bias"
-    {reward}/value/{policy}") / behavior ==> {reward}/value/{policy}") - behavior
+    TRUTH, "value") / behavior ==> TRUTH, "value") - behavior
     [("bias", m) for m in methods] + [("rmse", m) ==> [("rmse", m) for m in methods] + [("bias", m)
     max(sizes.log_sizes) ==> min(sizes.log_sizes)
 benchmarks/reports/trials.py < benchmarks/reports/test_architecture_report.py

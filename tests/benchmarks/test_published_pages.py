@@ -91,11 +91,10 @@ def results(page: str) -> pd.DataFrame:
 def known_values(page: str, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a method's intervals [N, 3] and its means, medians and interquartile means [M].
 
-    Rows that are named after something else than a method may be any method's.
+    Without a method they are those of all.
     """
     table = results(page)
-    own = table[table["method"].str.split(r"[@+]", regex=True).str[0] == method]
-    own = table if own.empty else own
+    own = table if not method else table[table["method"] == method]
     key = [name for name in table.columns if name not in ("seed", "step", "value")]
     intervals, singles = [(np.nan,) * 3], [np.nan]
     for _, values in own.groupby(key)["value"]:
@@ -107,13 +106,12 @@ def known_values(page: str, method: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def known_differences(page: str) -> np.ndarray:
-    """Return the intervals [N, 3] of the seed-paired differences of all pairs of rows."""
+    """Return the intervals [N, 3] of the seed-paired differences of all pairs on a market."""
     table = results(page)
-    key = [name for name in table.columns if name not in ("seed", "step", "value")]
+    wanted = table["metric"].isin(("proxy_share_expected", "truth_share_expected", "entropy"))
     found = [(np.nan,) * 3]
-    for metric in ("proxy_share_expected", "truth_share_expected", "entropy"):
-        rows = table[(table["metric"] == metric) & (table["split"] == "test")]
-        wide = rows.pivot(index="seed", columns=key, values="value")
+    for _, rows in table[wanted & (table["split"] == "test")].groupby(["metric", "market"]):
+        wide = rows.pivot(index="seed", columns=["method", "ablation"], values="value")
         for ours, theirs in permutations(wide.columns, 2):
             pair = (wide[ours] - wide[theirs]).dropna()
             if len(pair) > 1:
@@ -132,6 +130,7 @@ def number(text: str) -> tuple[float, float]:
 def is_derived(page: str, cell: Cell) -> bool:
     """Return whether a cell is the summary of some measure of its row's method."""
     method = re.split(r"[@+,]", cell.row.strip("`"))[0]
+    method = method if method in set(results(page)["method"]) else ""
     intervals, singles = known_values(page, method)
     if any(word in f"{cell.title} {cell.column}" for word in ("difference", "HEPO against")):
         intervals, singles = known_differences(page), known_differences(page)[:, 0]
