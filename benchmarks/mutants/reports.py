@@ -78,6 +78,13 @@ benchmarks/rankers/report.py < benchmarks/reports/test_rankers_report.py
     x, y = shown["predicted"] ==> y, x = shown["predicted"]
     (points["observed"] > 0) & ==> (points["observed"] >= 0) &
     "the rankers' best ad": "regime/proxy_argmax" ==> "the rankers' best ad": "regime/best"
+benchmarks/scaling/report.py < benchmarks/reports/test_scaling_report.py
+    [larger], smaller ==> [smaller], larger
+    higher_is_better=False ==> higher_is_better=True
+    (LOSS, "train_loss") ==> (CURVE, "train_loss")
+    steps_to_x=examples ==> steps_to_x=1.0
+    len(sizes) >= MIN_SIZES ==> len(sizes) > MIN_SIZES
+    results, sizes[-1], "final_loss_error" ==> results, sizes[0], "final_loss_error"
 benchmarks/environment/report.py < benchmarks/reports/test_environment_report.py
     measured >= target ==> measured > 2 * target
     (1 - measured / target) ==> (1 + measured / target)

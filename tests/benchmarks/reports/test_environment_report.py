@@ -1,5 +1,6 @@
 """The environment report: every table, and sentences both ways, worked out by hand."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pandas as pd
@@ -49,6 +50,7 @@ def played(
     return frame(values, split="train", num_seeds=1, mode=mode, threads=threads, batch=batch)
 
 
+@cache
 def results(two: float = 250_000.0, cores: float = 80.0, large: float = 8e-6) -> pd.DataFrame:
     """Return rates of three interfaces, pieces of 1 to 8 ms and two catalogues.
 

@@ -1,5 +1,6 @@
 """The rankers' report: who is compared with whom, and cells worked out by hand."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pandas as pd
@@ -32,6 +33,7 @@ def card(method: str, task: str, group: str, start: float) -> pd.DataFrame:
     return frame(values, task=task, group=group)
 
 
+@cache
 def results(lightgbm: tuple[float, float, float] = (7.0, 8.0, 9.0)) -> pd.DataFrame:
     """Return cards of two methods; the second's AUC of clicks is given, its share is 1 less."""
     regime = {("ours", f"regime/{name}"): 10 + k for k, name in enumerate(REGIME)}
