@@ -65,6 +65,31 @@ def test_at_all_levels_the_process_rewards_to_come_are_added() -> None:
     torch.testing.assert_close(found, tensor([[-0.7, -1.6, -1.0], [0.1, 0.4, 1.0]]))
 
 
+def test_the_batch_zscore_pools_requests() -> None:
+    """Rewards 1, 3 and 3, 5: mean 3, squared deviations 4, 0, 0, 4, root mean sqrt 2."""
+    valid = torch.ones(2, 2, dtype=torch.bool)
+    found = terminal_advantage("batch", tensor([[1.0, 3.0], [3.0, 5.0]]), 0.0, valid)
+    root = math.sqrt(2.0)
+    torch.testing.assert_close(found, tensor([[-root, 0.0], [0.0, root]]))
+
+
+def test_potentials_are_taken_back_from_the_last_reward() -> None:
+    """One coarse level, discount 1: Phi = .3 and -.3, which the last level's return gives back."""
+    data = TensorDict(
+        {
+            "popularity": tensor([[[0.8, 0.2]] * 2]),
+            "codes": torch.tensor([[[0, 0], [1, 0]]]),
+            "legal_mask": torch.ones(1, 2, 2, 2, dtype=torch.bool),
+            "terminal_reward": tensor([[1.0, 3.0]]),
+            "state_value": torch.zeros(1, 2, 2, 1, dtype=torch.float64),
+            "valid": ALL,
+        },
+        batch_size=[1],
+    )
+    target = HEPOAdvantage(process_reward="potential")(data)["value_target"][0, ..., 0]
+    torch.testing.assert_close(target, tensor([[1.0, 0.7], [3.0, 3.3]]))
+
+
 def test_value_targets_get_no_gradient() -> None:
     value, target = (torch.full((1, 2, 3), x).requires_grad_() for x in (1.0, 3.0))
     value_loss(value, target).backward()
