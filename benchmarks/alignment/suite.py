@@ -21,10 +21,11 @@ from benchmarks.alignment.presets import (
 from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
-from benchmarks.alignment.tuning import tuned_file
+from benchmarks.alignment.tuning import SCORE, trial_settings, tuned_file
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
+from benchmarks.runs.trials import trial_tasks
 from benchmarks.suite import Settings
 from benchmarks.worlds import BASE, needs_world, on_market, open_market, world_tasks
 
@@ -133,49 +134,20 @@ def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
                 cost=2.0,
             )
         )
+    import_methods(settings.plugins)  # their search spaces
+    needs = {seed: (f"tuning start, seed {seed}",) for seed in plan.seeds}
     for method in methods:
-        parts: list[list[Path]] = []
-        names = []
-        for trial in range(plan.num_trials):
-            parts.append([])
-            for seed in plan.seeds:
-                output = _part(settings, f"tuning-{method}-trial{trial}", seed)
-                task = Task(
-                    name=f"tuning {method}, trial {trial}, seed {seed}",
-                    function="benchmarks.alignment.tuning:run_trial",
-                    kwargs={
-                        **shared,
-                        "seed": seed,
-                        "method": method,
-                        "trial": trial,
-                        "plugins": settings.plugins,
-                    },
-                    needs=(f"tuning start, seed {seed}",),
-                    output=output,
-                    cost=0.5,
-                )
-                parts[-1].append(output)
-                names.append(task.name)
-                tasks.append(task)
         choice = tuned_file(settings, method)
         assert choice is not None
-        tasks.append(
-            Task(
-                name=f"choose {method}",
-                function="benchmarks.alignment.tuning:choose",
-                kwargs={
-                    "method": method,
-                    "parts": parts,
-                    "sizes": sizes,
-                    "output": choice,
-                    "plugins": settings.plugins,
-                },
-                needs=tuple(names),
-                output=settings.out / "parts" / f"choice-{method}.parquet",
-                files=(choice,),
-                cost=0.01,
-            )
+        trial = Task(
+            name="",
+            function="benchmarks.alignment.tuning:run_trial",
+            kwargs={**shared, "method": method, "plugins": settings.plugins},
+            output=choice,
+            cost=0.5,
         )
+        tried = trial_settings(method, plan.num_trials)
+        tasks += trial_tasks(method, trial, tried, needs, {"metrics": (SCORE,), "sign": -1.0})
     return tasks
 
 

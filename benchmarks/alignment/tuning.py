@@ -1,9 +1,7 @@
 """Gives every method the same number of trials on worlds that no test uses (`--tune N`)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -21,9 +19,8 @@ from benchmarks.alignment.setup import (
 )
 from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
-from benchmarks.runs.results import read_results
 from benchmarks.runs.tasks import log_progress
-from benchmarks.runs.trials import draw_trials, write_choice
+from benchmarks.runs.trials import draw_trials
 from benchmarks.suite import Settings
 from benchmarks.worlds import BASE, open_market
 from gpr_rl.policy import load_policy, save_policy
@@ -82,29 +79,6 @@ def run_trial(
     return rows_frame(
         method, seed, config.num_steps, "tuning", metrics, market=BASE, trial=trial + 1
     )
-
-
-def choose(
-    *,
-    method: str,
-    parts: Sequence[Sequence[Path]],
-    sizes: AlignmentPreset,
-    output: Path,
-    plugins: tuple[str, ...] = (),
-) -> None:
-    """Write the best trial's settings by its mean score over the tuning seeds, ties to the first.
-
-    A trial without a score on one of the seeds can't be chosen.
-    """
-    import_methods(plugins)
-    trials: list[dict[str, Any]] = []
-    settings_of = trial_settings(method, sizes.tuning.num_trials)
-    for settings, paths in zip(settings_of, parts, strict=True):
-        table = pd.concat([read_results(path) for path in paths])
-        scores = table.loc[table["metric"] == SCORE, "value"].tolist()
-        mean = sum(scores) / len(scores) if len(scores) == len(paths) else None
-        trials.append({"settings": settings, "scores": scores, "score": mean})
-    write_choice(output, trials, lambda trial: -trial["score"])
 
 
 def tuned_file(settings: Settings, method: str) -> Path | None:

@@ -84,16 +84,8 @@ def bootstrap(
     return _percentile(value, statistic(resampled.reshape(num_resamples, -1)), confidence)
 
 
-def paired_difference(
-    scores: ArrayLike,
-    baseline: ArrayLike,
-    seed: int,
-    *,
-    statistic: Statistic = interquartile_mean,
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Return a statistic of the seed-paired differences `scores - baseline` with its interval.
+def paired_difference(scores: ArrayLike, baseline: ArrayLike, seed: int) -> Interval:
+    """Return the interquartile mean of the seed-paired differences `scores - baseline`.
 
     Both methods met the same world, requests and luck under a seed, so the differences are what is
     drawn again, never the two sides on their own: what the seeds have in common cancels.
@@ -102,9 +94,6 @@ def paired_difference(
         scores: [R] or [R, T].
         baseline: Same shape, same seeds in the same order.
         seed: Of the resampling.
-        statistic: Maps [..., n] to [...].
-        num_resamples: Bootstrap samples.
-        confidence: Nominal coverage in (0, 1).
 
     Raises:
         ValueError: Shapes differ, empty or non-finite scores.
@@ -112,13 +101,7 @@ def paired_difference(
     left, right = _as_table(scores), _as_table(baseline)
     if left.shape != right.shape:
         raise ValueError(f"paired scores need one shape, got {left.shape} and {right.shape}")
-    return bootstrap(
-        left - right,
-        seed,
-        statistic=statistic,
-        num_resamples=num_resamples,
-        confidence=confidence,
-    )
+    return bootstrap(left - right, seed)
 
 
 def probability_of_improvement(
@@ -127,7 +110,6 @@ def probability_of_improvement(
     seed: int,
     *,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return P(a run of ours beats a run of the baseline), averaged over tasks; ties count half.
 
@@ -138,7 +120,6 @@ def probability_of_improvement(
         baseline: [R'] or [R', T].
         seed: Of the resampling; the runs of both sides are drawn on their own.
         num_resamples: Bootstrap samples.
-        confidence: Nominal coverage in (0, 1).
 
     Returns:
         The probability and its interval; NaN bounds where either side has one run.
@@ -159,7 +140,7 @@ def probability_of_improvement(
     for table in (left, right):
         drawn = generator.integers(len(table), size=(num_resamples, *table.shape))
         sides.append(np.take_along_axis(table[None], drawn, axis=1))
-    return _percentile(value, _share_of_wins(*sides), confidence)
+    return _percentile(value, _share_of_wins(*sides), CONFIDENCE)
 
 
 @dataclass(frozen=True)
@@ -176,9 +157,6 @@ def performance_profile(
     scores: ArrayLike,
     thresholds: ArrayLike,
     seed: int,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Profile:
     """Return the share of runs that score above each threshold (rliable's run-score distribution).
 
@@ -186,8 +164,6 @@ def performance_profile(
         scores: [R] or [R, T].
         thresholds: [N].
         seed: Of the resampling; runs are drawn inside every task.
-        num_resamples: Bootstrap samples.
-        confidence: Nominal pointwise coverage in (0, 1).
 
     Raises:
         ValueError: Empty or non-finite scores.
@@ -200,11 +176,11 @@ def performance_profile(
         nothing = np.full_like(share, np.nan)
         return Profile(levels, share, nothing, nothing)
     generator = np.random.default_rng(seed)
-    drawn = generator.integers(len(table), size=(num_resamples, *table.shape))
+    drawn = generator.integers(len(table), size=(NUM_RESAMPLES, *table.shape))
     counts = np.stack(
         [np.take_along_axis(above, rows[:, :, None], axis=0).mean(axis=(0, 1)) for rows in drawn]
     )
-    tail = 0.5 * (1.0 - confidence)
+    tail = 0.5 * (1.0 - CONFIDENCE)
     low, high = np.quantile(counts, [tail, 1.0 - tail], axis=0)
     return Profile(levels, share, low, high)
 

@@ -11,9 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 
 from benchmarks.runs.files import write_json
+from benchmarks.runs.results import read_results
+from benchmarks.runs.tasks import Task
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.random import Purpose, uniform
 
@@ -57,6 +60,72 @@ def write_choice(
     scored = [trial for trial in trials if trial["score"] is not None]
     best = min(scored, key=cost, default=trials[0])
     write_json(output, {"chosen": best["settings"], "trials": trials})
+
+
+def choose(
+    *,
+    settings: Sequence[Mapping[str, Any]],
+    parts: Sequence[Sequence[Path]],
+    metrics: Sequence[str],
+    output: Path,
+    sign: float = 1.0,
+) -> None:
+    """Write the trial whose means over the tuning seeds are least.
+
+    Args:
+        settings: Of every trial.
+        parts: Tables of every trial, one for each seed; without rows where it failed.
+        metrics: The score, and what decides between equal ones.
+        output: JSON file.
+        sign: -1 where the largest score is best.
+    """
+    trials: list[dict[str, Any]] = []
+    for setting, paths in zip(settings, parts, strict=True):
+        table = pd.concat([read_results(path) for path in paths])
+        scores = [table.loc[table["metric"] == name, "value"].tolist() for name in metrics]
+        known = all(len(values) == len(paths) for values in scores)
+        means = [sum(values) / len(values) for values in scores] if known else [None]
+        trials.append({"settings": setting, "scores": scores[0], "score": means[0], "means": means})
+    write_choice(output, trials, lambda trial: [sign * mean for mean in trial["means"]])
+
+
+def trial_tasks(
+    row: str,
+    trial: Task,
+    settings: Sequence[Mapping[str, Any]],
+    needs: Mapping[int, tuple[str, ...]],
+    choice: Mapping[str, object],
+) -> list[Task]:
+    """Return a row's trials on every tuning seed, then the task `choose ROW`.
+
+    Args:
+        row: In the names of tasks and files.
+        trial: All but the number and the seed of a trial; its output is the choice's.
+        settings: Of every trial.
+        needs: What a trial needs, by tuning seed.
+        choice: Arguments of `choose` that are the suite's own.
+    """
+    folder = trial.output.parents[1] / "parts"
+    tasks: list[Task] = []
+    for number in range(len(settings)):
+        for seed, needed in needs.items():
+            name = f"tuning {row}, trial {number}, seed {seed}"
+            kwargs = {**trial.kwargs, "trial": number, "seed": seed}
+            output = folder / f"tuning-{row}-trial{number}-seed{seed}.parquet"
+            tasks.append(replace(trial, name=name, kwargs=kwargs, needs=needed, output=output))
+    outputs = [task.output for task in tasks]
+    width = len(needs)
+    parts = [outputs[i : i + width] for i in range(0, len(outputs), width)]
+    chosen = Task(
+        name=f"choose {row}",
+        function="benchmarks.runs.trials:choose",
+        kwargs={"settings": settings, "parts": parts, "output": trial.output, **choice},
+        needs=tuple(task.name for task in tasks),
+        output=folder / f"choice-{row}.parquet",
+        files=(trial.output,),
+        cost=0.01,
+    )
+    return [*tasks, chosen]
 
 
 def tune_rate(

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.runs.results import applicable, read_results, tidy
-from benchmarks.runs.trials import draw_trials, read_trials, write_choice
+from benchmarks.runs.results import applicable, tidy
+from benchmarks.runs.trials import draw_trials, read_trials
 from benchmarks.tokenizers.catalogues import Catalogue, load_catalogue
 from benchmarks.tokenizers.presets import SUITE, TokenizersPreset
 from gpr_rl.tokenizers import UASID, quality
@@ -152,19 +152,6 @@ def run_trial(
         return None
     found = {("tuning", level): own for (part, level), own in grades.items() if part == "all"}
     return _frame(method, seed, found, catalogue=catalogue, trial=trial + 1)
-
-
-def choose(*, method: str, parts: Sequence[Sequence[Path]], num_trials: int, output: Path) -> None:
-    """Write the settings of the trial with the best mean score over the tuning seeds."""
-    trials: list[dict[str, Any]] = []
-    for settings, paths in zip(trial_settings(method, num_trials), parts, strict=True):
-        table = pd.concat([read_results(path) for path in paths])
-        found: dict[str, Any] = {"settings": settings}
-        for name, metric in (("score", SCORE), ("error", "reconstruction_error")):
-            values = table.loc[table["metric"] == metric, "value"].tolist()
-            found[name] = sum(values) / len(values) if len(values) == len(paths) else None
-        trials.append(found)
-    write_choice(output, trials, lambda trial: (trial["score"], trial["error"]))
 
 
 def run_row(

@@ -11,8 +11,10 @@ import pandas as pd
 
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
+from benchmarks.runs.trials import trial_tasks
 from benchmarks.suite import Settings
 from benchmarks.tokenizers.catalogues import CATALOGUES, FILE, JOURNEY
+from benchmarks.tokenizers.fit import SCORE, trial_settings
 from benchmarks.tokenizers.presets import (
     MACHINE,
     METHODS,  # noqa: F401, what `load_suite` reads
@@ -94,37 +96,17 @@ def _tasks_of(
     tuned = tuned_file(settings, method, catalogue)
     before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
     tasks: list[Task] = []
-    parts: list[list[Path]] = []
-    seeds = sizes.tuning_seeds
-    for trial in range(sizes.num_trials):
-        parts.append([_part(settings, f"{row}-trial{trial}-seed{seed}") for seed in seeds])
-        for seed, output in zip(seeds, parts[-1], strict=True):
-            tasks.append(
-                Task(
-                    name=f"tuning {row}, trial {trial}, seed {seed}",
-                    function="benchmarks.tokenizers.fit:run_trial",
-                    kwargs={**shared, "trial": trial, "seed": seed},
-                    needs=before,
-                    output=output,
-                    cost=cost,
-                )
-            )
     if tuned is not None:
-        choice = Task(
-            name=f"choose {row}",
-            function="benchmarks.tokenizers.fit:choose",
-            kwargs={
-                "method": method,
-                "parts": parts,
-                "num_trials": sizes.num_trials,
-                "output": tuned,
-            },
-            needs=tuple(task.name for task in tasks),
-            output=_part(settings, f"choice-{row}"),
-            files=(tuned,),
-            cost=0.01,
+        trial = Task(
+            name="",
+            function="benchmarks.tokenizers.fit:run_trial",
+            kwargs=shared,
+            output=tuned,
+            cost=cost,
         )
-        tasks.append(choice)
+        needs = dict.fromkeys(sizes.tuning_seeds, before)
+        metrics = {"metrics": (SCORE, "reconstruction_error")}
+        tasks += trial_tasks(row, trial, trial_settings(method, sizes.num_trials), needs, metrics)
     for seed in settings.seeds:
         tasks.append(
             Task(

@@ -21,10 +21,10 @@ from benchmarks.alignment.rows import Row, row_labels, rows_of
 from benchmarks.alignment.setup import rows_frame
 from benchmarks.alignment.suite import make_tasks
 from benchmarks.alignment.tables import add_normalised, same_clock_table
-from benchmarks.alignment.tuning import choose, trial_settings
+from benchmarks.alignment.tuning import SCORE, trial_settings
 from benchmarks.runs.results import complete, write_results
 from benchmarks.runs.runner import check_graph
-from benchmarks.runs.trials import with_choice
+from benchmarks.runs.trials import choose, with_choice
 from benchmarks.suite import Settings
 from gpr_rl.checkpoint import CheckpointError
 from simulators.markets import MARKETS as KNOWN_MARKETS
@@ -141,14 +141,14 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(tmp_path: Path) -> None:
             of_trial = {"market": "base", "trial": trial + 1}
             write_results(path, rows_frame("ppo", seed, 60, "tuning", metrics, **of_trial))
             parts[-1].append(path)
-    sizes = dataclasses.replace(PRESETS["smoke"], tuning=TuningPlan(num_trials=4))
+    sizes = PRESETS["smoke"]
     output = tmp_path / "tuning" / "ppo.json"
-    choose(method="ppo", parts=parts, sizes=sizes, output=output)
-    log = json.loads(output.read_text())
     trials = trial_settings("ppo", 4)
+    choose(settings=trials, parts=parts, metrics=(SCORE,), sign=-1.0, output=output)
+    log = json.loads(output.read_text())
     assert log["chosen"] == trials[2]  # .45 comes before an equal mean
     assert log["trials"][1] == {
-        "settings": trials[1], "scores": [0.9], "score": None,
+        "settings": trials[1], "scores": [0.9], "score": None, "means": [None],
     }  # fmt: skip
     training = with_choice(sizes.training, output)
     assert training.learning_rate == trials[2]["learning_rate"]
