@@ -2,23 +2,20 @@
 
 import random
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 
 import tyro
 
 from benchmarks.mutants.mathematics import MATHEMATICS
-from benchmarks.mutants.mutant import Mutant, check
+from benchmarks.mutants.mutant import Mutant, check, read_mutants
+from benchmarks.mutants.objectives import OBJECTIVES
 from benchmarks.mutants.reports import REPORTS
-from benchmarks.mutants.trial import copy_tree, run_tests, survives
+from benchmarks.mutants.trial import survivors
 
-MUTANTS = [*REPORTS, *MATHEMATICS]
-TOLERATED = 0.05
-"""Share of mutants that may survive unexplained."""
+MUTANTS = read_mutants(REPORTS + MATHEMATICS + OBJECTIVES)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,51 +47,17 @@ def chosen(mutants: Sequence[Mutant], arguments: Arguments) -> list[Mutant]:
     return sorted(found, key=lambda m: m.tests)
 
 
-def verdict(survivors: Sequence[Mutant], num_tried: int) -> int:
-    """Return the exit status: 1 if too many survive without a reason."""
-    unexplained = sum(not mutant.reason for mutant in survivors)
-    return int(unexplained > TOLERATED * num_tried)
-
-
-def try_all(mutants: Sequence[Mutant], num_workers: int) -> list[Mutant]:
-    """Return the survivors; every copy of the tree serves one worker at a time.
-
-    Raises:
-        ValueError: A mutant can't be applied, or its tests fail without it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        copies: Queue[Path] = Queue()
-        for number in range(num_workers):
-            copy_tree(ROOT, Path(folder) / str(number))
-            copies.put(Path(folder) / str(number))
-        check(list(mutants), Path(folder) / "0")
-        tests = sorted({name for mutant in mutants for name in mutant.tests})
-        if not run_tests(Path(folder) / "0", tests):
-            raise ValueError(f"tests must pass before code is broken, got {', '.join(tests)}")
-
-        def try_one(mutant: Mutant) -> bool:
-            root = copies.get()
-            try:
-                alive = survives(mutant, root)
-            finally:
-                copies.put(root)
-            print(f"{'survived' if alive else 'killed':8}  {mutant}", flush=True)
-            return alive
-
-        with ThreadPoolExecutor(num_workers) as pool:
-            return [
-                m for m, alive in zip(mutants, pool.map(try_one, mutants), strict=True) if alive
-            ]
-
-
-def main(arguments: Arguments) -> int:
-    """Try the mutants, print the survivors and return the exit status."""
-    mutants = chosen(MUTANTS, arguments)
-    survivors = try_all(mutants, arguments.workers)
-    print(f"\n{len(mutants) - len(survivors)} of {len(mutants)} killed")
-    for mutant in survivors:
-        print(f"survived: {mutant}{f' ({mutant.reason})' if mutant.reason else ''}")
-    return verdict(survivors, len(mutants))
+def main(arguments: Arguments, mutants: Sequence[Mutant] = MUTANTS, root: Path = ROOT) -> int:
+    """Try mutants, print the survivors and return 1 if one of them has no reason, else 0."""
+    check(mutants, root)
+    tried = chosen(mutants, arguments)
+    shares = [tried[start :: arguments.workers] for start in range(arguments.workers)]
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        alive = [m for found in pool.map(lambda s: survivors(s, root), shares) for m in found]
+    print(f"\n{len(tried) - len(alive)} of {len(tried)} killed")
+    for mutant in alive:
+        print(f"survived: {mutant} ({mutant.reason or 'no reason given'})")
+    return int(any(not mutant.reason for mutant in alive))
 
 
 if __name__ == "__main__":

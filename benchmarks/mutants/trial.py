@@ -1,9 +1,10 @@
-"""Copies of the tree, and the run of one mutant's tests in one of them."""
+"""Copies of the tree, and mutants whose tests run in one of them."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmarks.mutants.mutant import Mutant
 
 TIMEOUT_S = 300
 """A mutant whose tests take longer than this is killed: somebody would notice."""
+_PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider")
 _PASSED, _FAILED = 0, 1
 
 
@@ -30,16 +32,11 @@ def run_tests(root: Path, tests: Sequence[str]) -> bool:
     Raises:
         RuntimeError: pytest neither passed nor failed, e.g. since a file can't be collected.
     """
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    words = [*_PYTEST, *tests]
     try:
         done = subprocess.run(
-            [*words, *tests],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
+            words, cwd=root, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
         return False
@@ -52,9 +49,31 @@ def run_tests(root: Path, tests: Sequence[str]) -> bool:
 
 
 def survives(mutant: Mutant, root: Path) -> bool:
-    """Return whether all of a mutant's tests pass; the copy is whole again afterwards."""
-    before = mutant.apply(root)
+    """Return whether all of a mutant's tests pass; the file is whole again whatever happens."""
+    before, broken = mutant.texts(root)
+    path = root / mutant.file
     try:
+        path.write_text(broken, encoding="utf-8")
         return run_tests(root, mutant.tests)
     finally:
-        (root / mutant.file).write_text(before, encoding="utf-8")
+        path.write_text(before, encoding="utf-8")
+
+
+def survivors(mutants: Sequence[Mutant], source: Path) -> list[Mutant]:
+    """Return the mutants that survive in a copy of the tree, and tell each one's fate.
+
+    Raises:
+        ValueError: The tests fail before anything is broken.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        copy_tree(source, root)
+        tests = sorted({name for mutant in mutants for name in mutant.tests})
+        if not run_tests(root, tests):
+            raise ValueError(f"tests must pass before code is broken, got {', '.join(tests)}")
+        for mutant in mutants:
+            alive = survives(mutant, root)
+            print(f"{'survived' if alive else 'killed':8}  {mutant}", flush=True)
+            found += [mutant] * alive
+    return found

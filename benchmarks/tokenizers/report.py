@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.reports.blocks import Block, Bullets, Cell, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.lookup import interval_of, values_of
-from benchmarks.reports.reading import compare
+from benchmarks.reports.reading import Difference, adjust, compare, correction_note
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table, under
 from benchmarks.runs.trials import read_trials
@@ -149,31 +149,38 @@ def speed_blocks(results: pd.DataFrame, sizes: TokenizersPreset) -> list[Block]:
 
 
 def expectations(results: pd.DataFrame, catalogue: str, methods: Sequence[str]) -> list[str]:
-    """Return whether Tab. 1's order holds on a catalogue, from seed-paired intervals."""
+    """Return whether Tab. 1's order holds on a catalogue, from seed-paired differences.
+
+    The p-values are corrected for the number of comparisons on a measure (Holm).
+    """
     plus = "rq_kmeans_plus"
     if plus not in methods:
         return []
     own = under(results, catalogue=catalogue)
-    said = []
+    found: list[Difference] = []
     for rival in ("rq_kmeans", "rq_vae"):
         for metric, words, higher in (
             ("collision_rate", "fewer collisions", False),
             ("path_similarity", "a higher path similarity", True),
         ):
-            found = compare(own, metric, words, [plus], rival, split=ALL, higher_is_better=higher)
-            for difference in found:
-                holds = {
-                    "improves": "holds",
-                    "worsens": "does not hold: the reverse is true",
-                    "lowers": "does not hold: the reverse is true",
-                    "no clear difference": "is not clear",
-                }.get(difference.verdict, "can't be told from so few seeds")
-                interval = difference.interval
-                said.append(
-                    f"The paper finds {words} with `{plus}` than with `{rival}`; here "
-                    f"({catalogue}) that {holds}: {interval.value:+.4f} "
-                    f"[{interval.low:+.4f}, {interval.high:+.4f}]."
-                )
+            found += compare(own, metric, words, [plus], rival, split=ALL, higher_is_better=higher)
+    found = adjust(found)
+    said = []
+    for difference in found:
+        holds = {
+            "improves": "holds",
+            "worsens": "does not hold: the reverse is true",
+            "lowers": "does not hold: the reverse is true",
+            "no clear difference": "is not clear",
+        }.get(difference.verdict, "can't be told from so few seeds")
+        interval = difference.interval
+        said.append(
+            f"The paper finds {difference.measure} with `{plus}` than with "
+            f"`{difference.baseline}`; here ({catalogue}) that {holds}: {interval.value:+.4f} "
+            f"[{interval.low:+.4f}, {interval.high:+.4f}]."
+        )
+    if found:
+        said.append(f"On {catalogue} {correction_note(found)}")
     usage = values_of(under(own, level=1), plus, "code_usage", ALL).mean()
     said.append(f"`{plus}` uses {usage:.1%} of the first level's codes ({catalogue}).")
     return said

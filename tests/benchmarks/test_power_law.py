@@ -36,6 +36,13 @@ def test_a_noisy_law_is_scipys() -> None:
     np.testing.assert_allclose([law.floor, law.scale, law.exponent], want, rtol=1e-3)
 
 
+def test_a_noisy_law_without_a_floor_is_scipys() -> None:
+    loss = 1.5 * (N / 1e5) ** -0.5 * np.array([1.1, 0.9, 1.05, 0.95, 1.1])
+    law = fit_power_law(N, loss, with_floor=False)
+    want, _ = curve_fit(lambda n, a, b: a * (n / 1e5) ** -b, N, loss, p0=[1.5, 0.5])
+    np.testing.assert_allclose([law.scale, law.exponent], want, rtol=1e-3)
+
+
 def test_a_rising_loss_has_no_falling_law() -> None:
     law = fit_power_law(N, np.array([1.0, 1.1, 1.2, 1.3, 1.4]))
     assert law.exponent < 0.01

@@ -1,5 +1,7 @@
 """NDCG and ordered pairs: scikit-learn, plain loops, hand-worked lists."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,15 @@ def test_padding_leaves_no_trace() -> None:
     assert ordered_pair_ratio(score, gain, valid) == ordered_pair_ratio(
         score[:, short], gain[:, short]
     )
+
+
+def test_padding_that_scores_highest_is_neither_ranked_nor_paired() -> None:
+    score, gain = torch.tensor([[-2.0, -1.0, 9.0]]), torch.tensor([[2.0, 1.0, 5.0]])
+    valid = torch.tensor([[True, True, False]])
+    assert ordered_pair_ratio(score, gain, valid).item() == 0.0  # the one pair is wrong
+    second = 1.0 / math.log2(3.0)  # the discount of rank 2
+    want = (1.0 + 2.0 * second) / (2.0 + second)
+    assert ndcg(score, gain, valid).item() == pytest.approx(want)
 
 
 def test_lists_without_a_signal_are_nan() -> None:
