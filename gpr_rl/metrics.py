@@ -73,7 +73,7 @@ def hit_rate(ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"]) -> Float[Ten
 def recall_ndcg(
     ranked: Int[Tensor, "B K"], target: Int[Tensor, " B"], cutoff: int
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return Recall@cutoff and NDCG@cutoff with one relevant entry, `target`, per list; cutoff >= 1.
+    """Return Recall and NDCG at cutoff >= 1 with one relevant entry, `target`, per list.
 
     The relevant entry at rank r (from 1) gives NDCG 1 / log2(r + 1), and 0 beyond the cutoff.
     Lists are best first, each entry at most once; fillers must differ from every target.

@@ -54,7 +54,7 @@ class AdScorer(nn.Module, ABC):
     def states(
         self, tokens: Tokens, item: Int[Tensor, "B T"], position: Int[Tensor, "B P"]
     ) -> Float[Tensor, "B P D"]:
-        """Return what is known before requests at E tokens `position`; `item`: see `NextAdBatch`."""
+        """Return what is known before E tokens `position`; `item` is that of `NextAdBatch`."""
 
     def loss(self, batch: NextAdBatch) -> Float[Tensor, ""]:
         """Return the cross-entropy over all ads, 0 where none is valid; see `Retriever.loss`."""
