@@ -164,7 +164,7 @@ class SequenceBuilder:
         return np.where(stop > start, found, 0)
 
     def window_pool(self, first_time: int, last_time: int | IntArray) -> IntArray:
-        """Return the kept requests since first_time that were seen before last_time (one or [U])."""
+        """Return the kept requests since first_time that were seen before last_time."""
         last = self._of_users(last_time, self._ad_user)
         return np.flatnonzero((self._ad_asked >= first_time) & (self._ad_seen < last))
 
