@@ -42,10 +42,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Return the tensors and the metadata that `save_checkpoint` wrote.
-
-    A missing or truncated file, or none of this project, is a CheckpointError.
-    """
+    """Return what `save_checkpoint` wrote; a CheckpointError where it is not whole."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

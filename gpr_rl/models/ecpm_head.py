@@ -28,10 +28,7 @@ class EcpmHead(nn.Module):
 
     @torch.no_grad()
     def fit_buckets(self, ecpm: Float[Tensor, " R"]) -> None:
-        """Set the edges of equal-frequency buckets, from the eCPM of logged training impressions.
-
-        Where many are equal, buckets between them stay empty. None at all is a ValueError.
-        """
+        """Set the edges of equal-frequency buckets from eCPM; none at all is a ValueError."""
         if not len(ecpm):
             raise ValueError("the eCPM of at least one impression is needed, got none")
         share = torch.linspace(0, 1, len(self.edges) + 2, dtype=torch.float64)[1:-1]

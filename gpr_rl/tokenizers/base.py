@@ -99,10 +99,7 @@ class Tokenizer(ABC):
             raise ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
 
     def save(self, directory: str | Path) -> None:
-        """Write settings and what was fitted to `directory`, replacing what `save` left there.
-
-        A tokenizer that is not fitted is a ValueError.
-        """
+        """Write settings and what was fitted to `directory`, replacing what `save` left there."""
         self._check_fitted()
         fitted, tensors = self._state()
         directory = Path(directory)

@@ -13,10 +13,7 @@ from gpr_rl.tokenizers.fitting.search import BLOCK, encode_residual
 
 
 class ResidualAutoencoder(nn.Module):
-    """Encoder, L codebooks [V, z] and decoder, for embeddings divided by `scale`.
-
-    That is a power of two, float32 [], so that nothing is rounded.
-    """
+    """Encoder, L codebooks [V, z], decoder, for embeddings divided by `scale`, a power of two."""
 
     scale: Tensor
 
