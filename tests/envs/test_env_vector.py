@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from envs import AdRequestEnv, AdRequestVectorEnv, check_vector_env
 from envs.check import sampled_actions
 from envs.choices import IllegalActionError
+from envs.engine import Engine
 from envs.render import AuctionView
 from envs.spaces import observation_space
 from envs.vector import VectorEnv
@@ -345,11 +346,13 @@ def test_masks_and_ads_are_copies_of_what_singles_say(world: World) -> None:
     assert not np.shares_memory(observations["action_mask"], infos["action_mask"])
 
 
-class Rings:
+class Rings(Engine):
     """An engine of days: every second step ends a request, the sixth the day, by truncation."""
 
+    legal_mask: Any = None
+
     def __init__(self, num_rows: int) -> None:
-        self.world = SimpleNamespace(
+        self.world: Any = SimpleNamespace(
             spec=InputSpec(
                 num_levels=2,
                 num_codes=3,
@@ -391,6 +394,9 @@ class Rings:
         self.reported = np.where(self._rows(rows), acting & (self.at % 2 == 0), self.reported)
         return np.where(acting, action + self.at, 0).astype(np.float32)
 
+    def shown(self) -> dict[str, np.ndarray]:
+        raise AssertionError("`observation` is all that an adapter asks for")
+
     def observation(self) -> dict[str, np.ndarray]:
         space = observation_space(self.world.spec)
         entries: Any = create_empty_array(space, self.num_rows, fn=np.zeros)
@@ -419,7 +425,7 @@ class Ring(gymnasium.Env):
 
     def __init__(self) -> None:
         self.engine = Rings(1)
-        vector: Any = VectorEnv(Rings(1))  # type: ignore[arg-type]
+        vector: Any = VectorEnv(Rings(1))
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
 
@@ -452,7 +458,7 @@ class Ring(gymnasium.Env):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_any_engine_will_do(mode: AutoresetMode) -> None:
-    env: Any = VectorEnv(Rings(5), autoreset_mode=mode)  # type: ignore[arg-type]
+    env: Any = VectorEnv(Rings(5), autoreset_mode=mode)
     reference = SyncVectorEnv([Ring] * 5, autoreset_mode=mode)
     assert_same(env.reset(seed=2), reference.reset(seed=2))
     for number in range(20):
@@ -464,7 +470,7 @@ def test_any_engine_will_do(mode: AutoresetMode) -> None:
             assert_same(env.reset(options=options[0]), reference.reset(options=options[1]))
     check_vector_env(
         Ring,
-        lambda n: VectorEnv(Rings(n), autoreset_mode=mode),  # type: ignore[arg-type]
+        lambda n: VectorEnv(Rings(n), autoreset_mode=mode),
         check_reset_mask=True,
     )
 
@@ -482,21 +488,21 @@ def test_the_engine_keeps_its_arrays() -> None:
 
 
 def test_every_row_is_rendered() -> None:
-    env: Any = VectorEnv(Rings(2), render_mode="ansi")  # type: ignore[arg-type]
+    env: Any = VectorEnv(Rings(2), render_mode="ansi")
     with pytest.raises(ResetNeeded):
         env.render()
     env.reset(seed=0)
     assert [text.strip() for text in env.render()] == ["ring of row 0", "ring of row 1"]
-    silent: Any = VectorEnv(Rings(2))  # type: ignore[arg-type]
+    silent: Any = VectorEnv(Rings(2))
     assert silent.render() is None
     with pytest.raises(ValueError, match="render_mode must be None or 'ansi', got 'human'"):
-        VectorEnv(Rings(2), render_mode="human")  # type: ignore[arg-type]
+        VectorEnv(Rings(2), render_mode="human")
 
 
 @pytest.mark.parametrize("mode", [DISABLED, AutoresetMode.NEXT_STEP])
 def test_work_in_python_does_not_grow_with_rows(mode: AutoresetMode) -> None:
     def num_calls(num_rows: int) -> int:
-        env: Any = VectorEnv(Rings(num_rows), autoreset_mode=mode)  # type: ignore[arg-type]
+        env: Any = VectorEnv(Rings(num_rows), autoreset_mode=mode)
         env.reset(seed=[0] * num_rows)
         actions, count = np.zeros(num_rows, dtype=np.int64), 0
 
