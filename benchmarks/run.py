@@ -36,7 +36,7 @@ from benchmarks.runs.folder import (
     open_run_folder,
     stored_config,
 )
-from benchmarks.runs.results import KEY, check_results, write_results
+from benchmarks.runs.results import KEY, check_results, published, write_results
 from benchmarks.runs.runner import TaskFailed, run_tasks
 from benchmarks.suite import SUITES, Suite, Suites, load_suite, make_settings, suite_flags
 
@@ -92,8 +92,7 @@ def run(suite: Suite, args: Flags, suites: Suites) -> None:
         made = made_with(stored_config(out))
         name = page_name(suite, settings)
         page = write_markdown(args.publish, name, report, command(suite, settings), made)
-        measured = results[results["split"].isin(("test", "validation"))]
-        write_results(args.publish / name / RESULTS, measured)
+        write_results(args.publish / name / RESULTS, published(results))
         print(f"published: {page}", file=sys.stderr)
     is_terminal = sys.stdout.isatty()
     console = Console(

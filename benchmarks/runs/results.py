@@ -168,6 +168,12 @@ def final_values(results: pd.DataFrame) -> pd.DataFrame:
     return last.sort_index()
 
 
+def published(results: pd.DataFrame) -> pd.DataFrame:
+    """Return what a page's table keeps: all rows but the steps of training before the last."""
+    last = results.index.isin(final_values(results).index)
+    return results[last | (results["split"] != "train")]
+
+
 def seed_table(results: pd.DataFrame, metric: str, split: str = "test") -> pd.DataFrame:
     """Return final values without conditions: a row per seed and a column per method."""
     rows = results[(results["metric"] == metric) & (results["split"] == split)]

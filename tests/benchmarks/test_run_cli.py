@@ -190,6 +190,15 @@ def test_the_report_is_published_as_markdown(tmp_path):
     assert (docs / "fake" / "curves.png").stat().st_size > 500
 
 
+def test_a_pages_table_keeps_all_but_earlier_steps_of_training():
+    rows = [("train", 1, "loss"), ("train", 2, "loss"), ("train", 1, "rate"), ("time", 0, "fit_s")]
+    rows += [("validation", 1, "loss"), ("validation", 2, "loss")]
+    table = pd.DataFrame(rows, columns=["split", "step", "metric"])
+    table = complete(table.assign(suite="fake", method="good", seed=0, value=1.0), "rows")
+    kept = published(table)[["split", "step", "metric"]]
+    assert list(kept.itertuples(index=False, name=None)) == rows[1:]
+
+
 def test_resume_runs_only_what_is_missing(finished, copy, capsys):
     (copy / "parts" / "good-1.parquet").unlink()
     (copy / "calls.txt").unlink()
