@@ -15,7 +15,14 @@ from benchmarks.errors import UserError
 from benchmarks.reports.summary import SUMMARY_COLUMNS
 from benchmarks.run import main
 from benchmarks.runs import folder as run_folder
-from benchmarks.runs.results import COLUMNS, CONDITIONS, empty_results, write_results
+from benchmarks.runs.results import (
+    COLUMNS,
+    CONDITIONS,
+    complete,
+    empty_results,
+    published,
+    write_results,
+)
 from benchmarks.runs.runner import _without_needs, check_files
 from benchmarks.runs.tasks import Task
 from tests.benchmarks.fake_suite import SUITE, ExtendableFlags
