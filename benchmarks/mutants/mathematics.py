@@ -52,7 +52,7 @@ agents/off_policy/slate.py < agents/test_off_policy.py
     (reward - value[..., None, :]) ==> reward
     .amin(-1), ==> .amax(-1),
     .any(-2).all(-1) ==> .any(-2).any(-1)
-benchmarks/off_policy/grades.py < benchmarks/suites/test_off_policy_suite.py
+benchmarks/off_policy/grades.py < benchmarks/suites/test_off_policy_grades.py
     unit = abs(truth["behavior"]) ==> unit = 1.0
     (e.value - truth[policy]) / unit ==> (truth[policy] - e.value) / unit
     (e.low <= truth[policy]) & ==> (e.low >= truth[policy]) &
