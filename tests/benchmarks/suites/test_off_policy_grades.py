@@ -126,6 +126,8 @@ def test_grades_by_hand() -> None:
     assert grades["bias"] == pytest.approx(0.0)
     assert grades["abs_bias"] == pytest.approx(0.5)
     assert grades["rmse"] == pytest.approx(((0 + 1 + 2.25 + 0.25) / 4) ** 0.5)
+    assert of_policy["b"]["median_error"] == 0.5  # the lower one of 1.5 and 0.5
+    assert grades["median_error"] == 0.25
     assert of_policy["a"]["coverage"] == 0.5  # [0.5, 3.5] holds 2, [2.5, 5.5] does not
     assert grades["coverage"] == 0.5
     assert grades["width"] == pytest.approx(1.5)
