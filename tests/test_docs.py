@@ -111,7 +111,7 @@ def test_the_results_pages_link_to_what_exists() -> None:
 def test_a_wrong_name_is_found() -> None:
     page = (
         "# A head: two\n[here](#a-head-two) [gone](#a-head) [data](data.md) [no](nowhere.md)\n"
-        "[out](https://example.org/no.md) `envs/day.py` `envs/night.py` `agents.trainer.train`\n"
+        "[out](https://example.org/no.md) `envs/days.py` `envs/night.py` `agents.trainer.train`\n"
         "`agents.trainer.untrain` `agents.coach` `benchmarks.run` `trie.py` `shrub.py`"
     )
     assert broken_links(page, ROOT / "docs") == ["#a-head", "nowhere.md"]

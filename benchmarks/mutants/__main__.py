@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import tyro
@@ -51,8 +52,10 @@ def main(arguments: Arguments, mutants: Sequence[Mutant] = MUTANTS, root: Path =
     """Try mutants, print the survivors and return 1 if one of them has no reason, else 0."""
     check(mutants, root)
     tried = chosen(mutants, arguments)
-    shares = [tried[start :: arguments.workers] for start in range(arguments.workers)]
-    with ThreadPoolExecutor(arguments.workers) as pool:
+    workers = min(arguments.workers, len(tried))
+    cuts = [len(tried) * k // workers for k in range(workers + 1)]
+    shares = [tried[start:stop] for start, stop in pairwise(cuts)]  # few share a test file
+    with ThreadPoolExecutor(workers) as pool:
         alive = [m for found in pool.map(lambda s: survivors(s, root), shares) for m in found]
     print(f"\n{len(tried) - len(alive)} of {len(tried)} killed")
     for mutant in alive:

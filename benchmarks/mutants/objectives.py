@@ -10,38 +10,41 @@ gpr_rl/metrics.py < gpr_rl/test_metrics.py
     masked_fill(~valid, -torch.inf) ==> masked_fill(~valid, 0.0)
     hit = ranked[:, :cutoff] ==> hit = ranked[:, : cutoff + 1]
     device=ranked.device) + 1 ==> device=ranked.device)
-agents/objectives/surrogate.py < agents/test_hepo.py agents/test_objective_parts.py
+agents/candidates.py < agents/test_hepo.py agents/test_objective_parts.py
     (per_level, valid).sum() / valid.sum() ==> (per_level, valid).mean() / valid.sum()
     valid).sum() / valid.sum().clamp_min(1) ==> valid).sum() / valid.numel()
+agents/objectives/terminal.py < agents/test_hepo.py agents/test_objective_parts.py
     .square().sum(-1, keepdim=True) / count) ==> .square().sum(-1, keepdim=True) / (count - 1))
     torch.where(differs, std + eps, 1.0) ==> torch.where(differs, std, 1.0)
-    differs = high > low ==> differs = high >= low
+    valid & (high > low) ==> valid & (high >= low)
     centred = reward - reward.sum(-1, keepdim=True) / count ==> centred = reward
-    flat = candidate_zscore( ==> flat = candidate_centred(
+    (terminal_reward.reshape(1, -1), eps, valid.reshape(1, -1)) ==> (terminal_reward, eps, valid)
+agents/objectives/surrogate.py < agents/test_hepo.py agents/test_objective_parts.py
     log_ratio.clamp(max=math.log1p(clip)) ==> log_ratio.clamp(max=-math.log1p(-clip))
     log_ratio.clamp(min=math.log1p(-clip)) ==> log_ratio.clamp(min=-math.log1p(clip))
     advantage >= 0, ==> advantage <= 0,
     return -mean_over_candidates(gain ==> return mean_over_candidates(gain
     gain = gain * level_weight ==> gain = gain
-    mask) - keep_valid(behavior_log_prob.detach() ==> mask) + keep_valid(behavior_log_prob.detach()
-    keep_valid(advantage, mask).mean(-1 ==> keep_valid(advantage, mask).sum(-1
-agents/objectives/surrogate_loss.py < agents/test_hepo.py agents/test_objective_parts.py
-    error.square() ==> error.abs()
-    value_target.detach(), mask ==> value_target, mask
+    log_ratio = log_prob - behavior ==> log_ratio = log_prob + behavior
+    advantage = advantage.mean(-1 ==> advantage = advantage.sum(-1
     -self.entropy_coefficient * entropy ==> self.entropy_coefficient * entropy
     (ratio - 1).abs() > self.clip ==> (ratio - 1) > self.clip
     mean_over_candidates(clipped, valid) / ratio.shape[-1] ==> mean_over_candidates(clipped, valid)
+agents/critic.py < agents/test_hepo.py agents/test_objective_parts.py
+    error.square() ==> error.abs()
+    value_target.detach(), mask ==> value_target, mask
 agents/objectives/hepo.py < agents/test_hepo.py agents/test_objective_parts.py
-    discount * running\n        returns ==> running\n        returns
-    discount * running\n        sums ==> running\n        sums
-    terminal_reward - value[..., -1] if ==> terminal_reward - value[..., 0] if
-    discount * value[..., level + 1] ==> discount * value[..., level]
-    delta + discount * gae_lambda * trace ==> delta + gae_lambda * trace
+    reward[..., level] + discount * sums[-1] ==> reward[..., level] + sums[-1]
+    _discounted_sums(reward, discount) ==> _discounted_sums(reward, 1.0)
+    _discounted_sums(to_come, self.discount) ==> _discounted_sums(to_come, 1.0)
+    last = reward[..., -1:] - value[..., -1:] ==> last = reward[..., -1:] - value[..., :1]
+    discount * value[..., 1:] ==> discount * value[..., :-1]
+    (delta, discount * gae_lambda) ==> (delta, gae_lambda)
     value.detach(), mask ==> value, mask
-    torch.stack(advantage[::-1], -1) ==> torch.stack(advantage, -1)
-    torch.stack(returns[::-1], -1) ==> torch.stack(returns, -1)
+    torch.stack(sums[::-1], -1) ==> torch.stack(sums, -1)
+    reversed(range(reward.shape[-1] - 1)) ==> range(reward.shape[-1] - 1)
     advantage[..., -1] = last ==> advantage[..., 0] = last
-    last.unsqueeze(-1) + to_come ==> last.unsqueeze(-1) - to_come
+    last.unsqueeze(-1) + _discounted ==> last.unsqueeze(-1) - _discounted
     terminal_reward + shaping, ==> terminal_reward,
     delta = scale * popularity_deltas ==> delta = popularity_deltas
 agents/objectives/process_rewards.py < agents/test_hepo.py agents/test_objective_identities.py
@@ -74,9 +77,9 @@ agents/objectives/raft.py < agents/test_objective_identities.py
     .sum(-1) / count.clamp_min(1) ==> .sum(-1)
     (count > 0).sum().clamp_min(1) ==> count.numel()
 agents/objectives/reinforce.py < agents/test_objective_identities.py agents/test_objective_parts.py
-    advantage = centred * count / (count - 1).clamp_min(1) ==> advantage = centred
+    (reward, mask) * count / (count - 1).clamp_min(1) ==> (reward, mask)
     return -mean_over_candidates( ==> return mean_over_candidates(
-    log_ratio.clamp_max(_MAX_LOG_RATIO) ==> log_ratio.clamp_max(1.0)
+    .clamp_max(_MAX_LOG_RATIO) ==> .clamp_max(1.0)
 agents/objectives/rspo.py < agents/test_rspo.py
     log_prob[:, None, :] - log_prob[:, :, None] ==> log_prob[:, :, None] - log_prob[:, None, :]
     softplus(log_sum) / math.log(2.0) ==> softplus(log_sum)
@@ -91,5 +94,6 @@ agents/objectives/unified.py < agents/test_objective_identities.py agents/test_o
     preferred * losses, mask ==> supervised * losses, mask
     (count - 1).clamp_min(1), mask) ==> count.clamp_min(1), mask)
 agents/objectives/loss_shell.py < agents/test_grpo_dpo.py
-    keep_valid(log_prob, valid).sum(-1) ==> keep_valid(log_prob, valid).mean(-1)
+    (data["codes"]), data["valid"]).sum(-1) ==> (data["codes"]), data["valid"]).mean(-1)
+    keep_valid(chosen, data["valid"]).sum(-1) ==> keep_valid(chosen, data["valid"]).mean(-1)
 """

@@ -110,16 +110,17 @@ def test_pairs_are_best_against_worst() -> None:
 
 
 def test_module_is_the_function_over_whole_paths() -> None:
-    # Two levels, two codes. Reference uniform: log .5 per level. Policy: code 0 has .8 at both.
-    # Chosen (0, 0): 2 log .8 - 2 log .5; rejected (1, 1): 2 log .2 - 2 log .5.
-    # Margin 2 log 4; beta 1 -> loss log(1 + 4^-2) = log(17/16).
+    # Two levels, two codes. At both, code 0 has .6 under the reference and .8 under the policy.
+    # Chosen (0, 0): 2 log .8 - 2 log .6; rejected (1, 1): 2 log .2 - 2 log .4.
+    # Margin 2 log (4/3 * 2); beta 1 -> loss log(1 + (8/3)^-2) = log(73/64).
     p = torch.tensor([0.8, 0.2], dtype=F64).log()
+    reference = torch.tensor([0.6, 0.4], dtype=F64).log()
     data = TensorDict(
         {
             "codes": torch.tensor([[[1, 1], [0, 0], [0, 1]]]),
             "legal_mask": torch.ones(1, 3, 2, 2, dtype=torch.bool),
             "logits": p.expand(1, 3, 2, 2).clone().requires_grad_(),
-            "reference_log_probs": torch.full((1, 3, 2, 2), 0.5, dtype=F64).log(),
+            "reference_log_probs": reference.expand(1, 3, 2, 2),
             "terminal_reward": torch.tensor([[1.0, 2.0, 7.0]], dtype=F64),
             "valid": torch.tensor([[True, True, False]]),
         },
@@ -127,7 +128,7 @@ def test_module_is_the_function_over_whole_paths() -> None:
     )
     PreferencePairs(num_pairs=1)(data)
     out = DPOLoss(make_policy_head(), beta=1.0)(data)
-    torch.testing.assert_close(out["loss_objective"].item(), math.log(17 / 16))
+    torch.testing.assert_close(out["loss_objective"].item(), math.log(73 / 64))
     assert out["pair_accuracy"].item() == 1.0
     out["loss_objective"].backward()
     assert data["logits"].grad[0, 2].eq(0).all()

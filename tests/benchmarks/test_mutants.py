@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mutants import __main__ as command
 from benchmarks.mutants import mutant as rules
 from benchmarks.mutants import trial
 from benchmarks.mutants.__main__ import MUTANTS, ROOT, Arguments, chosen, main
@@ -121,6 +122,22 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
     assert {m.file for m in only} == {"agents/objectives/dpo.py"}
     with pytest.raises(ValueError, match="--only must be part of a mutant, got 'nowhere'"):
         chosen(MUTANTS, Arguments(only="nowhere"))
+
+
+def test_workers_share_the_mutants_but_no_test_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "tests" / "test_more.py").write_text(TEST)
+    table = "prices.py < test_prices.py\n price * 2 ==> price * 3\n price + 0 ==> price + 1\n"
+    table += table.replace("test_prices", "test_more").replace("+ 1", "+ 2").replace("3", "4")
+    double, same, again, other = read_mutants(table)
+    shares: list[list[Mutant]] = []
+    monkeypatch.setattr(command, "survivors", lambda mutants, _: shares.append(mutants) or [])
+    main(Arguments(workers=2), [double, again, same, other], root)
+    assert sorted(shares, key=str) == [[double, same], [again, other]]
+    shares.clear()
+    main(Arguments(workers=3), [double], root)
+    assert shares == [[double]]  # a worker without a mutant would run every test
 
 
 def test_every_listed_mutant_can_be_applied() -> None:

@@ -332,6 +332,17 @@ def test_slate_forms_by_hand():
     assert float(found.effective_sample_size) == pytest.approx(6.25 / 4.25)
 
 
+def test_a_slate_form_needs_support_at_every_position():
+    # The target never shows what the log has at the second position; at the first it always does.
+    reward, propensity = torch.tensor([[1.0, 4.0], [2.0, 1.0]]).double(), f64(1.0, 0.5).repeat(2, 1)
+    target = f64(1.0, 0.0).repeat(2, 1)
+    for self_normalized in (False, True):
+        found = slate_independent_ips(reward, propensity, target, self_normalized=self_normalized)
+        assert not bool(found.supported)
+        assert float(found.value) == 1.5  # the first position's: (1 + 2) / 2
+        assert float(found.high) == math.inf
+
+
 # --- slates without replacement -----------------------------------------------------------------
 
 

@@ -74,6 +74,15 @@ def test_the_meaning_the_other_way_round() -> None:
     assert "more bias than chance" not in text
 
 
+def test_the_policy_that_the_rankers_misjudge_most_is_named() -> None:
+    """Greedy is put 2 too high and a softmax policy 3 too low: the latter is further off."""
+    found = results()
+    found.loc[found["policy"] == "uniform", "policy"] = "softmax"
+    low = (found["policy"] == "softmax") & (found["method"] == "dm") & (found["metric"] == "bias")
+    found.loc[low, "value"] = -3.0
+    assert "It puts `softmax` 3 logging values below its true revenue" in meaning(found)[-1]
+
+
 def test_the_error_is_compared_downwards() -> None:
     verdicts = [(d.method, d.baseline, d.verdict) for d in report(results()).differences]
     assert verdicts == [("dm", "ips", "improves")]

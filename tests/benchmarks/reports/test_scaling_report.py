@@ -43,7 +43,7 @@ def results() -> pd.DataFrame:
         values |= {(size, name): value for name, value in facts.items()}
         values[size, "final_loss"] = LOSS[size]
         for step, more in ((10, 1.0), (20, 0.0)):
-            train, held = {(size, "train_loss"): k + more}, {(size, "heldout_loss"): 2 * k + more}
+            train, held = {(size, "train_loss"): k + more}, {(size, "heldout_loss"): 3 * k + more}
             curves += [frame(train, split="train", step=step), frame(held, step=step)]
     return pd.concat([frame(values, step=20), *curves])
 
@@ -117,7 +117,7 @@ def test_the_report_puts_it_together(tmp_path: Path) -> None:
     train, held = made.sections[0].blocks
     assert isinstance(train, Figure)
     assert isinstance(held, Figure)
-    for figure, factor in ((train, 1), (held, 2)):
+    for figure, factor in ((train, 1), (held, 3)):
         (axes,) = figure.canvas.axes
         lines = {line.get_label(): line for line in axes.lines}
         assert list(lines["30k"].get_xdata()) == [500, 1_000]  # steps of 50 examples
