@@ -64,7 +64,7 @@ def one_of(name: str, value: object, known: Sequence[str]) -> Any:
     return value
 
 
-def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Return the mode of this name (`"SAME_STEP"`) or value (`"SameStep"`), in any case."""
     if isinstance(mode, AutoresetMode):
         return mode

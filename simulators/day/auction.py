@@ -193,6 +193,8 @@ def charges(
     """Return what is charged, in currency: each type pays on its own event.
 
     CPM: price / 1000 at the impression. CPC: price at the click. OCPA: price at the conversion.
+    At bids in place of prices it is what the events are worth to advertisers, so what exceeds the
+    charge is their surplus: never negative, as no price exceeds its bid.
 
     Args:
         price: Per paid event in the unit of the bid, `AuctionResult.price`.
@@ -206,46 +208,4 @@ def charges(
         bid_type == CPM,
         price / 1000.0 * impression,
         torch.where(bid_type == CPC, price * click, price * conversion),
-    )
-
-
-@dataclass(frozen=True)
-class AuctionValue:
-    """Who gains what from shown ads; sum over requests for totals, divide by impressions for means.
-
-    The three are in different hands and, for users, in another unit: they are never added up.
-    """
-
-    platform_revenue: Float[Tensor, "*shape"]
-    """What was paid, in currency."""
-    advertiser_surplus: Float[Tensor, "*shape"]
-    """The bids of the events that happened less what was paid, in currency: the true value of an
-    event is taken to be its bid. Negative never, as no charge exceeds its bid."""
-    user_value: Float[Tensor, "*shape"]
-    """Clicks plus conversions of the impression, a count in 0..2: what users acted on."""
-
-
-def auction_value(
-    bid: Float[Tensor, "*shape"],
-    bid_type: Int[Tensor, "*shape"],
-    paid: Float[Tensor, "*shape"],
-    impression: Event,
-    click: Event,
-    conversion: Event,
-) -> AuctionValue:
-    """Return platform revenue, advertiser surplus and user value of shown ads, separately.
-
-    Args:
-        bid: The winners' bids in their own unit.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        paid: What was paid in currency: `charges`, or what budgets let through of them.
-        impression: Was shown; realised (bool) or expected (probability), like the two below.
-        click: Was shown and clicked.
-        conversion: Was shown, clicked and converted on.
-    """
-    worth = charges(bid, bid_type, impression, click, conversion)
-    return AuctionValue(
-        platform_revenue=paid.double(),
-        advertiser_surplus=worth - paid.double(),
-        user_value=click.double() + conversion.double(),
     )

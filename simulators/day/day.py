@@ -13,13 +13,7 @@ from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.day.auction import (
-    AuctionConfig,
-    AuctionResult,
-    auction_value,
-    charges,
-    run_auction,
-)
+from simulators.day.auction import AuctionConfig, AuctionResult, charges, run_auction
 from simulators.day.budgets import Budgets
 from simulators.day.conversions import Conversions, PendingConversions
 from simulators.day.live import LiveHistory, Moment
@@ -31,7 +25,8 @@ from simulators.world import World
 from simulators.world.history import DAY_S
 
 MONEY = ("revenue", "advertiser_surplus", "user_value", "gmv")
-"""In currency, but `user_value`: clicks and conversions."""
+"""In currency, but `user_value`: clicks and conversions. The true value of an event to an
+advertiser is taken to be its bid. They are in different hands, so they are never added up."""
 COUNTS = ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal")
 _MAX_LOOK_AHEAD = 64
 _MAX_DELAY_S = 1e15
@@ -279,7 +274,7 @@ class DaySimulator:
         row = market[:, None].expand_as(shown)
         paid = self.budgets.settle(row.flatten(), owner.flatten(), due.flatten()).view_as(due)
         bid = world.bid[shown.clamp_min(0)]
-        surplus = auction_value(bid, bid_type, paid, filled, clicked, none).advertiser_surplus
+        surplus = charges(bid, bid_type, filled, clicked, none) - paid
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
         self._add(market, impressions=filled, clicks=clicks, num_unfilled=~filled.any(1)[:, None])
@@ -322,13 +317,13 @@ class DaySimulator:
         none, yes = (torch.full_like(come.ad_id, x, dtype=torch.bool) for x in (0, 1))
         due = charges(come.price, bid_type, none, none, yes)
         paid = self.budgets.settle(come.market, owner, due, order=come.time)
-        value = auction_value(world.bid[come.ad_id], bid_type, paid, none, none, yes)
+        worth = charges(world.bid[come.ad_id], bid_type, none, none, yes)
         self.live.convert(come.market, come.number, come.slot)
         for name, amount in (
             ("conversions", yes),
             ("revenue", paid),
-            ("advertiser_surplus", value.advertiser_surplus),
-            ("user_value", value.user_value),
+            ("advertiser_surplus", worth - paid),
+            ("user_value", yes),
             ("gmv", world.price[come.ad_id]),
         ):
             total = self.totals[name]

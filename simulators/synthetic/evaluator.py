@@ -6,7 +6,7 @@ Dims: B requests, K candidates, N ads.
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simulators.rewards import Outcome
@@ -50,46 +50,17 @@ class TruthEvaluator:
         user, time = world.request_user[ids], world.request_time[ids]
         ad_id = ad_id.clamp_min(0)
         recent = count_kinds(torch.from_numpy(world.history.counts(user, time)))[..., 4]
-        scene, position, _, _ = torch.from_numpy(world.request_context[ids]).unbind(-1)
-        pctr, pcvr = self.probabilities(
+        scene, position, hour, _ = torch.from_numpy(world.request_context[ids]).unbind(-1)
+        pctr, pcvr = self._truth.probabilities(
             torch.from_numpy(user),
-            torch.from_numpy(time),
+            torch.from_numpy(time // DAY_S),
+            hour,
             scene,
             position,
             ad_id,
             recent.gather(1, world.group[ad_id, 2]),
         )
         return world.make_outcome(request_id, ad_id, pctr, pcvr)
-
-    def probabilities(
-        self,
-        user_id: Int[Tensor, " B"],
-        timestamp: Int[Tensor, " B"],
-        scene: Int[Tensor, " B"],
-        position: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        recent_advertiser: Real[Tensor, "B K"],
-    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Return true click and conversion probabilities at any time and place.
-
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            scene: int64 [B].
-            position: int64 [B].
-            ad_id: int64 [B, K].
-            recent_advertiser: Impressions of each candidate's advertiser that the user saw today
-                and yesterday before that time.
-        """
-        return self._truth.probabilities(
-            user_id,
-            timestamp // DAY_S,
-            timestamp % DAY_S // 3600,
-            scene,
-            position,
-            ad_id,
-            recent_advertiser,
-        )
 
     def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return the true outcome of every ad, [B, N]."""
