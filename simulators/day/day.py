@@ -261,7 +261,7 @@ class DaySimulator:
         world = self.world
         filled = auction.slot_candidate >= 0
         shown = candidate.gather(1, auction.slot_candidate.clamp_min(0)).where(filled, -1)
-        pctr, pcvr = (p.double() for p in self._reality.probabilities(moment, shown))
+        pctr, pcvr = (p.double() for p in self._reality(moment, shown))
         pctr = pctr * self._effect if world.info.has_clicks else pctr
         slot = torch.arange(shown.shape[1])
         keys = self._keys(market)

@@ -16,10 +16,11 @@ from torch import Tensor
 from gpr_rl.data.streams import IntArray, Stream, Today
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, Request
-from simulators.day.traffic import HOUR_S, Arrivals
+from simulators.day.traffic import Arrivals
 from simulators.world import World
 from simulators.world.features import PastCounts, RankerInput, ranker_inputs
 from simulators.world.history import DAY_S
+from simulators.world.requests import HOUR_S
 
 _ORDER_BITS = 24
 

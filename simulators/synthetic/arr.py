@@ -26,8 +26,8 @@ from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_pla
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.history import DAY_S
+from simulators.world.requests import HOUR_S
 
-HOUR_S = 3_600
 PEAK_INTERVAL_H, OFF_PEAK_INTERVAL_H = 2.0, 4.0
 
 

@@ -19,7 +19,7 @@ from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldError
-from simulators.world.scoring import NoRankers
+from simulators.world.scoring import no_rankers
 from simulators.world.supervision import WindowBatches
 
 
@@ -73,7 +73,7 @@ def test_a_changed_copy_shares_what_does_not_depend_on_the_change(world: World) 
 
 
 def test_a_world_without_rankers_has_no_outcomes(world: World) -> None:
-    log = World(replace(world.parts, rankers=NoRankers(), logged={}), like=world)
+    log = World(replace(world.parts, rankers=no_rankers, logged={}), like=world)
     assert log.history is world.history
     assert not log.alpha.any()
     with pytest.raises(RuntimeError, match="has no rankers yet"):
