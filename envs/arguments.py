@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from gpr_rl.checks import check_at_least
+
 Seeds = int | np.integer | Sequence[int | None] | NDArray[np.integer] | None
 """One seed for all rows, one per row, or none."""
 _NO_SEED = np.full((), None, dtype=np.object_)
@@ -31,8 +33,7 @@ def integer(name: str, value: object) -> int:
 def positive_integer(name: str, value: object) -> int:
     """Return a Python or numpy integer as int; ValueError unless it is one and at least 1."""
     number = integer(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
+    check_at_least(1, **{name: number})
     return number
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
 from simulators.rewards.outcome import ecpm
 
 CPM, CPC, OCPA = 0, 1, 2
@@ -44,10 +45,8 @@ class AuctionConfig:
     def __post_init__(self) -> None:
         if self.mechanism not in MECHANISMS:
             raise ValueError(f"mechanism must be one of {MECHANISMS}, got {self.mechanism!r}")
-        if self.num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {self.num_slots}")
-        if not (math.isfinite(self.reserve_cpm) and self.reserve_cpm >= 0.0):
-            raise ValueError(f"reserve_cpm must be finite and not negative, got {self.reserve_cpm}")
+        check_at_least(1, num_slots=self.num_slots)
+        check_finite(0, reserve_cpm=self.reserve_cpm)
         effects = self.effects()
         if len(effects) != self.num_slots:
             raise ValueError(
@@ -196,12 +195,8 @@ def charges(
     At bids in place of prices it is what the events are worth to advertisers, so what exceeds the
     charge is their surplus: never negative, as no price exceeds its bid.
 
-    Args:
-        price: Per paid event in the unit of the bid, `AuctionResult.price`.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        impression: Was shown.
-        click: Was shown and clicked.
-        conversion: Was shown, clicked and converted on.
+    `price` is per paid event in the unit of the bid. A click was shown as well, a conversion also
+    clicked.
     """
     price = price.double()
     return torch.where(

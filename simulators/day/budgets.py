@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 UNITS = 1_000_000_000
 """Parts of the currency unit that are counted."""
 MAX_AMOUNT = 4e9
@@ -32,10 +34,7 @@ def spent_before(
 ) -> Int[Tensor, " B"]:
     """Return, per row, the sum of `units` of its group's earlier rows (exclusive, segmented).
 
-    Args:
-        group: Which rows share a sum, any int64.
-        units: Whole numbers, so the sum is exact.
-        order: What earlier means, [B]; equal entries, or None: by row.
+    Earlier is by `order` [B]; equal entries, or None: by row. Units are whole, so sums are exact.
     """
     if order is None:
         by_group = group.argsort(stable=True)
@@ -64,8 +63,7 @@ class Budgets:
         Raises:
             ValueError: A budget that is NaN, negative, or finite and above `MAX_AMOUNT`.
         """
-        if num_markets < 1:
-            raise ValueError(f"num_markets must be at least 1, got {num_markets}")
+        check_at_least(1, num_markets=num_markets)
         self.daily_budget = daily_budget.double()
         good = (self.daily_budget >= 0.0) & (
             (self.daily_budget <= MAX_AMOUNT) | torch.isposinf(self.daily_budget)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
 from simulators.day.auction import AuctionConfig, AuctionResult, charges, run_auction
@@ -51,15 +52,11 @@ class DayConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.num_rivals < 0:
-            raise ValueError(f"num_rivals must be at least 0, got {self.num_rivals}")
-        if self.num_requests is not None and self.num_requests < 1:
-            raise ValueError(f"num_requests must be at least 1, got {self.num_requests}")
-        for name in ("conversion_delay_s", "attribution_window_s"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}"
-                )
+        check_at_least(0, num_rivals=self.num_rivals)
+        if self.num_requests is not None:
+            check_at_least(1, num_requests=self.num_requests)
+        check_finite(0, conversion_delay_s=self.conversion_delay_s)
+        check_finite(0, attribution_window_s=self.attribution_window_s)
 
 
 @dataclass(frozen=True)
@@ -121,13 +118,9 @@ class DaySimulator:
         episode: Int[Tensor, " M"],
         day: Int[Tensor, " M"],
     ) -> None:
-        """Start new days in the markets of `rows` and open their first requests.
+        """Start new days of the world in the markets of `rows` and open their first requests.
 
-        Args:
-            rows: Which markets; the others stay as they are.
-            seed: Of every market's streams.
-            episode: How many days the market has begun with this seed.
-            day: Day of the world.
+        `episode` says how many days each market has begun with its `seed`.
         """
         for name, value in (("seed", seed), ("episode", episode), ("day", day)):
             setattr(self, name, torch.where(rows, value, getattr(self, name)))

@@ -111,12 +111,9 @@ class LiveHistory:
         arrivals: Arrivals,
         keys: tuple[int, Int[Tensor, " M"], Int[Tensor, " M"]],
     ) -> None:
-        """Start new days.
+        """Start new days in the markets of `rows`, with a row of `arrivals` each.
 
-        Args:
-            rows: In which markets.
-            arrivals: Their requests, one row each.
-            keys: Root, and every market's seed and episode: what draws depend on.
+        Draws depend on `keys`: root, and every market's seed and episode.
         """
         self._keys = keys
         markets, size = arrivals.user.shape

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
+
 KINDS = ("none", "throttling", "pid")
 
 
@@ -41,9 +43,7 @@ class PacingConfig:
 
     def __post_init__(self) -> None:
         for name in ("interval", "proportional_gain", "integral_gain", "derivative_gain"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            check_finite(0, **{name: getattr(self, name)})
         if not 0.0 < self.minimum <= self.start <= 1.0:
             raise ValueError(
                 f"0 < minimum <= start <= 1 must hold, got minimum {self.minimum}, "
@@ -81,8 +81,7 @@ class Pacing:
         """
         if kind not in KINDS:
             raise ValueError(f"pacing must be one of {KINDS}, got {kind!r}")
-        if num_markets < 1:
-            raise ValueError(f"num_markets must be at least 1, got {num_markets}")
+        check_at_least(1, num_markets=num_markets)
         self.kind = kind
         self.config = config or PacingConfig()
         self._budget = daily_budget.double()

@@ -113,15 +113,8 @@ def draw_arrivals(
     """Draw the requests of M days.
 
     The r-th draw of a day is a function of (root, seed, episode, r); the day's requests are then
-    put in order of time, ties in order of the draws.
-
-    Args:
-        source: Who asks when and where.
-        root: Root of the streams.
-        seed: Of each market.
-        episode: Which of the market's days this is.
-        day: Day of the world.
-        num_requests: R of every day; None: as many as the source says.
+    put in order of time, ties in order of the draws. A day has `num_requests` requests, or as many
+    as the source says.
     """
     count = source.num_requests(day)
     if num_requests is not None:

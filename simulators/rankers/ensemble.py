@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.checks import check_at_least
 from gpr_rl.random import Purpose, random_bits, uniform
 from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
 from simulators.rankers.scores import RankerLog
@@ -30,8 +31,7 @@ class PessimisticRankers(nn.Module):
         super().__init__()
         if len(members) < 2:
             raise ValueError(f"an ensemble needs at least 2 rankers, got {len(members)}")
-        if not pessimism >= 0.0:
-            raise ValueError(f"pessimism must be at least 0, got {pessimism}")
+        check_at_least(0, pessimism=pessimism)
         self.members = nn.ModuleList(members)
         self.pessimism = pessimism
 

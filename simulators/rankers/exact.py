@@ -99,13 +99,7 @@ class ExactRankers:
         self._line = np.stack([end - slope * start, slope], axis=-1)
 
     def __call__(self, inputs: RankerInput, counts: Float, ad_id: IntArray) -> Float:
-        """Return click and conversion probabilities, [B, K, 2].
-
-        Args:
-            inputs: Batch [B].
-            counts: [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
-            ad_id: [B, K].
-        """
+        """Return click and conversion probabilities, [B, K, 2], as `Rankers.forward` takes them."""
         query = self._query.take(ad_id, axis=0)
         hidden = self._ad.take(ad_id, axis=0)
         user = inputs.user.numpy()

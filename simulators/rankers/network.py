@@ -103,13 +103,10 @@ class Rankers(nn.Module):
         ad_id: Tensor,
         tables: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Return click and conversion logits, float [B, K, 2].
+        """Return click and conversion logits, float [B, K, 2], of candidates [B, K].
 
-        Args:
-            inputs: Batch [B].
-            counts: float [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
-            ad_id: int64 [B, K].
-            tables: `self.tables()`, given once the weights are frozen.
+        `counts` are `PastCounts.of` them, [B, K, 3F] or [B, K, 3F + 2]; `tables` are
+        `self.tables()`, given once the weights are frozen.
         """
         ad_table, query_table, key_table = tables or self.tables()
         flat = ad_id.flatten()

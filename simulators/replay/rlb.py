@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from gpr_rl.checks import check_at_least, check_positive
 from simulators.replay.auction_log import FloatArray, check_log
 
 _SLACK = 1e-9
@@ -40,9 +41,7 @@ class RLBConfig:
     step is the largest price over this, and prices are rounded up to steps."""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "max_budget", "num_prices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, **vars(self))
 
 
 class RLBBidder:
@@ -70,8 +69,7 @@ class RLBBidder:
             raise ValueError(f"market_pdf must sum to 1, got {market_pdf.sum()}")
         if not 0.0 <= mean_pctr <= 1.0:
             raise ValueError(f"mean_pctr must lie in [0, 1], got {mean_pctr}")
-        if not (math.isfinite(price_step) and price_step > 0.0):
-            raise ValueError(f"price_step must be finite and above 0, got {price_step}")
+        check_positive(price_step=price_step)
         self.price_step = price_step
         self.max_price = len(market_pdf) - 1
         self.config = config

@@ -44,14 +44,8 @@ def rehearsal_times(
 
     Intervals are counted in a clock that advances by 1 in 2 hours at peak and in 4 off-peak. Active
     users ask at every tick; a user with a share x of the active users' mean rate at every 1/x-th.
-    The phase is drawn per user.
-
-    Args:
-        requests_per_day: Observed rate of every user [U].
-        is_active: bool [U], the very active ones.
-        start: First second, a full hour.
-        stop: End, a full hour.
-        seed: Root of the phases.
+    The phase is drawn per user. `requests_per_day` [U] are the observed rates, `is_active` [U] says
+    who is very active; `start` and `stop` are full hours, in seconds.
     """
     edges = np.arange(start, stop + 1, HOUR_S)
     peak = peak_hours().numpy()[edges[:-1] % DAY_S // HOUR_S]

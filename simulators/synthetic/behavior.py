@@ -65,17 +65,10 @@ class HiddenTruth:
         ad_id: Int[Tensor, "B K"],
         recent_advertiser: Real[Tensor, "B K"],
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Return true pCTR and pCVR, both [B, K].
+        """Return true pCTR and pCVR, both [B, K]; position 0 is the top.
 
-        Args:
-            user_id: int64 [B].
-            day: int64 [B].
-            hour: int64 [B], 0..23.
-            scene: int64 [B].
-            position: int64 [B], 0 is the top.
-            ad_id: int64 [B, K].
-            recent_advertiser: Impressions of the candidate's advertiser that the user saw today
-                and yesterday before the request, [B, K].
+        `recent_advertiser` counts the impressions of the candidate's advertiser that the user saw
+        today and yesterday before the request.
         """
         match = self.match(user_id, day, ad_id)
         context = self.scene_logit[scene] + self.position_logit[position] + self.hour_logit[hour]

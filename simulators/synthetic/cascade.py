@@ -47,13 +47,7 @@ class Cascade:
     def distribution(
         self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], eligible: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N"]:
-        """Return the probability of every ad, float32 [B, N]; 0 for illegal ads.
-
-        Args:
-            user_id: int64 [B].
-            day: int64 [B].
-            eligible: bool [B, N].
-        """
+        """Return the probability of every ad, float32 [B, N]; 0 for illegal ads."""
         base, scale, exploration, temperature, retrieval = CascadeScalars(*self.scalars.tolist())
         affinity = self.affinity[user_id, day]
         interest = affinity.gather(1, self.category.expand(len(user_id), -1))

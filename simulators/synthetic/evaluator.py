@@ -18,11 +18,7 @@ from simulators.world.history import DAY_S, count_kinds
 
 
 def read_truth(world: World) -> HiddenTruth:
-    """Return the truth in a world's directory.
-
-    Raises:
-        ValueError: The world was made from real logs and has no known truth.
-    """
+    """Return the truth in a world's directory; ValueError for a world made from real logs."""
     if not world.info.has_truth or world.directory is None:
         raise ValueError(f"world {world.info.name!r} has no known truth")
     return HiddenTruth.from_tensors(_read(world, "truth"))
@@ -30,9 +26,6 @@ def read_truth(world: World) -> HiddenTruth:
 
 class TruthEvaluator:
     """What would really have happened, and what the production system would have shown.
-
-    Args:
-        world: A world whose directory holds a truth.
 
     Raises:
         ValueError: The world was made from real logs and has no known truth.

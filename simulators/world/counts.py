@@ -47,15 +47,7 @@ class CountIndex:
             self._count[:, column] = running - np.repeat(before, size)
 
     def before(self, cell: IntArray, time: IntArray) -> IntArray:
-        """Return the counts of events in `cell` strictly before `time`.
-
-        Args:
-            cell: int64 [...].
-            time: int64, broadcasts with `cell`.
-
-        Returns:
-            int64 [..., K].
-        """
+        """Return the counts of events in `cell` [...] strictly before `time`, int64 [..., K]."""
         first = cell * self._span
         within = np.minimum(np.maximum(time, 0), self._span - 1)  # np.clip takes twice as long
         last = search(self._key, first + within) - 1

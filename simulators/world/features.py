@@ -61,11 +61,7 @@ def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
     """Return the count features of each candidate's own groups, float32 [B, K, 3F].
 
     The features are computed where there are fewer rows: per candidate, or per group.
-
-    Args:
-        histogram: int64 [B, G, 8], `History.counts` of the request's user.
-        group: int64 [N + M, 3].
-        ad_id: int64 [B, K].
+    `histogram` is `History.counts` [B, G, 8], `group` [N + M, 3], `ad_id` [B, K].
     """
     b, num_groups, _ = histogram.shape
     index = group[ad_id] + torch.arange(b, device=ad_id.device)[:, None, None] * num_groups
@@ -105,10 +101,7 @@ class PastCounts:
         """Return the count features of candidates, float32 [B, K, 3F], or 3F + 2 with repeats.
 
         A few candidates are looked up, many read from the histogram; the counts are the same.
-
-        Args:
-            group: int64 [N + M, 3].
-            ad_id: int64 [B, K].
+        `group` is [N + M, 3], `ad_id` [B, K].
         """
         few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
         if few or self.today is not None:
@@ -169,15 +162,10 @@ def ranker_inputs(
     context: IntArray,
     today: Today | None = None,
 ) -> tuple[RankerInput, PastCounts]:
-    """Return what the rankers take of B requests.
+    """Return what the rankers take of B requests; what was before `timestamp` [B] counts.
 
-    Args:
-        history: The log.
-        attributes: int64 [U, A] of all users.
-        user_id: int64 [B].
-        timestamp: int64 [B]; what was before it counts.
-        context: int64 [B, C].
-        today: Of a day in progress: what follows the events before `today.since`.
+    `attributes` [U, A] are of all users, `context` is [B, C], and `today` of a day in progress:
+    what follows the events before `today.since`.
     """
     before = timestamp if today is None else today.since
     rows, known = history.positives.last(user_id, before, NUM_RECENT)

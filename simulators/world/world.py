@@ -188,12 +188,8 @@ class World:
     ) -> Request:
         """Return what the policy may know of requests that need not be in the log.
 
-        Args:
-            request_id: int64 [B].
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            context: int64 [B, C].
-            today: Of a day in progress: what follows the events before `today.since`.
+        `timestamp` is in seconds since day 0, `context` [B, C]; `today` is of a day in progress:
+        what follows the events before `today.since`.
         """
         tokens, _ = self.sequences.tokens(user_id, timestamp, context, today)
         return Request(
@@ -233,14 +229,10 @@ class World:
         scene: Int[Tensor, " B"],
         template: Int[Tensor, " B"],
     ) -> Bool[Tensor, "B N"]:
-        """Return bool [B, N], the ads that users may see at a time and place.
+        """Return bool [B, N], the ads that users may see at a time (s since day 0) and place.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            scene: int64 [B].
-            template: int64 [B], a logged request at the same place and time, for worlds whose
-                logs say what could be shown; the others ignore it.
+        `template` is a logged request at the same place and time, for worlds whose logs say what
+        could be shown; the others ignore it.
         """
         if isinstance(self.legality, Availability):
             return self.legality.eligible(template)

@@ -224,7 +224,7 @@ def test_rankers_read_back_bit_for_bit(world: World) -> None:
 def test_dials_are_checked() -> None:
     with pytest.raises(ValueError, match="num_users must be at least 1, got 0"):
         WorldConfig(num_users=0)
-    with pytest.raises(ValueError, match="budget_tightness must be positive, got 0"):
+    with pytest.raises(ValueError, match="budget_tightness must be positive and finite, got 0"):
         WorldConfig(budget_tightness=0.0)
     with pytest.raises(ValueError, match="rankers must be 'strong' or 'weak', got 'none'"):
         WorldConfig(rankers="none")
