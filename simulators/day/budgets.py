@@ -55,10 +55,8 @@ class Budgets:
     def __init__(self, daily_budget: Float[Tensor, " A"], num_markets: int = 1) -> None:
         """Start a day with nothing spent.
 
-        Args:
-            daily_budget: Currency per day of each owner, the same in every market; 0 never spends,
-                infinity has no limit. Held as float64.
-            num_markets: M, at least 1.
+        The budgets are in currency per day, the same in every market; 0 never spends, infinity has
+        no limit.
 
         Raises:
             ValueError: A budget that is NaN, negative, or finite and above `MAX_AMOUNT`.
@@ -98,17 +96,11 @@ class Budgets:
         amount: Float[Tensor, " B"],
         order: Tensor | None = None,
     ) -> Float[Tensor, " B"]:
-        """Book a batch of charges by the module's rule and return what of each is paid.
+        """Book a batch of charges by the module's rule; return what of each is paid, float64 [B].
 
-        Args:
-            market: In 0..M-1.
-            owner: In 0..A-1. Rows without a charge may name any owner with amount 0.
-            amount: Not negative, in currency.
-            order: Position in time of each charge, [B]; equal entries, or None: row order. With
-                distinct entries the outcome does not depend on how rows are arranged.
-
-        Returns:
-            float64 [B]: the amount where it is paid, 0 elsewhere.
+        Amounts are in currency, not negative; rows without a charge may name any owner with amount
+        0. `order` is the position in time of each charge [B]; equal entries, or None: row order.
+        With distinct entries the outcome does not depend on how rows are arranged.
 
         Raises:
             ValueError: An amount, market or owner out of range, naming the row and the value.

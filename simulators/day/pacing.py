@@ -71,14 +71,7 @@ class Pacing:
         num_markets: int = 1,
         config: PacingConfig | None = None,
     ) -> None:
-        """Start a day.
-
-        Args:
-            kind: See the class.
-            daily_budget: Currency per day of each owner. A budget of 0 counts as spent.
-            num_markets: M, at least 1.
-            config: Knobs; None: the defaults.
-        """
+        """Start a day; budgets are in currency per day, and one of 0 counts as spent."""
         if kind not in KINDS:
             raise ValueError(f"pacing must be one of {KINDS}, got {kind!r}")
         check_at_least(1, num_markets=num_markets)
@@ -95,9 +88,8 @@ class Pacing:
     def update(self, spent: Float[Tensor, "M A"], day_elapsed: Float[Tensor, " M"]) -> None:
         """Adjust the multipliers of markets where at least `interval` of traffic has gone by.
 
-        Args:
-            spent: `Budgets.spent`, currency since the morning.
-            day_elapsed: Share of the day's expected traffic that has gone by, in [0, 1].
+        `spent` is `Budgets.spent`, `day_elapsed` the share of the day's expected traffic that has
+        gone by, in [0, 1].
         """
         if self.kind == "none":
             return

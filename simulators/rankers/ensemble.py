@@ -57,15 +57,10 @@ def pessimistic(
     training: RankerTraining | None = None,
     path: Path | None = None,
 ) -> World:
-    """Return the world with an ensemble in the place of its rankers; the rest is shared.
+    """Return the world with an ensemble in the place of its built-in rankers; the rest is shared.
 
-    Args:
-        world: A synthetic or imported world with built-in rankers.
-        seed: Root of the initial weights and of the resamples of users.
-        num_rankers: M, at least 2.
-        pessimism: Standard deviations that are taken off.
-        training: How a ranker is fitted; the world's default.
-        path: A safetensors file: read if it is there, else written.
+    The seed is the root of the initial weights and of the resamples of users. A safetensors file
+    at `path` is read if it is there, else written.
 
     Raises:
         ValueError: Fewer than 2 rankers, or a negative pessimism.

@@ -44,13 +44,7 @@ class Rankers(nn.Module):
 
     Inputs: user and context attributes, target attention over the recent items, strictly-past
     counts of the candidate's vertical, category and advertiser, and of the ad its content
-    embedding, price, ad id and groups.
-
-    Args:
-        config: Sizes and switches.
-        item_embedding: float32 [N + M, d], content of ads, then of organic items.
-        group: int64 [N + M, 3].
-        price: float32 [N], standardised log price.
+    embedding [N + M, d], standardised log price [N], ad id and groups [N + M, 3].
     """
 
     item_embedding: Tensor

@@ -71,11 +71,9 @@ class RankerLog:
         return fit_calibration(logit[known], clicked, converted, self.world.info.has_clicks)
 
     def ranked(self, rankers: WorldRankers, known: Float[Tensor, "F 2"]) -> World:
-        """Return the world with these rankers as its reward simulator, graded on held-out days.
+        """Return the world with calibrated rankers as its reward simulator, and their grades.
 
-        Args:
-            rankers: Calibrated.
-            known: Their probabilities of the rows.
+        `known` are their probabilities of the rows. The grades are of held-out days.
         """
         world = self.world
         parts = []

@@ -1,6 +1,6 @@
 """The dials of a synthetic world, and the named sizes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from gpr_rl.checks import check_at_least, check_positive
 from simulators.world.item_codes import check_ids
@@ -109,10 +109,6 @@ class WorldConfig:
     def num_days(self) -> int:
         """All simulated days."""
         return self.num_log_days + self.num_heldout_days
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain JSON types."""
-        return asdict(self)
 
 
 SMALL = WorldConfig()

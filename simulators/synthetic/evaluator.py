@@ -13,7 +13,7 @@ from simulators.rewards import Outcome
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.world import World
-from simulators.world.files import read_tensors
+from simulators.world.files import read_file
 from simulators.world.history import DAY_S, count_kinds
 
 
@@ -71,4 +71,4 @@ class TruthEvaluator:
 
 def _read(world: World, name: str) -> dict[str, Tensor]:
     assert world.directory is not None
-    return read_tensors(Path(world.directory) / f"{name}.safetensors")
+    return read_file(Path(world.directory) / f"{name}.safetensors")

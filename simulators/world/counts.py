@@ -12,14 +12,9 @@ from gpr_rl.data.streams import IntArray, search
 class CountIndex:
     """Events sorted by (cell, time), with running counts per kind within a cell.
 
-    A cell is whatever events are counted by, for instance a user and a group of ads. Memory is
-    8 bytes per event and 1, 2 or 4 per event and kind.
-
-    Args:
-        cell: int64 [n], not negative.
-        time: int64 [n], not negative.
-        kind: int [n], below `num_kinds`.
-        num_kinds: K.
+    A cell is whatever events are counted by, for instance a user and a group of ads. Cells, times
+    and kinds are [n] each, not negative; kinds lie below `num_kinds`. Memory is 8 bytes per event
+    and 1, 2 or 4 per event and kind.
 
     Raises:
         ValueError: Cells and times do not fit into one 64-bit key.
