@@ -79,10 +79,8 @@ def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
 def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the seed of each row, int64 [B] in [0, 2^63), and which rows were given one.
 
-    Args:
-        seed: s gives row i s + i; a sequence is taken as it is, None (here or in it) gives none.
-            Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
-        num_rows: B.
+    A seed s gives row i s + i; a sequence is taken as it is, None (here or in it) gives none.
+    Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
 
     Raises:
         ValueError: A sequence of another length; a seed that is negative or no integer.

@@ -96,13 +96,7 @@ class Days(Engine):
         config: DayConfig | None = None,
         **arguments: Unpack[DayArguments],
     ) -> None:
-        """Start without days.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            num_rows: B.
-            config: The rules, if not among the arguments.
-            arguments: See `DayArguments`.
+        """Start without days; `config` has the rules, if they are not among the arguments.
 
         Raises:
             ValueError: A wrong argument, or a split without a day that has requests.

@@ -106,10 +106,8 @@ class Episodes(Engine):
     ) -> None:
         """Begin the next episode of `rows` (None: all; the first time always all).
 
-        Args:
-            rows: The others stay as they are.
-            options: `request_id`, an integer or [B], plays these requests instead of drawn ones.
-                An episode counts either way.
+        The option `request_id`, an integer or [B], plays these requests instead of drawn ones. An
+        episode counts either way.
 
         Raises:
             ValueError: Another option, an unknown request, or one without an eligible ad.

@@ -56,15 +56,8 @@ def import_log(
     """Make a world in `directory`, which must not exist yet.
 
     Bad and duplicate rows are listed in its `rejected.parquet`, or in `DIRECTORY-rejected.parquet`
-    if the log is refused for too many bad ones.
-
-    Args:
-        source: The log.
-        config: What is kept, how it is split, and what is simulated.
-        directory: Where the world goes.
-        progress: Called with one line per stage.
-        seed: Root of every draw.
-        name: Of the world; its directory's by default.
+    if the log is refused for too many bad ones. `progress` is called with one line per stage. The
+    world's name is its directory's by default.
 
     Raises:
         ValueError: A log that can't become a world; the message says why.

@@ -158,12 +158,9 @@ class TabularFeatures:
 class FrozenModel:
     """A fitted and calibrated `RankerModel` in the place of `FrozenRankers`.
 
-    Args:
-        model: Fitted; only `features` and `predict` are called.
-        group: int64 [N + M, 3], groups that the counts are taken of.
-        has_clicks: Whether the world has clicks; without them pCTR is 1.
-        has_conversions: Whether it has conversions; without them pCVR is 0.
-        calibration: Monotone maps; None leaves the model's own probabilities.
+    Only `features` and `predict` of the model are called. Counts are taken of `group` [N + M, 3].
+    Without clicks pCTR is 1, without conversions pCVR 0. Without a calibration the model's own
+    probabilities stay.
     """
 
     def __init__(
@@ -191,7 +188,7 @@ class FrozenModel:
         b, k = ad_id.shape
         step = max(1, _MAX_ROWS // max(k, 1))
         rows = [slice(i, min(i + step, b)) for i in range(0, b, step)]
-        parts = [self.logits(inputs[r], counts[r], ad_id[r]) for r in rows]
+        parts = [self.predicted(self.table(inputs[r], counts[r], ad_id[r])) for r in rows]
         logit = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.float64)
         probability = torch.sigmoid(logit) if self.calibration is None else self.calibration(logit)
         pctr, pcvr = probability.float().view(b, k, 2).unbind(-1)
@@ -207,10 +204,6 @@ class FrozenModel:
                 f"({ad_id.numel()}, D), got {x.shape}"
             )
         return x
-
-    def logits(self, inputs: RankerInput, counts: Tensor, ad_id: Tensor) -> Float[Tensor, "n 2"]:
-        """Return the model's predictions as logits before calibration, float64 [B * K, 2]."""
-        return self.predicted(self.table(inputs, counts, ad_id))
 
     def predicted(self, x: NDArray) -> Float[Tensor, "n 2"]:
         """Return checked predictions for features [n, D] as logits, float64 [n, 2].

@@ -56,11 +56,8 @@ class RLBBidder:
     ) -> None:
         """Compute the table of values.
 
-        Args:
-            market_pdf: [D + 1], the probability of each market price 0..D in steps; sums to 1.
-            mean_pctr: theta, in [0, 1].
-            price_step: One step of price, in the unit of the log.
-            config: Sizes; None: the defaults.
+        `market_pdf` [D + 1] are the probabilities of market prices 0..D in steps, `mean_pctr` is
+        theta, and `price_step` one step of price in the unit of the log.
         """
         config = config or RLBConfig()
         if market_pdf.ndim != 1 or not len(market_pdf) or not (market_pdf >= 0).all():
@@ -94,13 +91,7 @@ class RLBBidder:
         return cls(pdf, float(log["pctr"].mean()), step, config)
 
     def bid(self, pctr: float, remaining_budget: float, remaining_auctions: int) -> float:
-        """Return the bid for one impression, in the unit of the log's market price.
-
-        Args:
-            pctr: theta(x), in [0, 1].
-            remaining_budget: Not spent yet.
-            remaining_auctions: Auctions to come, this one included, at least 1.
-        """
+        """Return the bid for one impression, in the unit of the log's market price; see `Bidder`."""
         budget = remaining_budget / self.price_step * (1 + _SLACK)  # in steps
         if budget >= remaining_auctions * self.max_price:  # can pay for all that may come
             return self.max_price * self.price_step

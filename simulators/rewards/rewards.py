@@ -237,7 +237,7 @@ class RewardMix:
         if isinstance(reward, RewardMix):
             return reward
         if reward is None or (isinstance(reward, (list, tuple)) and not reward):
-            return cls.from_specs([])
+            reward = "final_value"
         if isinstance(reward, str) or callable(reward):
             return cls._joined([_named(reward)])
         if isinstance(reward, Mapping):

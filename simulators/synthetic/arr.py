@@ -66,13 +66,9 @@ def rehearsal_times(
 class RehearsalWorld:
     """A world with synthetic requests behind the logged ones; all else is the world's.
 
-    Their ids start at the number of logged requests; logged and synthetic ids may be mixed.
-
-    Args:
-        world: A synthetic world, or a market of one.
-        seed: Root of phases, scenes and positions.
-        num_days: Last logged days that are rehearsed; states are of the request's own time, and
-            nothing at or after it is known to it.
+    Their ids start at the number of logged requests; logged and synthetic ids may be mixed. The
+    last `num_days` logged days are rehearsed; states are of the request's own time, and nothing at
+    or after it is known to it.
 
     Raises:
         ValueError: A world whose logs say what could be shown: it can't tell of other moments.

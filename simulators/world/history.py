@@ -57,16 +57,11 @@ def as_seen(events: pd.DataFrame) -> pd.DataFrame:
 
 
 class History:
-    """Strictly-past views of an event table.
+    """Strictly-past views of events: user_id, timestamp, kind (0 organic, 1 ad), item_id, action.
 
-    Args:
-        events: user_id, timestamp, kind (0 organic, 1 ad), item_id, action.
-        group: int64 [N + M, 3], vertical, category and advertiser of every item (ads, then
-            organic), as disjoint group numbers below `num_groups`.
-        num_users: U.
-        num_ads: N.
-        same_ad: int64 [N + M], the ad that promotes the item's product, N where there is none;
-            only `repeats` needs it.
+    `group` [N + M, 3] has vertical, category and advertiser of every item (ads, then organic), as
+    disjoint group numbers. `same_ad` [N + M] is the ad that promotes the item's product, N where
+    there is none; only `repeats` needs it.
     """
 
     def __init__(
