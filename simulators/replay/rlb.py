@@ -91,7 +91,7 @@ class RLBBidder:
         return cls(pdf, float(log["pctr"].mean()), step, config)
 
     def bid(self, pctr: float, remaining_budget: float, remaining_auctions: int) -> float:
-        """Return the bid for one impression, in the unit of the log's market price; see `Bidder`."""
+        """Return the bid for one impression, in the unit of the log; see `Bidder`."""
         budget = remaining_budget / self.price_step * (1 + _SLACK)  # in steps
         if budget >= remaining_auctions * self.max_price:  # can pay for all that may come
             return self.max_price * self.price_step
