@@ -22,7 +22,6 @@ from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.features import Features
 from simulators.world.history import DAY_S
 
 _MARKET_SIGMA = 0.8
@@ -171,15 +170,10 @@ class MarketWorld(World):
         return (mean * (_MARKET_SIGMA * normal - 0.5 * _MARKET_SIGMA**2).exp()).float()
 
     def outcome(
-        self,
-        request_id: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        *,
-        exact: bool = False,
-        features: Features | None = None,
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], **options: Any
     ) -> Outcome:
         """Return what the frozen rankers say of candidates under the market's rules."""
-        seen = super().outcome(request_id, ad_id, exact=exact, features=features)
+        seen = super().outcome(request_id, ad_id, **options)
         return self.settle(seen, seen, request_id)
 
     def settle(self, seen: Outcome, happened: Outcome, request_id: Int[Tensor, " B"]) -> Outcome:
@@ -209,15 +203,10 @@ class RealisedWorld(MarketWorld):
         return _spread(self.realise(self._logged_outcome()))
 
     def outcome(
-        self,
-        request_id: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        *,
-        exact: bool = False,
-        features: Features | None = None,
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], **options: Any
     ) -> Outcome:
         """Return what happens to candidates."""
-        return self.realise(super().outcome(request_id, ad_id, exact=exact, features=features))
+        return self.realise(super().outcome(request_id, ad_id, **options))
 
     def realise(self, outcome: Outcome) -> Outcome:
         """Replace probabilities by draws, 0 or 1, and eCPM by what they bring per 1,000."""

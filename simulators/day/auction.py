@@ -109,14 +109,8 @@ def run_auction(
     another's score is that score over the winner's own eCPM per unit of bid, at least the reserve
     and never above the winner's bid. A score of 0 can win (and pays 0 unless the price is the bid).
 
-    Args:
-        pctr: Click probability in slot 0, in [0, 1].
-        pcvr: Conversion probability after a click, in [0, 1].
-        bid: Not negative, per 1,000 impressions, click or conversion, see `bid_type`.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        config: The rules.
-        valid: Who takes part; None: everyone. Elsewhere the other tensors may hold anything.
-        tie_break: Draws that decide ties, from the request's own random stream.
+    Probabilities are those in slot 0, bids not negative and in the unit of their type. Where a
+    candidate is not `valid` (None: all are) the other tensors may hold anything.
 
     Raises:
         ValueError: NaN, infinite or negative bid, a probability outside [0, 1] or an unknown bid

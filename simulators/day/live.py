@@ -264,13 +264,8 @@ def _replace(old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor) -> Tensor:
     """Return `old` with other rows, padded with zeros to the longer of the two."""
     if rows.all():
         return fresh
-    width = max(old.shape[1], fresh.shape[1])
-
-    def widen(x: Tensor) -> Tensor:
-        wide = x.new_zeros(len(x), width, *x.shape[2:])
-        wide[:, : x.shape[1]] = x
-        return wide
-
-    joined = widen(old)
-    joined[rows] = widen(fresh)
-    return joined
+    wide = old.new_zeros(len(old), max(old.shape[1], fresh.shape[1]), *old.shape[2:])
+    wide[:, : old.shape[1]] = old
+    wide[rows] = 0
+    wide[rows, : fresh.shape[1]] = fresh
+    return wide

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpr_rl.files import complete_file
-from simulators.imported.readers.duplicates import SeenHashes, row_hashes
+from simulators.imported.readers.duplicates import SeenHashes
 from simulators.imported.readers.log import ACTIONS, OPTIONAL_COLUMNS, LogFormatError, Rows
 
 MAX_TIMESTAMP = 100_000_000_000
@@ -64,11 +64,8 @@ class CheckCounts:
 class RowChecker:
     """Checks a log by the rules above and lists what is left out.
 
-    Args:
-        known_items: All item ids, unique.
-        rejected: Parquet table to write: `file`, `line` and `reason` of each row that was left
-            out; empty if there is none. It gets its name when the check ends.
-        max_bad_share: Largest share of bad rows, in [0, 1].
+    `rejected` is the Parquet table to write: `file`, `line` and `reason` of each row that was left
+    out; it gets its name when the check ends. `max_bad_share` lies in [0, 1].
     """
 
     def __init__(
@@ -121,7 +118,9 @@ class RowChecker:
         }
         good = np.flatnonzero(verdict.good)
         users = user_id.iloc[good].infer_objects()
-        new = self._seen.add(row_hashes(users, at_item[good], timestamp[good], action[good]))
+        keys = {"item": at_item[good], "time": timestamp[good], "action": action[good]}
+        keyed = pd.DataFrame({"user": users.array, **keys})
+        new = self._seen.add(pd.util.hash_pandas_object(keyed, index=False).to_numpy())
         kept = good[new]
         self._count(rows, verdict, good[~new])
         columns = {
