@@ -96,8 +96,7 @@ def load_market(world: str, market: str, seed: int, progress: Progress = silent)
     rules = MARKETS[market]
     name = f"{world}-{market}" if rules.dials else world
     loaded = load_world(name, seed=seed, progress=progress)
-    has_rules = rules.price != "own_bid" or rules.budgets_run_out or rules.realised
-    return MarketWorld(loaded, rules) if has_rules else loaded
+    return loaded if rules.dials else MarketWorld(loaded, rules)
 
 
 class MarketWorld(World):

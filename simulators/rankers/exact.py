@@ -94,7 +94,7 @@ class ExactRankers:
         self._last[width:, 1] = _array(last[1].weight)[0]
         self._last_bias = np.concatenate([_array(layer.bias) for layer in last])
         self._knots = _array(calibration.knots)
-        start, end, slope = (_array(x) for x in calibration.segments())
+        start, end, slope = (_array(x) for x in calibration.segments)
         # a segment is the line offset + slope * logit
         self._line = np.stack([end - slope * start, slope], axis=-1)
 

@@ -158,9 +158,8 @@ class Calibration(nn.Module):
 
     knots: Tensor
     values: Tensor
-    _from: Tensor
-    _to: Tensor
-    _slope: Tensor
+    segments: Tensor
+    """float64 [3, 2, Q + 1]: a point left of each segment, one on it, and its slope."""
 
     def __init__(self, knots: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -169,20 +168,12 @@ class Calibration(nn.Module):
         # segment i lies left of knot i and passes through (from, to); the outer slopes are 1
         outer = knots.new_ones(2, 1)
         slope = torch.cat([outer, values.diff(dim=1) / knots.diff(dim=1), outer], dim=1)
-        self.register_buffer("_from", torch.cat([knots[:, :1], knots], dim=1), persistent=False)
-        self.register_buffer("_to", torch.cat([values[:, :1], values], dim=1), persistent=False)
-        self.register_buffer("_slope", slope, persistent=False)
-
-    def segments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a point left of and on each segment, and its slope, float64 [2, Q + 1] each."""
-        return self._from, self._to, self._slope
+        start, end = (torch.cat([x[:, :1], x], dim=1) for x in (knots, values))
+        self.register_buffer("segments", torch.stack([start, end, slope]), persistent=False)
 
     def forward(self, logit: Tensor) -> Tensor:
         """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
         flat = logit.reshape(-1, 2).T.contiguous()
         segment = torch.searchsorted(self.knots.to(logit.dtype), flat)
-        start, end, slope = (
-            table.to(logit.dtype).gather(1, segment)
-            for table in (self._from, self._to, self._slope)
-        )
+        start, end, slope = self.segments.to(logit.dtype).gather(2, segment.expand(3, -1, -1))
         return torch.sigmoid(end + slope * (flat - start)).T.reshape(logit.shape)

@@ -205,16 +205,14 @@ class FeatureBuilder:
         return ranker_inputs(self.history, self.user_attributes, *asked)
 
 
-class PreparedFeatures:
-    """A `FeatureBuilder` of requests known beforehand: one batch, handed out one by one."""
+def prepared(builder: FeatureBuilder, request_id: Tensor) -> Features:
+    """Return features of requests known beforehand, [n]: one batch, handed out one by one."""
+    inputs, past = builder(request_id)
+    row_of = {request: row for row, request in enumerate(request_id.tolist())}
+    parts = inputs.split(1)
 
-    def __init__(self, builder: FeatureBuilder, request_id: Tensor) -> None:
-        """Build the inputs of `request_id` (int64 [n])."""
-        inputs, self._past = builder(request_id)
-        self._row = {request: row for row, request in enumerate(request_id.tolist())}
-        self._inputs = inputs.split(1)
+    def one(request_id: Tensor) -> tuple[RankerInput, PastCounts]:
+        row = row_of[int(request_id)]
+        return parts[row], past.part(slice(row, row + 1))
 
-    def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
-        """Return inputs and counts of one of the requests, int64 [1]."""
-        row = self._row[int(request_id)]
-        return self._inputs[row], self._past.part(slice(row, row + 1))
+    return one

@@ -23,7 +23,7 @@ from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.rewards import Outcome, ecpm
 from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
-from simulators.world.features import FeatureBuilder, Features, PreparedFeatures
+from simulators.world.features import FeatureBuilder, Features, prepared
 from simulators.world.history import DAY_S, History
 from simulators.world.parts import WorldParts
 from simulators.world.requests import HOUR_S, LoggedRequests
@@ -293,7 +293,7 @@ class World:
         """
         if not isinstance(self.features, FeatureBuilder):
             return self.features
-        return PreparedFeatures(self.features, request_id)
+        return prepared(self.features, request_id)
 
     def make_outcome(
         self,
