@@ -39,9 +39,8 @@ class Market:
     """For reports."""
     dials: Mapping[str, object] = field(default_factory=dict)
     """Fields of `WorldConfig` that it replaces: another world is made."""
-    price: str = "own_bid"
-    """What a candidate earns: `own_bid` (its eCPM), or what `second_price` leaves of it against the
-    request's highest rival."""
+    second_price: bool = False
+    """A candidate earns what the request's highest rival leaves of its eCPM, not all of it."""
     budgets_run_out: bool = False
     """Ads whose budget the day's logged traffic has spent may not be shown."""
     realised: bool = False
@@ -53,7 +52,7 @@ MARKETS: dict[str, Market] = {
     "second_price": Market(
         summary="a candidate earns the highest rival bid if its eCPM under the rankers is at least "
         "that, and nothing otherwise; under the truth the same auction is charged at true rates",
-        price="second_price",
+        second_price=True,
     ),
     "tight_budgets": Market(
         summary="budgets are so tight that a third of the logged impressions come after their ad's "
@@ -115,7 +114,7 @@ class MarketWorld(World):
 
     def _measured_scale(self) -> float:
         """Return the standard deviation of the logged final values at the market's price."""
-        if self.rules.price == "own_bid":
+        if not self.rules.second_price:
             return self.logged_world.reward_scale
         seen = self._logged_outcome()
         return _spread(self.settle(seen, seen, seen.request_id[:, 0]))
@@ -181,7 +180,7 @@ class MarketWorld(World):
         A winner's price per event is what keeps the slot by the rankers' rates; it is charged at
         the rates of `happened`.
         """
-        if self.rules.price != "second_price":
+        if not self.rules.second_price:
             return happened
         rival = self.rival_cpm(request_id)[:, None]
         wins = (seen.ecpm >= rival) & (seen.ecpm > 0.0)
@@ -232,7 +231,7 @@ class MarketTruth(TruthEvaluator):
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
         happened = super().outcome(request_id, ad_id)
-        if self._market.rules.price == "own_bid":
+        if not self._market.rules.second_price:
             return happened
         seen = World.outcome(self._market, request_id, ad_id)
         return self._market.settle(seen, happened, request_id)

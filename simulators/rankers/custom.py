@@ -117,7 +117,8 @@ class TabularFeatures:
     ) -> NDArray[np.float32]:
         """Return the table, float32 [B * K, D]."""
         b, k = ad_id.shape
-        per_request = [inputs.user, inputs.context, self._recent_actions(inputs)]
+        taken = [(inputs.recent_action == a).sum(-1) for a in self._ACTIONS]  # unknown ones have 0
+        per_request = [inputs.user, inputs.context, torch.stack(taken, dim=-1)]
         user, context, actions = (x.float()[:, None].expand(b, k, -1) for x in per_request)
         own = self._own_group[ad_id]
         columns = [
@@ -132,10 +133,6 @@ class TabularFeatures:
             self._embedding[ad_id],
         ]
         return torch.cat(columns, dim=-1).flatten(0, 1).numpy()
-
-    def _recent_actions(self, inputs: RankerInput) -> Tensor:
-        """Return how many recent items are of each action, [B, 3]; unknown ones have action 0."""
-        return torch.stack([(inputs.recent_action == a).sum(-1) for a in self._ACTIONS], dim=-1)
 
     def _recent_groups(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
         """Return how many recent items share each candidate's groups, float32 [B, K, 3]."""

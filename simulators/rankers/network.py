@@ -129,10 +129,7 @@ class Rankers(nn.Module):
         joint = torch.cat(wide, dim=-1).flatten(0, 1)
         hidden = torch.addmm(ad.flatten(0, 1), joint, torch.cat(weights, dim=-1).T)
         hidden = hidden.view_as(ad) + (request + bias)[:, None]
-        return self._towers(hidden)
-
-    def _towers(self, hidden: Tensor) -> Tensor:
-        """Return both tasks' logits [B, K, 2]; their first layers are one matrix product."""
+        # the first layers of both towers are one matrix product
         towers = [cast(nn.Sequential, tower) for tower in self.tower]
         first = [cast(nn.Linear, tower[1]) for tower in towers]
         last = [cast(nn.Linear, tower[3]) for tower in towers]
