@@ -103,7 +103,12 @@ def _make_draft(
     log = read_log(
         source, pd.Index(items.frame["item_id"]), rejected, config, seed=seed, progress=progress
     )
-    progress(_read(log))
+    counts = log.counts
+    progress(
+        f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
+        f"duplicate ones left out; {len(log.rows):,} kept, of {len(log.source_user):,} of "
+        f"{log.num_users:,} users"
+    )
     days = split_days(np.bincount(log.day, minlength=log.num_days), config)
     progress(f"requests of {len(log.source_user):,} users over {days.num_days:,} days")
     requests = make_requests(source, items.frame, log, days, config, seed, rng[0])
@@ -170,16 +175,6 @@ def _organic(items: pd.DataFrame, chosen: Chosen, groups: dict[str, IntArray]) -
             "category": of_organic["category"],
             "creator": of_organic["advertiser"],
         }
-    )
-
-
-def _read(log: Log) -> str:
-    """Return what became of the rows, as one line."""
-    counts = log.counts
-    return (
-        f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
-        f"duplicate ones left out; {len(log.rows):,} kept, of {len(log.source_user):,} of "
-        f"{log.num_users:,} users"
     )
 
 

@@ -131,12 +131,9 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
     """Return a world by name, by directory, or as it is.
 
     A named world is made on first use, with progress lines, and cached under `cache_folder()`.
-    A world is read once per process and shared; treat it as read-only.
-
-    Args:
-        world: A name (`tiny`, `small`, `standard`, `weak`, `journey`), a directory, or a `World`.
-        seed: Of a named world.
-        progress: Where the lines of making a world go.
+    A world is read once per process and shared; treat it as read-only. Names are `tiny`, `small`,
+    `standard`, `weak` and `journey`; the seed is of a named world, and `progress` gets a line per
+    stage of making it.
 
     Raises:
         ValueError: Neither a known name nor a directory with a world.

@@ -214,9 +214,8 @@ class RealisedWorld(MarketWorld):
             draw = uniform(self.info.seed, Purpose.REALISED, *keys, torch.tensor(event))
             drawn.append((draw < probability).to(probability.dtype))
         realised = outcome.clone(recurse=False)
-        pctr, pcvr = drawn
-        realised.pctr, realised.pcvr = pctr, pcvr
-        realised.ecpm = ecpm(pctr, pcvr, outcome.bid, outcome.bid_type)
+        realised.pctr, realised.pcvr = drawn
+        realised.ecpm = ecpm(realised.pctr, realised.pcvr, outcome.bid, outcome.bid_type)
         realised.payment = realised.ecpm
         return realised
 

@@ -22,8 +22,6 @@ def compare(got: Any, want: Any, path: str, tolerance: float, *, check_dtype: bo
     suffices that both are floats, or neither is.
     """
     if isinstance(want, Mapping):
-        if not isinstance(got, Mapping):
-            raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
         _compare_keys(got, want, path)
         for key in want:
             compare(got[key], want[key], f"{path}[{key!r}]", tolerance, check_dtype=check_dtype)
@@ -43,8 +41,6 @@ def compare_infos(got: Any, want: Mapping[str, Any], path: str, tolerance: float
     They are laid out as `gymnasium.vector.VectorEnv` does: arrays [B, ...] or such dictionaries,
     each with a mask `_key`, bool [B].
     """
-    if not isinstance(got, Mapping):
-        raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
     _compare_keys(got, want, path)
     masks = {key for key in want if key[:1] == "_" and key[1:] in want}
     for key in masks:
@@ -86,7 +82,9 @@ def named(result: Any) -> dict[str, Any]:
     return dict(zip(names if len(result) == 5 else (names[0], names[-1]), result, strict=True))
 
 
-def _compare_keys(got: Mapping, want: Mapping, path: str) -> None:
+def _compare_keys(got: Any, want: Mapping, path: str) -> None:
+    if not isinstance(got, Mapping):
+        raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
     missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
     if missing:
         raise VectorMismatchError(f"{path} has no key {missing[0]!r}; it has {sorted(got)}")

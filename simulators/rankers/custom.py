@@ -237,10 +237,8 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
     pctr, pcvr, ecpm and final_value of the log, alpha of Eq. 5, the reward scale and the ads that
     shared paths resolve to are made anew. Nothing is written: the new world lives in this process.
 
-    Args:
-        world: Any world.
-        model: Not fitted yet, or to be fitted again; see `RankerModel`.
-        training: Which rows fit and calibrate; only `max_rows` and `num_calibration_days` count.
+    The model is not fitted yet, or fitted again. `max_rows` and `num_calibration_days` of
+    `training` say which rows fit and calibrate.
 
     Raises:
         RankerModelError: The model lacks a method, or returns what the protocol does not allow.

@@ -46,15 +46,6 @@ class HiddenTruth:
     coarse_share: float
     fatigue: float
 
-    def match(
-        self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]
-    ) -> Float[Tensor, "B K"]:
-        """Return the standardised interest match; `ad_id` [B, K], the others [B]."""
-        share = self.coarse_share
-        coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
-        fine = (self.ad_latent[ad_id] @ self.user_latent[user_id][:, :, None]).squeeze(-1)
-        return share**0.5 * coarse + (1 - share) ** 0.5 * fine
-
     def probabilities(
         self,
         user_id: Int[Tensor, " B"],
@@ -70,7 +61,10 @@ class HiddenTruth:
         `recent_advertiser` counts the impressions of the candidate's advertiser that the user saw
         today and yesterday before the request.
         """
-        match = self.match(user_id, day, ad_id)
+        share = self.coarse_share
+        coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
+        fine = (self.ad_latent[ad_id] @ self.user_latent[user_id][:, :, None]).squeeze(-1)
+        match = share**0.5 * coarse + (1 - share) ** 0.5 * fine  # standardised
         context = self.scene_logit[scene] + self.position_logit[position] + self.hour_logit[hour]
         click = (
             self.click_base

@@ -3,8 +3,6 @@
 Dims: B requests, K candidates, N ads.
 """
 
-from pathlib import Path
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,7 +19,7 @@ def read_truth(world: World) -> HiddenTruth:
     """Return the truth in a world's directory; ValueError for a world made from real logs."""
     if not world.info.has_truth or world.directory is None:
         raise ValueError(f"world {world.info.name!r} has no known truth")
-    return HiddenTruth.from_tensors(_read(world, "truth"))
+    return HiddenTruth.from_tensors(read_file(world.directory / "truth.safetensors"))
 
 
 class TruthEvaluator:
@@ -34,7 +32,8 @@ class TruthEvaluator:
     def __init__(self, world: World) -> None:
         self._world = world
         self._truth = read_truth(world)
-        self._cascade = Cascade(**_read(world, "cascade"))
+        assert world.directory is not None  # or `read_truth` had raised
+        self._cascade = Cascade(**read_file(world.directory / "cascade.safetensors"))
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
@@ -67,8 +66,3 @@ class TruthEvaluator:
         user = torch.from_numpy(world.request_user[ids])
         day = torch.from_numpy(world.request_time[ids] // DAY_S)
         return self._cascade.distribution(user, day, world.eligible(request_id))
-
-
-def _read(world: World, name: str) -> dict[str, Tensor]:
-    assert world.directory is not None
-    return read_file(Path(world.directory) / f"{name}.safetensors")

@@ -256,13 +256,10 @@ class World:
         exact: bool = False,
         features: Features | None = None,
     ) -> Outcome:
-        """Return what the frozen rankers say of candidates.
+        """Return what the frozen rankers say of candidates; -1 (padding) is scored as ad 0.
 
-        Args:
-            request_id: int64 [B].
-            ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
-            exact: Score in float64; see `FrozenRankers`. Environments do, training does not.
-            features: What `prepared` gave for these requests; None builds it.
+        Environments score in float64 (`exact`, see `FrozenRankers`), training does not. `features`
+        are what `prepared` gave for these requests; None builds them.
         """
         inputs, past = (features or self.features)(request_id)
         shown = ad_id.clamp_min(0)
