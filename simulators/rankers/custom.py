@@ -51,7 +51,6 @@ class RankerModel(Protocol):
                 advertiser.
             ad_id: The candidates.
         """
-        ...
 
     def fit(
         self, x: NDArray, clicked: NDArray[np.float32], converted: NDArray[np.float32]
@@ -63,11 +62,9 @@ class RankerModel(Protocol):
             clicked: 0 or 1, [n]; ones in a world without clicks, where pCTR is not used.
             converted: 0 or 1, [n]; only clicked rows are trials of a conversion.
         """
-        ...
 
     def predict(self, x: NDArray) -> ArrayLike:
         """Return [n, 2]: probability of a click, and of a conversion given the click."""
-        ...
 
 
 class TabularFeatures:

@@ -226,13 +226,10 @@ def load_ipinyou(
 ) -> pd.DataFrame:
     """Return a log for `simulators.replay.run`: click, market_price (the payprice) and pctr.
 
-    Args:
-        path: A `*.log.txt` or `*.yzx.txt` file.
-        pctr: A fitted model; or click probabilities, one per data row of the file, those of bad
-            rows included; or None: a logistic regression fitted on `train.log.txt` or
-            `train.yzx.txt` beside it (on the file itself if it is that one: in sample then).
-        max_bad_share: See `read_ipinyou`, also for `rejects`.
-        rejects: The side file.
+    `pctr` is a fitted model; or click probabilities, one per data row of the file, those of bad
+    rows included; or None: a logistic regression fitted on `train.log.txt` or `train.yzx.txt`
+    beside it (on the file itself if it is that one: in sample then). The other arguments are those
+    of `read_ipinyou`.
 
     Raises:
         IPinYouError: As `read_ipinyou`; no training file; or a wrong number of probabilities.

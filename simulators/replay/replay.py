@@ -235,10 +235,8 @@ def tune_linear(
 ) -> LinearBidder:
     """Return the linear bidder with the most clicks on a training log; of equals, the lowest bid.
 
-    Args:
-        log: As for `run`; at least one auction with a positive pctr.
-        budget: Scaled to the length of this log by the caller.
-        base_bids: What to try; the default suits iPinYou, whose prices are 0..300.
+    The log has a positive pctr, and the caller scales the budget to its length. The default of
+    `base_bids` suits iPinYou, whose prices are 0..300.
     """
     mean_pctr = float(log["pctr"].mean()) if len(log) else 0.0
     tried = [LinearBidder(base_bid, mean_pctr) for base_bid in base_bids]

@@ -17,11 +17,9 @@ class Counts(Protocol):
 
     def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
         """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
-        ...
 
     def exact(self, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
         """Return the same in float64."""
-        ...
 
 
 WorldRankers = Callable[..., tuple[Tensor, Tensor]]
