@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from gpr_rl.checks import check_at_least
+
 Seeds = int | np.integer | Sequence[int | None] | NDArray[np.integer] | None
 """One seed for all rows, one per row, or none."""
 _NO_SEED = np.full((), None, dtype=np.object_)
@@ -31,8 +33,7 @@ def integer(name: str, value: object) -> int:
 def positive_integer(name: str, value: object) -> int:
     """Return a Python or numpy integer as int; ValueError unless it is one and at least 1."""
     number = integer(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
+    check_at_least(1, **{name: number})
     return number
 
 
@@ -64,7 +65,7 @@ def one_of(name: str, value: object, known: Sequence[str]) -> Any:
     return value
 
 
-def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Return the mode of this name (`"SAME_STEP"`) or value (`"SameStep"`), in any case."""
     if isinstance(mode, AutoresetMode):
         return mode
@@ -78,10 +79,8 @@ def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
 def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the seed of each row, int64 [B] in [0, 2^63), and which rows were given one.
 
-    Args:
-        seed: s gives row i s + i; a sequence is taken as it is, None (here or in it) gives none.
-            Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
-        num_rows: B.
+    A seed s gives row i s + i; a sequence is taken as it is, None (here or in it) gives none.
+    Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
 
     Raises:
         ValueError: A sequence of another length; a seed that is negative or no integer.

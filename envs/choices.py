@@ -35,12 +35,7 @@ class Choices:
     """
 
     def __init__(self, trie: CodeTrie, num_rows: int) -> None:
-        """Start with no row awaiting a choice; see `open`.
-
-        Args:
-            trie: The tree of all ads, on the CPU.
-            num_rows: B.
-        """
+        """Start with no row awaiting a choice; the tree of all ads is on the CPU. See `open`."""
         self.trie = trie
         self.num_rows = num_rows
         self.prefix = np.zeros((num_rows, trie.num_levels), dtype=np.int64)
@@ -54,15 +49,10 @@ class Choices:
         self._owns_legal = False
 
     def open(self, legal: LegalTrie, rows: Rows = None) -> None:
-        """Begin new paths. A row without a legal ad awaits no choice.
+        """Begin new paths in `rows`. A row without a legal ad awaits no choice.
 
-        Args:
-            legal: Of all B rows, or of the True ones of `rows` alone. It is read while the paths
-                are open, never written; don't change it.
-            rows: The others stay as they are.
-
-        Raises:
-            ValueError: `legal` is of another number of rows.
+        `legal` is of all B rows, or of the True ones of `rows` alone (ValueError otherwise). It is
+        read while the paths are open, never written; don't change it.
         """
         if rows is None or rows.all():
             self._check_size(legal, self.num_rows)
@@ -115,13 +105,8 @@ class Choices:
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Choose the next code of those `rows` that await one.
 
-        An illegal code is written down and ends the path: the row awaits nothing then.
-
-        Args:
-            action: int64 [B]; not read where no choice is due.
-            rows: The others stay as they are.
-            strict: Raise at an illegal code, before anything has changed.
-            request_id: int64 [B], named in that error.
+        An illegal code is written down and ends the path: the row awaits nothing then. Actions [B]
+        are not read where no choice is due.
 
         Returns:
             finished: bool [B], True where a legal path is complete now; `ad_id` has its ad.
@@ -129,7 +114,8 @@ class Choices:
 
         Raises:
             ValueError: An action outside [0, V).
-            IllegalActionError: An illegal code, if `strict`.
+            IllegalActionError: An illegal code, if `strict`, before anything has changed; names the
+                row's `request_id` [B].
         """
         finished = np.zeros(self.num_rows, dtype=np.bool_)
         illegal = np.zeros(self.num_rows, dtype=np.bool_)

@@ -96,13 +96,7 @@ class Days(Engine):
         config: DayConfig | None = None,
         **arguments: Unpack[DayArguments],
     ) -> None:
-        """Start without days.
-
-        Args:
-            world: A name, a world's directory, or a `World`.
-            num_rows: B.
-            config: The rules, if not among the arguments.
-            arguments: See `DayArguments`.
+        """Start without days; `config` has the rules, if they are not among the arguments.
 
         Raises:
             ValueError: A wrong argument, or a split without a day that has requests.
@@ -118,8 +112,6 @@ class Days(Engine):
         self.days = self.simulator.playable(self.world.days(self.split))
         if len(self.days) == 0:
             raise ValueError(f"split {self.split!r} of this world has no day with requests")
-        self._seed = torch.zeros(num_rows, dtype=torch.int64)
-        self._episode = torch.zeros(num_rows, dtype=torch.int64)
         self._open_clicks = np.zeros(num_rows, dtype=np.int64)
         self._request: Request | None = None
         self._report: Arrays = {name: np.full(num_rows, value) for name, value in _BLANK.items()}
@@ -127,12 +119,6 @@ class Days(Engine):
             name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
         }
         self._last = LastAuctions(num_rows)
-
-    def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
-        """Start the streams of `rows` (None: all) anew."""
-        chosen = self._mask(rows)
-        self._seed = torch.where(chosen, torch.from_numpy(seed), self._seed)
-        self._episode = self._episode.masked_fill(chosen, 0)
 
     def reset(
         self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
@@ -142,15 +128,17 @@ class Days(Engine):
         Raises:
             ValueError: Another option, or a day without requests.
         """
-        chosen = self._mask(rows) if self._request is not None else self._mask(None)
+        first = rows is None or self._request is None
+        fresh = np.ones(self.num_rows, dtype=np.bool_) if first else np.asarray(rows)
+        chosen = torch.from_numpy(fresh)
         options = checked_options(options, "day")
-        draw = uniform(self.simulator.root, Purpose.DAY, self._seed, self._episode)
+        seed, episode = torch.from_numpy(self._seed), torch.from_numpy(self._episode)
+        draw = uniform(self.simulator.root, Purpose.DAY, seed, episode)
         day = self.days[(draw * len(self.days)).long()]
         if "day" in options:
             day = self._check_days(options["day"])
-        self.simulator.begin(chosen, self._seed, self._episode, day)
-        self._episode = self._episode + chosen.long()
-        fresh = chosen.numpy()
+        self.simulator.begin(chosen, seed, episode, day)
+        self._episode[fresh] += 1
         self._blank_report(fresh)
         for flags in (self.truncated, self.reported, self._illegal):
             flags[fresh] = False
@@ -158,10 +146,6 @@ class Days(Engine):
         self._last.forget(fresh)
         self._choices.clear(fresh)
         self._open(chosen)
-
-    def _mask(self, rows: NDArray[np.bool_] | None) -> Tensor:
-        every = torch.ones(self.num_rows, dtype=torch.bool)
-        return every if rows is None else torch.from_numpy(rows)
 
     def _check_days(self, day: Any) -> Tensor:
         wanted = np.asarray(day)

@@ -82,6 +82,8 @@ class Engine(ABC):
         self.truncated = np.zeros(num_rows, dtype=np.bool_)
         self.reported = np.zeros(num_rows, dtype=np.bool_)
         self._illegal = np.zeros(num_rows, dtype=np.bool_)
+        self._seed = np.zeros(num_rows, dtype=np.int64)
+        self._episode = np.zeros(num_rows, dtype=np.int64)
 
     @property
     def awaiting(self) -> NDArray[np.bool_]:
@@ -93,9 +95,11 @@ class Engine(ABC):
         """Bool [B, V], what may be chosen; all True where no choice is due."""
         return self._choices.legal_mask
 
-    @abstractmethod
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the random streams of `rows` (bool [B], None: all) anew; `seed` is int64 [B]."""
+        chosen = slice(None) if rows is None else rows
+        self._seed[chosen] = np.asarray(seed)[chosen]
+        self._episode[chosen] = 0
 
     @abstractmethod
     def reset(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from envs.arguments import integer
 from envs.days import DayArguments, Days
-from envs.engine import Arrays, Engine, Settings
+from envs.engine import Arrays
 from envs.render import auction_text
 from envs.requests import Episodes
 from envs.spaces import observation_space
@@ -23,11 +23,20 @@ _SEED_LIMIT = 2**63
 
 
 class SingleEnv(gymnasium.Env[Observation, np.int64]):
-    """An engine of one row; the subclasses' docstrings are the specifications."""
+    """An engine of one row; the subclasses say of which, and are the specifications."""
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - so in Gymnasium
+    engine_class: type[Any]
 
-    def __init__(self, engine: Engine, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        world: str | Path | World = "tiny",
+        *,
+        render_mode: str | None = None,
+        **arguments: Unpack[DayArguments],
+    ) -> None:
+        """Load the world (once per process); see the class for the arguments."""
+        engine = self.engine_class(world, 1, **arguments)
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
         self.world, self._engine = engine.world, engine
@@ -196,15 +205,7 @@ class AdRequestEnv(SingleEnv):
     v0: first version.
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        *,
-        render_mode: str | None = None,
-        **settings: Unpack[Settings],
-    ) -> None:
-        """Load the world (once per process); see the class for the arguments."""
-        super().__init__(Episodes(world, 1, **settings), render_mode)
+    engine_class = Episodes
 
 
 class AdDayEnv(SingleEnv):
@@ -291,15 +292,7 @@ class AdDayEnv(SingleEnv):
     v0: first version.
     """
 
-    def __init__(
-        self,
-        world: str | Path | World = "tiny",
-        *,
-        render_mode: str | None = None,
-        **arguments: Unpack[DayArguments],
-    ) -> None:
-        """Load the world (once per process); see the class for the arguments."""
-        super().__init__(Days(world, 1, **arguments), render_mode)
+    engine_class = Days
 
 
 def _row(values: Arrays) -> Info:

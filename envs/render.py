@@ -18,8 +18,6 @@ from simulators.day.day import Served
 from simulators.world.tables import BID_TYPES
 
 WIDTH = 100
-_MOST_BATCHES = 4
-"""Batches kept before those are dropped that are the last of no row."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +72,22 @@ class LastAuctions:
     """The last auction of each of B rows, which need not be of the same batch."""
 
     def __init__(self, num_rows: int) -> None:
-        self._batches: dict[int, Served] = {}
-        self._batch = np.full(num_rows, -1)
+        self._served = np.full(num_rows, None, dtype=np.object_)  # rows of a batch share it
         self._place = np.zeros(num_rows, dtype=np.int64)
-        self._count = 0
 
     def add(self, index: NDArray[np.int64], served: Served) -> None:
         """Note the auctions of rows `index`."""
-        self._batch[index], self._place[index] = self._count, np.arange(len(index))
-        self._batches[self._count] = served
-        self._count += 1
-        if len(self._batches) > _MOST_BATCHES:
-            needed = set(self._batch.tolist())
-            self._batches = {key: one for key, one in self._batches.items() if key in needed}
+        self._served[index], self._place[index] = served, np.arange(len(index))
 
     def forget(self, rows: NDArray[np.bool_]) -> None:
         """Forget the auctions of `rows`."""
-        self._batch[rows] = -1
+        self._served[rows] = None
 
     def view(self, row: int, summary: str) -> AuctionView:
         """Return the last auction of a row, above a line of text."""
-        if self._batch[row] < 0:
+        served, place = self._served[row], int(self._place[row])
+        if served is None:
             return AuctionView("no auction yet", None, summary)
-        served, place = self._batches[int(self._batch[row])], int(self._place[row])
         moment = served.moment
         title = (
             f"request {int(moment.number[place])} of user {int(moment.user[place])}, "

@@ -80,8 +80,6 @@ class Episodes(Engine):
             raise ValueError(
                 f"split {self.split!r} of this world has no request with an eligible ad"
             )
-        self._seed = np.zeros(num_rows, dtype=np.int64)
-        self._episode = np.zeros(num_rows, dtype=np.int64)
         self._requests: _Requests | None = None
         self._ahead: list[_Requests] = []
         self._num_ahead = 0
@@ -92,10 +90,8 @@ class Episodes(Engine):
         self._outcome, self._components = zeros(OUTCOME_KEYS), zeros(self.reward.functions)
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
-        """Start the streams of `rows` (None: all) anew."""
-        chosen = slice(None) if rows is None else rows
-        self._seed[chosen] = np.asarray(seed)[chosen]
-        self._episode[chosen] = 0
+        """Start the streams of `rows` (None: all) anew, and drop what was prepared."""
+        super().seed(seed, rows)
         self._ahead, self._num_ahead = [], 0
 
     def draw(self, ahead: int = 1) -> NDArray[np.int64]:
@@ -110,10 +106,8 @@ class Episodes(Engine):
     ) -> None:
         """Begin the next episode of `rows` (None: all; the first time always all).
 
-        Args:
-            rows: The others stay as they are.
-            options: `request_id`, an integer or [B], plays these requests instead of drawn ones.
-                An episode counts either way.
+        The option `request_id`, an integer or [B], plays these requests instead of drawn ones. An
+        episode counts either way.
 
         Raises:
             ValueError: Another option, an unknown request, or one without an eligible ad.

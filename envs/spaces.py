@@ -37,8 +37,8 @@ class Field:
     dtype: torch.dtype = torch.int64
 
 
-def request_fields(spec: InputSpec) -> dict[str, Field]:
-    """Return the request tensors of an observation, by key."""
+def observation_fields(spec: InputSpec) -> dict[str, Field]:
+    """Return all entries of an observation but the mask, by key."""
     tokens, levels, codes = spec.max_tokens, spec.num_levels, spec.num_codes
     context = tuple(n - 1 for n in spec.context_cardinalities)
     user = tuple(n - 1 for n in spec.user_cardinalities)
@@ -52,14 +52,8 @@ def request_fields(spec: InputSpec) -> dict[str, Field]:
         "preference": Field((levels, codes), 1, torch.float32),
         "prompt_length": Field((), tokens),
         "popularity": Field((levels, codes), 1, torch.float32),
-    }
-
-
-def observation_fields(spec: InputSpec) -> dict[str, Field]:
-    """Return all entries of an observation but the mask, by key."""
-    return request_fields(spec) | {
-        "prefix": Field((spec.num_levels,), spec.num_codes - 1),
-        "level": Field((), spec.num_levels),
+        "prefix": Field((levels,), codes - 1),
+        "level": Field((), levels),
     }
 
 

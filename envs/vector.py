@@ -14,10 +14,16 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs import arguments
-from envs.arguments import Seeds, positive_integer, reset_rows, row_actions, row_seeds
+from envs.arguments import (
+    Seeds,
+    known_mode,
+    positive_integer,
+    reset_rows,
+    row_actions,
+    row_seeds,
+)
 from envs.days import DayArguments, Days
-from envs.engine import Arrays, Engine, Settings
+from envs.engine import Arrays
 from envs.gym import SingleEnv
 from envs.render import auction_text
 from envs.requests import Episodes
@@ -29,7 +35,7 @@ Infos = dict[str, Any]
 
 
 class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDArray]):
-    """B rows of one engine behind Gymnasium's vector interface.
+    """B rows of one engine behind Gymnasium's vector interface; the subclasses say of which.
 
     Row i behaves as the single environment that is seeded with row i's seed; observations, infos
     and the three autoreset modes are laid out as `gymnasium.vector.SyncVectorEnv` does, so either
@@ -54,30 +60,37 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
     counts as an episode.
     """
 
+    engine_class: type[Any]
+
     def __init__(
         self,
-        engine: Engine,
+        num_envs: int = 1,
+        world: str | Path | World = "tiny",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        **arguments: Unpack[DayArguments],
     ) -> None:
-        """Wrap an engine that has not been reset.
+        """Load the world (once per process).
 
         Args:
-            engine: Rules and state of all rows. A strict one's rows are not stepped after their
-                end (`DISABLED` only).
+            num_envs: B, at least 1.
+            world: A name, a world's directory, or a `World`.
             autoreset_mode: `AutoresetMode`, its value or its name, such as `"SAME_STEP"`.
             max_episode_steps: Truncate rows after so many steps, as `TimeLimit` does.
             render_mode: None, or `"ansi"` for `render`.
+            arguments: As the single environment takes them: `reward`, `split`, ... Rows of a
+                `strict` one are not stepped after their end (`DISABLED` only).
 
         Raises:
-            ValueError: An unknown mode, or a limit below 1.
+            ValueError: An unknown mode, a limit below 1; another wrong argument.
         """
+        engine = self.engine_class(world, positive_integer("num_envs", num_envs), **arguments)
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
         self.render_mode = render_mode
-        self.autoreset_mode = arguments.autoreset_mode(autoreset_mode)
+        self.autoreset_mode = known_mode(autoreset_mode)
         if max_episode_steps is not None:
             max_episode_steps = positive_integer("max_episode_steps", max_episode_steps)
         self.metadata = SingleEnv.metadata | {"autoreset_mode": self.autoreset_mode}
@@ -246,24 +259,7 @@ class AdRequestVectorEnv(VectorEnv):
     are equal bit for bit, floats to 1e-6. An illegal code ends its own row only.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        world: str | Path | World = "tiny",
-        *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **settings: Unpack[Settings],
-    ) -> None:
-        """Load the world (once per process); see `AdRequestEnv` and `VectorEnv` for arguments."""
-        engine = Episodes(world, positive_integer("num_envs", num_envs), **settings)
-        super().__init__(
-            engine,
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-        )
+    engine_class = Episodes
 
 
 class AdDayVectorEnv(VectorEnv):
@@ -273,24 +269,7 @@ class AdDayVectorEnv(VectorEnv):
     plays the days of `AdDayEnv` seeded with s + i.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        world: str | Path | World = "tiny",
-        *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **arguments: Unpack[DayArguments],
-    ) -> None:
-        """Load the world (once per process); see `AdDayEnv` and `VectorEnv` for arguments."""
-        engine = Days(world, positive_integer("num_envs", num_envs), **arguments)
-        super().__init__(
-            engine,
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-        )
+    engine_class = Days
 
 
 def _some(rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:

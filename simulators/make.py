@@ -42,11 +42,7 @@ def make_world(
 ) -> World:
     """Make a synthetic world in `directory`, which must not exist yet.
 
-    Args:
-        config: The dials.
-        seed: Root of every stream; the same config and seed give the same files.
-        directory: Where it goes.
-        progress: Called with one line per stage.
+    The same config and seed give the same files. `progress` is called with one line per stage.
     """
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
     progress(f"catalogue and users of world {config.name!r}, seed {seed}")
@@ -97,7 +93,7 @@ def synthetic_info(config: WorldConfig, seed: int) -> WorldInfo:
         name=config.name,
         seed=seed,
         source="synthetic",
-        config=config.to_json(),
+        config=asdict(config),
         num_codes=config.num_codes,
         num_levels=config.num_levels,
         num_log_days=config.num_log_days,
@@ -126,7 +122,7 @@ def cache_folder() -> Path:
 def cached_directory(name: str, seed: int) -> Path:
     """Return where a named world is cached; other dials or another format have another place."""
     config = named_config(name)
-    dials = name if config is None else json.dumps(config.to_json(), sort_keys=True)
+    dials = name if config is None else json.dumps(asdict(config), sort_keys=True)
     digest = hashlib.sha256(f"{FORMAT_VERSION} {dials}".encode()).hexdigest()[:8]
     return cache_folder() / f"{name}-seed{seed}-{digest}"
 
@@ -135,12 +131,9 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
     """Return a world by name, by directory, or as it is.
 
     A named world is made on first use, with progress lines, and cached under `cache_folder()`.
-    A world is read once per process and shared; treat it as read-only.
-
-    Args:
-        world: A name (`tiny`, `small`, `standard`, `weak`, `journey`), a directory, or a `World`.
-        seed: Of a named world.
-        progress: Where the lines of making a world go.
+    A world is read once per process and shared; treat it as read-only. Names are `tiny`, `small`,
+    `standard`, `weak` and `journey`; the seed is of a named world, and `progress` gets a line per
+    stage of making it.
 
     Raises:
         ValueError: Neither a known name nor a directory with a world.

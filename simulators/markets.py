@@ -22,7 +22,6 @@ from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.features import Features
 from simulators.world.history import DAY_S
 
 _MARKET_SIGMA = 0.8
@@ -40,9 +39,8 @@ class Market:
     """For reports."""
     dials: Mapping[str, object] = field(default_factory=dict)
     """Fields of `WorldConfig` that it replaces: another world is made."""
-    price: str = "own_bid"
-    """What a candidate earns: `own_bid` (its eCPM), or what `second_price` leaves of it against the
-    request's highest rival."""
+    second_price: bool = False
+    """A candidate earns what the request's highest rival leaves of its eCPM, not all of it."""
     budgets_run_out: bool = False
     """Ads whose budget the day's logged traffic has spent may not be shown."""
     realised: bool = False
@@ -54,7 +52,7 @@ MARKETS: dict[str, Market] = {
     "second_price": Market(
         summary="a candidate earns the highest rival bid if its eCPM under the rankers is at least "
         "that, and nothing otherwise; under the truth the same auction is charged at true rates",
-        price="second_price",
+        second_price=True,
     ),
     "tight_budgets": Market(
         summary="budgets are so tight that a third of the logged impressions come after their ad's "
@@ -81,13 +79,9 @@ MARKETS |= {
 
 
 def load_market(world: str, market: str, seed: int, progress: Progress = silent) -> World:
-    """Return a world under a market's rules; a variant with other dials is made and cached.
+    """Return a world under one of the `MARKETS`; a variant with other dials is made and cached.
 
-    Args:
-        world: A name or a directory. Only the base market exists for worlds that are not synthetic.
-        market: One of `MARKETS`.
-        seed: Of a named world.
-        progress: Where the lines of making a world go.
+    `world` is a name or a directory; `seed` and `progress` are as for `load_world`.
 
     Raises:
         ValueError: Unknown market, or another market than the base for a world without dials.
@@ -101,8 +95,7 @@ def load_market(world: str, market: str, seed: int, progress: Progress = silent)
     rules = MARKETS[market]
     name = f"{world}-{market}" if rules.dials else world
     loaded = load_world(name, seed=seed, progress=progress)
-    has_rules = rules.price != "own_bid" or rules.budgets_run_out or rules.realised
-    return MarketWorld(loaded, rules) if has_rules else loaded
+    return loaded if rules.dials else MarketWorld(loaded, rules)
 
 
 class MarketWorld(World):
@@ -121,7 +114,7 @@ class MarketWorld(World):
 
     def _measured_scale(self) -> float:
         """Return the standard deviation of the logged final values at the market's price."""
-        if self.rules.price == "own_bid":
+        if not self.rules.second_price:
             return self.logged_world.reward_scale
         seen = self._logged_outcome()
         return _spread(self.settle(seen, seen, seen.request_id[:, 0]))
@@ -175,15 +168,10 @@ class MarketWorld(World):
         return (mean * (_MARKET_SIGMA * normal - 0.5 * _MARKET_SIGMA**2).exp()).float()
 
     def outcome(
-        self,
-        request_id: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        *,
-        exact: bool = False,
-        features: Features | None = None,
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], **options: Any
     ) -> Outcome:
         """Return what the frozen rankers say of candidates under the market's rules."""
-        seen = super().outcome(request_id, ad_id, exact=exact, features=features)
+        seen = super().outcome(request_id, ad_id, **options)
         return self.settle(seen, seen, request_id)
 
     def settle(self, seen: Outcome, happened: Outcome, request_id: Int[Tensor, " B"]) -> Outcome:
@@ -192,7 +180,7 @@ class MarketWorld(World):
         A winner's price per event is what keeps the slot by the rankers' rates; it is charged at
         the rates of `happened`.
         """
-        if self.rules.price != "second_price":
+        if not self.rules.second_price:
             return happened
         rival = self.rival_cpm(request_id)[:, None]
         wins = (seen.ecpm >= rival) & (seen.ecpm > 0.0)
@@ -213,15 +201,10 @@ class RealisedWorld(MarketWorld):
         return _spread(self.realise(self._logged_outcome()))
 
     def outcome(
-        self,
-        request_id: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        *,
-        exact: bool = False,
-        features: Features | None = None,
+        self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], **options: Any
     ) -> Outcome:
         """Return what happens to candidates."""
-        return self.realise(super().outcome(request_id, ad_id, exact=exact, features=features))
+        return self.realise(super().outcome(request_id, ad_id, **options))
 
     def realise(self, outcome: Outcome) -> Outcome:
         """Replace probabilities by draws, 0 or 1, and eCPM by what they bring per 1,000."""
@@ -231,9 +214,8 @@ class RealisedWorld(MarketWorld):
             draw = uniform(self.info.seed, Purpose.REALISED, *keys, torch.tensor(event))
             drawn.append((draw < probability).to(probability.dtype))
         realised = outcome.clone(recurse=False)
-        pctr, pcvr = drawn
-        realised.pctr, realised.pcvr = pctr, pcvr
-        realised.ecpm = ecpm(pctr, pcvr, outcome.bid, outcome.bid_type)
+        realised.pctr, realised.pcvr = drawn
+        realised.ecpm = ecpm(realised.pctr, realised.pcvr, outcome.bid, outcome.bid_type)
         realised.payment = realised.ecpm
         return realised
 
@@ -248,7 +230,7 @@ class MarketTruth(TruthEvaluator):
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
         happened = super().outcome(request_id, ad_id)
-        if self._market.rules.price == "own_bid":
+        if not self._market.rules.second_price:
             return happened
         seen = World.outcome(self._market, request_id, ad_id)
         return self._market.settle(seen, happened, request_id)

@@ -6,7 +6,7 @@ from typing import Any
 from gpr_rl.schema import with_tuples
 from simulators.rankers.frozen import restore_rankers
 from simulators.world import World, WorldParts
-from simulators.world.files import TABLES, read_frame, read_json, read_tensors
+from simulators.world.files import TABLES, read_file
 from simulators.world.info import FORMAT_VERSION, WorldError, WorldInfo
 from simulators.world.parts import SCORES
 
@@ -21,7 +21,7 @@ def read_world(directory: str | Path) -> World:
     directory = Path(directory)
     if not (directory / "world.json").exists():
         raise WorldError(f"{directory} is not a world: it has no world.json")
-    meta = read_json(directory / "world.json")
+    meta = read_file(directory / "world.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise WorldError(
             f"{directory / 'world.json'} has format {meta.get('format_version')}, "
@@ -31,14 +31,14 @@ def read_world(directory: str | Path) -> World:
         info = WorldInfo(**with_tuples(meta))
     except TypeError as error:
         raise WorldError(f"{directory / 'world.json'} is not of a world: {error}") from error
-    frames = {name: read_frame(directory / f"{name}.parquet") for name in TABLES}
-    tensors = read_tensors(directory / "embeddings.safetensors")
-    scores = read_tensors(directory / "scores.safetensors")
+    frames = {name: read_file(directory / f"{name}.parquet") for name in TABLES}
+    tensors = read_file(directory / "embeddings.safetensors")
+    scores = read_file(directory / "scores.safetensors")
     missing = [name for name in SCORES if name not in scores]
     if missing:
         raise WorldError(f"{directory / 'scores.safetensors'} has no {', '.join(missing)}")
-    stored = read_tensors(directory / "rankers.safetensors")
-    card = read_json(directory / "ranker_card.json")
+    stored = read_file(directory / "rankers.safetensors")
+    card = read_file(directory / "ranker_card.json")
     try:
         tables: dict[str, Any] = frames | tensors
         log = World(WorldParts(info=info, **tables, directory=directory))

@@ -17,20 +17,11 @@ class VectorMismatchError(AssertionError):
 def compare(got: Any, want: Any, path: str, tolerance: float, *, check_dtype: bool = True) -> None:
     """Raise unless two batches (arrays [B, ...], or dictionaries and tuples of them) are equal.
 
-    Args:
-        got: What the vector environment returned.
-        want: What the single environments returned.
-        path: What it is, for the message.
-        tolerance: Of floats, absolute and relative; 0 for equal bits. NaN equals NaN.
-        check_dtype: Whether dtypes must be equal; else it suffices that both are floats, or
-            neither is.
-
-    Raises:
-        VectorMismatchError: Names the entry, the row and both values.
+    The `VectorMismatchError` names the entry below `path`, the row and both values. The tolerance
+    of floats is absolute and relative, 0 for equal bits; NaN equals NaN. Without `check_dtype` it
+    suffices that both are floats, or neither is.
     """
     if isinstance(want, Mapping):
-        if not isinstance(got, Mapping):
-            raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
         _compare_keys(got, want, path)
         for key in want:
             compare(got[key], want[key], f"{path}[{key!r}]", tolerance, check_dtype=check_dtype)
@@ -45,20 +36,11 @@ def compare(got: Any, want: Any, path: str, tolerance: float, *, check_dtype: bo
 
 
 def compare_infos(got: Any, want: Mapping[str, Any], path: str, tolerance: float) -> None:
-    """Raise unless two batched infos are equal where their masks are True.
+    """Raise, as `compare` does, unless two batched infos are equal where their masks are True.
 
-    Args:
-        got: Of the vector environment.
-        want: Of the single environments, as `gymnasium.vector.VectorEnv` batches them: arrays
-            [B, ...] or such dictionaries, each with a mask `_key`, bool [B].
-        path: What it is, for the message.
-        tolerance: As for `compare`.
-
-    Raises:
-        VectorMismatchError: Names the entry, the row and both values.
+    They are laid out as `gymnasium.vector.VectorEnv` does: arrays [B, ...] or such dictionaries,
+    each with a mask `_key`, bool [B].
     """
-    if not isinstance(got, Mapping):
-        raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
     _compare_keys(got, want, path)
     masks = {key for key in want if key[:1] == "_" and key[1:] in want}
     for key in masks:
@@ -100,7 +82,9 @@ def named(result: Any) -> dict[str, Any]:
     return dict(zip(names if len(result) == 5 else (names[0], names[-1]), result, strict=True))
 
 
-def _compare_keys(got: Mapping, want: Mapping, path: str) -> None:
+def _compare_keys(got: Any, want: Mapping, path: str) -> None:
+    if not isinstance(got, Mapping):
+        raise VectorMismatchError(f"{path} must be a dictionary, got {type(got).__name__}")
     missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
     if missing:
         raise VectorMismatchError(f"{path} has no key {missing[0]!r}; it has {sorted(got)}")

@@ -205,14 +205,12 @@ class _Run:
     def _reset(self, arguments: dict[str, Any], mask: NDArray[np.bool_] | None = None) -> None:
         """Reset both alike; no dictionary or mask is passed twice, as environments take them."""
         said = [f"{key}={value}" for key, value in arguments.items()]
-        got_with, want_with = dict(arguments), dict(arguments)
         if mask is not None:
             said.append(f"options={{'reset_mask': {mask.tolist()}}}")
-            got_with["options"] = {"reset_mask": mask.copy()}
-            want_with["options"] = {"reset_mask": mask.copy()}
+            arguments = arguments | {"options": {"reset_mask": mask}}
         call = f"reset({', '.join(said)})"
-        want = self._reference.reset(**want_with)
-        got = self.vector.reset(**got_with)
+        want = self._reference.reset(**copy.deepcopy(arguments))
+        got = self.vector.reset(**copy.deepcopy(arguments))
         if not isinstance(got, tuple) or len(got) != 2:
             raise VectorMismatchError(f"{call} must return (observations, infos), got {type(got)}")
         before = self._infos.get("action_mask")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
 from simulators.rewards.outcome import ecpm
 
 CPM, CPC, OCPA = 0, 1, 2
@@ -44,10 +45,8 @@ class AuctionConfig:
     def __post_init__(self) -> None:
         if self.mechanism not in MECHANISMS:
             raise ValueError(f"mechanism must be one of {MECHANISMS}, got {self.mechanism!r}")
-        if self.num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {self.num_slots}")
-        if not (math.isfinite(self.reserve_cpm) and self.reserve_cpm >= 0.0):
-            raise ValueError(f"reserve_cpm must be finite and not negative, got {self.reserve_cpm}")
+        check_at_least(1, num_slots=self.num_slots)
+        check_finite(0, reserve_cpm=self.reserve_cpm)
         effects = self.effects()
         if len(effects) != self.num_slots:
             raise ValueError(
@@ -110,14 +109,8 @@ def run_auction(
     another's score is that score over the winner's own eCPM per unit of bid, at least the reserve
     and never above the winner's bid. A score of 0 can win (and pays 0 unless the price is the bid).
 
-    Args:
-        pctr: Click probability in slot 0, in [0, 1].
-        pcvr: Conversion probability after a click, in [0, 1].
-        bid: Not negative, per 1,000 impressions, click or conversion, see `bid_type`.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        config: The rules.
-        valid: Who takes part; None: everyone. Elsewhere the other tensors may hold anything.
-        tie_break: Draws that decide ties, from the request's own random stream.
+    Probabilities are those in slot 0, bids not negative and in the unit of their type. Where a
+    candidate is not `valid` (None: all are) the other tensors may hold anything.
 
     Raises:
         ValueError: NaN, infinite or negative bid, a probability outside [0, 1] or an unknown bid
@@ -193,59 +186,15 @@ def charges(
     """Return what is charged, in currency: each type pays on its own event.
 
     CPM: price / 1000 at the impression. CPC: price at the click. OCPA: price at the conversion.
+    At bids in place of prices it is what the events are worth to advertisers, so what exceeds the
+    charge is their surplus: never negative, as no price exceeds its bid.
 
-    Args:
-        price: Per paid event in the unit of the bid, `AuctionResult.price`.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        impression: Was shown.
-        click: Was shown and clicked.
-        conversion: Was shown, clicked and converted on.
+    `price` is per paid event in the unit of the bid. A click was shown as well, a conversion also
+    clicked.
     """
     price = price.double()
     return torch.where(
         bid_type == CPM,
         price / 1000.0 * impression,
         torch.where(bid_type == CPC, price * click, price * conversion),
-    )
-
-
-@dataclass(frozen=True)
-class AuctionValue:
-    """Who gains what from shown ads; sum over requests for totals, divide by impressions for means.
-
-    The three are in different hands and, for users, in another unit: they are never added up.
-    """
-
-    platform_revenue: Float[Tensor, "*shape"]
-    """What was paid, in currency."""
-    advertiser_surplus: Float[Tensor, "*shape"]
-    """The bids of the events that happened less what was paid, in currency: the true value of an
-    event is taken to be its bid. Negative never, as no charge exceeds its bid."""
-    user_value: Float[Tensor, "*shape"]
-    """Clicks plus conversions of the impression, a count in 0..2: what users acted on."""
-
-
-def auction_value(
-    bid: Float[Tensor, "*shape"],
-    bid_type: Int[Tensor, "*shape"],
-    paid: Float[Tensor, "*shape"],
-    impression: Event,
-    click: Event,
-    conversion: Event,
-) -> AuctionValue:
-    """Return platform revenue, advertiser surplus and user value of shown ads, separately.
-
-    Args:
-        bid: The winners' bids in their own unit.
-        bid_type: 0 CPM, 1 CPC, 2 OCPA.
-        paid: What was paid in currency: `charges`, or what budgets let through of them.
-        impression: Was shown; realised (bool) or expected (probability), like the two below.
-        click: Was shown and clicked.
-        conversion: Was shown, clicked and converted on.
-    """
-    worth = charges(bid, bid_type, impression, click, conversion)
-    return AuctionValue(
-        platform_revenue=paid.double(),
-        advertiser_surplus=worth - paid.double(),
-        user_value=click.double() + conversion.double(),
     )

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least
+
 UNITS = 1_000_000_000
 """Parts of the currency unit that are counted."""
 MAX_AMOUNT = 4e9
@@ -32,10 +34,7 @@ def spent_before(
 ) -> Int[Tensor, " B"]:
     """Return, per row, the sum of `units` of its group's earlier rows (exclusive, segmented).
 
-    Args:
-        group: Which rows share a sum, any int64.
-        units: Whole numbers, so the sum is exact.
-        order: What earlier means, [B]; equal entries, or None: by row.
+    Earlier is by `order` [B]; equal entries, or None: by row. Units are whole, so sums are exact.
     """
     if order is None:
         by_group = group.argsort(stable=True)
@@ -56,16 +55,13 @@ class Budgets:
     def __init__(self, daily_budget: Float[Tensor, " A"], num_markets: int = 1) -> None:
         """Start a day with nothing spent.
 
-        Args:
-            daily_budget: Currency per day of each owner, the same in every market; 0 never spends,
-                infinity has no limit. Held as float64.
-            num_markets: M, at least 1.
+        The budgets are in currency per day, the same in every market; 0 never spends, infinity has
+        no limit.
 
         Raises:
             ValueError: A budget that is NaN, negative, or finite and above `MAX_AMOUNT`.
         """
-        if num_markets < 1:
-            raise ValueError(f"num_markets must be at least 1, got {num_markets}")
+        check_at_least(1, num_markets=num_markets)
         self.daily_budget = daily_budget.double()
         good = (self.daily_budget >= 0.0) & (
             (self.daily_budget <= MAX_AMOUNT) | torch.isposinf(self.daily_budget)
@@ -100,17 +96,11 @@ class Budgets:
         amount: Float[Tensor, " B"],
         order: Tensor | None = None,
     ) -> Float[Tensor, " B"]:
-        """Book a batch of charges by the module's rule and return what of each is paid.
+        """Book a batch of charges by the module's rule; return what of each is paid, float64 [B].
 
-        Args:
-            market: In 0..M-1.
-            owner: In 0..A-1. Rows without a charge may name any owner with amount 0.
-            amount: Not negative, in currency.
-            order: Position in time of each charge, [B]; equal entries, or None: row order. With
-                distinct entries the outcome does not depend on how rows are arranged.
-
-        Returns:
-            float64 [B]: the amount where it is paid, 0 elsewhere.
+        Amounts are in currency, not negative; rows without a charge may name any owner with amount
+        0. `order` is the position in time of each charge [B]; equal entries, or None: row order.
+        With distinct entries the outcome does not depend on how rows are arranged.
 
         Raises:
             ValueError: An amount, market or owner out of range, naming the row and the value.

@@ -5,6 +5,7 @@ Dims: M markets, C conversions.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -54,7 +55,5 @@ class PendingConversions:
         if not come.any():
             return self._all.rows(come)
         taken, self._all = self._all.rows(come), self._all.rows(~come)
-        order = torch.arange(len(taken.time))
-        for key in (taken.slot, taken.number, taken.time, taken.market):
-            order = order[key[order].argsort(stable=True)]
-        return taken.rows(order)
+        order = np.lexsort((taken.slot, taken.number, taken.time, taken.market))
+        return taken.rows(torch.from_numpy(order))

@@ -11,15 +11,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action
-from simulators.day.auction import (
-    AuctionConfig,
-    AuctionResult,
-    auction_value,
-    charges,
-    run_auction,
-)
+from simulators.day.auction import AuctionConfig, AuctionResult, charges, run_auction
 from simulators.day.budgets import Budgets
 from simulators.day.conversions import Conversions, PendingConversions
 from simulators.day.live import LiveHistory, Moment
@@ -31,7 +26,8 @@ from simulators.world import World
 from simulators.world.history import DAY_S
 
 MONEY = ("revenue", "advertiser_surplus", "user_value", "gmv")
-"""In currency, but `user_value`: clicks and conversions."""
+"""In currency, but `user_value`: clicks and conversions. The true value of an event to an
+advertiser is taken to be its bid. They are in different hands, so they are never added up."""
 COUNTS = ("impressions", "clicks", "conversions", "num_unfilled", "num_illegal")
 _MAX_LOOK_AHEAD = 64
 _MAX_DELAY_S = 1e15
@@ -56,15 +52,11 @@ class DayConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.num_rivals < 0:
-            raise ValueError(f"num_rivals must be at least 0, got {self.num_rivals}")
-        if self.num_requests is not None and self.num_requests < 1:
-            raise ValueError(f"num_requests must be at least 1, got {self.num_requests}")
-        for name in ("conversion_delay_s", "attribution_window_s"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}"
-                )
+        check_at_least(0, num_rivals=self.num_rivals)
+        if self.num_requests is not None:
+            check_at_least(1, num_requests=self.num_requests)
+        check_finite(0, conversion_delay_s=self.conversion_delay_s)
+        check_finite(0, attribution_window_s=self.attribution_window_s)
 
 
 @dataclass(frozen=True)
@@ -126,13 +118,9 @@ class DaySimulator:
         episode: Int[Tensor, " M"],
         day: Int[Tensor, " M"],
     ) -> None:
-        """Start new days in the markets of `rows` and open their first requests.
+        """Start new days of the world in the markets of `rows` and open their first requests.
 
-        Args:
-            rows: Which markets; the others stay as they are.
-            seed: Of every market's streams.
-            episode: How many days the market has begun with this seed.
-            day: Day of the world.
+        `episode` says how many days each market has begun with its `seed`.
         """
         for name, value in (("seed", seed), ("episode", episode), ("day", day)):
             setattr(self, name, torch.where(rows, value, getattr(self, name)))
@@ -266,7 +254,7 @@ class DaySimulator:
         world = self.world
         filled = auction.slot_candidate >= 0
         shown = candidate.gather(1, auction.slot_candidate.clamp_min(0)).where(filled, -1)
-        pctr, pcvr = (p.double() for p in self._reality.probabilities(moment, shown))
+        pctr, pcvr = (p.double() for p in self._reality(moment, shown))
         pctr = pctr * self._effect if world.info.has_clicks else pctr
         slot = torch.arange(shown.shape[1])
         keys = self._keys(market)
@@ -279,7 +267,7 @@ class DaySimulator:
         row = market[:, None].expand_as(shown)
         paid = self.budgets.settle(row.flatten(), owner.flatten(), due.flatten()).view_as(due)
         bid = world.bid[shown.clamp_min(0)]
-        surplus = auction_value(bid, bid_type, paid, filled, clicked, none).advertiser_surplus
+        surplus = charges(bid, bid_type, filled, clicked, none) - paid
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
         self._add(market, impressions=filled, clicks=clicks, num_unfilled=~filled.any(1)[:, None])
@@ -322,13 +310,13 @@ class DaySimulator:
         none, yes = (torch.full_like(come.ad_id, x, dtype=torch.bool) for x in (0, 1))
         due = charges(come.price, bid_type, none, none, yes)
         paid = self.budgets.settle(come.market, owner, due, order=come.time)
-        value = auction_value(world.bid[come.ad_id], bid_type, paid, none, none, yes)
+        worth = charges(world.bid[come.ad_id], bid_type, none, none, yes)
         self.live.convert(come.market, come.number, come.slot)
         for name, amount in (
             ("conversions", yes),
             ("revenue", paid),
-            ("advertiser_surplus", value.advertiser_surplus),
-            ("user_value", value.user_value),
+            ("advertiser_surplus", worth - paid),
+            ("user_value", yes),
             ("gmv", world.price[come.ad_id]),
         ):
             total = self.totals[name]

@@ -7,7 +7,7 @@ Dims: B requests at hand, M markets (independent days), R requests of a day, S a
 request, W events of today, C context attributes.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,44 +16,32 @@ from torch import Tensor
 from gpr_rl.data.streams import IntArray, Stream, Today
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, Request
-from simulators.day.traffic import HOUR_S, Arrivals
+from simulators.day.traffic import Arrivals
 from simulators.world import World
 from simulators.world.features import PastCounts, RankerInput, ranker_inputs
 from simulators.world.history import DAY_S
+from simulators.world.requests import HOUR_S
 
 _ORDER_BITS = 24
 
 
 @dataclass(frozen=True)
 class Moment:
-    """B requests of days in progress, int64 [B] each, and what their users did today [B, W].
+    """B requests of days in progress, int64 [B] each, and what their users did today."""
 
-    Today's events are aligned to the right, oldest first; `known` tells them from padding.
-    """
-
-    market: Tensor
     number: Tensor
     user: Tensor
     time: Tensor
-    midnight: Tensor
     context: Tensor
     """[B, C], scene, position, hour, device."""
-    template: Tensor
-    item: Tensor
-    """Ads, then organic items."""
-    action: Tensor
-    event_time: Tensor
-    event_context: Tensor
-    """[B, W, C]; 0 for organic views."""
-    kept: Tensor
-    """bool [B, W], part of the token stream."""
-    known: Tensor
+    today: Today
 
     def select(self, row: Int[Tensor, " R"]) -> "Moment":
         """Return the given rows."""
         if torch.equal(row, torch.arange(len(self.user))):
             return self
-        return Moment(**{f.name: getattr(self, f.name)[row] for f in fields(self)})
+        today = Today(*(value[row.numpy()] for value in vars(self.today).values()))
+        return Moment(self.number[row], self.user[row], self.time[row], self.context[row], today)
 
     def request(self, world: World) -> Request:
         """Return what the policy may know, batch [B]; `request_id` is the number in the day."""
@@ -66,16 +54,10 @@ class Moment:
 
     def past(self, world: World) -> PastCounts:
         """Return the counts of what the users did before."""
-        return PastCounts(world.history, self.user.numpy(), self.midnight.numpy(), self.today)
+        return PastCounts(world.history, self.user.numpy(), self.today.since, self.today)
 
     def _asked(self) -> tuple[IntArray, IntArray, IntArray]:
         return self.user.numpy(), self.time.numpy(), self.context.numpy()
-
-    @property
-    def today(self) -> Today:
-        """What the users did today."""
-        names = ("midnight", "item", "action", "event_time", "event_context", "kept", "known")
-        return Today(*(getattr(self, name).numpy() for name in names))
 
 
 class LiveHistory:
@@ -110,12 +92,9 @@ class LiveHistory:
         arrivals: Arrivals,
         keys: tuple[int, Int[Tensor, " M"], Int[Tensor, " M"]],
     ) -> None:
-        """Start new days.
+        """Start new days in the markets of `rows`, with a row of `arrivals` each.
 
-        Args:
-            rows: In which markets.
-            arrivals: Their requests, one row each.
-            keys: Root, and every market's seed and episode: what draws depend on.
+        Draws depend on `keys`: root, and every market's seed and episode.
         """
         self._keys = keys
         markets, size = arrivals.user.shape
@@ -181,9 +160,9 @@ class LiveHistory:
 
     def at(self, market: Int[Tensor, " B"], number: Int[Tensor, " B"]) -> Moment:
         """Return what is known at the given requests, before they show anything."""
-        user, time, scene, position, template = self.arrivals.of(market, number)
+        user, time, scene, position, _ = self.arrivals.of(market, number)
         midnight = time // DAY_S * DAY_S
-        item, action, when, kept, context, key = zip(
+        item, action, when, kept, contexts, key = zip(
             self._organic_today(user, time, midnight),
             self._shown_today(market, number, user, midnight),
             strict=True,
@@ -191,23 +170,12 @@ class LiveHistory:
         order_key, order = torch.cat(key, 1).sort(1)
         known = order_key >= 0
         columns = [torch.cat(x, 1).gather(1, order) for x in (item, action, when, kept)]
-        joined = torch.cat(context, 1)
+        joined = torch.cat(contexts, 1)
         places = joined.gather(1, order[..., None].expand(-1, -1, joined.shape[-1]))
-        return Moment(
-            market=market,
-            number=number,
-            user=user,
-            time=time,
-            midnight=midnight,
-            context=self._context(user, time, scene, position),
-            template=template,
-            item=columns[0],
-            action=columns[1],
-            event_time=columns[2],
-            event_context=places,
-            kept=known & (columns[3] | (columns[1] != Action.IMPRESSION)),
-            known=known,
-        )
+        columns[3] = known & (columns[3] | (columns[1] != Action.IMPRESSION))
+        today = (midnight, *columns[:3], places, columns[3], known)
+        context = self._context(user, time, scene, position)
+        return Moment(number, user, time, context, Today(*(x.numpy() for x in today)))
 
     def _context(self, user: Tensor, time: Tensor, scene: Tensor, position: Tensor) -> Tensor:
         device = self.world.user_column("device")[user]
@@ -266,13 +234,8 @@ def _replace(old: Tensor, rows: Bool[Tensor, " M"], fresh: Tensor) -> Tensor:
     """Return `old` with other rows, padded with zeros to the longer of the two."""
     if rows.all():
         return fresh
-    width = max(old.shape[1], fresh.shape[1])
-
-    def widen(x: Tensor) -> Tensor:
-        wide = x.new_zeros(len(x), width, *x.shape[2:])
-        wide[:, : x.shape[1]] = x
-        return wide
-
-    joined = widen(old)
-    joined[rows] = widen(fresh)
-    return joined
+    wide = old.new_zeros(len(old), max(old.shape[1], fresh.shape[1]), *old.shape[2:])
+    wide[:, : old.shape[1]] = old
+    wide[rows] = 0
+    wide[rows, : fresh.shape[1]] = fresh
+    return wide

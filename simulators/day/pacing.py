@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.checks import check_at_least, check_finite
+
 KINDS = ("none", "throttling", "pid")
 
 
@@ -41,9 +43,7 @@ class PacingConfig:
 
     def __post_init__(self) -> None:
         for name in ("interval", "proportional_gain", "integral_gain", "derivative_gain"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            check_finite(0, **{name: getattr(self, name)})
         if not 0.0 < self.minimum <= self.start <= 1.0:
             raise ValueError(
                 f"0 < minimum <= start <= 1 must hold, got minimum {self.minimum}, "
@@ -71,18 +71,10 @@ class Pacing:
         num_markets: int = 1,
         config: PacingConfig | None = None,
     ) -> None:
-        """Start a day.
-
-        Args:
-            kind: See the class.
-            daily_budget: Currency per day of each owner. A budget of 0 counts as spent.
-            num_markets: M, at least 1.
-            config: Knobs; None: the defaults.
-        """
+        """Start a day; budgets are in currency per day, and one of 0 counts as spent."""
         if kind not in KINDS:
             raise ValueError(f"pacing must be one of {KINDS}, got {kind!r}")
-        if num_markets < 1:
-            raise ValueError(f"num_markets must be at least 1, got {num_markets}")
+        check_at_least(1, num_markets=num_markets)
         self.kind = kind
         self.config = config or PacingConfig()
         self._budget = daily_budget.double()
@@ -96,9 +88,8 @@ class Pacing:
     def update(self, spent: Float[Tensor, "M A"], day_elapsed: Float[Tensor, " M"]) -> None:
         """Adjust the multipliers of markets where at least `interval` of traffic has gone by.
 
-        Args:
-            spent: `Budgets.spent`, currency since the morning.
-            day_elapsed: Share of the day's expected traffic that has gone by, in [0, 1].
+        `spent` is `Budgets.spent`, `day_elapsed` the share of the day's expected traffic that has
+        gone by, in [0, 1].
         """
         if self.kind == "none":
             return

@@ -4,7 +4,6 @@ Dims: M markets (independent days), R requests of a day, U users.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_pla
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.history import DAY_S
+from simulators.world.requests import HOUR_S
 
-HOUR_S = 3_600
 _REQUESTS_PER_CHUNK = 1 << 15  # stays in the cache
 
 
@@ -45,17 +44,6 @@ class Arrivals:
         return tuple(column[market, number].long() for column in columns)
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Where the requests of a day come from."""
-
-    def num_requests(self, day: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
-        """Return how many requests each day has by default."""
-
-    def pick(self, day: Int[Tensor, " M"], u: Tensor) -> tuple[Tensor, ...]:
-        """Return user, hour, scene, position and template for draws `u`, float64 [4, M, R]."""
-
-
 class ActivityTraffic:
     """Users ask in proportion to their activity, by the hour's and the scene's shares."""
 
@@ -71,7 +59,7 @@ class ActivityTraffic:
         return torch.full_like(day, self._mean)
 
     def pick(self, day: Int[Tensor, " M"], u: Tensor) -> tuple[Tensor, ...]:
-        """Draw every attribute on its own."""
+        """Return user, hour, scene, position and template (none) for draws `u` [4, M, R]."""
         user, hour, scene = (
             torch.searchsorted(table, part.contiguous(), right=True)
             for table, part in zip((self._user, self._hour, self._scene), u[:3], strict=True)
@@ -95,11 +83,15 @@ class LoggedTraffic:
         return self._first[day + 1] - self._first[day]
 
     def pick(self, day: Int[Tensor, " M"], u: Tensor) -> tuple[Tensor, ...]:
-        """Draw a logged request, whole."""
+        """Return the same of logged requests, drawn whole."""
         size = self.num_requests(day)[:, None]
         template = self._first[day][:, None] + (u[0] * size).long()
         scene, position = self._context[template][..., :2].unbind(-1)
         return self._user[template], self._hour[template], scene, position, template
+
+
+Source = ActivityTraffic | LoggedTraffic
+"""Where the requests of a day come from."""
 
 
 def traffic_of(world: World) -> Source:
@@ -121,15 +113,8 @@ def draw_arrivals(
     """Draw the requests of M days.
 
     The r-th draw of a day is a function of (root, seed, episode, r); the day's requests are then
-    put in order of time, ties in order of the draws.
-
-    Args:
-        source: Who asks when and where.
-        root: Root of the streams.
-        seed: Of each market.
-        episode: Which of the market's days this is.
-        day: Day of the world.
-        num_requests: R of every day; None: as many as the source says.
+    put in order of time, ties in order of the draws. A day has `num_requests` requests, or as many
+    as the source says.
     """
     count = source.num_requests(day)
     if num_requests is not None:

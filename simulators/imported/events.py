@@ -39,11 +39,9 @@ def in_order(rows: pd.DataFrame, *names: str) -> IntArray:
 def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
     """Return one row per exposure, with its final action and the column `seen`.
 
-    An outcome may be up to `window_s` seconds later, inclusive.
-
-    Returns:
-        The rows that open an exposure, in order of time, user and item: impressions, clicks
-        without an impression, and conversions without either.
+    These are the rows that open one, in order of time, user and item: impressions, clicks without
+    an impression, and conversions without either. An outcome may be up to `window_s` seconds
+    later, inclusive.
     """
     rows = rows.iloc[in_order(rows, "user_id", "item", "timestamp", "action")]
     item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy()
@@ -168,11 +166,7 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
 
 
 def event_table(events: pd.DataFrame) -> pd.DataFrame:
-    """Return the event table of `World`.
-
-    Returns:
-        Rows in order of time. `seen` stays where an outcome comes after its exposure.
-    """
+    """Return the event table of `World`; `seen` stays if an outcome comes after its exposure."""
     order = in_order(events, "timestamp", "user_id", "kind", "item_id")
     names = ["user_id", "timestamp", "kind", "item_id", "action", "scene"]
     names += [name for name in ("availability",) if name in events]

@@ -76,7 +76,13 @@ def choose_takes(
     offered = _offers(source, log, items["item_id"].to_numpy()[candidates])
     if offered is None:
         ads_drawn = not shown and "is_ad" not in items
-        is_ad = _drawn(items, config.ad_share, seed) if ads_drawn else _as_labelled(items)
+        is_ad = np.ones(len(items), dtype=bool)
+        if ads_drawn:
+            is_ad = (
+                keyed_draw(pd.Index(items["item_id"]), seed, Purpose.IMPORTED_AD) < config.ad_share
+            )
+        elif "is_ad" in items:
+            is_ad = items["is_ad"].astype("boolean").fillna(False).to_numpy(dtype=bool)
         as_ad, organic_too = is_ad[item], ~is_ad
     else:  # an ad is what is taken at an offer
         column, place = positions(candidates, item), exposures["place"].to_numpy()
@@ -109,17 +115,6 @@ def _numbered(rows: pd.DataFrame, item: IntArray, kind: int) -> pd.DataFrame:
     """Return rows with the numbers of their items, -1 of those that the world does not have."""
     number = positions(item, rows["item"].to_numpy())
     return rows.drop(columns=["item", "value", "price", "bid"]).assign(item_id=number, kind=kind)
-
-
-def _drawn(items: pd.DataFrame, ad_share: float, seed: int) -> BoolArray:
-    return keyed_draw(pd.Index(items["item_id"]), seed, Purpose.IMPORTED_AD) < ad_share
-
-
-def _as_labelled(items: pd.DataFrame) -> BoolArray:
-    """Return which items are ads as the item table says, all where it does not."""
-    if "is_ad" not in items:
-        return np.ones(len(items), dtype=bool)
-    return items["is_ad"].astype("boolean").fillna(False).to_numpy(dtype=bool)
 
 
 def _offers(source: LogSource, log: Log, candidates: NDArray) -> BoolArray | None:

@@ -54,17 +54,11 @@ def grade(
     *,
     min_positives: int = 1,
 ) -> dict[str, float]:
-    """Return the card of one task on some rows.
+    """Return the card of one task on some rows with labels 0 or 1.
 
-    Args:
-        probability: In [0, 1], calibrated.
-        label: 0 or 1.
-        oracle: The true probability where it is known.
-        min_positives: AUC is left out where positives or negatives are fewer.
-
-    Returns:
-        num_rows, num_positives and, of at least one row, rate, ece, log_loss (nats per row), ratio
-        (sum(p)/sum(y)) and auc; the same with `_oracle` for the true probability.
+    That is num_rows, num_positives and, of at least one row, rate, ece, log_loss (nats per row),
+    ratio (sum(p)/sum(y)) and, unless positives or negatives are fewer than `min_positives`, auc;
+    the same with `_oracle` for the true probability where it is known.
     """
     y = label.double().numpy()
     positives = float(y.sum())
@@ -130,9 +124,7 @@ def _groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Bool[Tenso
 def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     """Return each task's grades over all held-out rows; a task without a trial is left out.
 
-    Args:
-        world: Whose log is graded.
-        logged: pctr and pcvr of all logged rows, float [R].
+    `logged` holds pctr and pcvr of all logged rows, float [R].
     """
     ids = _heldout(world)
     every = {OVERALL: torch.ones(len(ids), dtype=torch.bool)}
@@ -143,9 +135,7 @@ def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[s
 def ranker_card(world: World, *, with_oracle: bool = True) -> Card:
     """Return the grades of a world's rankers by task and group; groups without rows are left out.
 
-    Args:
-        world: With rankers.
-        with_oracle: Add the truth's own figures where it is known.
+    `with_oracle` adds the truth's own figures where it is known.
     """
     ids = _heldout(world)
     oracle = _oracle(world, ids) if with_oracle else {}

@@ -51,7 +51,6 @@ class RankerModel(Protocol):
                 advertiser.
             ad_id: The candidates.
         """
-        ...
 
     def fit(
         self, x: NDArray, clicked: NDArray[np.float32], converted: NDArray[np.float32]
@@ -63,11 +62,9 @@ class RankerModel(Protocol):
             clicked: 0 or 1, [n]; ones in a world without clicks, where pCTR is not used.
             converted: 0 or 1, [n]; only clicked rows are trials of a conversion.
         """
-        ...
 
     def predict(self, x: NDArray) -> ArrayLike:
         """Return [n, 2]: probability of a click, and of a conversion given the click."""
-        ...
 
 
 class TabularFeatures:
@@ -117,7 +114,8 @@ class TabularFeatures:
     ) -> NDArray[np.float32]:
         """Return the table, float32 [B * K, D]."""
         b, k = ad_id.shape
-        per_request = [inputs.user, inputs.context, self._recent_actions(inputs)]
+        taken = [(inputs.recent_action == a).sum(-1) for a in self._ACTIONS]  # unknown ones have 0
+        per_request = [inputs.user, inputs.context, torch.stack(taken, dim=-1)]
         user, context, actions = (x.float()[:, None].expand(b, k, -1) for x in per_request)
         own = self._own_group[ad_id]
         columns = [
@@ -132,10 +130,6 @@ class TabularFeatures:
             self._embedding[ad_id],
         ]
         return torch.cat(columns, dim=-1).flatten(0, 1).numpy()
-
-    def _recent_actions(self, inputs: RankerInput) -> Tensor:
-        """Return how many recent items are of each action, [B, 3]; unknown ones have action 0."""
-        return torch.stack([(inputs.recent_action == a).sum(-1) for a in self._ACTIONS], dim=-1)
 
     def _recent_groups(self, inputs: RankerInput, ad_id: Tensor) -> Tensor:
         """Return how many recent items share each candidate's groups, float32 [B, K, 3]."""
@@ -158,12 +152,9 @@ class TabularFeatures:
 class FrozenModel:
     """A fitted and calibrated `RankerModel` in the place of `FrozenRankers`.
 
-    Args:
-        model: Fitted; only `features` and `predict` are called.
-        group: int64 [N + M, 3], groups that the counts are taken of.
-        has_clicks: Whether the world has clicks; without them pCTR is 1.
-        has_conversions: Whether it has conversions; without them pCVR is 0.
-        calibration: Monotone maps; None leaves the model's own probabilities.
+    Only `features` and `predict` of the model are called. Counts are taken of `group` [N + M, 3].
+    Without clicks pCTR is 1, without conversions pCVR 0. Without a calibration the model's own
+    probabilities stay.
     """
 
     def __init__(
@@ -191,7 +182,7 @@ class FrozenModel:
         b, k = ad_id.shape
         step = max(1, _MAX_ROWS // max(k, 1))
         rows = [slice(i, min(i + step, b)) for i in range(0, b, step)]
-        parts = [self.logits(inputs[r], counts[r], ad_id[r]) for r in rows]
+        parts = [self.predicted(self.table(inputs[r], counts[r], ad_id[r])) for r in rows]
         logit = torch.cat(parts) if parts else torch.zeros(0, 2, dtype=torch.float64)
         probability = torch.sigmoid(logit) if self.calibration is None else self.calibration(logit)
         pctr, pcvr = probability.float().view(b, k, 2).unbind(-1)
@@ -207,10 +198,6 @@ class FrozenModel:
                 f"({ad_id.numel()}, D), got {x.shape}"
             )
         return x
-
-    def logits(self, inputs: RankerInput, counts: Tensor, ad_id: Tensor) -> Float[Tensor, "n 2"]:
-        """Return the model's predictions as logits before calibration, float64 [B * K, 2]."""
-        return self.predicted(self.table(inputs, counts, ad_id))
 
     def predicted(self, x: NDArray) -> Float[Tensor, "n 2"]:
         """Return checked predictions for features [n, D] as logits, float64 [n, 2].
@@ -247,10 +234,8 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
     pctr, pcvr, ecpm and final_value of the log, alpha of Eq. 5, the reward scale and the ads that
     shared paths resolve to are made anew. Nothing is written: the new world lives in this process.
 
-    Args:
-        world: Any world.
-        model: Not fitted yet, or to be fitted again; see `RankerModel`.
-        training: Which rows fit and calibrate; only `max_rows` and `num_calibration_days` count.
+    The model is not fitted yet, or fitted again. `max_rows` and `num_calibration_days` of
+    `training` say which rows fit and calibrate.
 
     Raises:
         RankerModelError: The model lacks a method, or returns what the protocol does not allow.

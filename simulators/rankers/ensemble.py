@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.checks import check_at_least
 from gpr_rl.random import Purpose, random_bits, uniform
 from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
 from simulators.rankers.scores import RankerLog
@@ -30,8 +31,7 @@ class PessimisticRankers(nn.Module):
         super().__init__()
         if len(members) < 2:
             raise ValueError(f"an ensemble needs at least 2 rankers, got {len(members)}")
-        if not pessimism >= 0.0:
-            raise ValueError(f"pessimism must be at least 0, got {pessimism}")
+        check_at_least(0, pessimism=pessimism)
         self.members = nn.ModuleList(members)
         self.pessimism = pessimism
 
@@ -57,36 +57,24 @@ def pessimistic(
     training: RankerTraining | None = None,
     path: Path | None = None,
 ) -> World:
-    """Return the world with an ensemble in the place of its rankers; the rest is shared.
+    """Return the world with an ensemble in the place of its built-in rankers; the rest is shared.
 
-    Args:
-        world: A synthetic or imported world with built-in rankers.
-        seed: Root of the initial weights and of the resamples of users.
-        num_rankers: M, at least 2.
-        pessimism: Standard deviations that are taken off.
-        training: How a ranker is fitted; the world's default.
-        path: A safetensors file: read if it is there, else written.
+    The seed is the root of the initial weights and of the resamples of users. A safetensors file
+    at `path` is read if it is there, else written.
 
     Raises:
         ValueError: Fewer than 2 rankers, or a negative pessimism.
     """
-    members = train_members(world, num_rankers, seed, training or RankerTraining(), path)
-    return world.replace(rankers=PessimisticRankers(members, pessimism))
-
-
-def train_members(
-    world: World, num_rankers: int, seed: int, training: RankerTraining, path: Path | None = None
-) -> list[FrozenRankers]:
-    """Train rankers on bootstrap resamples of the users, each calibrated as the world's own are."""
     if path is not None and path.exists():
-        tensors, _ = load_checkpoint(path)
-        return [
-            restore_rankers(
-                world, {k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{m}/")}
-            )
-            for m in range(num_rankers)
-        ]
-    log = RankerLog.of(world, training)
+        stored, _ = load_checkpoint(path)
+        parts: list[dict[str, Tensor]] = [{} for _ in range(num_rankers)]
+        for key, value in stored.items():
+            member, _, name = key.partition("/")
+            if int(member) < num_rankers:
+                parts[int(member)][name] = value
+        members = [restore_rankers(world, part) for part in parts]
+        return world.replace(rankers=PessimisticRankers(members, pessimism))
+    log = RankerLog.of(world, training or RankerTraining())
     members = [_train_member(log, member, seed) for member in range(num_rankers)]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,18 +82,15 @@ def train_members(
             f"{m}/{k}": v for m, f in enumerate(members) for k, v in ranker_tensors(f).items()
         }
         save_checkpoint(path, tensors, {"num_rankers": num_rankers, "seed": seed})
-    return members
+    return world.replace(rankers=PessimisticRankers(members, pessimism))
 
 
 def _train_member(log: RankerLog, member: int, seed: int) -> FrozenRankers:
+    """Fit rankers on a resample of the users, and calibrate them as the world's own are."""
+    number, num_users = torch.tensor(member), len(log.world.users)
+    drawn = uniform(seed, Purpose.RANKER_ENSEMBLE, number, torch.arange(num_users))
+    weight = torch.bincount((drawn * num_users).long(), minlength=num_users)
     user = torch.tensor(log.world.request_user[log.first :][: log.num_fitted])
-    weight = _resample(len(log.world.users), member, seed)[user]
-    drawn = torch.arange(log.num_fitted).repeat_interleave(weight)
-    own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member)) & 0x7FFFFFFF)
-    return log.fit(own_seed, log.rows.take(drawn))[0]
-
-
-def _resample(num_users: int, member: int, seed: int) -> Tensor:
-    """Return how often each user is drawn with replacement, int64 [U]."""
-    draw = uniform(seed, Purpose.RANKER_ENSEMBLE, torch.tensor(member), torch.arange(num_users))
-    return torch.bincount((draw * num_users).long(), minlength=num_users)
+    rows = torch.arange(log.num_fitted).repeat_interleave(weight[user])
+    own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, number) & 0x7FFFFFFF)
+    return log.fit(own_seed, log.rows.take(rows))[0]

@@ -94,18 +94,12 @@ class ExactRankers:
         self._last[width:, 1] = _array(last[1].weight)[0]
         self._last_bias = np.concatenate([_array(layer.bias) for layer in last])
         self._knots = _array(calibration.knots)
-        start, end, slope = (_array(x) for x in calibration.segments())
+        start, end, slope = (_array(x) for x in calibration.segments)
         # a segment is the line offset + slope * logit
         self._line = np.stack([end - slope * start, slope], axis=-1)
 
     def __call__(self, inputs: RankerInput, counts: Float, ad_id: IntArray) -> Float:
-        """Return click and conversion probabilities, [B, K, 2].
-
-        Args:
-            inputs: Batch [B].
-            counts: [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
-            ad_id: [B, K].
-        """
+        """Return click and conversion probabilities, [B, K, 2], as `Rankers.forward` takes them."""
         query = self._query.take(ad_id, axis=0)
         hidden = self._ad.take(ad_id, axis=0)
         user = inputs.user.numpy()

@@ -42,14 +42,9 @@ class FrozenRankers(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each.
 
-        pCTR is 1 in a world without clicks, pCVR 0 in one without conversions.
-
-        Args:
-            inputs: Batch [B].
-            past: Counts of the same B requests.
-            ad_id: int64 [B, K].
-            exact: Compute in float64, so that a row's float32 result does not depend on what else
-                is in the batch (float32 sums differ by some 1e-6 between batch sizes).
+        pCTR is 1 in a world without clicks, pCVR 0 in one without conversions. `exact` computes in
+        float64, so that a row's float32 result does not depend on what else is in the batch
+        (float32 sums differ by some 1e-6 between batch sizes).
         """
         if exact:
             counts = past.exact(self.rankers.group, ad_id)

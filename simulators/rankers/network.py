@@ -44,13 +44,7 @@ class Rankers(nn.Module):
 
     Inputs: user and context attributes, target attention over the recent items, strictly-past
     counts of the candidate's vertical, category and advertiser, and of the ad its content
-    embedding, price, ad id and groups.
-
-    Args:
-        config: Sizes and switches.
-        item_embedding: float32 [N + M, d], content of ads, then of organic items.
-        group: int64 [N + M, 3].
-        price: float32 [N], standardised log price.
+    embedding [N + M, d], standardised log price [N], ad id and groups [N + M, 3].
     """
 
     item_embedding: Tensor
@@ -103,13 +97,10 @@ class Rankers(nn.Module):
         ad_id: Tensor,
         tables: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Return click and conversion logits, float [B, K, 2].
+        """Return click and conversion logits, float [B, K, 2], of candidates [B, K].
 
-        Args:
-            inputs: Batch [B].
-            counts: float [B, K, 3F] or [B, K, 3F + 2], `PastCounts.of` the candidates.
-            ad_id: int64 [B, K].
-            tables: `self.tables()`, given once the weights are frozen.
+        `counts` are `PastCounts.of` them, [B, K, 3F] or [B, K, 3F + 2]; `tables` are
+        `self.tables()`, given once the weights are frozen.
         """
         ad_table, query_table, key_table = tables or self.tables()
         flat = ad_id.flatten()
@@ -138,10 +129,7 @@ class Rankers(nn.Module):
         joint = torch.cat(wide, dim=-1).flatten(0, 1)
         hidden = torch.addmm(ad.flatten(0, 1), joint, torch.cat(weights, dim=-1).T)
         hidden = hidden.view_as(ad) + (request + bias)[:, None]
-        return self._towers(hidden)
-
-    def _towers(self, hidden: Tensor) -> Tensor:
-        """Return both tasks' logits [B, K, 2]; their first layers are one matrix product."""
+        # the first layers of both towers are one matrix product
         towers = [cast(nn.Sequential, tower) for tower in self.tower]
         first = [cast(nn.Linear, tower[1]) for tower in towers]
         last = [cast(nn.Linear, tower[3]) for tower in towers]
@@ -167,9 +155,8 @@ class Calibration(nn.Module):
 
     knots: Tensor
     values: Tensor
-    _from: Tensor
-    _to: Tensor
-    _slope: Tensor
+    segments: Tensor
+    """float64 [3, 2, Q + 1]: a point left of each segment, one on it, and its slope."""
 
     def __init__(self, knots: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -178,20 +165,12 @@ class Calibration(nn.Module):
         # segment i lies left of knot i and passes through (from, to); the outer slopes are 1
         outer = knots.new_ones(2, 1)
         slope = torch.cat([outer, values.diff(dim=1) / knots.diff(dim=1), outer], dim=1)
-        self.register_buffer("_from", torch.cat([knots[:, :1], knots], dim=1), persistent=False)
-        self.register_buffer("_to", torch.cat([values[:, :1], values], dim=1), persistent=False)
-        self.register_buffer("_slope", slope, persistent=False)
-
-    def segments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a point left of and on each segment, and its slope, float64 [2, Q + 1] each."""
-        return self._from, self._to, self._slope
+        start, end = (torch.cat([x[:, :1], x], dim=1) for x in (knots, values))
+        self.register_buffer("segments", torch.stack([start, end, slope]), persistent=False)
 
     def forward(self, logit: Tensor) -> Tensor:
         """Return calibrated probabilities for logits [..., 2], same shape and dtype."""
         flat = logit.reshape(-1, 2).T.contiguous()
         segment = torch.searchsorted(self.knots.to(logit.dtype), flat)
-        start, end, slope = (
-            table.to(logit.dtype).gather(1, segment)
-            for table in (self._from, self._to, self._slope)
-        )
+        start, end, slope = self.segments.to(logit.dtype).gather(2, segment.expand(3, -1, -1))
         return torch.sigmoid(end + slope * (flat - start)).T.reshape(logit.shape)

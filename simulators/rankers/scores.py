@@ -71,11 +71,9 @@ class RankerLog:
         return fit_calibration(logit[known], clicked, converted, self.world.info.has_clicks)
 
     def ranked(self, rankers: WorldRankers, known: Float[Tensor, "F 2"]) -> World:
-        """Return the world with these rankers as its reward simulator, graded on held-out days.
+        """Return the world with calibrated rankers as its reward simulator, and their grades.
 
-        Args:
-            rankers: Calibrated.
-            known: Their probabilities of the rows.
+        `known` are their probabilities of the rows. The grades are of held-out days.
         """
         world = self.world
         parts = []
@@ -95,11 +93,16 @@ class RankerLog:
 
 
 def _values(world: World, pctr: Tensor, pcvr: Tensor) -> dict[str, Tensor]:
-    """Return ecpm and final_value [R] of the log, alpha [2] and the scale of the logged days."""
+    """Return ecpm and final_value [R] of the log, the logged days' scale and alpha [2].
+
+    alpha is 0.1 std(eCPM) / std(target).
+    """
     logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
     ids = torch.arange(world.num_requests)
     outcome = world.make_outcome(ids, world.request_ad[:, None], pctr[:, None], pcvr[:, None])
-    alpha = score_scale(outcome.ecpm[logged, 0], pctr[logged], pcvr[logged])
+    of_target = torch.stack([spread(pctr[logged]), spread(pcvr[logged])])
+    relative = 0.1 * spread(outcome.ecpm[logged, 0]) / of_target.clamp_min(1e-9)
+    alpha = torch.where(of_target > 1e-9, relative, 0.0)  # GPR Eq. 5; 0 for a constant target
     outcome.alpha = alpha.expand_as(outcome.alpha)
     value = final_value(outcome)[:, 0]
     scale = spread(value[logged])
@@ -114,14 +117,6 @@ def _values(world: World, pctr: Tensor, pcvr: Tensor) -> dict[str, Tensor]:
 def spread(x: Float[Tensor, " R"]) -> Float[Tensor, ""]:
     """Return the standard deviation; 0 of fewer than two numbers."""
     return x.std() if len(x) > 1 else x.new_zeros(())
-
-
-def score_scale(outcome_ecpm: Tensor, pctr: Tensor, pcvr: Tensor) -> Tensor:
-    """Return alpha [2]: 0.1 std(eCPM) / std(target), 0 for a constant target (GPR Eq. 5)."""
-    of_target = torch.stack([spread(pctr), spread(pcvr)])
-    return torch.where(
-        of_target > 1e-9, 0.1 * spread(outcome_ecpm) / of_target.clamp_min(1e-9), 0.0
-    )
 
 
 def ad_value(world: World, rankers: WorldRankers, num_requests: int = 256) -> Float[Tensor, " N"]:

@@ -89,14 +89,8 @@ def fit_rankers(
 ) -> None:
     """Train both towers by log-loss; conversions are learned on clicked rows only.
 
-    In a world without clicks every shown ad is a trial for the conversion.
-
-    Args:
-        rankers: Trained in place.
-        rows: R logged rows.
-        has_clicks: Whether the logs know clicks.
-        config: Epochs, batch size, rates.
-        generator: Order of the rows.
+    In a world without clicks every shown ad is a trial for the conversion. The rankers are trained
+    in place; the generator gives the order of the rows.
     """
     optimizer = torch.optim.Adam(
         rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

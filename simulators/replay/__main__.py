@@ -6,10 +6,10 @@ pays the market price. What is fitted is fitted on a training log.
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -19,13 +19,7 @@ from rich.table import Table
 from gpr_rl.files import write_text
 from simulators.replay.auction_log import check_log
 from simulators.replay.ipinyou import load_ipinyou
-from simulators.replay.replay import (
-    AnyBidder,
-    ConstantBidder,
-    MaxCPCBidder,
-    run,
-    tune_linear,
-)
+from simulators.replay.replay import AnyBidder, ConstantBidder, MaxCPCBidder, run, tune_linear
 from simulators.replay.rlb import RLBBidder
 
 BIDDERS = ("constant", "max_cpc", "linear", "rlb")
@@ -66,20 +60,10 @@ class ReplayArgs:
     """File to keep the figures in."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one bidder won; money in the unit of market_price."""
-
-    bidder: str
-    fitted: float | None
-    """The bid, the most per click or the base bid; None for rlb."""
-    impressions: int
-    clicks: int
-    spend: float
-    cost_per_click: float | None
-    """None without a click."""
-    win_rate: float | None
-    """Impressions over auctions; None for an empty log."""
+Row = dict[str, Any]
+"""What one bidder won: bidder, fitted (the bid, the most per click or the base bid; None for rlb),
+impressions, clicks, spend, cost_per_click (None without a click) and win_rate (impressions over
+auctions; None for an empty log). Money is in the unit of market_price."""
 
 
 def replay(args: ReplayArgs) -> tuple[float, int, list[Row]]:
@@ -110,15 +94,15 @@ def replay(args: ReplayArgs) -> tuple[float, int, list[Row]]:
         bidder, value = _bidder(name, args, train, budget, len(log))
         result = run(log, bidder, budget)
         rows.append(
-            Row(
-                bidder=name,
-                fitted=value,
-                impressions=result.impressions,
-                clicks=result.clicks,
-                spend=result.cost,
-                cost_per_click=result.cost / result.clicks if result.clicks else None,
-                win_rate=result.impressions / len(log) if len(log) else None,
-            )
+            {
+                "bidder": name,
+                "fitted": value,
+                "impressions": result.impressions,
+                "clicks": result.clicks,
+                "spend": result.cost,
+                "cost_per_click": result.cost / result.clicks if result.clicks else None,
+                "win_rate": result.impressions / len(log) if len(log) else None,
+            }
         )
     return budget, len(log), rows
 
@@ -193,9 +177,8 @@ def _print(rows: list[Row], budget: float, num_auctions: int) -> None:
     for name in _SHOWN:
         table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
-        values = asdict(row)
-        cells = ("-" if (v := values[name]) is None else format(v, _SHOWN[name]) for name in _SHOWN)
-        table.add_row(row.bidder, *cells)
+        cells = ("-" if row[name] is None else format(row[name], of) for name, of in _SHOWN.items())
+        table.add_row(row["bidder"], *cells)
     Console(width=100).print(table)
 
 
@@ -210,7 +193,7 @@ def main() -> int:
                 "train": None if args.train is None else str(args.train),
                 "budget": budget if budget < float("inf") else None,
                 "auctions": num_auctions,
-                "bidders": [asdict(row) for row in rows],
+                "bidders": rows,
             }
             write_text(args.json, json.dumps(kept, indent=2, allow_nan=False) + "\n")
     except (ValueError, OSError) as error:

@@ -70,15 +70,10 @@ class IPinYouRows:
 def read_ipinyou(
     path: str | Path, *, max_bad_share: float = 0.01, rejects: str | Path | None = None
 ) -> IPinYouRows:
-    """Read one `*.log.txt` or `*.yzx.txt` file.
+    """Read one `*.log.txt` or `*.yzx.txt` file; its name says which of the two formats it is in.
 
-    A bad row is left out and listed by file, line and reason in a side file.
-
-    Args:
-        path: The file; its name says which of the two formats it is in.
-        max_bad_share: Largest share of bad rows, in [0, 1].
-        rejects: The side file; None: the file's name with `.rejected.tsv` after it. Written only if
-            a row is rejected.
+    Bad rows, at most `max_bad_share` of all, are left out and listed by file, line and reason in
+    `rejects`, by default the file's name with `.rejected.tsv` after it.
 
     Raises:
         IPinYouError: Another header, another name, or too large a share of bad rows (checked after
@@ -205,11 +200,9 @@ class PctrModel:
 
 
 def fit_pctr(train: IPinYouRows, inverse_penalty: float = 1.0) -> PctrModel:
-    """Fit a logistic regression with an L2 penalty; no randomness.
+    """Fit a logistic regression with an L2 penalty to rows of a training file; no randomness.
 
-    Args:
-        train: Rows of a training file; features of the test file must come from the same format.
-        inverse_penalty: scikit-learn's C, larger is weaker.
+    The test file must be in the same format. A larger penalty (scikit-learn's C) is weaker.
 
     Raises:
         IPinYouError: All rows have the same click, which says nothing.
@@ -233,13 +226,10 @@ def load_ipinyou(
 ) -> pd.DataFrame:
     """Return a log for `simulators.replay.run`: click, market_price (the payprice) and pctr.
 
-    Args:
-        path: A `*.log.txt` or `*.yzx.txt` file.
-        pctr: A fitted model; or click probabilities, one per data row of the file, those of bad
-            rows included; or None: a logistic regression fitted on `train.log.txt` or
-            `train.yzx.txt` beside it (on the file itself if it is that one: in sample then).
-        max_bad_share: See `read_ipinyou`.
-        rejects: See `read_ipinyou`.
+    `pctr` is a fitted model; or click probabilities, one per data row of the file, those of bad
+    rows included; or None: a logistic regression fitted on `train.log.txt` or `train.yzx.txt`
+    beside it (on the file itself if it is that one: in sample then). The other arguments are those
+    of `read_ipinyou`.
 
     Raises:
         IPinYouError: As `read_ipinyou`; no training file; or a wrong number of probabilities.

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpr_rl.checks import check_at_least, check_finite, check_positive
 from simulators.replay.auction_log import FloatArray, check_log
 
 
@@ -82,8 +83,7 @@ def run(log: pd.DataFrame, bidder: AnyBidder, budget: float) -> ReplayResult:
         TypeError: Not a bidder.
     """
     check_log(log)
-    if not budget >= 0.0:
-        raise ValueError(f"budget must be at least 0, got {budget}")
+    check_at_least(0, budget=budget)
     price = log["market_price"].to_numpy(dtype=np.float64)
     pctr = log["pctr"].to_numpy(dtype=np.float64)
     if isinstance(bidder, VectorBidder):
@@ -177,7 +177,7 @@ class ConstantBidder:
     """In the unit of the log's market price."""
 
     def __post_init__(self) -> None:
-        _not_negative("price", self.price)
+        check_finite(0, price=self.price)
 
     def bids(self, pctr: FloatArray) -> FloatArray:
         """Return the bids of n auctions, [n]."""
@@ -192,7 +192,7 @@ class MaxCPCBidder:
     """Per click, in the unit of the log's market price."""
 
     def __post_init__(self) -> None:
-        _not_negative("max_cpc", self.max_cpc)
+        check_finite(0, max_cpc=self.max_cpc)
 
     @classmethod
     def fit(cls, log: pd.DataFrame) -> "MaxCPCBidder":
@@ -222,9 +222,8 @@ class LinearBidder:
     """Mean click probability of the training log, above 0."""
 
     def __post_init__(self) -> None:
-        _not_negative("base_bid", self.base_bid)
-        if not self.mean_pctr > 0.0:
-            raise ValueError(f"mean_pctr must be above 0, got {self.mean_pctr}")
+        check_finite(0, base_bid=self.base_bid)
+        check_positive(mean_pctr=self.mean_pctr)
 
     def bids(self, pctr: FloatArray) -> FloatArray:
         """Return the bids of n auctions, [n]."""
@@ -236,16 +235,9 @@ def tune_linear(
 ) -> LinearBidder:
     """Return the linear bidder with the most clicks on a training log; of equals, the lowest bid.
 
-    Args:
-        log: As for `run`; at least one auction with a positive pctr.
-        budget: Scaled to the length of this log by the caller.
-        base_bids: What to try; the default suits iPinYou, whose prices are 0..300.
+    The log has a positive pctr, and the caller scales the budget to its length. The default of
+    `base_bids` suits iPinYou, whose prices are 0..300.
     """
     mean_pctr = float(log["pctr"].mean()) if len(log) else 0.0
     tried = [LinearBidder(base_bid, mean_pctr) for base_bid in base_bids]
     return max(tried, key=lambda bidder: (run(log, bidder, budget).clicks, -bidder.base_bid))
-
-
-def _not_negative(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")

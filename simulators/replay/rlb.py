@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from gpr_rl.checks import check_at_least, check_positive
 from simulators.replay.auction_log import FloatArray, check_log
 
 _SLACK = 1e-9
@@ -40,9 +41,7 @@ class RLBConfig:
     step is the largest price over this, and prices are rounded up to steps."""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "max_budget", "num_prices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, **vars(self))
 
 
 class RLBBidder:
@@ -57,11 +56,8 @@ class RLBBidder:
     ) -> None:
         """Compute the table of values.
 
-        Args:
-            market_pdf: [D + 1], the probability of each market price 0..D in steps; sums to 1.
-            mean_pctr: theta, in [0, 1].
-            price_step: One step of price, in the unit of the log.
-            config: Sizes; None: the defaults.
+        `market_pdf` [D + 1] are the probabilities of market prices 0..D in steps, `mean_pctr` is
+        theta, and `price_step` one step of price in the unit of the log.
         """
         config = config or RLBConfig()
         if market_pdf.ndim != 1 or not len(market_pdf) or not (market_pdf >= 0).all():
@@ -70,8 +66,7 @@ class RLBBidder:
             raise ValueError(f"market_pdf must sum to 1, got {market_pdf.sum()}")
         if not 0.0 <= mean_pctr <= 1.0:
             raise ValueError(f"mean_pctr must lie in [0, 1], got {mean_pctr}")
-        if not (math.isfinite(price_step) and price_step > 0.0):
-            raise ValueError(f"price_step must be finite and above 0, got {price_step}")
+        check_positive(price_step=price_step)
         self.price_step = price_step
         self.max_price = len(market_pdf) - 1
         self.config = config
@@ -96,13 +91,7 @@ class RLBBidder:
         return cls(pdf, float(log["pctr"].mean()), step, config)
 
     def bid(self, pctr: float, remaining_budget: float, remaining_auctions: int) -> float:
-        """Return the bid for one impression, in the unit of the log's market price.
-
-        Args:
-            pctr: theta(x), in [0, 1].
-            remaining_budget: Not spent yet.
-            remaining_auctions: Auctions to come, this one included, at least 1.
-        """
+        """Return the bid for one impression, in the unit of the log; see `Bidder`."""
         budget = remaining_budget / self.price_step * (1 + _SLACK)  # in steps
         if budget >= remaining_auctions * self.max_price:  # can pay for all that may come
             return self.max_price * self.price_step

@@ -157,12 +157,10 @@ def evaluate_reward(name: str, function: RewardFunction, outcome: Outcome) -> Fl
         raise RewardError(
             f"reward {name!r} must return shape {shape}, got {tuple(value.shape)} {_batch(outcome)}"
         )
-    infinite = torch.isinf(value)
-    if infinite.any():
-        at = infinite.nonzero()[0].tolist()
+    for at in map(tuple, torch.isinf(value).nonzero().tolist()):
         raise RewardError(
-            f"reward {name!r} returned {value[tuple(at)].item()} for request "
-            f"{outcome.request_id[tuple(at)].item()} (ad {outcome.ad_id[tuple(at)].item()})"
+            f"reward {name!r} returned {value[at].item()} for request "
+            f"{outcome.request_id[at].item()} (ad {outcome.ad_id[at].item()})"
         )
     return value.to(outcome.ecpm.dtype)
 
@@ -237,7 +235,7 @@ class RewardMix:
         if isinstance(reward, RewardMix):
             return reward
         if reward is None or (isinstance(reward, (list, tuple)) and not reward):
-            return cls.from_specs([])
+            reward = "final_value"
         if isinstance(reward, str) or callable(reward):
             return cls._joined([_named(reward)])
         if isinstance(reward, Mapping):

@@ -26,8 +26,8 @@ from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_pla
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.history import DAY_S
+from simulators.world.requests import HOUR_S
 
-HOUR_S = 3_600
 PEAK_INTERVAL_H, OFF_PEAK_INTERVAL_H = 2.0, 4.0
 
 
@@ -44,14 +44,8 @@ def rehearsal_times(
 
     Intervals are counted in a clock that advances by 1 in 2 hours at peak and in 4 off-peak. Active
     users ask at every tick; a user with a share x of the active users' mean rate at every 1/x-th.
-    The phase is drawn per user.
-
-    Args:
-        requests_per_day: Observed rate of every user [U].
-        is_active: bool [U], the very active ones.
-        start: First second, a full hour.
-        stop: End, a full hour.
-        seed: Root of the phases.
+    The phase is drawn per user. `requests_per_day` [U] are the observed rates, `is_active` [U] says
+    who is very active; `start` and `stop` are full hours, in seconds.
     """
     edges = np.arange(start, stop + 1, HOUR_S)
     peak = peak_hours().numpy()[edges[:-1] % DAY_S // HOUR_S]
@@ -72,13 +66,9 @@ def rehearsal_times(
 class RehearsalWorld:
     """A world with synthetic requests behind the logged ones; all else is the world's.
 
-    Their ids start at the number of logged requests; logged and synthetic ids may be mixed.
-
-    Args:
-        world: A synthetic world, or a market of one.
-        seed: Root of phases, scenes and positions.
-        num_days: Last logged days that are rehearsed; states are of the request's own time, and
-            nothing at or after it is known to it.
+    Their ids start at the number of logged requests; logged and synthetic ids may be mixed. The
+    last `num_days` logged days are rehearsed; states are of the request's own time, and nothing at
+    or after it is known to it.
 
     Raises:
         ValueError: A world whose logs say what could be shown: it can't tell of other moments.

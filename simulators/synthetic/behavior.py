@@ -46,15 +46,6 @@ class HiddenTruth:
     coarse_share: float
     fatigue: float
 
-    def match(
-        self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]
-    ) -> Float[Tensor, "B K"]:
-        """Return the standardised interest match; `ad_id` [B, K], the others [B]."""
-        share = self.coarse_share
-        coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
-        fine = (self.ad_latent[ad_id] @ self.user_latent[user_id][:, :, None]).squeeze(-1)
-        return share**0.5 * coarse + (1 - share) ** 0.5 * fine
-
     def probabilities(
         self,
         user_id: Int[Tensor, " B"],
@@ -65,19 +56,15 @@ class HiddenTruth:
         ad_id: Int[Tensor, "B K"],
         recent_advertiser: Real[Tensor, "B K"],
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Return true pCTR and pCVR, both [B, K].
+        """Return true pCTR and pCVR, both [B, K]; position 0 is the top.
 
-        Args:
-            user_id: int64 [B].
-            day: int64 [B].
-            hour: int64 [B], 0..23.
-            scene: int64 [B].
-            position: int64 [B], 0 is the top.
-            ad_id: int64 [B, K].
-            recent_advertiser: Impressions of the candidate's advertiser that the user saw today
-                and yesterday before the request, [B, K].
+        `recent_advertiser` counts the impressions of the candidate's advertiser that the user saw
+        today and yesterday before the request.
         """
-        match = self.match(user_id, day, ad_id)
+        share = self.coarse_share
+        coarse = self.affinity[user_id, day].gather(1, self.category[ad_id])
+        fine = (self.ad_latent[ad_id] @ self.user_latent[user_id][:, :, None]).squeeze(-1)
+        match = share**0.5 * coarse + (1 - share) ** 0.5 * fine  # standardised
         context = self.scene_logit[scene] + self.position_logit[position] + self.hour_logit[hour]
         click = (
             self.click_base

@@ -5,7 +5,6 @@ Dims: B (user, day) rows, N ads, U users, D days, C categories.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,16 +14,6 @@ from torch import Tensor
 
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.config import WorldConfig
-
-
-class CascadeScalars(NamedTuple):
-    """The entries of `Cascade.scalars`, in their order."""
-
-    click_base: float
-    match_scale: float
-    exploration: float
-    temperature: float
-    retrieval: float
 
 
 @dataclass(frozen=True)
@@ -42,19 +31,15 @@ class Cascade:
     log_bid: Tensor  # float32 [N], log bid in eCPM units at rate 1
     quality: Tensor  # float32 [N], estimated click quality
     is_cpm: Tensor  # bool [N], paid per impression
-    scalars: Tensor  # float32 [5], the `CascadeScalars`
+    scalars: Tensor
+    """float32 [5]: base and match scale of the click logit, `exploration`, `logging_temperature`,
+    `retrieval_share`."""
 
     def distribution(
         self, user_id: Int[Tensor, " B"], day: Int[Tensor, " B"], eligible: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N"]:
-        """Return the probability of every ad, float32 [B, N]; 0 for illegal ads.
-
-        Args:
-            user_id: int64 [B].
-            day: int64 [B].
-            eligible: bool [B, N].
-        """
-        base, scale, exploration, temperature, retrieval = CascadeScalars(*self.scalars.tolist())
+        """Return the probability of every ad, float32 [B, N]; 0 for illegal ads."""
+        base, scale, exploration, temperature, retrieval = self.scalars.tolist()
         affinity = self.affinity[user_id, day]
         interest = affinity.gather(1, self.category.expand(len(user_id), -1))
         logit = base + scale * interest + self.quality
@@ -107,13 +92,13 @@ def make_cascade(
         quality=truth.click_quality + torch.from_numpy(noise.astype(np.float32)),
         is_cpm=torch.from_numpy((ads["bid_type"] == "CPM").to_numpy(copy=True)),
         scalars=torch.tensor(
-            CascadeScalars(
-                click_base=truth.click_base,
-                match_scale=config.match_scale * config.coarse_share**0.5,
-                exploration=config.exploration,
-                temperature=config.logging_temperature,
-                retrieval=config.retrieval_share,
-            )
+            [
+                truth.click_base,
+                config.match_scale * config.coarse_share**0.5,
+                config.exploration,
+                config.logging_temperature,
+                config.retrieval_share,
+            ]
         ),
     )
 

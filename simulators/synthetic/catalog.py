@@ -79,12 +79,10 @@ def _nullable(columns: dict[str, tuple[NDArray, NDArray]]) -> pd.DataFrame:
 
 
 def context_targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataFrame:
-    """Draw which ads ask for hours of the day, which for a scene.
+    """Draw which ads ask for hours of the day, which for a scene; null for everyone.
 
-    Returns:
-        target_hour_start and target_hour_end (inclusive, over midnight where the end is lower)
-        and target_scene, null for everyone. An ad that targets asks for 6 to 14 hours, for a
-        scene, or for both. No columns if `context_targeting_share` is 0.
+    Hours are inclusive, over midnight where the end is lower. An ad that targets asks for 6 to 14
+    hours, for a scene, or for both. No columns if `context_targeting_share` is 0.
     """
     if config.context_targeting_share == 0:
         return pd.DataFrame()
@@ -105,14 +103,9 @@ def context_targeting(config: WorldConfig, rng: np.random.Generator) -> pd.DataF
 def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:
     """Draw ads and organic items.
 
-    Args:
-        config: Dials; uses the sizes, `targeting_share`, `market_cpm`, `base_*`, budgets.
-        rng: The only randomness.
-
-    Returns:
-        The catalogue. 40 % of the ads (`targeting_share`) target; 30 % are born and 30 % retire
-        during the simulated days; bids are log-normal around `market_cpm` once converted to eCPM
-        at average response; budgets follow Zipf's law over ads.
+    `targeting_share` of the ads target; 30 % are born and 30 % retire during the simulated days;
+    bids are log-normal around `market_cpm` once converted to eCPM at average response; budgets
+    follow Zipf's law over ads.
     """
     n, m = config.num_ads, config.num_organic
     centre, category_of_advertiser, vertical_of_category = _hierarchy(config, rng)

@@ -1,7 +1,8 @@
 """The dials of a synthetic world, and the named sizes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from gpr_rl.checks import check_at_least, check_positive
 from simulators.world.item_codes import check_ids
 
 
@@ -87,14 +88,12 @@ class WorldConfig:
         for name in (*shares, "context_targeting_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        sizes = dict.fromkeys(("num_users", "num_ads", "num_organic", "num_codes"), 1)
-        sizes |= {"num_levels": 2, "num_log_days": 3, "num_heldout_days": 2}
-        for name, least in sizes.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("num_users", "num_organic", "num_codes"):
+            check_at_least(1, **{name: getattr(self, name)})
+        check_at_least(2, num_levels=self.num_levels, num_heldout_days=self.num_heldout_days)
+        check_at_least(3, num_log_days=self.num_log_days)
         for name in ("budget_tightness", "impressions_per_user", "logging_temperature"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            check_positive(**{name: getattr(self, name)})
         if self.num_ads < self.num_codes:
             raise ValueError(
                 f"num_ads must be at least num_codes ({self.num_codes}), got {self.num_ads}"
@@ -110,10 +109,6 @@ class WorldConfig:
     def num_days(self) -> int:
         """All simulated days."""
         return self.num_log_days + self.num_heldout_days
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain JSON types."""
-        return asdict(self)
 
 
 SMALL = WorldConfig()

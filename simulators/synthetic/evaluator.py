@@ -3,36 +3,27 @@
 Dims: B requests, K candidates, N ads.
 """
 
-from pathlib import Path
-
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simulators.rewards import Outcome
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.world import World
-from simulators.world.files import read_tensors
+from simulators.world.files import read_file
 from simulators.world.history import DAY_S, count_kinds
 
 
 def read_truth(world: World) -> HiddenTruth:
-    """Return the truth in a world's directory.
-
-    Raises:
-        ValueError: The world was made from real logs and has no known truth.
-    """
+    """Return the truth in a world's directory; ValueError for a world made from real logs."""
     if not world.info.has_truth or world.directory is None:
         raise ValueError(f"world {world.info.name!r} has no known truth")
-    return HiddenTruth.from_tensors(_read(world, "truth"))
+    return HiddenTruth.from_tensors(read_file(world.directory / "truth.safetensors"))
 
 
 class TruthEvaluator:
     """What would really have happened, and what the production system would have shown.
-
-    Args:
-        world: A world whose directory holds a truth.
 
     Raises:
         ValueError: The world was made from real logs and has no known truth.
@@ -41,7 +32,8 @@ class TruthEvaluator:
     def __init__(self, world: World) -> None:
         self._world = world
         self._truth = read_truth(world)
-        self._cascade = Cascade(**_read(world, "cascade"))
+        assert world.directory is not None  # or `read_truth` had raised
+        self._cascade = Cascade(**read_file(world.directory / "cascade.safetensors"))
 
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
@@ -50,46 +42,17 @@ class TruthEvaluator:
         user, time = world.request_user[ids], world.request_time[ids]
         ad_id = ad_id.clamp_min(0)
         recent = count_kinds(torch.from_numpy(world.history.counts(user, time)))[..., 4]
-        scene, position, _, _ = torch.from_numpy(world.request_context[ids]).unbind(-1)
-        pctr, pcvr = self.probabilities(
+        scene, position, hour, _ = torch.from_numpy(world.request_context[ids]).unbind(-1)
+        pctr, pcvr = self._truth.probabilities(
             torch.from_numpy(user),
-            torch.from_numpy(time),
+            torch.from_numpy(time // DAY_S),
+            hour,
             scene,
             position,
             ad_id,
             recent.gather(1, world.group[ad_id, 2]),
         )
         return world.make_outcome(request_id, ad_id, pctr, pcvr)
-
-    def probabilities(
-        self,
-        user_id: Int[Tensor, " B"],
-        timestamp: Int[Tensor, " B"],
-        scene: Int[Tensor, " B"],
-        position: Int[Tensor, " B"],
-        ad_id: Int[Tensor, "B K"],
-        recent_advertiser: Real[Tensor, "B K"],
-    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Return true click and conversion probabilities at any time and place.
-
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            scene: int64 [B].
-            position: int64 [B].
-            ad_id: int64 [B, K].
-            recent_advertiser: Impressions of each candidate's advertiser that the user saw today
-                and yesterday before that time.
-        """
-        return self._truth.probabilities(
-            user_id,
-            timestamp // DAY_S,
-            timestamp % DAY_S // 3600,
-            scene,
-            position,
-            ad_id,
-            recent_advertiser,
-        )
 
     def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return the true outcome of every ad, [B, N]."""
@@ -103,8 +66,3 @@ class TruthEvaluator:
         user = torch.from_numpy(world.request_user[ids])
         day = torch.from_numpy(world.request_time[ids] // DAY_S)
         return self._cascade.distribution(user, day, world.eligible(request_id))
-
-
-def _read(world: World, name: str) -> dict[str, Tensor]:
-    assert world.directory is not None
-    return read_tensors(Path(world.directory) / f"{name}.safetensors")

@@ -78,7 +78,9 @@ def simulate_logs(
         for name in ("age", "gender", "region", "device")
     }
     advertiser = catalog.ads["advertiser"].to_numpy()
-    organic_by_category = _category_members(catalog.organic["category"].to_numpy(), config)
+    category = catalog.organic["category"].to_numpy()
+    size = np.bincount(category, minlength=config.num_categories)
+    organic_by_category = np.argsort(category, kind="stable"), np.cumsum(size) - size, size
     frames, yesterday = [], np.zeros((config.num_users, config.num_advertisers), dtype=np.int32)
     for day in range(config.num_days):
         count = rng.poisson(users["activity"].to_numpy())
@@ -176,15 +178,6 @@ def _draw_ads(
     return ad_id, propensity
 
 
-def _category_members(
-    category: NDArray[np.int64], config: WorldConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return organic items sorted by category, with the start and size of each category."""
-    order = np.argsort(category, kind="stable")
-    size = np.bincount(category, minlength=config.num_categories)
-    return order, np.cumsum(size) - size, size
-
-
 def _organic_day(
     config: WorldConfig,
     users: pd.DataFrame,
@@ -193,7 +186,10 @@ def _organic_day(
     day: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Draw a day of organic views: a category by today's interests, an item within it."""
+    """Draw a day of organic views: a category by today's interests, an item within it.
+
+    `members` are the items sorted by category, and the start and size of each category.
+    """
     order, start, size = members
     rate = users["activity"].to_numpy() * config.organic_per_user / config.impressions_per_user
     user = np.repeat(np.arange(config.num_users), rng.poisson(rate))

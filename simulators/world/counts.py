@@ -12,14 +12,9 @@ from gpr_rl.data.streams import IntArray, search
 class CountIndex:
     """Events sorted by (cell, time), with running counts per kind within a cell.
 
-    A cell is whatever events are counted by, for instance a user and a group of ads. Memory is
-    8 bytes per event and 1, 2 or 4 per event and kind.
-
-    Args:
-        cell: int64 [n], not negative.
-        time: int64 [n], not negative.
-        kind: int [n], below `num_kinds`.
-        num_kinds: K.
+    A cell is whatever events are counted by, for instance a user and a group of ads. Cells, times
+    and kinds are [n] each, not negative; kinds lie below `num_kinds`. Memory is 8 bytes per event
+    and 1, 2 or 4 per event and kind.
 
     Raises:
         ValueError: Cells and times do not fit into one 64-bit key.
@@ -47,15 +42,7 @@ class CountIndex:
             self._count[:, column] = running - np.repeat(before, size)
 
     def before(self, cell: IntArray, time: IntArray) -> IntArray:
-        """Return the counts of events in `cell` strictly before `time`.
-
-        Args:
-            cell: int64 [...].
-            time: int64, broadcasts with `cell`.
-
-        Returns:
-            int64 [..., K].
-        """
+        """Return the counts of events in `cell` [...] strictly before `time`, int64 [..., K]."""
         first = cell * self._span
         within = np.minimum(np.maximum(time, 0), self._span - 1)  # np.clip takes twice as long
         last = search(self._key, first + within) - 1

@@ -134,17 +134,9 @@ class Targeting:
     ) -> Tensor:
         """Return bool [B, N]: ads active on `day` that admit the user (all arguments int64 [B]).
 
-        Args:
-            day: Since day 0.
-            age: In years.
-            gender: As in `users.parquet`, like `region` and `device`.
-            region: See `gender`.
-            device: See `gender`.
-            hour: 0..23. None leaves the hours that ads ask for out of account, and likewise:
-            scene: None leaves the scenes out of account.
-
-        Returns:
-            May be all False: whoever shows ads says what happens then.
+        Days are counted from 0, ages are in years, hours 0..23, the others as in `users.parquet`.
+        Without `hour` or `scene` what ads ask of it is left out of account. A row may be all
+        False: whoever shows ads says what happens then.
         """
         given = {"day": day, "age": age, "gender": gender, "region": region, "device": device}
         given |= {} if hour is None else {"hour": hour}

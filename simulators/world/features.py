@@ -61,11 +61,7 @@ def candidate_counts(histogram: Tensor, group: Tensor, ad_id: Tensor) -> Tensor:
     """Return the count features of each candidate's own groups, float32 [B, K, 3F].
 
     The features are computed where there are fewer rows: per candidate, or per group.
-
-    Args:
-        histogram: int64 [B, G, 8], `History.counts` of the request's user.
-        group: int64 [N + M, 3].
-        ad_id: int64 [B, K].
+    `histogram` is `History.counts` [B, G, 8], `group` [N + M, 3], `ad_id` [B, K].
     """
     b, num_groups, _ = histogram.shape
     index = group[ad_id] + torch.arange(b, device=ad_id.device)[:, None, None] * num_groups
@@ -105,10 +101,7 @@ class PastCounts:
         """Return the count features of candidates, float32 [B, K, 3F], or 3F + 2 with repeats.
 
         A few candidates are looked up, many read from the histogram; the counts are the same.
-
-        Args:
-            group: int64 [N + M, 3].
-            ad_id: int64 [B, K].
+        `group` is [N + M, 3], `ad_id` [B, K].
         """
         few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
         if few or self.today is not None:
@@ -169,15 +162,10 @@ def ranker_inputs(
     context: IntArray,
     today: Today | None = None,
 ) -> tuple[RankerInput, PastCounts]:
-    """Return what the rankers take of B requests.
+    """Return what the rankers take of B requests; what was before `timestamp` [B] counts.
 
-    Args:
-        history: The log.
-        attributes: int64 [U, A] of all users.
-        user_id: int64 [B].
-        timestamp: int64 [B]; what was before it counts.
-        context: int64 [B, C].
-        today: Of a day in progress: what follows the events before `today.since`.
+    `attributes` [U, A] are of all users, `context` is [B, C], and `today` of a day in progress:
+    what follows the events before `today.since`.
     """
     before = timestamp if today is None else today.since
     rows, known = history.positives.last(user_id, before, NUM_RECENT)
@@ -217,16 +205,14 @@ class FeatureBuilder:
         return ranker_inputs(self.history, self.user_attributes, *asked)
 
 
-class PreparedFeatures:
-    """A `FeatureBuilder` of requests known beforehand: one batch, handed out one by one."""
+def prepared(builder: FeatureBuilder, request_id: Tensor) -> Features:
+    """Return features of requests known beforehand, [n]: one batch, handed out one by one."""
+    inputs, past = builder(request_id)
+    row_of = {request: row for row, request in enumerate(request_id.tolist())}
+    parts = inputs.split(1)
 
-    def __init__(self, builder: FeatureBuilder, request_id: Tensor) -> None:
-        """Build the inputs of `request_id` (int64 [n])."""
-        inputs, self._past = builder(request_id)
-        self._row = {request: row for row, request in enumerate(request_id.tolist())}
-        self._inputs = inputs.split(1)
+    def one(request_id: Tensor) -> tuple[RankerInput, PastCounts]:
+        row = row_of[int(request_id)]
+        return parts[row], past.part(slice(row, row + 1))
 
-    def __call__(self, request_id: Tensor) -> tuple[RankerInput, PastCounts]:
-        """Return inputs and counts of one of the requests, int64 [1]."""
-        row = self._row[int(request_id)]
-        return self._inputs[row], self._past.part(slice(row, row + 1))
+    return one

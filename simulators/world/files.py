@@ -3,38 +3,33 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_file
-from torch import Tensor
 
 from simulators.world.info import WorldError
 
-T = TypeVar("T")
 TABLES = ("users", "ads", "organic", "events")
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object of a world; WorldError where it is missing or damaged."""
-    found = _read(path, lambda: json.loads(path.read_text()))
+def _read_object(path: Path) -> dict:
+    found = json.loads(path.read_text())
     if not isinstance(found, dict):
-        raise WorldError(f"{path} can't be read: it holds no JSON object")
+        raise TypeError("it holds no JSON object")
     return found
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """Read a table of a world; WorldError where it is missing or damaged."""
-    return _read(path, lambda: pd.read_parquet(path))
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": _read_object,
+    ".parquet": pd.read_parquet,
+    ".safetensors": load_file,
+}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file of a world; WorldError where it is missing or damaged."""
-    return _read(path, lambda: load_file(path))
-
-
-def _read(path: Path, read: Callable[[], T]) -> T:
+def read_file(path: Path) -> Any:
+    """Return a JSON object, a table or tensors; WorldError where one is missing or damaged."""
     try:
-        return read()
+        return _READERS[path.suffix](path)
     except Exception as error:
         raise WorldError(f"{path} can't be read: {error}") from error

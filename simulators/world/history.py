@@ -57,16 +57,11 @@ def as_seen(events: pd.DataFrame) -> pd.DataFrame:
 
 
 class History:
-    """Strictly-past views of an event table.
+    """Strictly-past views of events: user_id, timestamp, kind (0 organic, 1 ad), item_id, action.
 
-    Args:
-        events: user_id, timestamp, kind (0 organic, 1 ad), item_id, action.
-        group: int64 [N + M, 3], vertical, category and advertiser of every item (ads, then
-            organic), as disjoint group numbers below `num_groups`.
-        num_users: U.
-        num_ads: N.
-        same_ad: int64 [N + M], the ad that promotes the item's product, N where there is none;
-            only `repeats` needs it.
+    `group` [N + M, 3] has vertical, category and advertiser of every item (ads, then organic), as
+    disjoint group numbers. `same_ad` [N + M] is the ad that promotes the item's product, N where
+    there is none; only `repeats` needs it.
     """
 
     def __init__(
@@ -141,15 +136,9 @@ class History:
         return CountIndex(cell.ravel(), time, np.repeat(kind, num), num_kinds=4)
 
     def group_counts(self, user_id: IntArray, timestamp: IntArray, group: IntArray) -> IntArray:
-        """Return the rows of `counts` for a few groups, without the histogram.
+        """Return the rows of `counts` for a few groups [B, G'], without the histogram.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B].
-            group: int64 [B, G'], below `num_groups`.
-
-        Returns:
-            int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
+        That is int64 [B, G', 8], `counts(user_id, timestamp)[b, group[b]]`.
         """
         cell = user_id[:, None] * self.num_groups + group
         # a user's look-ups side by side: they hit the same memory
@@ -196,15 +185,8 @@ class History:
     ) -> NDArray[np.float32]:
         """Return P_l(t) of GPR Eq. 6: share of past clicks and conversions per code, [B, L, V].
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B]; only events strictly before it count.
-            codes: int64 [N, L] of the ads.
-            num_codes: V.
-            today: Of a day in progress: what follows the events before `today.since`.
-
-        Returns:
-            float32 [B, L, V]; 0 everywhere for a user without a past success.
+        0 everywhere for a user without a success strictly before `timestamp`. `codes` [N, L] are
+        the ads'; `today` is of a day in progress: what follows the events before `today.since`.
         """
         before = timestamp if today is None else today.since
         row, index = ragged(*self.successes.before(user_id, before))

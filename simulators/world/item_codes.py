@@ -46,18 +46,11 @@ def make_ids(
     """Fit a tokenizer on all items and return it with their codes, int64 [N + M, L].
 
     With `ua_sid` the codebooks shrink with depth: the first level has 4 V codes, the last V / 4, a
-    hash of account, conversion type and item. With `resolve="suffix"` there is a level more; ads
-    and organic items are counted apart.
+    hash of account, conversion type and item. With `resolve="suffix"` there is a level more than
+    `num_levels`; ads and organic items are counted apart.
 
-    Args:
-        embedding: float32 [N + M, d].
-        ads: advertiser, bid_type and ad_id of N ads.
-        organic: creator and item_id of M items.
-        tokenizer: One of `TOKENIZERS`.
-        resolve: One of `RESOLVE`.
-        num_levels: L, without a suffix.
-        num_codes: V.
-        seed: Of the fit.
+    `embedding` is float32 [N + M, d]; `ads` has advertiser, bid_type and ad_id, `organic` creator
+    and item_id.
     """
     check_ids(tokenizer, resolve, num_levels, num_codes)
     fitted: Tokenizer

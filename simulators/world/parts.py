@@ -15,7 +15,7 @@ from torch import Tensor
 from simulators.world.features import Features
 from simulators.world.info import WorldInfo
 from simulators.world.requests import LoggedRequests
-from simulators.world.scoring import NoRankers, WorldRankers
+from simulators.world.scoring import WorldRankers, no_rankers
 
 SCORES = ("pctr", "pcvr", "ecpm", "final_value", "alpha", "reward_scale", "ad_value")
 """What `WorldParts.logged` holds of a world with rankers."""
@@ -36,7 +36,7 @@ class WorldParts:
     availability: Bool[Tensor, "G N"] | None = None
     """Legal ads by place and time, for worlds whose logs say what could be shown."""
     directory: Path | None = None
-    rankers: WorldRankers = field(default_factory=NoRankers)
+    rankers: WorldRankers = no_rankers
     """The reward simulator."""
     logged: Mapping[str, Tensor] = field(default_factory=dict)
     """What the rankers say of the log: pctr, pcvr, ecpm, final_value [R] of the logged ads, alpha

@@ -26,14 +26,11 @@ def past_successes(
     ids = request_id.numpy()
     history = world.history
     start, stop = history.successes.before(world.request_user[ids], world.request_time[ids])
-    row, index = ragged(start, stop)
-    num_past = stop - start
-    place = np.arange(len(row)) - np.repeat(np.cumsum(num_past) - num_past, num_past)
-    shape = (len(ids), max(int(num_past.max(initial=0)), 1))
-    codes = torch.zeros(*shape, world.codes.shape[1], dtype=torch.int64)
-    valid = torch.zeros(shape, dtype=torch.bool)
-    item = torch.from_numpy(np.asarray(history.successes.columns["item"][index], dtype=np.int64))
-    rows, places = torch.from_numpy(row), torch.from_numpy(place)
-    codes[rows, places] = world.codes[item]
-    valid[rows, places] = True
+    valid = torch.arange(max(int((stop - start).max(initial=0)), 1)) < torch.from_numpy(
+        (stop - start)[:, None]
+    )
+    _, index = ragged(start, stop)
+    item = np.asarray(history.successes.columns["item"][index], dtype=np.int64)
+    codes = world.codes.new_zeros(*valid.shape, world.codes.shape[1])
+    codes[valid] = world.codes[torch.from_numpy(item)]
     return codes, valid

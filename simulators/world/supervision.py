@@ -51,14 +51,13 @@ class WindowBatches:
 
     def next_ads(self, step: int) -> NextAdBatch:
         """Return the same windows for models that know ads by number; head 1's targets."""
-        kept = self._kept(step)
-        windows = self._cut(kept)
+        windows = self.windows(step)
         valid = windows.valid[..., 0]
         request = windows.request_id[..., 0].clamp_min(0)
         ad_id = self.world.request_ad[request]
         return NextAdBatch(
             tokens=windows.tokens,
-            item=torch.from_numpy(self.world.sequences.window_items(kept)),
+            item=torch.from_numpy(self.world.sequences.window_items(self._kept(step))),
             position=windows.position,
             ad_id=ad_id,
             codes=self.world.codes[ad_id],
@@ -77,7 +76,8 @@ class WindowBatches:
 
     def windows(self, step: int) -> Windows:
         """Return the windows of a step, without what is known of their targets."""
-        return self._cut(self._kept(step))
+        sequences, kept = self.world.sequences, self._kept(step)
+        return sequences.windows(kept, self.num_positions, self.num_heads, self._end)
 
     def _kept(self, step: int) -> IntArray:
         """Return the kept requests that the windows of a step end at, int64 [B]."""
@@ -95,9 +95,6 @@ class WindowBatches:
                 f"days {self.first_time / DAY_S:g} to {end / DAY_S:g}"
             )
         return pool
-
-    def _cut(self, kept: IntArray) -> Windows:
-        return self.world.sequences.windows(kept, self.num_positions, self.num_heads, self._end)
 
     @property
     def _end(self) -> int | IntArray:

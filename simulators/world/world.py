@@ -23,7 +23,7 @@ from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.rewards import Outcome, ecpm
 from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
-from simulators.world.features import FeatureBuilder, Features, PreparedFeatures
+from simulators.world.features import FeatureBuilder, Features, prepared
 from simulators.world.history import DAY_S, History
 from simulators.world.parts import WorldParts
 from simulators.world.requests import HOUR_S, LoggedRequests
@@ -188,12 +188,8 @@ class World:
     ) -> Request:
         """Return what the policy may know of requests that need not be in the log.
 
-        Args:
-            request_id: int64 [B].
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            context: int64 [B, C].
-            today: Of a day in progress: what follows the events before `today.since`.
+        `timestamp` is in seconds since day 0, `context` [B, C]; `today` is of a day in progress:
+        what follows the events before `today.since`.
         """
         tokens, _ = self.sequences.tokens(user_id, timestamp, context, today)
         return Request(
@@ -233,14 +229,10 @@ class World:
         scene: Int[Tensor, " B"],
         template: Int[Tensor, " B"],
     ) -> Bool[Tensor, "B N"]:
-        """Return bool [B, N], the ads that users may see at a time and place.
+        """Return bool [B, N], the ads that users may see at a time (s since day 0) and place.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B], seconds since day 0.
-            scene: int64 [B].
-            template: int64 [B], a logged request at the same place and time, for worlds whose
-                logs say what could be shown; the others ignore it.
+        `template` is a logged request at the same place and time, for worlds whose logs say what
+        could be shown; the others ignore it.
         """
         if isinstance(self.legality, Availability):
             return self.legality.eligible(template)
@@ -264,13 +256,10 @@ class World:
         exact: bool = False,
         features: Features | None = None,
     ) -> Outcome:
-        """Return what the frozen rankers say of candidates.
+        """Return what the frozen rankers say of candidates; -1 (padding) is scored as ad 0.
 
-        Args:
-            request_id: int64 [B].
-            ad_id: int64 [B, K]; -1 (padding) is scored as ad 0 and must be masked by the caller.
-            exact: Score in float64; see `FrozenRankers`. Environments do, training does not.
-            features: What `prepared` gave for these requests; None builds it.
+        Environments score in float64 (`exact`, see `FrozenRankers`), training does not. `features`
+        are what `prepared` gave for these requests; None builds them.
         """
         inputs, past = (features or self.features)(request_id)
         shown = ad_id.clamp_min(0)
@@ -301,7 +290,7 @@ class World:
         """
         if not isinstance(self.features, FeatureBuilder):
             return self.features
-        return PreparedFeatures(self.features, request_id)
+        return prepared(self.features, request_id)
 
     def make_outcome(
         self,

@@ -600,7 +600,7 @@ def test_nothing_given_away_holds_the_truth(world: World) -> None:
 
 def test_what_is_said_before_anything_happened_is_the_same_whoever_clicks(world: World) -> None:
     class Never:
-        def probabilities(self, moment, ad_id):
+        def __call__(self, moment, ad_id):
             return torch.zeros(ad_id.shape), torch.zeros(ad_id.shape)
 
     seen: list[Outcome] = []

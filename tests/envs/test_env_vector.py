@@ -420,12 +420,18 @@ class Rings(Engine):
         return np.ones(self.num_rows, dtype=np.bool_) if rows is None else rows
 
 
+class RingVectorEnv(VectorEnv):
+    @staticmethod
+    def engine_class(world: World, num_rows: int) -> Rings:
+        return Rings(num_rows)
+
+
 class Ring(gymnasium.Env):
     """One day, written against the engine by hand."""
 
     def __init__(self) -> None:
         self.engine = Rings(1)
-        vector: Any = VectorEnv(Rings(1))
+        vector: Any = RingVectorEnv(1)
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
 
@@ -458,7 +464,7 @@ class Ring(gymnasium.Env):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_any_engine_will_do(mode: AutoresetMode) -> None:
-    env: Any = VectorEnv(Rings(5), autoreset_mode=mode)
+    env: Any = RingVectorEnv(5, autoreset_mode=mode)
     reference = SyncVectorEnv([Ring] * 5, autoreset_mode=mode)
     assert_same(env.reset(seed=2), reference.reset(seed=2))
     for number in range(20):
@@ -470,14 +476,14 @@ def test_any_engine_will_do(mode: AutoresetMode) -> None:
             assert_same(env.reset(options=options[0]), reference.reset(options=options[1]))
     check_vector_env(
         Ring,
-        lambda n: VectorEnv(Rings(n), autoreset_mode=mode),
+        lambda n: RingVectorEnv(n, autoreset_mode=mode),
         check_reset_mask=True,
     )
 
 
 def test_the_engine_keeps_its_arrays() -> None:
-    engine = Rings(2)
-    env: Any = VectorEnv(engine)  # type: ignore[arg-type]
+    env: Any = RingVectorEnv(2)
+    engine = env._engine
     env.reset(seed=0)
     for handed_out, own in (
         (env.eligible_ads(), engine.ads),
@@ -488,21 +494,21 @@ def test_the_engine_keeps_its_arrays() -> None:
 
 
 def test_every_row_is_rendered() -> None:
-    env: Any = VectorEnv(Rings(2), render_mode="ansi")
+    env: Any = RingVectorEnv(2, render_mode="ansi")
     with pytest.raises(ResetNeeded):
         env.render()
     env.reset(seed=0)
     assert [text.strip() for text in env.render()] == ["ring of row 0", "ring of row 1"]
-    silent: Any = VectorEnv(Rings(2))
+    silent: Any = RingVectorEnv(2)
     assert silent.render() is None
     with pytest.raises(ValueError, match="render_mode must be None or 'ansi', got 'human'"):
-        VectorEnv(Rings(2), render_mode="human")
+        RingVectorEnv(2, render_mode="human")
 
 
 @pytest.mark.parametrize("mode", [DISABLED, AutoresetMode.NEXT_STEP])
 def test_work_in_python_does_not_grow_with_rows(mode: AutoresetMode) -> None:
     def num_calls(num_rows: int) -> int:
-        env: Any = VectorEnv(Rings(num_rows), autoreset_mode=mode)
+        env: Any = RingVectorEnv(num_rows, autoreset_mode=mode)
         env.reset(seed=[0] * num_rows)
         actions, count = np.zeros(num_rows, dtype=np.int64), 0
 

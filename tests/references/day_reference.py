@@ -21,7 +21,7 @@ from gpr_rl.schema import NUM_TIME_GAPS, Action, TokenType
 from simulators.day.day import DayConfig
 from simulators.day.pacing import PacingConfig
 from simulators.day.traffic import draw_arrivals, traffic_of
-from simulators.synthetic.evaluator import TruthEvaluator
+from simulators.synthetic.evaluator import read_truth
 from simulators.world import World
 from simulators.world.features import RankerInput, count_features, repeat_features
 
@@ -133,7 +133,7 @@ class ReferenceDay:
         ]
         self.organic = world.organic.to_dict("records")
         self.users = world.users.to_dict("records")
-        self.truth = TruthEvaluator(world) if world.info.has_truth else None
+        self.truth = read_truth(world) if world.info.has_truth else None
         keys = (torch.tensor([x]) for x in (seed, episode, day))
         arrivals = draw_arrivals(traffic_of(world), root, *keys, rules.num_requests)
         self.num_requests = int(arrivals.count)
@@ -302,7 +302,8 @@ class ReferenceDay:
         if self.truth is None:
             return self.distort(*self.scores(ask, [ad])[0])
         recent = CountsByHand(self, self.past(ask), self.day * DAY_S).recent_of_advertiser(ad)
-        one = (torch.tensor([x]) for x in (ask.user, ask.time, ask.scene, ask.position))
+        when = ask.time // DAY_S, ask.time % DAY_S // 3600
+        one = (torch.tensor([x]) for x in (ask.user, *when, ask.scene, ask.position))
         pctr, pcvr = self.truth.probabilities(*one, torch.tensor([[ad]]), torch.tensor([[recent]]))
         return self.distort(float(pctr), float(pcvr))
 

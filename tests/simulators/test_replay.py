@@ -134,7 +134,7 @@ def test_other_bad_input_is_named(unchecked_shapes):
         run(log, 3.0, 1.0)
     with pytest.raises(TypeError, match="1 to 3 positional arguments"):
         run(log, lambda: 1.0, 1.0)
-    with pytest.raises(ValueError, match="mean_pctr must be above 0, got 0"):
+    with pytest.raises(ValueError, match="mean_pctr must be positive and finite, got 0"):
         LinearBidder(1.0, 0.0)
     with pytest.raises(ValueError, match="log without a click"):
         MaxCPCBidder.fit(log)

@@ -102,7 +102,7 @@ def test_an_ipinyou_folder_has_its_training_file(command):
         (["test.csv", "--bidder", "magic"], "unknown bidder 'magic': choose from constant, "),
         (["test.csv", "--bidder", "linear"], "linear is fitted on a training log: give --train"),
         (["test.csv", "--bidder", "constant"], "constant needs --price"),
-        (["test.csv", "--bidder", "constant", "--price", "-1"], "price must be finite and not"),
+        (["test.csv", "--bidder", "constant", "--price", "-1"], "price must be finite"),
         (["dull.csv", "--bidder", "linear", "--train", "dull.csv"], "linear needs a click"),
         (["dull.csv", "--bidder", "max_cpc", "--train", "dull.csv"], "max_cpc needs a click"),
         (["bad.csv", "--bidder", "constant", "--price", "1"], "bad.csv: log lacks the column"),

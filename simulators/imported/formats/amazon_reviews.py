@@ -46,7 +46,10 @@ class AmazonReviews(LogSource):
         self._metas, self._reviews = metas, [_reviews_of(meta) for meta in metas]
         for paths, names in ((self._reviews, _REVIEW), (self._metas, _META)):
             for path in paths:
-                _check_first_line(path, names)
+                first = next(_records(path, names, 1), None)
+                if first is None:
+                    raise LogFormatError(f"{path} has no rows")
+                first.check_readable()
         categories = [path.name.partition(".")[0] for path in self._reviews]
         self.title = f"Amazon Reviews 2023 ({', '.join(categories)})"
 
@@ -97,13 +100,6 @@ def _reviews_of(meta: Path) -> Path:
         if (path := meta.with_name(stem + ending)).exists():
             return path
     raise LogFormatError(f"{meta.parent}: {stem}.jsonl or {stem}.jsonl.gz is missing")
-
-
-def _check_first_line(path: Path, names: tuple[str, ...]) -> None:
-    first = next(_records(path, names, 1), None)
-    if first is None:
-        raise LogFormatError(f"{path} has no rows")
-    first.check_readable()
 
 
 def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> Iterator[Rows]:

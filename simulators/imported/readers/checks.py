@@ -11,9 +11,9 @@ A row is bad, and is left out, by the first of these rules that it breaks:
   mistake: it is not known.
 - A line that is no row at all (too many cells, broken JSON) is bad as well.
 
-Two things are not bad but counted. Of rows with equal user, item, time and action only the first is
-kept: shops sell two of a kind, and logs are written twice; the others are listed as duplicates. A
-time before that of the row above in the same file is legal, as events are sorted later.
+Of rows with equal user, item, time and action only the first is kept: shops sell two of a kind, and
+logs are written twice. The others are not bad but counted, and listed as duplicates. Times may go
+backwards, as events are sorted later.
 
 Duplicates are found over the whole log by a 64-bit hash of each row; see `readers.duplicates`.
 
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpr_rl.files import complete_file
-from simulators.imported.readers.duplicates import SeenHashes, row_hashes
+from simulators.imported.readers.duplicates import SeenHashes
 from simulators.imported.readers.log import ACTIONS, OPTIONAL_COLUMNS, LogFormatError, Rows
 
 MAX_TIMESTAMP = 100_000_000_000
@@ -42,7 +42,6 @@ _LARGEST = float(np.finfo(np.float32).max)
 _CHECK_EVERY = 100_000
 _AMOUNTS = ("value", "price", "bid")
 _LABELS = tuple(name for name in OPTIONAL_COLUMNS if name not in _AMOUNTS)
-_COUNTS = ("num_rows", "num_accepted", "num_duplicates", "num_bad", "num_backwards")
 _DUPLICATE = "duplicate: an earlier row has the same user, item, time and action"
 _SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
 
@@ -55,26 +54,18 @@ class CheckCounts:
 
     num_rows: int
     """All that were read."""
-    num_accepted: int
     num_duplicates: int
     """Left out, but not bad."""
     num_bad: int
-    num_backwards: int
-    """Accepted rows with a time before that of the accepted row above in the file."""
     bad: dict[str, int]
     """How many rows broke which rule."""
-    actions: dict[str, int]
-    """Accepted rows of each of `ACTIONS`."""
 
 
 class RowChecker:
     """Checks a log by the rules above and lists what is left out.
 
-    Args:
-        known_items: All item ids, unique.
-        rejected: Parquet table to write: `file`, `line` and `reason` of each row that was left
-            out; empty if there is none. It gets its name when the check ends.
-        max_bad_share: Largest share of bad rows, in [0, 1].
+    `rejected` is the Parquet table to write: `file`, `line` and `reason` of each row that was left
+    out; it gets its name when the check ends. `max_bad_share` lies in [0, 1].
     """
 
     def __init__(
@@ -94,12 +85,10 @@ class RowChecker:
         self._max_bad_share = max_bad_share
         self._seen = SeenHashes()
         self._users_are_text: bool | None = None
-        self._last = (Path(), 0)
         self._first_bad = ""
         self._checked_at = 0
-        self._num = dict.fromkeys(_COUNTS, 0)
+        self._num_rows = self._num_duplicates = 0
         self._bad: Counter[str] = Counter()
-        self._actions: NDArray[np.int64] = np.zeros(len(ACTIONS), dtype=np.int64)
 
     def check(self, rows: Rows) -> pd.DataFrame:
         """Return the good rows of a piece, in their order and with an index from 0.
@@ -129,9 +118,11 @@ class RowChecker:
         }
         good = np.flatnonzero(verdict.good)
         users = user_id.iloc[good].infer_objects()
-        new = self._seen.add(row_hashes(users, at_item[good], timestamp[good], action[good]))
+        keys = {"item": at_item[good], "time": timestamp[good], "action": action[good]}
+        keyed = pd.DataFrame({"user": users.array, **keys})
+        new = self._seen.add(pd.util.hash_pandas_object(keyed, index=False).to_numpy())
         kept = good[new]
-        self._count(rows, verdict, good[~new], timestamp[kept], action[kept])
+        self._count(rows, verdict, good[~new])
         columns = {
             "user_id": users.to_numpy()[new] if users.dtype != "str" else users.array[new],
             "item_id": item_id.iloc[kept].infer_objects().array,
@@ -152,10 +143,15 @@ class RowChecker:
         """
         self._stop_if_bad()
         self._file.close()
-        if not self._num["num_accepted"]:
-            raise LogFormatError(f"no row is left of {self._num['num_rows']}; see {self._rejected}")
-        actions = dict(zip(ACTIONS, self._actions.tolist(), strict=True))
-        return CheckCounts(**self._num, bad=dict(self._bad), actions=actions)
+        num_bad = self._bad.total()
+        if self._num_rows == num_bad + self._num_duplicates:
+            raise LogFormatError(f"no row is left of {self._num_rows}; see {self._rejected}")
+        return CheckCounts(
+            num_rows=self._num_rows,
+            num_duplicates=self._num_duplicates,
+            num_bad=num_bad,
+            bad=dict(self._bad),
+        )
 
     def _check_ids(self, column: pd.Series, name: str, verdict: "_Verdict") -> None:
         """Fail null ids and, for users, those that are text where the others are integers."""
@@ -173,14 +169,7 @@ class RowChecker:
                 f"user_id is {other}, unlike the others", text != self._users_are_text, column
             )
 
-    def _count(
-        self,
-        rows: Rows,
-        verdict: "_Verdict",
-        duplicates: NDArray[np.int64],
-        timestamp: NDArray[np.int64],
-        action: NDArray[np.int8],
-    ) -> None:
+    def _count(self, rows: Rows, verdict: "_Verdict", duplicates: NDArray[np.int64]) -> None:
         broken = [(int(rows.line[row]), *why) for row, why in sorted(verdict.broken.items())]
         broken += [(line, "no row", reason) for line, reason in rows.unreadable]
         if broken and not self._first_bad:
@@ -192,22 +181,14 @@ class RowChecker:
         if lines:
             cells = [[str(rows.file)] * len(lines), lines, reasons]
             self._writer.write_table(pa.table(cells, schema=_SCHEMA))
-        file, last = self._last
-        before = timestamp[:1] if file != rows.file else np.array([last])
-        if len(timestamp):
-            self._last = (rows.file, int(timestamp[-1]))
-        self._actions += np.bincount(action, minlength=len(ACTIONS))
-        self._num["num_rows"] += len(rows.frame) + len(rows.unreadable)
-        self._num["num_bad"] += len(broken)
-        self._num["num_duplicates"] += len(duplicates)
-        self._num["num_accepted"] += len(timestamp)
-        self._num["num_backwards"] += int((np.diff(timestamp, prepend=before) < 0).sum())
-        if self._num["num_rows"] - self._checked_at >= _CHECK_EVERY:
-            self._checked_at = self._num["num_rows"]
+        self._num_rows += len(rows.frame) + len(rows.unreadable)
+        self._num_duplicates += len(duplicates)
+        if self._num_rows - self._checked_at >= _CHECK_EVERY:
+            self._checked_at = self._num_rows
             self._stop_if_bad()
 
     def _stop_if_bad(self) -> None:
-        bad, total = self._num["num_bad"], self._num["num_rows"]
+        bad, total = self._bad.total(), self._num_rows
         if bad > self._max_bad_share * total:
             self._file.close()
             rules = ", ".join(f"{rule} ({number})" for rule, number in self._bad.most_common())

@@ -7,26 +7,9 @@ Dims: n rows of a piece.
 """
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 HashArray = NDArray[np.uint64]
-
-
-def row_hashes(
-    users: pd.Series,
-    item: NDArray[np.intp],
-    timestamp: NDArray[np.int64],
-    action: NDArray[np.int8],
-) -> HashArray:
-    """Return a 64-bit hash of each row, mixing the keys one after the other as SplitMix64 does."""
-    hashed = pd.util.hash_array(users.array if users.dtype == "str" else users.to_numpy())
-    for key in (item, timestamp, action):
-        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + key.astype(np.uint64)
-        hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        hashed ^= hashed >> np.uint64(31)
-    return hashed
 
 
 class SeenHashes:

@@ -113,14 +113,11 @@ class Table:
     def pieces(
         self, columns: Mapping[str, Kind] | None = None, *, multiline: bool = False
     ) -> Iterator[Rows]:
-        """Yield the rows in the order of the file.
+        """Yield the rows in the order of the file; by default the columns required last.
 
         A line of a CSV where none of the columns is known is taken for an empty one and left out.
-
-        Args:
-            columns: Names and what they hold; None: those required last.
-            multiline: Whether a quoted cell of a CSV may hold line ends; `line` then counts rows,
-                and only a line that is empty is left out.
+        If `multiline`, a quoted cell of a CSV may hold line ends; `line` then counts rows, and only
+        a line that is empty is left out.
         """
         columns = columns or self.columns
         for file, batch, line, unreadable in self.batches(list(columns), multiline=multiline):

@@ -8,13 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.day.auction import (
-    MECHANISMS,
-    AuctionConfig,
-    auction_value,
-    charges,
-    run_auction,
-)
+from simulators.day.auction import MECHANISMS, AuctionConfig, charges, run_auction
 from simulators.rewards.outcome import ecpm
 
 
@@ -163,16 +157,13 @@ def test_charges_never_exceed_bids_and_add_up(case, rule, seed):
     click = shown & torch.from_numpy(rng.random(tuple(slot.shape)) < 0.6)
     conversion = click & torch.from_numpy(rng.random(tuple(slot.shape)) < 0.6)
     paid = charges(result.price, bid_type, shown, click, conversion)
-    assert (paid <= charges(bid, bid_type, shown, click, conversion)).all()
-    value = auction_value(bid, bid_type, paid, shown, click, conversion)
-    assert value.platform_revenue.sum() == paid.sum()
-    assert (value.advertiser_surplus >= 0).all()
+    surplus = charges(bid, bid_type, shown, click, conversion) - paid
+    assert (surplus >= 0).all()
     # what changes hands is neither made nor lost
     worth = (bid * torch.stack([shown / 1000.0, click, conversion])).gather(0, bid_type[None])[0]
-    torch.testing.assert_close(value.platform_revenue + value.advertiser_surplus, worth)
-    assert value.user_value.sum() == click.sum() + conversion.sum()
+    torch.testing.assert_close(paid + surplus, worth)
     if config.mechanism == "first_price":
-        assert value.advertiser_surplus.eq(0).all()
+        assert surplus.eq(0).all()
 
 
 def test_price_cpm_is_the_expected_charge():

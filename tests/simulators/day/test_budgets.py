@@ -219,7 +219,7 @@ def test_pid_by_hand_and_without_wind_up():
     [
         ({"start": 0.001}, "minimum <= start"),
         ({"step": 1.0}, r"step must lie in \[0, 1\), got 1.0"),
-        ({"integral_gain": -1.0}, "integral_gain must be finite and not negative, got -1.0"),
+        ({"integral_gain": -1.0}, "integral_gain must be finite and at least 0, got -1.0"),
     ],
 )
 def test_bad_knobs_are_named(field, message):

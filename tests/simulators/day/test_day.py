@@ -210,9 +210,9 @@ def test_users_tire_of_an_advertiser(world: World) -> None:
     numbers = (user == busiest).nonzero()[:, 0]
     market = torch.zeros_like(numbers)
     ad = torch.zeros(len(numbers), 1, dtype=torch.int64)
-    fresh, _ = simulator._reality.probabilities(simulator.live.at(market, numbers), ad)
+    fresh, _ = simulator._reality(simulator.live.at(market, numbers), ad)
     simulator.live.record(market, numbers, ad, ad * 0 + int(Action.IMPRESSION))
-    tired, _ = simulator._reality.probabilities(simulator.live.at(market, numbers), ad)
+    tired, _ = simulator._reality(simulator.live.at(market, numbers), ad)
     assert tired[0] == fresh[0]
     loss = torch.logit(fresh[1:, 0]) - torch.logit(tired[1:, 0])
     assert (loss > 0).all()
@@ -244,7 +244,7 @@ def test_conversions_come_later_and_after_the_window_never(world: World) -> None
 
 
 class _AlwaysConverts:
-    def probabilities(self, moment, ad_id):
+    def __call__(self, moment, ad_id):
         ones = torch.ones(ad_id.shape)
         return ones, ones
 

@@ -26,9 +26,8 @@ class Distorted:
     def __init__(self, real: Any, distort: Distort) -> None:
         self.real, self.distort = real, distort
 
-    def probabilities(self, moment, ad_id):
-        both = zip(*(p.flatten().tolist() for p in self.real.probabilities(moment, ad_id)),
-                   strict=True)  # fmt: skip
+    def __call__(self, moment, ad_id):
+        both = zip(*(p.flatten().tolist() for p in self.real(moment, ad_id)), strict=True)
         changed = torch.tensor([self.distort(*pair) for pair in both], dtype=torch.float64)
         return changed[:, 0].view(ad_id.shape), changed[:, 1].view(ad_id.shape)
 

@@ -107,7 +107,7 @@ def test_an_unanswered_request_leaves_no_trace(replayed) -> None:
     zero = torch.zeros_like(ids)
     live.record(zero, torch.arange(len(ids)), zero[:, None] - 1, zero[:, None])
     moment = _all_moments(ids, live)
-    shown = moment.known & (moment.item < world.num_ads)
+    shown = moment.today.known & (moment.today.item < world.num_ads)
     assert not shown.any()
     midnight = moment.request(world).tokens
     assert (midnight.prompt_length >= 2).all()

@@ -255,9 +255,7 @@ def test_most_frequent_items_in_rising_order() -> None:
 
 
 def _log(scenes: list[str], places: list[str]) -> Log:
-    counts = CheckCounts(
-        num_rows=0, num_accepted=0, num_duplicates=0, num_bad=0, num_backwards=0, bad={}, actions={}
-    )
+    counts = CheckCounts(num_rows=0, num_duplicates=0, num_bad=0, bad={})
     index = pd.Index([])
     day = START // DAY_S
     return Log(pd.DataFrame(), index, pd.Index(scenes), pd.Index(places), day, 9, counts, 0)

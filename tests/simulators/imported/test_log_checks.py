@@ -69,7 +69,7 @@ def test_a_bad_row_is_left_out_and_listed(checked, cells: Cells, reason: str) ->
     assert rejected.values.tolist() == [["log.csv", 3, reason]]
     assert counts.num_bad == 1
     assert counts.bad == {reason.partition(":")[0]: 1}
-    assert (counts.num_rows, counts.num_accepted, counts.num_duplicates) == (3, 2, 0)
+    assert (counts.num_rows, counts.num_duplicates) == (3, 0)
 
 
 def test_the_first_broken_rule_is_the_reason(checked) -> None:
@@ -84,7 +84,7 @@ def test_good_rows_have_canonical_types(checked) -> None:
         {"timestamp": 1_500_000_000.9, "price": None, "scene": None, "place": 8, "action": "view"},
         {"user_id": -3, "timestamp": MAX_TIMESTAMP, "price": 0, "scene": "home", "place": 7},
     )
-    good, counts, _ = checked(rows)
+    good, _, _ = checked(rows)
     assert good.columns.tolist() == (
         ["user_id", "item_id", "timestamp", "action", "value", "price", "bid", "scene", "place"]
     )
@@ -97,7 +97,6 @@ def test_good_rows_have_canonical_types(checked) -> None:
     assert good["bid"].isna().all()
     assert good["scene"].isna().tolist() == [False, True, False]
     assert good["place"].tolist() == [7, 8, 7]
-    assert counts.actions == {"view": 1, "impression": 0, "click": 2, "conversion": 0}
 
 
 def test_ids_may_be_text(checked) -> None:
@@ -134,7 +133,7 @@ def test_the_first_of_equal_rows_is_kept_and_the_others_are_not_bad(checked) -> 
     assert np.isnan(good["price"]).all()
     assert rejected[["file", "line"]].values.tolist() == [["log.csv", 3], ["next.csv", 4]]
     assert rejected["reason"].str.startswith("duplicate: ").all()
-    assert (counts.num_duplicates, counts.num_bad, counts.num_accepted) == (2, 0, 5)
+    assert (counts.num_rows, counts.num_duplicates, counts.num_bad) == (7, 2, 0)
 
 
 def test_a_bad_row_makes_no_duplicate(checked) -> None:
@@ -172,7 +171,7 @@ def test_seen_hashes_stay_few_arrays() -> None:
     assert sum(map(len, seen._arrays)) == 20_000
 
 
-def test_time_may_go_backwards_and_is_counted_per_file(checked) -> None:
+def test_time_may_go_backwards(checked) -> None:
     times = [50, 40, 60]
     pieces = [
         _rows(*({"timestamp": time} for time in times)),
@@ -181,7 +180,7 @@ def test_time_may_go_backwards_and_is_counted_per_file(checked) -> None:
     ]
     good, counts, _ = checked(*pieces)
     assert good["timestamp"].tolist() == [50, 40, 60, 30, 10]
-    assert counts.num_backwards == 2
+    assert (counts.num_duplicates, counts.num_bad) == (0, 0)
 
 
 def test_lines_that_are_no_rows_are_bad(checked) -> None:

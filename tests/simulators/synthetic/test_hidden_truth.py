@@ -26,7 +26,7 @@ from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.files import read_tensors
+from simulators.world.files import read_file
 
 SECRET_TYPES = (HiddenTruth, Cascade, TruthEvaluator)
 PUBLIC = {"truth.category", "cascade.category"}
@@ -82,7 +82,7 @@ class Secrets:
         assert world.directory is not None
         self.numbers: dict[str, np.ndarray] = {}
         for name in ("truth", "cascade"):
-            for key, value in read_tensors(world.directory / f"{name}.safetensors").items():
+            for key, value in read_file(world.directory / f"{name}.safetensors").items():
                 if value.numel() > 3 and f"{name}.{key}" not in PUBLIC:
                     self.numbers[f"{name}.{key}"] = value.double().numpy().ravel()
         ids = torch.arange(world.num_requests)

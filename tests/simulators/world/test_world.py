@@ -19,7 +19,7 @@ from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldError
-from simulators.world.scoring import NoRankers
+from simulators.world.scoring import no_rankers
 from simulators.world.supervision import WindowBatches
 
 
@@ -73,7 +73,7 @@ def test_a_changed_copy_shares_what_does_not_depend_on_the_change(world: World) 
 
 
 def test_a_world_without_rankers_has_no_outcomes(world: World) -> None:
-    log = World(replace(world.parts, rankers=NoRankers(), logged={}), like=world)
+    log = World(replace(world.parts, rankers=no_rankers, logged={}), like=world)
     assert log.history is world.history
     assert not log.alpha.any()
     with pytest.raises(RuntimeError, match="has no rankers yet"):
@@ -224,7 +224,7 @@ def test_rankers_read_back_bit_for_bit(world: World) -> None:
 def test_dials_are_checked() -> None:
     with pytest.raises(ValueError, match="num_users must be at least 1, got 0"):
         WorldConfig(num_users=0)
-    with pytest.raises(ValueError, match="budget_tightness must be positive, got 0"):
+    with pytest.raises(ValueError, match="budget_tightness must be positive and finite, got 0"):
         WorldConfig(budget_tightness=0.0)
     with pytest.raises(ValueError, match="rankers must be 'strong' or 'weak', got 'none'"):
         WorldConfig(rankers="none")
