@@ -7,7 +7,7 @@ import pandas as pd
 
 from agents.methods import make_method, method_config, search_space
 from agents.train_config import TrainConfig
-from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentSettings
 from benchmarks.alignment.studies import (
     ablations_section,
     conditions_section,
@@ -41,15 +41,15 @@ from benchmarks.reports.lookup import TEST, interval_cells, interval_of, interva
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.runs.results import under
 from benchmarks.runs.trials import with_choice
-from benchmarks.settings import Settings
 from benchmarks.worlds import BASE, world_words
 from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 
 
-def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: int) -> Table:
+def _hyper_parameters(
+    methods: Sequence[str], settings: AlignmentSettings, num_levels: int
+) -> Table:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     rows: list[list[Cell]] = []
     for method in methods:
         config = with_choice(method_config(method, sizes.training), tuned_file(settings, method))
@@ -131,9 +131,8 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
     return adjust(found)
 
 
-def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
+def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) -> str:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
         f"{sizes.num_test_requests} requests of held-out days per seed. {world_words(info)}"
@@ -317,9 +316,8 @@ def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
     return Section("The critic", blocks)
 
 
-def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section:
+def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     facts = [
         "One warm start per seed is shared by all methods; they meet the same requests, random "
         "streams and number of ranker evaluations.",
@@ -340,7 +338,7 @@ def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section
     )
 
 
-def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> SuiteReport:
+def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
     """Return the report of all rows of a run.
 
     Args:
@@ -349,7 +347,6 @@ def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> S
         info: Of the world, or of the first one where every seed has its own.
     """
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     methods = settings.methods
     base = under(results, market=BASE)
     final = under(add_normalised(results), market=BASE)

@@ -26,7 +26,7 @@ from benchmarks.evaluation import (
 )
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import log_progress
-from benchmarks.worlds import BASE, on_market, open_market
+from benchmarks.worlds import BASE, on_market, open_world
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
@@ -158,7 +158,7 @@ def prepare_seed(
 ) -> pd.DataFrame:
     """Train the warm start of one seed on a market; return reference and warm-start rows."""
     started = time.perf_counter()
-    loaded = open_market(world, market, seed)
+    loaded = open_world(world, seed, market)
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed, market)
     model, logs, seconds = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)

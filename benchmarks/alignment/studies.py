@@ -9,7 +9,11 @@ import pandas as pd
 
 from agents.methods import search_space
 from benchmarks.alignment.ablations import ABLATIONS
-from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment.presets import (
+    CONDITION_MARKETS,
+    WARM_ROWS,
+    AlignmentSettings,
+)
 from benchmarks.alignment.rows import Row, rows_of
 from benchmarks.alignment.tables import VIEWS, market_table, paired, seed_values
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
@@ -19,7 +23,6 @@ from benchmarks.reports.reading import coverage_note
 from benchmarks.reports.statistics import Interval, Profile, performance_profile
 from benchmarks.reports.trials import read_all
 from benchmarks.runs.results import BOOTSTRAP_SEED, under
-from benchmarks.settings import Settings
 from benchmarks.worlds import BASE
 from simulators.markets import MARKETS
 
@@ -28,7 +31,7 @@ DIAL = ("shuffled_tree", "coarse_0", BASE, "coarse_100")
 """How much the coarse levels explain, from nothing to all; the base market has .7."""
 
 
-def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def markets_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return how every method does on every market."""
     if not settings.markets:
         return None
@@ -54,18 +57,16 @@ def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None
     return Section("Markets", blocks)
 
 
-def _trust(settings: Settings, text: str) -> Paragraph:
+def _trust(settings: AlignmentSettings, text: str) -> Paragraph:
     """Return how far to trust intervals over the seeds of markets and ablations."""
-    assert isinstance(settings.sizes, AlignmentPreset)
     num_seeds = min(len(settings.seeds), settings.sizes.num_other_seeds)
     return Paragraph(f"{text} {coverage_note(num_seeds)}")
 
 
-def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
+def _profiles(results: pd.DataFrame, settings: AlignmentSettings) -> dict[str, Profile]:
     """Return every main method's profile over the markets that all of them ran on."""
     markets = [BASE, *(m for m in settings.markets if m not in CONDITION_MARKETS)]
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     extra = (*WARM_ROWS, *sizes.extra_methods)
     methods = [m for m in settings.methods if m not in extra]
     if len(markets) < 2 or not methods:
@@ -99,7 +100,7 @@ def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
     )
 
 
-def conditions_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def conditions_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return where HEPO is ahead of its rivals, as seed-paired differences."""
     ours = [m for m in ("hepo", "hepo_terminal") if m in settings.methods]
     rivals = [m for m in RIVALS if m in settings.methods]
@@ -165,7 +166,7 @@ def _dial(
     return [Figure("dial", caption, chart)]
 
 
-def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def ablations_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return every ablation's difference from the same method without it."""
     if not settings.ablations:
         return None
@@ -213,10 +214,9 @@ def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | No
     return Section("Ablations", blocks)
 
 
-def tuning_section(settings: Settings) -> Section | None:
+def tuning_section(settings: AlignmentSettings) -> Section | None:
     """Return what every method was given to choose from, and what was chosen."""
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     plan = sizes.tuning
     folder = settings.out / "tuning"
     if not plan.num_trials or not folder.is_dir():

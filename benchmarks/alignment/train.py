@@ -29,7 +29,7 @@ from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import with_choice
-from benchmarks.worlds import BASE, open_market
+from benchmarks.worlds import BASE, open_world
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import save_policy
 from simulators.markets import train_view
@@ -62,7 +62,7 @@ def run_row(
     """Train one row from the seed's warm start and return its results."""
     import_methods(execution.plugins)
     started = time.perf_counter()
-    loaded = open_market(world, row.market, seed)
+    loaded = open_world(world, seed, row.market)
     mix = RewardMix.of(reward)
     setup = Setup.load(checkpoint(out, "evaluation", seed, row.market), loaded, mix)
     config = row.training(with_choice(method_config(row.method, sizes.training), tuned))
@@ -148,7 +148,7 @@ def run_vsl(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> pd.DataFrame:
     """Train GR4AD's supervised row: VSL in the place of VAFT, from the same MTP weights."""
-    loaded = open_market(world, BASE, seed)
+    loaded = open_world(world, seed)
     mix = RewardMix.from_specs(list(reward))
     setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
     started = time.perf_counter()

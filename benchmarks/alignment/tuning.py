@@ -9,7 +9,7 @@ import torch
 from agents.methods import method_config, search_space
 from agents.rollout import NonFiniteError
 from agents.trainer import train
-from benchmarks.alignment.presets import AlignmentPreset
+from benchmarks.alignment.presets import AlignmentPreset, AlignmentSettings
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
@@ -21,8 +21,7 @@ from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import draw_trials
-from benchmarks.settings import Settings
-from benchmarks.worlds import BASE, open_market
+from benchmarks.worlds import BASE, open_world
 from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix
 
@@ -40,7 +39,7 @@ def prepare_tuning(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> None:
     """Train the warm start of a tuning seed, with its validation requests."""
-    loaded = open_market(world, BASE, seed)
+    loaded = open_world(world, seed)
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed)
     model, _, _ = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
@@ -64,7 +63,7 @@ def run_trial(
 ) -> pd.DataFrame:
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
     import_methods(plugins)
-    loaded = open_market(world, BASE, seed)
+    loaded = open_world(world, seed)
     mix = RewardMix.from_specs(list(reward))
     setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
     settings = trial_settings(method, sizes.tuning.num_trials)[trial]
@@ -82,9 +81,8 @@ def run_trial(
     )
 
 
-def tuned_file(settings: Settings, method: str) -> Path | None:
+def tuned_file(settings: AlignmentSettings, method: str) -> Path | None:
     """Return where a method's choice is kept; None where a run does not tune."""
-    assert isinstance(settings.sizes, AlignmentPreset)
     if not settings.sizes.tuning.num_trials:
         return None
     return settings.out / "tuning" / f"{method}.json"

@@ -225,11 +225,13 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
 
 
 def make_report(
-    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+    results: pd.DataFrame,
+    settings: Settings[ArchitecturePreset],
+    info: WorldInfo,
+    tuned: Mapping[str, Path | None],
 ) -> SuiteReport:
     """Return the report."""
     sizes = settings.sizes
-    assert isinstance(sizes, ArchitecturePreset)
     rows = [row for row in METHODS if row in settings.methods]
     metric = f"hitr_{sizes.list_size}"
     differences = part_differences(results, rows, metric)

@@ -13,13 +13,13 @@ from typing import Any
 from benchmarks.errors import UserError
 from benchmarks.runs.files import append_json_line, to_plain, write_json
 from benchmarks.runs.results import read_results
+from benchmarks.runs.tasks import PARTS
 
 FORMAT = 2
 """Of a run's tables; in 1 conditions were parts of names."""
 CONFIG = "config.json"
 LOG = "log.jsonl"
 RESULTS = "results.parquet"
-PARTS = "parts"
 CHECKPOINTS = "checkpoints"
 TRACES = (CONFIG, RESULTS, "summary.csv", "report.html", LOG, PARTS, CHECKPOINTS)
 """What shows that a folder holds a run."""

@@ -1,6 +1,7 @@
 """A task: a function that runs in a process of its own and returns tidy rows."""
 
 import importlib
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from benchmarks.errors import describe_error, is_users_mistake
 from benchmarks.runs.files import append_json_line
 from benchmarks.runs.results import check_results, empty_results, write_results
 
+PARTS = "parts"
 PROCESS_ENVIRONMENT = {
     **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     "RL_LOGGING_LEVEL": "WARNING",
@@ -33,12 +35,18 @@ class Task:
     """Picklable."""
     needs: tuple[str, ...] = ()
     """Names of the tasks that must be finished before."""
-    output: Path
-    """Parquet file of the rows. It appears when the task is done, and only then."""
+    out: Path
+    """The run's folder."""
     files: tuple[Path, ...] = ()
     """What else a finished task leaves behind (checkpoints); `--resume` checks that it is there."""
     cost: float = 1.0
     """Expected time in any unit, for the time left."""
+
+    @property
+    def output(self) -> Path:
+        """Parquet file of the rows, e.g. `parts/hepo-seed0.parquet`; there when it is done."""
+        file = re.sub(r" (?=\d)", "", self.name).replace(", ", "-").replace(" ", "-")
+        return self.out / PARTS / f"{file}.parquet"
 
 
 @dataclass(frozen=True)

@@ -147,13 +147,15 @@ def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Differ
 
 
 def make_report(
-    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+    results: pd.DataFrame,
+    settings: Settings[ScalingPreset],
+    info: WorldInfo,
+    tuned: Mapping[str, Path | None],
 ) -> SuiteReport:
     """Return the report."""
-    preset = settings.sizes
-    assert isinstance(preset, ScalingPreset)
     sizes = [size for size in METHODS if size in settings.methods]
     examples = mean_of(results, sizes[0], "examples_per_step") or 0.0
+    num_requests = settings.sizes.training.num_steps * examples
     curves: list[Block] = [
         Figure(
             f"curves-{split}",
@@ -198,7 +200,7 @@ def make_report(
                     [
                         "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
                         "networks, thinking tokens and one head; width and depth grow together.",
-                        f"All see {preset.training.num_steps * examples:,.0f} requests with their "
+                        f"All see {num_requests:,.0f} requests with their "
                         "next ad (about; a short history fills fewer positions of a window) in "
                         "the same order: the law is that of models at this budget of data, not of "
                         "models trained to the end. A larger model that has not yet used what it "

@@ -13,13 +13,12 @@ import pandas as pd
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
 from benchmarks.runs.files import write_bytes
-from benchmarks.worlds import world_seed
+from benchmarks.worlds import open_world
 from gpr_rl.tokenizers.base import read_embeddings
 from gpr_rl.tokenizers.files import load_matrix
 from gpr_rl.tokenizers.keys import Keys
 from simulators.imported.items import embed_text
 from simulators.imported.readers.log import open_log
-from simulators.make import load_world
 from simulators.synthetic.catalog import make_catalog
 from simulators.synthetic.config import named_config
 from simulators.world.item_codes import business_keys
@@ -95,6 +94,6 @@ def _of_world(world: str, seed: int) -> Catalogue:
         catalog = make_catalog(config, np.random.default_rng(stream))
         x = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
         return Catalogue(x, business_keys(catalog.ads, catalog.organic), config.num_codes)
-    made = load_world(world, seed=world_seed(world, seed))
+    made = open_world(world, seed)
     x = made.item_embedding.numpy()
     return Catalogue(x, business_keys(made.ads, made.organic), made.info.num_codes)

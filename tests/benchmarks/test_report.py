@@ -353,7 +353,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path, report):
 def test_the_bar_follows_the_log(tmp_path):
     log, stream = tmp_path / "log.jsonl", io.StringIO()
     log.write_text('{"task": "x", "step": 9, "num_steps": 10}\n')  # of an earlier attempt
-    task = Task(name="x", function="m:f", output=tmp_path / "x.parquet")
+    task = Task(name="x", function="m:f", out=tmp_path)
     display = BarDisplay([task], log, stream)
     try:
         display.started(task)
