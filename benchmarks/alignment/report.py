@@ -36,7 +36,7 @@ from benchmarks.reports.blocks import (
     Table,
 )
 from benchmarks.reports.cards import group_table
-from benchmarks.reports.figures import curves_over, interval_chart, learning_curves
+from benchmarks.reports.figures import interval_chart, learning_curves
 from benchmarks.reports.lookup import TEST, interval_cells, interval_of, interval_table, values_of
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.runs.results import under
@@ -269,15 +269,15 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
                     methods=trained,
                     split="validation",
                     label=label,
-                    step_label="ranker evaluations (thousands)",
+                    x_label="ranker evaluations (thousands)",
                     steps_to_x=evaluations,
                 ),
             )
         )
-    seconds = curves_over(
+    seconds = learning_curves(
         results,
         "proxy_share_expected",
-        "train_s",
+        x_metric="train_s",
         methods=trained,
         split="validation",
         label="share of the gain, rankers",

@@ -39,12 +39,12 @@ class Row:
         return replace(config, **ABLATIONS[self.ablation].training) if self.ablation else config  # type: ignore[arg-type]
 
 
-def row_labels(results: pd.DataFrame) -> pd.Series:
-    """Return every line's row as it is written in tables."""
+def labelled(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines with their rows, as they are written in tables, in the place of methods."""
     columns = (results[name] for name in ("method", "ablation", "market"))
     rows = zip(*columns, strict=True)
     labels = [str(Row(method=m, ablation=a, market=market or BASE)) for m, a, market in rows]
-    return pd.Series(labels, index=results.index, dtype="str")
+    return results.assign(method=labels, market="", ablation="")
 
 
 def rows_of(settings: AlignmentSettings) -> dict[Row, tuple[int, ...]]:

@@ -202,7 +202,7 @@ def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str
                 methods=methods,
                 split="test",
                 label=f"RMSE, {WORDS[reward]}",
-                step_label="logged rows",
+                x_label="logged rows",
             ),
         )
         for reward in WORDS

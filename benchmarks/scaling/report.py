@@ -166,7 +166,7 @@ def make_report(
                 methods=sizes,
                 split=split,
                 label=f"{words} (nats per path)",
-                step_label="examples",
+                x_label="examples",
                 steps_to_x=examples,
             ),
         )
