@@ -339,13 +339,7 @@ def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -
 
 
 def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows.
-        settings: Of the run.
-        info: Of the world, or of the first one where every seed has its own.
-    """
+    """Return the report of all rows of a run; `info` is of the first seed's world."""
     sizes = settings.sizes
     methods = settings.methods
     base = under(results, market=BASE)

@@ -132,11 +132,7 @@ def training_world(
 ) -> Any:
     """Return what the trainer sees: the market, with rehearsed requests or an ensemble's rankers.
 
-    Args:
-        world: The market.
-        config: Says whether requests are rehearsed.
-        seed: Of rehearsals and ensemble.
-        ensemble: Where the ensemble's weights are kept, if it is asked for.
+    The ensemble's weights are kept in a file, which is given where they are asked for.
     """
     seen = train_view(world)
     if ensemble is not None:

@@ -7,6 +7,7 @@ Dims: B rows, N ads.
 """
 
 import time
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from benchmarks.environment.play import (
 from benchmarks.environment.presets import VECTOR, EnvironmentPreset
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from benchmarks.measure.memory import PeakMemory, free_bytes
-from benchmarks.measure.timing import torch_threads
+from benchmarks.measure.timing import timed, torch_threads
 from benchmarks.runs.results import Conditions
 from gpr_rl.decoding import CodeTrie
 from simulators.make import load_world
@@ -70,13 +71,10 @@ def catalogue_figures(
         started = time.perf_counter()
         world = random_catalogue(size)
         seconds["world_s"] = time.perf_counter() - started
-        started = time.perf_counter()
-        world.request_ids("train")
-        seconds["requests_s"] = time.perf_counter() - started
+        seconds["requests_s"] = timed(lambda: world.request_ids("train"))()
     mib.append((0, "world", of_world.peak_mib))
-    started = time.perf_counter()
-    CodeTrie(world.codes, num_codes=size.num_codes, ad_value=world.ad_value)
-    seconds["trie_s"] = time.perf_counter() - started
+    tree = partial(CodeTrie, world.codes, num_codes=size.num_codes, ad_value=world.ad_value)
+    seconds["trie_s"] = timed(tree)()
     found: list[tuple[dict[str, float], Conditions]] = [(seconds, {})]
     for batch in sizes.batches:
         cells = batch * size.num_ads

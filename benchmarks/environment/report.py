@@ -289,15 +289,7 @@ def make_report(
     info: WorldInfo,
     sizes: EnvironmentPreset,
 ) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows.
-        memory: `memory.csv`.
-        methods: Interfaces in the order of the command line.
-        info: Of the world.
-        sizes: Of the preset.
-    """
+    """Return the report of all rows of a run; `memory` is what `memory.csv` holds."""
     rounds = results["seed"].nunique()
     most = best_threads(results, sizes.threads)
     shown = Figure(

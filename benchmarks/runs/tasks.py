@@ -62,13 +62,8 @@ class Ending:
     details: str = ""
 
 
-@dataclass(frozen=True)
-class _Running:
-    name: str
-    log: Path
-
-
-_RUNNING: ContextVar[_Running | None] = ContextVar("running_task", default=None)
+_RUNNING: ContextVar[tuple[str, Path] | None] = ContextVar("running_task", default=None)
+"""Name and log."""
 
 
 def log_progress(step: int, num_steps: int, **measures: object) -> None:
@@ -81,14 +76,14 @@ def log_progress(step: int, num_steps: int, **measures: object) -> None:
     """
     running = _RUNNING.get()
     if running is not None:
-        line = {"task": running.name, "step": step, "num_steps": num_steps, **measures}
-        append_json_line(running.log, line)
+        name, log = running
+        append_json_line(log, {"task": name, "step": step, "num_steps": num_steps, **measures})
 
 
 def run_task(task: Task, log: Path) -> Ending:
     """Run a task in this process and write its rows; errors come back, they are not raised."""
     started = time.perf_counter()
-    token = _RUNNING.set(_Running(task.name, log))
+    token = _RUNNING.set((task.name, log))
     try:
         module_name, _, function_name = task.function.partition(":")
         function = getattr(importlib.import_module(module_name), function_name)

@@ -29,13 +29,13 @@ from simulators.world.info import WorldInfo
 LOSS, CURVE = "final_loss", "heldout_loss"
 """After training, and, of fewer requests, during it."""
 _FACTS = {
-    "num_inner_parameters": "{:,.0f}",
-    "num_parameters": "{:,.0f}",
-    "step_gflop": "{:.1f}",
-    "examples_per_s": "{:,.0f}",
-    "learning_rate": "{:g}",
+    "parameters": ("num_inner_parameters", "{:,.0f}"),
+    "with tables": ("num_parameters", "{:,.0f}"),
+    "GFLOP per step": ("step_gflop", "{:.1f}"),
+    "examples / s": ("examples_per_s", "{:,.0f}"),
+    "learning rate": ("learning_rate", "{:g}"),
 }
-"""What a size is and costs, and how that is written."""
+"""What a size is and costs: heading to metric and how that is written."""
 _DETERMINED = 10.0
 """An exponent whose interval spans more than this factor is called unknown."""
 
@@ -46,23 +46,12 @@ def size_table(results: pd.DataFrame, sizes: Sequence[str]) -> Table:
     rows: list[list[Cell]] = []
     for size in sizes:
         config = SIZES[size]
-        facts = [mean_of(final, size, metric) for metric in _FACTS]
-        texts = [form.format(fact) for form, fact in zip(_FACTS.values(), facts, strict=True)]
+        texts = [form.format(mean_of(final, size, metric)) for metric, form in _FACTS.values()]
         losses = interval_cells(final, size, (LOSS, "train_loss"))
         rows.append([size, f"{config.dim} x {config.num_hsd_layers}", *texts, *losses])
     return Table(
         "Loss by size (nats per path)",
-        [
-            "size",
-            "width x HSD layers",
-            "parameters",
-            "with tables",
-            "GFLOP per step",
-            "examples / s",
-            "learning rate",
-            "held-out loss",
-            "training loss",
-        ],
+        ["size", "width x HSD layers", *_FACTS, "held-out loss", "training loss"],
         rows,
         "Parameters are those outside of embedding tables and output matrices. The training loss "
         "is the mean over the last part of the curve. One thread.",
