@@ -82,6 +82,15 @@ class Settings(Generic[Sizes]):
             cost=cost,
         )
 
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that settings are chosen on and no test may use; none without tuning."""
+        return getattr(self.sizes, "tuning_seeds", ())
+
+    def tuned_file(self, row: str) -> Path | None:
+        """Return where a row's choice is kept; None where a run does not tune."""
+        return self.out / "tuning" / f"{row}.json" if self.tuning_seeds else None
+
     def to_json(self) -> dict[str, object]:
         """Return what `--resume` compares: all but where the run goes and how it is executed."""
         elsewhere = ("out", "resume", "logger")

@@ -23,7 +23,6 @@ from benchmarks.alignment.tables import (
     time_table,
     verdict_table,
 )
-from benchmarks.alignment.tuning import tuned_file
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -34,6 +33,7 @@ from benchmarks.reports.blocks import (
     Section,
     SuiteReport,
     Table,
+    present,
 )
 from benchmarks.reports.cards import group_table
 from benchmarks.reports.figures import interval_chart, learning_curves
@@ -52,7 +52,7 @@ def _hyper_parameters(
     sizes = settings.sizes
     rows: list[list[Cell]] = []
     for method in methods:
-        config = with_choice(method_config(method, sizes.training), tuned_file(settings, method))
+        config = with_choice(method_config(method, sizes.training), settings.tuned_file(method))
         built, rate = make_method(method, config, num_levels)
         own = [
             f"{name} {getattr(config, name):g}"
@@ -284,10 +284,7 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
         x_label="seconds of training",
     )
     blocks.append(Figure("curve_seconds", "The same over the seconds of training.", seconds))
-    clock = same_clock_table(results, trained)
-    if clock is not None:
-        blocks.append(clock)
-    return Section("Learning curves", blocks)
+    return Section("Learning curves", present(*blocks, same_clock_table(results, trained)))
 
 
 def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
@@ -348,6 +345,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
+    clock = time_table(results)
     sections = [
         _value_section(final, order),
         _curves(base, trained, sizes.training),
@@ -358,16 +356,14 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         tuning_section(settings),
         Section("The rankers", _ranker_card(base)),
         _how(trained, settings, info.num_levels),
+        None if clock is None else Section("Where the time goes", [clock]),
     ]
-    clock = time_table(results)
     differences = _differences(final, compared)
     words = "the expected value under the " + ("hidden truth" if info.has_truth else "rankers")
     verdicts = verdict_table(
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
-    if clock is not None:
-        sections.append(Section("Where the time goes", [clock]))
     return SuiteReport(
         title="Value alignment by reinforcement learning",
         lead=_lead(info, compared, settings),

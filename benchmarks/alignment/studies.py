@@ -16,7 +16,16 @@ from benchmarks.alignment.presets import (
 )
 from benchmarks.alignment.rows import labelled, rows_of
 from benchmarks.alignment.tables import VIEWS, market_table, paired
-from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+    present,
+)
 from benchmarks.reports.figures import interval_chart, profile_chart
 from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import coverage_note
@@ -53,10 +62,7 @@ def markets_section(results: pd.DataFrame, settings: AlignmentSettings) -> Secti
             "the markets and seeds that all methods shown have."
         )
         blocks.append(Figure("profiles", caption, chart))
-    gate = _gate_table(results, markets)
-    if gate is not None:
-        blocks.append(gate)
-    return Section("Markets", blocks)
+    return Section("Markets", present(*blocks, _gate_table(results, markets)))
 
 
 def _trust(settings: AlignmentSettings, text: str) -> Paragraph:

@@ -20,7 +20,7 @@ from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import SCORE, trial_settings, tuned_file
+from benchmarks.alignment.tuning import SCORE, trial_settings
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
@@ -81,7 +81,7 @@ def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
     function, more = "train:run_vsl", {}
     if row.method not in SUPERVISED:
-        tuned = tuned_file(settings, row.method)
+        tuned = settings.tuned_file(row.method)
         execution = Execution(
             resume=settings.resume, plugins=settings.plugins, logger=settings.logger
         )
@@ -107,7 +107,7 @@ def _tuning_tasks(settings: AlignmentSettings, methods: list[str]) -> list[Task]
         )
     import_methods(plugins)  # their search spaces
     for method in methods:
-        choice = tuned_file(settings, method)
+        choice = settings.tuned_file(method)
         assert choice is not None
         run = "tuning:run_trial"
         trial = _task(settings, method, run, cost=0.5, method=method, plugins=plugins)

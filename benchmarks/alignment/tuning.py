@@ -9,7 +9,7 @@ import torch
 from agents.methods import method_config, search_space
 from agents.rollout import NonFiniteError
 from agents.trainer import train
-from benchmarks.alignment.presets import AlignmentPreset, AlignmentSettings
+from benchmarks.alignment.presets import AlignmentPreset
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
@@ -63,26 +63,17 @@ def run_trial(
 ) -> pd.DataFrame:
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
     import_methods(plugins)
-    loaded = open_world(world, seed)
-    mix = RewardMix.from_specs(list(reward))
-    setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
+    setup = Setup.load(out, world, reward, seed)
     settings = trial_settings(method, sizes.tuning.num_trials)[trial]
     training = method_config(method, sizes.training)
     config = replace(training, **settings, num_steps=sizes.tuning.num_steps)  # type: ignore[arg-type]
     model = load_policy(checkpoint(out, "vaft", seed))
     metrics: dict[str, float] = {}
     try:
-        train(model, loaded, method, config, seed, reward=mix)
+        train(model, setup.world, method, config, seed, reward=setup.reward)
         metrics = validation_metrics(model.eval(), setup)
     except NonFiniteError as error:
         log_progress(0, config.num_steps, failed=str(error))
     return rows_frame(
         method, seed, config.num_steps, "tuning", metrics, market=BASE, trial=trial + 1
     )
-
-
-def tuned_file(settings: AlignmentSettings, method: str) -> Path | None:
-    """Return where a method's choice is kept; None where a run does not tune."""
-    if not settings.sizes.tuning.num_trials:
-        return None
-    return settings.out / "tuning" / f"{method}.json"

@@ -34,9 +34,7 @@ METHODS = tuple(
 
 def tuned_file(settings: Settings[ArchitecturePreset], row: str) -> Path | None:
     """Return where a row's learning rate is kept; None where it is not tuned."""
-    if len(settings.sizes.learning_rates) < 2 or row in NO_TRAINING:
-        return None
-    return settings.out / "tuning" / f"{row}.json"
+    return None if row in NO_TRAINING else settings.tuned_file(row)
 
 
 def make_tasks(settings: Settings[ArchitecturePreset]) -> list[Task]:

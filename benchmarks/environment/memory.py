@@ -23,9 +23,8 @@ from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from benchmarks.measure.memory import PeakMemory, free_bytes
 from benchmarks.measure.timing import timed, torch_threads
 from benchmarks.runs.results import Conditions
+from benchmarks.worlds import open_world
 from gpr_rl.decoding import CodeTrie
-from simulators.make import load_world
-from simulators.progress import silent
 
 BYTES_PER_CELL = 12
 """Of B * N, what making requests takes for a moment; more than is free is not tried."""
@@ -40,7 +39,7 @@ def environment_memory(
     """
     torch.set_num_threads(1)
     with PeakMemory() as of_world:
-        loaded = load_world(world, seed=world_seed, progress=silent)
+        loaded = open_world(world, world_seed)
     with PeakMemory() as of_making:
         env = make_environment(method, loaded, batch, day_requests)
     with PeakMemory() as of_run:

@@ -40,9 +40,7 @@ from benchmarks.runs.files import write_text
 from benchmarks.runs.results import Conditions, tidy
 from benchmarks.runs.tasks import PARTS, Task, log_progress
 from benchmarks.settings import Settings
-from benchmarks.worlds import open_world, world_seed, world_tasks
-from simulators.make import load_world
-from simulators.progress import silent
+from benchmarks.worlds import open_world, world_tasks
 
 MACHINE = "machine"
 MODES = ("rankers", "free")
@@ -101,7 +99,7 @@ def measure_method(
     `SyncVectorEnv` is played in turn with the native vector environment, always with rankers; the
     quotient of the two is `native_over_sync_choices_per_s`.
     """
-    loaded = load_world(world, seed=world_seed, progress=silent)
+    loaded = open_world(world, world_seed)
     worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
     if method == SYNC:
         del worlds["free"]
@@ -147,7 +145,7 @@ def measure_pieces(
     *, world: str, world_seed: int, seed: int, sizes: EnvironmentPreset
 ) -> pd.DataFrame:
     """Return what the pieces of an episode of about 1,024 requests take."""
-    loaded = load_world(world, seed=world_seed, progress=silent)
+    loaded = open_world(world, world_seed)
     batch = max((b for b in sizes.batches if b <= TARGET_BATCH), default=min(sizes.batches))
     rows = []
     for threads in sizes.threads:
@@ -211,7 +209,7 @@ def make_tasks(settings: Settings[EnvironmentPreset]) -> list[Task]:
         function = f"environment.suite:{function}"
         tasks.append(settings.task(name, function, needs=needs, cost=cost, sizes=sizes, **kwargs))
 
-    at = {"world": settings.world, "world_seed": world_seed(settings.world, first)}
+    at = {"world": settings.world, "world_seed": first}
     for seed in settings.seeds:
         add(f"{MACHINE}, seed {seed}", "measure_machine", 0.2, seed=seed)
         for method in settings.methods:

@@ -102,15 +102,7 @@ def _meaning(
     reward: str,
     logged: str,
 ) -> str:
-    """Return what the numbers of one table say, in sentences that are computed from them.
-
-    Args:
-        final: Rows of one kind of logs.
-        policies: By true revenue.
-        methods: Estimators.
-        reward: What is estimated.
-        logged: How many of what a log has.
-    """
+    """Return what the numbers of one table say; `logged` is how many of what a log has."""
     of_reward = under(final, reward=reward)
     value: Mapping[str, Mapping[str, float]] = {
         m: {name: _value(of_reward, m, name) for name in COLUMNS.values()} for m in methods

@@ -5,7 +5,6 @@ learning rate by the same trials on a seed that the report does not use.
 """
 
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
@@ -23,19 +22,12 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, world_tasks
 
 
-def tuned_file(settings: Settings[ScalingPreset], size: str) -> Path | None:
-    """Return where a size's learning rate is kept; None where it is not tuned."""
-    if len(settings.sizes.learning_rates) < 2:
-        return None
-    return settings.out / "tuning" / f"{size}.json"
-
-
 def make_tasks(settings: Settings[ScalingPreset]) -> list[Task]:
     """Return the world, tuning and every (size, seed)."""
     tasks = world_tasks(settings, [WORLD_SEED], cost=5.0)
     made = needs_world(settings.world, WORLD_SEED)
     for size in settings.methods:
-        tuned = tuned_file(settings, size)
+        tuned = settings.tuned_file(size)
         cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000
         task = partial(
             settings.task, cost=cost, world=settings.world, size=size, sizes=settings.sizes
@@ -61,5 +53,5 @@ def make_tasks(settings: Settings[ScalingPreset]) -> list[Task]:
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
-    tuned = {size: tuned_file(settings, size) for size in settings.methods}
+    tuned = {size: settings.tuned_file(size) for size in settings.methods}
     return make_report(results, settings, study_world(settings.world).info, tuned)

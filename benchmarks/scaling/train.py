@@ -145,12 +145,10 @@ def run_size(
     """Train one size on one seed; facts stand at the last step."""
     config = with_choice(sizes.training, tuned)
     curve, facts = train_size(study_world(world), size, seed, config, sizes, "test")
-    rows = []
-    for step, metrics in curve.items():
-        for metric, value in metrics.items():
-            split = "train" if metric == "train_loss" else "test"
-            rows.append(tidy(SUITE, size, seed, {metric: value}, step=step, split=split))
-    for name, value in facts.items():
-        split = "test" if "loss" in name else "train"
-        rows.append(tidy(SUITE, size, seed, {name: value}, step=max(curve), split=split))
-    return pd.concat(rows)
+    curve[max(curve)] |= facts
+    test = {name for name in curve[max(curve)] if "loss" in name} - {"train_loss"}
+    return pd.concat(
+        tidy(SUITE, size, seed, {name: x}, step=step, split="test" if name in test else "train")
+        for step, metrics in curve.items()
+        for name, x in metrics.items()
+    )

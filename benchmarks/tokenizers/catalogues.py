@@ -4,7 +4,6 @@ Dims: n items, d embedding width.
 """
 
 import importlib.util
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
-from benchmarks.runs.files import write_bytes
+from benchmarks.runs.results import write_results as write_table
 from benchmarks.worlds import open_world
 from gpr_rl.tokenizers.base import read_embeddings
 from gpr_rl.tokenizers.files import load_matrix
@@ -44,11 +43,7 @@ def write_journey(path: Path) -> None:
     """Write item, advertiser and text of all products, so that they are read once per run."""
     items = open_log("package", JOURNEY).items()
     assert items.text is not None
-    frame = items.frame[["item_id", "advertiser"]].assign(text=items.text)
-    path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    write_table(path, items.frame[["item_id", "advertiser"]].assign(text=items.text))
 
 
 def load_catalogue(

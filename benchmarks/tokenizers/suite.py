@@ -32,12 +32,6 @@ def catalogues_of(settings: Settings) -> tuple[str, ...]:
     return (*CATALOGUES, FILE) if settings.embeddings else CATALOGUES
 
 
-def tuned_file(settings: Settings[TokenizersPreset], method: str, catalogue: str) -> Path | None:
-    """Return where a choice is kept; None where a run does not tune."""
-    name = row_name(method, catalogue)
-    return settings.out / "tuning" / f"{name}.json" if settings.sizes.num_trials else None
-
-
 def make_tasks(settings: Settings[TokenizersPreset]) -> list[Task]:
     """Return speed, tuning and every (tokenizer, catalogue, seed)."""
     tasks = []
@@ -68,20 +62,23 @@ def _tasks_of(settings: Settings[TokenizersPreset], method: str, catalogue: str)
     task = partial(
         settings.task,
         cost=5.0 if method in ("rq_vae", "rq_kmeans_plus") else 1.0,
-        catalogue=catalogue,
-        world=settings.world,
-        source=_journey_file(settings) if from_journey else settings.embeddings,
         method=method,
-        sizes=sizes,
+        items={
+            "name": catalogue,
+            "world": settings.world,
+            "source": _journey_file(settings) if from_journey else settings.embeddings,
+            "max_items": sizes.max_items,
+            "text_dim": sizes.text_dim,
+        },
     )
-    tuned = tuned_file(settings, method, catalogue)
+    tuned = settings.tuned_file(row)
     needs = (_READ_JOURNEY,) if from_journey else ()
     tasks: list[Task] = []
     if tuned is not None:
         tried = trial_settings(method, sizes.num_trials)
         before = dict.fromkeys(sizes.tuning_seeds, needs)
         metrics = (SCORE, "reconstruction_error")
-        trial = task(row, "tokenizers.fit:run_trial")
+        trial = task(row, "tokenizers.fit:run_trial", num_trials=sizes.num_trials)
         tasks = trial_tasks(trial, tried, before, tuned, metrics=metrics)
         needs = (f"choose {row}",)
     run = "tokenizers.fit:run_row"
@@ -95,7 +92,7 @@ def _tasks_of(settings: Settings[TokenizersPreset], method: str, catalogue: str)
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     tuned = {
-        (method, catalogue): tuned_file(settings, method, catalogue)
+        (method, catalogue): settings.tuned_file(row_name(method, catalogue))
         for catalogue in catalogues_of(settings)
         for method in settings.methods
     }
