@@ -158,12 +158,8 @@ def time_table(results: pd.DataFrame) -> Table | None:
         return None
     named = labelled(spent)
     wide = named.pivot(index=["method", "seed"], columns="metric", values="value").fillna(0.0)
-    wide = wide.drop(columns=[c for c in wide.columns if not c.endswith("_s")])
-    parts = [
-        c
-        for c in ("model_s", "update_s", "evaluation_s", "decoding_s", "rankers_s", "requests_s")
-        if c in wide
-    ]
+    names = ("model_s", "update_s", "evaluation_s", "decoding_s", "rankers_s", "requests_s")
+    parts = [c for c in names if c in wide]
     counted = [c for c in parts if c != "requests_s"]
     rows: list[list[Cell]] = []
     groups = [(str(row), group) for row, group in wide.groupby("method", sort=False)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torchrl.record.loggers import Logger, get_logger
+from torchrl.record.loggers import get_logger
 
 from agents.methods import method_config
 from agents.train_config import TrainConfig
@@ -99,7 +99,8 @@ def run_row(
         on_step=on_step,
         checkpoint_path=checkpoint(out, f"{name}.train", seed),
         resume=execution.resume,
-        logger=_make_logger(execution.logger, out, f"{name}-seed{seed}"),
+        logger=execution.logger
+        and get_logger(execution.logger, str(out / "logger"), f"{name}-seed{seed}"),
     )
 
     def measured(step: int, split: str, metrics: dict[str, float]) -> pd.DataFrame:
@@ -183,7 +184,3 @@ class _Curve:
         """Add or replace a point and write the file."""
         self.points[step] = point
         write_bytes(self._path, json.dumps(self.points).encode())
-
-
-def _make_logger(kind: str | None, out: Path, name: str) -> Logger | None:
-    return None if kind is None else get_logger(kind, str(out / "logger"), name)

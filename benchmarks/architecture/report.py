@@ -172,7 +172,8 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
     """Return what was measured of single parts, with one thread and with two."""
-    train = {
+    training: Conditions = {"part": "train"}
+    trained = {
         "training, plain encoder, tokens/s": ("plain_tokens_per_s", "{:,.0f}"),
         "its share of the matrix product's rate": ("plain_share_of_matrix_per_s", "{:.0%}"),
         "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
@@ -189,7 +190,7 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
     }
     names: list[tuple[str, str, str, Conditions]] = [
         ("matrix product, GFLOP/s", "matrix_gflop_per_s", "{:.0f}", {}),
-        *((title, *how, {"part": "train"}) for title, how in train.items()),
+        *((title, *how, training) for title, how in trained.items()),
     ]
     for depth in DEPTHS:
         title = f"inference of the HSD at mean depth {depth}, ms"

@@ -163,10 +163,9 @@ def make_environment(
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
             **options,
         )
-    if method in (names.TORCH, names.ROLLOUT):
-        return envs.AdRequestTorchEnv(batch_size=[batch], **options)
-    if method == names.DAY_TORCH:
-        return envs.AdDayTorchEnv(batch_size=[batch], **options)
+    if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
+        made = envs.AdDayTorchEnv if is_day else envs.AdRequestTorchEnv
+        return made(batch_size=[batch], **options)
     raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
 
 

@@ -307,7 +307,7 @@ def make_report(
     by_catalogue: list[Block] = [*catalogue_tables(results, memory, sizes)]
     missing = left_out(results, sizes) if by_catalogue else []
     by_catalogue += [Bullets([f"Left out, {text}." for text in missing])] if missing else []
-    said = {
+    said: dict[str, list[Block]] = {
         "What the numbers say": [Bullets(sentences(results, methods, sizes))],
         "Speed by interface": present(shown, sync_table(results, sizes)),
         "Where time goes": present(pieces_table(results, sizes)),

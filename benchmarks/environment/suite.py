@@ -19,8 +19,6 @@ from benchmarks.environment.play import (
     time_plays,
 )
 from benchmarks.environment.presets import (
-    DAY_TORCH,
-    DAY_VECTOR,
     DAYS,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
@@ -52,12 +50,8 @@ def batches_of(method: str, sizes: EnvironmentPreset) -> list[int]:
     """Return the B that an interface is measured at."""
     if method in SINGLES:
         return [1]
-    most = max(sizes.batches)
-    if method == SYNC:
-        most = sizes.max_sync_batch
-    elif method in (DAY_VECTOR, DAY_TORCH):
-        most = sizes.max_day_batch
-    return [batch for batch in sizes.batches if batch <= most]
+    caps = {SYNC: sizes.max_sync_batch, **dict.fromkeys(DAYS, sizes.max_day_batch)}
+    return [batch for batch in sizes.batches if batch <= caps.get(method, batch)]
 
 
 def _rows(method: str, seed: int, metrics: dict[str, float], **at: str | int) -> pd.DataFrame:
@@ -151,9 +145,10 @@ def measure_pieces(
     for threads in sizes.threads:
         with torch_threads(threads):
             found = piece_seconds(loaded, batch, seed)
-        for part, seconds in found.items():
-            at: Conditions = {"part": part, "threads": threads, "batch": batch}
-            rows.append(_rows(VECTOR, seed, {"part_ms": 1e3 * seconds}, **at))
+        rows += [
+            _rows(VECTOR, seed, {"part_ms": 1e3 * s}, part=part, threads=threads, batch=batch)
+            for part, s in found.items()
+        ]
     return pd.concat(rows)
 
 

@@ -71,22 +71,17 @@ def _policies(final: pd.DataFrame) -> list[str]:
 def _by_policy(
     final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], reward: str, title: str
 ) -> Table:
-    columns = ["target policy", "true value"]
-    measures = [("bias", m) for m in methods] + [("rmse", m) for m in methods]
-    measures += [("coverage", m) for m in methods]
-    weighted = next((m for m in methods if "dm" not in m), None)
-    rows: list[list[Cell]] = []
+    names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
+    measures = [(name, m) for name in names for m in methods]
+    weighted = [m for m in methods if "dm" not in m][:1]
     behavior = _value(final, TRUTH, "value", reward=reward, policy="behavior")
+    rows: list[list[Cell]] = []
     for policy in policies:
         own = under(final, reward=reward, policy=policy)
-        cells: list[Cell] = [policy, _value(own, TRUTH, "value") / behavior]
-        if weighted is not None:
-            cells.append(_value(own, weighted, "effective_sample_size"))
-        cells += [_value(own, m, name) for name, m in measures]
-        rows.append(cells)
-    if weighted is not None:
-        columns.append("effective rows")
-    names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
+        truth = _value(own, TRUTH, "value") / behavior
+        size = [_value(own, m, "effective_sample_size") for m in weighted]
+        rows.append([policy, truth, *size, *(_value(own, m, name) for name, m in measures)])
+    columns = ["target policy", "true value", *("effective rows" for _ in weighted)]
     columns += [f"{names[name]}, {m}" for name, m in measures]
     return Table(title, columns, rows, "In units of what the logging policy truly earns.")
 

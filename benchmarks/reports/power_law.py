@@ -53,7 +53,7 @@ class Fit:
 
 def _bounds(values: ArrayLike) -> np.ndarray:
     tail = (1.0 - LEVEL) / 2.0
-    return np.quantile(values, [tail, 1.0 - tail], axis=0)
+    return np.quantile(np.asarray(values), [tail, 1.0 - tail], axis=0)
 
 
 def fit_power_law(n: np.ndarray, loss: np.ndarray, *, with_floor: bool = True) -> PowerLaw:

@@ -181,26 +181,17 @@ def make_report(
     choices = rate_table(tuned, "size", "loss on the first held-out day of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
-    sections.append(
-        Section(
-            "How to read it",
-            [
-                Bullets(
-                    [
-                        "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
-                        "networks, thinking tokens and one head; width and depth grow together.",
-                        f"All see {num_requests:,.0f} requests with their "
-                        "next ad (about; a short history fills fewer positions of a window) in "
-                        "the same order: the law is that of models at this budget of data, not of "
-                        "models trained to the end. A larger model that has not yet used what it "
-                        "could learn looks worse here than it is.",
-                        "The paper shows training curves of six sizes from 0.02 to 2 billion dense "
-                        "parameters on private data and fits nothing.",
-                    ]
-                )
-            ],
-        )
-    )
+    facts = [
+        "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward networks, "
+        "thinking tokens and one head; width and depth grow together.",
+        f"All see {num_requests:,.0f} requests with their next ad (about; a short history fills "
+        "fewer positions of a window) in the same order: the law is that of models at this budget "
+        "of data, not of models trained to the end. A larger model that has not yet used what it "
+        "could learn looks worse here than it is.",
+        "The paper shows training curves of six sizes from 0.02 to 2 billion dense parameters on "
+        "private data and fits nothing.",
+    ]
+    sections.append(Section("How to read it", [Bullets(facts)]))
     return SuiteReport(
         title="Scaling (GPR Fig. 5)",
         lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. {world_words(info)}"
