@@ -41,16 +41,14 @@ def command(suite: Suite, settings: Settings) -> str:
     # all modules are imported before names are looked up: each must stand before some name
     modules = settings.plugins + settings.plugins[-1:] * len(own)
     module_of = dict(zip(own, modules, strict=False))
-    lists = {
-        "methods": [f"{module_of[m]}:{m}" if m in module_of else m for m in settings.methods],
-        "markets": list(settings.markets),
-        "ablations": list(settings.ablations),
-    }
-    flags = {"methods": "--methods", "markets": "--markets", "ablations": "--ablate"}
-    for name, chosen in lists.items():
-        usual = getattr(preset, name, suite.methods if name == "methods" else ())
-        if chosen != list(usual):
-            words += [flags[name], *chosen]
+    methods = [f"{module_of[m]}:{m}" if m in module_of else m for m in settings.methods]
+    for flag, chosen, usual in (
+        ("--methods", methods, getattr(preset, "methods", suite.methods)),
+        ("--markets", settings.markets, getattr(preset, "markets", ())),
+        ("--ablate", settings.ablations, getattr(preset, "ablations", ())),
+    ):
+        if list(chosen) != list(usual):
+            words += [flag, *chosen]
     if settings.world != preset.world:
         words += ["--world", settings.world]
     if _is_other_protocol(suite, settings):

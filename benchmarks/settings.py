@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
+
+from benchmarks.runs.tasks import Task
 
 
 class Preset(Protocol):
@@ -18,8 +20,11 @@ class Preset(Protocol):
         """Default of `--seeds`."""
 
 
+Sizes = TypeVar("Sizes", bound=Preset)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Generic[Sizes]):
     """Everything that a run's numbers depend on, and where they go."""
 
     suite: str
@@ -28,7 +33,7 @@ class Settings:
     seeds: tuple[int, ...]
     world: str
     """A name or an absolute directory."""
-    sizes: Preset
+    sizes: Sizes
     """The preset itself."""
     reward: tuple[str, ...] = ()
     """Specs for `simulators.rewards.RewardMix.from_specs`; empty means `final_value`."""
@@ -47,12 +52,51 @@ class Settings:
     logger: str | None = None
     """A logger of torchrl that training also writes to."""
 
+    def task(
+        self,
+        name: str,
+        function: str,
+        *,
+        needs: tuple[str, ...] = (),
+        files: tuple[Path, ...] = (),
+        cost: float = 1.0,
+        **kwargs: object,
+    ) -> Task:
+        """Return a task of this run.
+
+        Args:
+            name: See `Task`, as of what follows.
+            function: Without `benchmarks.`.
+            needs: Tasks before it.
+            files: What it leaves behind beside its rows.
+            cost: Expected time.
+            kwargs: Of the function.
+        """
+        return Task(
+            name=name,
+            function=f"benchmarks.{function}",
+            kwargs=kwargs,
+            needs=needs,
+            out=self.out,
+            files=files,
+            cost=cost,
+        )
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """Seeds that settings are chosen on and no test may use; none without tuning."""
+        return getattr(self.sizes, "tuning_seeds", ())
+
+    def tuned_file(self, row: str) -> Path | None:
+        """Return where a row's choice is kept; None where a run does not tune."""
+        return self.out / "tuning" / f"{row}.json" if self.tuning_seeds else None
+
     def to_json(self) -> dict[str, object]:
         """Return what `--resume` compares: all but where the run goes and how it is executed."""
         elsewhere = ("out", "resume", "logger")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
 
-    def extended(self, stored: Mapping[str, object], names: tuple[str, ...]) -> "Settings":
+    def extended(self, stored: Mapping[str, object], names: tuple[str, ...]) -> "Settings[Sizes]":
         """Return these settings with the rows of a run that they are added to.
 
         Args:

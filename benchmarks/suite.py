@@ -184,7 +184,7 @@ def _leave_out(settings: Settings, suite: Suite, flags: Flags) -> Settings:
 
 
 def _check_tuning_seeds(settings: Settings) -> None:
-    both = set(settings.seeds) & set(getattr(settings.sizes, "tuning_seeds", ()))
+    both = set(settings.seeds) & set(settings.tuning_seeds)
     if both:
         seeds = f"seeds are {min(settings.seeds)} to {max(settings.seeds)}"
         raise UserError(

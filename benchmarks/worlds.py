@@ -1,9 +1,9 @@
 """The worlds of a run: which one a seed has, opened, or made as a task before others need it."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from benchmarks.runs.tasks import Task
+from benchmarks.settings import Settings
 from simulators.make import world_names
 from simulators.markets import load_market
 from simulators.progress import silent
@@ -20,14 +20,14 @@ def world_seed(world: str, seed: int) -> int:
     return seed if world in SYNTHETIC else 0
 
 
-def open_market(world: str, market: str, seed: int) -> World:
+def open_world(world: str, seed: int, market: str = BASE) -> World:
     """Return the world of a run's seed under a market's rules; it is made unless it is cached."""
     return load_market(world, market, world_seed(world, seed), progress=silent)
 
 
 def make_market(*, world: str, seed: int, market: str = BASE) -> None:
     """Make the world of a market unless it is cached."""
-    open_market(world, market, seed)
+    open_world(world, seed, market)
 
 
 def on_market(name: str, market: str) -> str:
@@ -42,19 +42,14 @@ def needs_world(world: str, seed: int, market: str = BASE) -> tuple[str, ...]:
 
 
 def world_tasks(
-    world: str, seeds: Iterable[int], out: Path, *, market: str = BASE, cost: float = 1.0
+    settings: Settings, seeds: Iterable[int], *, market: str = BASE, cost: float = 1.0
 ) -> list[Task]:
     """Return a task for each world that these seeds have; none for a directory."""
+    world = settings.world
     return [
-        Task(
-            name=needs_world(world, seed, market)[0],
-            function="benchmarks.worlds:make_market",
-            kwargs={"world": world, "market": market, "seed": seed},
-            output=out / "parts" / f"{on_market('world', market)}-seed{seed}.parquet",
-            cost=cost,
-        )
+        settings.task(name, "worlds:make_market", cost=cost, world=world, market=market, seed=seed)
         for seed in sorted({world_seed(world, seed) for seed in seeds})
-        if world in world_names()
+        for name in needs_world(world, seed, market)
     ]
 
 

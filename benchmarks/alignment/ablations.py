@@ -11,7 +11,7 @@ HEPO = ("hepo", "hepo_terminal")
 ACTOR_CRITIC = (*HEPO, "ppo")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ablation:
     """One change."""
 
@@ -31,88 +31,74 @@ class Ablation:
     """Where it is run."""
 
 
-def _ablation(
-    summary: str,
-    methods: tuple[str, ...],
-    *,
-    start: str = "vaft",
-    rankers: str = "frozen",
-    markets: tuple[str, ...] = ("base",),
-    **training: object,
-) -> Ablation:
-    return Ablation(
-        summary=summary,
-        methods=methods,
-        training=training,
-        start=start,
-        rankers=rankers,
-        markets=markets,
-    )
-
-
-def _candidates(num_candidates: int, num_requests: int) -> Ablation:
-    return _ablation(
-        f"K = {num_candidates} with {num_requests} requests: the same evaluations",
-        ("hepo_terminal", "grpo"),
-        num_candidates=num_candidates,
-        num_requests=num_requests,
-    )
-
-
 ABLATIONS: dict[str, Ablation] = {
-    "no_process_reward": _ablation("process rewards off", HEPO, process_reward_scale=0.0),
-    "uncapped": _ablation("deltas below zero count", HEPO, process_reward="uncapped"),
-    "potential": _ablation("potential-based process rewards", HEPO, process_reward="potential"),
-    "shuffled_popularity": _ablation("popularity on the wrong codes", HEPO, popularity="shuffled"),
-    "prefix_popularity": _ablation(
-        "popularity among what matches the prefix", HEPO, popularity="prefix"
+    "no_process_reward": Ablation("process rewards off", HEPO, {"process_reward_scale": 0.0}),
+    "uncapped": Ablation("deltas below zero count", HEPO, {"process_reward": "uncapped"}),
+    "potential": Ablation("potential-based process rewards", HEPO, {"process_reward": "potential"}),
+    "shuffled_popularity": Ablation(
+        "popularity on the wrong codes", HEPO, {"popularity": "shuffled"}
     ),
-    "critic_warmup_0": _ablation("no critic warm-up", ACTOR_CRITIC, critic_warmup_steps=0),
-    "critic_warmup_100": _ablation(
-        "100 steps of critic warm-up, counted in the budget", ACTOR_CRITIC, critic_warmup_steps=100
+    "prefix_popularity": Ablation(
+        "popularity among what matches the prefix", HEPO, {"popularity": "prefix"}
     ),
-    "critic_replay": _ablation(
+    "critic_warmup_0": Ablation("no critic warm-up", ACTOR_CRITIC, {"critic_warmup_steps": 0}),
+    "critic_warmup_100": Ablation(
+        "100 steps of critic warm-up, counted in the budget",
+        ACTOR_CRITIC,
+        {"critic_warmup_steps": 100},
+    ),
+    "critic_replay": Ablation(
         "the critic learns from the last 8 steps, 8 updates a step",
         ACTOR_CRITIC,
-        critic_replay=8,
-        critic_updates=8,
+        {"critic_replay": 8, "critic_updates": 8},
     ),
-    "fresh_critic": _ablation("the HTE not pre-trained", ACTOR_CRITIC, start="fresh_critic"),
-    "through_terminal": _ablation(
-        "R into the coarse levels, at hepo's own learning rate", ("hepo",), through_terminal=True
+    "fresh_critic": Ablation("the HTE not pre-trained", ACTOR_CRITIC, start="fresh_critic"),
+    "through_terminal": Ablation(
+        "R into the coarse levels, at hepo's own learning rate",
+        ("hepo",),
+        {"through_terminal": True},
     ),
-    "zscore_all_levels": _ablation(
-        "the z-score at every level, no critic", HEPO, terminal_at_all_levels=True
+    "zscore_all_levels": Ablation(
+        "the z-score at every level, no critic", HEPO, {"terminal_at_all_levels": True}
     ),
-    "mean_only": _ablation("no division by the deviation", (*HEPO, "grpo"), terminal="mean"),
-    "batch_zscore": _ablation(
-        "z-score over the batch instead of the request", (*HEPO, "grpo"), terminal="batch"
+    "mean_only": Ablation("no division by the deviation", (*HEPO, "grpo"), {"terminal": "mean"}),
+    "batch_zscore": Ablation(
+        "z-score over the batch instead of the request", (*HEPO, "grpo"), {"terminal": "batch"}
     ),
-    "critic_moves_trunk": _ablation(
-        "the value loss moves the HSD", ACTOR_CRITIC, critic_moves_trunk=True
+    "critic_moves_trunk": Ablation(
+        "the value loss moves the HSD", ACTOR_CRITIC, {"critic_moves_trunk": True}
     ),
-    "lambda_0": _ablation("GAE's lambda 0", ACTOR_CRITIC, gae_lambda=0.0),
-    "lambda_50": _ablation("GAE's lambda 0.5", ACTOR_CRITIC, gae_lambda=0.5),
-    "lambda_100": _ablation("GAE's lambda 1", ACTOR_CRITIC, gae_lambda=1.0),
-    "candidates_4": _candidates(4, 256),
-    "candidates_8": _candidates(8, 128),
-    "candidates_40": _candidates(40, 26),
-    "beam": _ablation("candidates from a beam, as in the paper", (*HEPO, "grpo"), behavior="beam"),
-    "gumbel": _ablation(
-        "candidates without replacement, importance-weighted", (*HEPO, "grpo"), behavior="gumbel"
+    "lambda_0": Ablation("GAE's lambda 0", ACTOR_CRITIC, {"gae_lambda": 0.0}),
+    "lambda_50": Ablation("GAE's lambda 0.5", ACTOR_CRITIC, {"gae_lambda": 0.5}),
+    "lambda_100": Ablation("GAE's lambda 1", ACTOR_CRITIC, {"gae_lambda": 1.0}),
+    **{
+        f"candidates_{k}": Ablation(
+            f"K = {k} with {n} requests: the same evaluations",
+            ("hepo_terminal", "grpo"),
+            {"num_candidates": k, "num_requests": n},
+        )
+        for k, n in ((4, 256), (8, 128), (40, 26))
+    },
+    "beam": Ablation(
+        "candidates from a beam, as in the paper", (*HEPO, "grpo"), {"behavior": "beam"}
     ),
-    "arr": _ablation(
+    "gumbel": Ablation(
+        "candidates without replacement, importance-weighted",
+        (*HEPO, "grpo"),
+        {"behavior": "gumbel"},
+    ),
+    "arr": Ablation(
         "a quarter of the requests rehearse users' current states",
         ACTOR_CRITIC,
-        arr_share=0.25,
+        {"arr_share": 0.25},
         markets=("base", "drift"),
     ),
-    "no_warm_start": _ablation("from an untrained model", ACTOR_CRITIC, start="none"),
-    "no_vaft": _ablation("from MTP, without value-aware fine-tuning", ACTOR_CRITIC, start="mtp"),
-    "kl_0": _ablation("KL penalty 0", ACTOR_CRITIC, kl_penalty=0.0),
-    "kl_05": _ablation("KL penalty 0.05", ACTOR_CRITIC, kl_penalty=0.05),
-    "kl_50": _ablation("KL penalty 0.5", ACTOR_CRITIC, kl_penalty=0.5),
-    "pessimistic": _ablation(
+    "no_warm_start": Ablation("from an untrained model", ACTOR_CRITIC, start="none"),
+    "no_vaft": Ablation("from MTP, without value-aware fine-tuning", ACTOR_CRITIC, start="mtp"),
+    "kl_0": Ablation("KL penalty 0", ACTOR_CRITIC, {"kl_penalty": 0.0}),
+    "kl_05": Ablation("KL penalty 0.05", ACTOR_CRITIC, {"kl_penalty": 0.05}),
+    "kl_50": Ablation("KL penalty 0.5", ACTOR_CRITIC, {"kl_penalty": 0.5}),
+    "pessimistic": Ablation(
         "trained on an ensemble's mean less its spread, against reward hacking",
         ("hepo_terminal", "ppo"),
         rankers="pessimistic",

@@ -42,11 +42,8 @@ class Flags(RewardFlags):
 
     def complete(self, settings: Settings, before: Stored) -> Settings:
         """Return the settings with markets, ablations and what training needs."""
-        from benchmarks.alignment.presets import AlignmentPreset
-
         settings = super().complete(settings, before)
         sizes = settings.sizes
-        assert isinstance(sizes, AlignmentPreset)
         if self.tune is not None:
             if self.tune < 0:
                 raise UserError(f"--tune must be at least 0, got {self.tune}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from agents.train_config import TrainConfig
 from agents.warm_start import WarmStartConfig
 from benchmarks.alignment.ablations import ABLATIONS
+from benchmarks.settings import Settings
 from gpr_rl.models import HHDConfig
 from gpr_rl.pretraining.trainer import StageConfig
 
@@ -81,6 +82,7 @@ class AlignmentPreset:
         return self.tuning.seeds if self.tuning.num_trials else ()
 
 
+AlignmentSettings = Settings[AlignmentPreset]
 PRESETS = {
     "smoke": AlignmentPreset(
         world="tiny",

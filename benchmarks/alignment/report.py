@@ -7,7 +7,7 @@ import pandas as pd
 
 from agents.methods import make_method, method_config, search_space
 from agents.train_config import TrainConfig
-from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentPreset
+from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentSettings
 from benchmarks.alignment.studies import (
     ablations_section,
     conditions_section,
@@ -23,7 +23,6 @@ from benchmarks.alignment.tables import (
     time_table,
     verdict_table,
 )
-from benchmarks.alignment.tuning import tuned_file
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -34,25 +33,26 @@ from benchmarks.reports.blocks import (
     Section,
     SuiteReport,
     Table,
+    present,
 )
 from benchmarks.reports.cards import group_table
-from benchmarks.reports.figures import curves_over, interval_chart, learning_curves
+from benchmarks.reports.figures import interval_chart, learning_curves
 from benchmarks.reports.lookup import TEST, interval_cells, interval_of, interval_table, values_of
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.runs.results import under
 from benchmarks.runs.trials import with_choice
-from benchmarks.settings import Settings
 from benchmarks.worlds import BASE, world_words
 from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 
 
-def _hyper_parameters(methods: Sequence[str], settings: Settings, num_levels: int) -> Table:
+def _hyper_parameters(
+    methods: Sequence[str], settings: AlignmentSettings, num_levels: int
+) -> Table:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     rows: list[list[Cell]] = []
     for method in methods:
-        config = with_choice(method_config(method, sizes.training), tuned_file(settings, method))
+        config = with_choice(method_config(method, sizes.training), settings.tuned_file(method))
         built, rate = make_method(method, config, num_levels)
         own = [
             f"{name} {getattr(config, name):g}"
@@ -131,9 +131,8 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
     return adjust(found)
 
 
-def _lead(info: WorldInfo, trained: Sequence[str], settings: Settings) -> str:
+def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) -> str:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
         f"{sizes.num_test_requests} requests of held-out days per seed. {world_words(info)}"
@@ -270,25 +269,22 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
                     methods=trained,
                     split="validation",
                     label=label,
-                    step_label="ranker evaluations (thousands)",
+                    x_label="ranker evaluations (thousands)",
                     steps_to_x=evaluations,
                 ),
             )
         )
-    seconds = curves_over(
+    seconds = learning_curves(
         results,
         "proxy_share_expected",
-        "train_s",
+        x_metric="train_s",
         methods=trained,
         split="validation",
         label="share of the gain, rankers",
         x_label="seconds of training",
     )
     blocks.append(Figure("curve_seconds", "The same over the seconds of training.", seconds))
-    clock = same_clock_table(results, trained)
-    if clock is not None:
-        blocks.append(clock)
-    return Section("Learning curves", blocks)
+    return Section("Learning curves", present(*blocks, same_clock_table(results, trained)))
 
 
 def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
@@ -317,9 +313,8 @@ def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
     return Section("The critic", blocks)
 
 
-def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section:
+def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     facts = [
         "One warm start per seed is shared by all methods; they meet the same requests, random "
         "streams and number of ranker evaluations.",
@@ -340,16 +335,9 @@ def _how(trained: Sequence[str], settings: Settings, num_levels: int) -> Section
     )
 
 
-def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows.
-        settings: Of the run.
-        info: Of the world, or of the first one where every seed has its own.
-    """
+def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
+    """Return the report of all rows of a run; `info` is of the first seed's world."""
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     methods = settings.methods
     base = under(results, market=BASE)
     final = under(add_normalised(results), market=BASE)
@@ -357,6 +345,7 @@ def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> S
     order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
+    clock = time_table(results)
     sections = [
         _value_section(final, order),
         _curves(base, trained, sizes.training),
@@ -367,16 +356,14 @@ def make_report(results: pd.DataFrame, settings: Settings, info: WorldInfo) -> S
         tuning_section(settings),
         Section("The rankers", _ranker_card(base)),
         _how(trained, settings, info.num_levels),
+        None if clock is None else Section("Where the time goes", [clock]),
     ]
-    clock = time_table(results)
     differences = _differences(final, compared)
     words = "the expected value under the " + ("hidden truth" if info.has_truth else "rankers")
     verdicts = verdict_table(
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
-    if clock is not None:
-        sections.append(Section("Where the time goes", [clock]))
     return SuiteReport(
         title="Value alignment by reinforcement learning",
         lead=_lead(info, compared, settings),

@@ -12,8 +12,8 @@ from benchmarks.alignment.presets import (
     CONDITION_METHODS,
     WARM_ROWS,
     AlignmentPreset,
+    AlignmentSettings,
 )
-from benchmarks.settings import Settings
 from benchmarks.worlds import BASE, on_market
 
 
@@ -39,22 +39,21 @@ class Row:
         return replace(config, **ABLATIONS[self.ablation].training) if self.ablation else config  # type: ignore[arg-type]
 
 
-def row_labels(results: pd.DataFrame) -> pd.Series:
-    """Return every line's row as it is written in tables."""
+def labelled(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines with their rows, as they are written in tables, in the place of methods."""
     columns = (results[name] for name in ("method", "ablation", "market"))
     rows = zip(*columns, strict=True)
     labels = [str(Row(method=m, ablation=a, market=market or BASE)) for m, a, market in rows]
-    return pd.Series(labels, index=results.index, dtype="str")
+    return results.assign(method=labels, market="", ablation="")
 
 
-def rows_of(settings: Settings) -> dict[Row, tuple[int, ...]]:
+def rows_of(settings: AlignmentSettings) -> dict[Row, tuple[int, ...]]:
     """Return every row to be trained and its seeds, in the order of the tables.
 
     The base market's methods have all seeds; extra methods, other markets and ablations the first
     few of them, as the preset says.
     """
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     trained = [m for m in settings.methods if m not in WARM_ROWS]
     some = settings.seeds[: sizes.num_other_seeds]
     rows: dict[Row, tuple[int, ...]] = {}
@@ -78,7 +77,9 @@ def _methods_on(market: str, trained: Sequence[str], sizes: AlignmentPreset) -> 
     return [m for m in main if market not in CONDITION_MARKETS or m in CONDITION_METHODS]
 
 
-def seeds_on(market: str, rows: dict[Row, tuple[int, ...]], settings: Settings) -> tuple[int, ...]:
+def seeds_on(
+    market: str, rows: dict[Row, tuple[int, ...]], settings: AlignmentSettings
+) -> tuple[int, ...]:
     """Return the seeds whose world and warm start a market needs."""
     if market == BASE:
         return settings.seeds

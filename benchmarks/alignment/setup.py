@@ -26,7 +26,7 @@ from benchmarks.evaluation import (
 )
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import log_progress
-from benchmarks.worlds import BASE, on_market, open_market
+from benchmarks.worlds import BASE, on_market, open_world
 from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
@@ -82,18 +82,20 @@ class Setup:
         save_checkpoint(path, tensors, {})
 
     @classmethod
-    def load(cls, path: Path, world: World, reward: RewardMix) -> "Setup":
-        """Read what `save` wrote."""
-        tensors, _ = load_checkpoint(path)
+    def load(
+        cls, out: Path, world: str, reward: tuple[str, ...], seed: int, market: str = BASE
+    ) -> "Setup":
+        """Read what `prepare_seed` saved of a run's seed, and open its world."""
+        loaded, mix = open_world(world, seed, market), RewardMix.from_specs(list(reward))
+        tensors, _ = load_checkpoint(checkpoint(out, "evaluation", seed, market))
 
         def part(name: str) -> EvaluationSet:
             start = name + "."
             own = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
             return EvaluationSet.from_tensors(own)
 
-        return cls(
-            world, reward, part("data"), part("validation"), tensors["shared"], tensors["warm"]
-        )
+        shared, warm = tensors["shared"], tensors["warm"]
+        return cls(loaded, mix, part("data"), part("validation"), shared, warm)
 
 
 def checkpoint(out: Path, row: str, seed: int, market: str = BASE) -> Path:
@@ -158,7 +160,7 @@ def prepare_seed(
 ) -> pd.DataFrame:
     """Train the warm start of one seed on a market; return reference and warm-start rows."""
     started = time.perf_counter()
-    loaded = open_market(world, market, seed)
+    loaded = open_world(world, seed, market)
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed, market)
     model, logs, seconds = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
@@ -243,21 +245,15 @@ def validation_metrics(model: HHD, setup: Setup) -> dict[str, float]:
 
 
 def starting_model(
-    start: str,
-    out: Path,
-    world: World,
-    market: str,
-    seed: int,
-    sizes: AlignmentPreset,
-    reward: RewardMix,
+    start: str, out: Path, setup: Setup, market: str, seed: int, sizes: AlignmentPreset
 ) -> HHD:
     """Return what RL starts from; see `Ablation.start`."""
-    fresh = build_model(world, sizes.warm_start.model, seed)
+    fresh = build_model(setup.world, sizes.warm_start.model, seed)
     if start == "none":
         return fresh.eval()
     model = load_policy(checkpoint(out, "mtp" if start == "mtp" else "vaft", seed, market))
     if start == "mtp":
-        train_critic(model, train_view(world), sizes.warm_start, seed, reward)
+        train_critic(model, train_view(setup.world), sizes.warm_start, seed, setup.reward)
     elif start == "fresh_critic":
         model.hte.load_state_dict(fresh.hte.state_dict())
     return model.eval()

@@ -1,7 +1,7 @@
 """Sections of the alignment report beside the main comparison: markets, ablations, tuning."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,26 +9,40 @@ import pandas as pd
 
 from agents.methods import search_space
 from benchmarks.alignment.ablations import ABLATIONS
-from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentPreset
-from benchmarks.alignment.rows import Row, rows_of
-from benchmarks.alignment.tables import VIEWS, market_table, paired, seed_values
-from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Paragraph, Section, Table
+from benchmarks.alignment.presets import (
+    CONDITION_MARKETS,
+    WARM_ROWS,
+    AlignmentSettings,
+)
+from benchmarks.alignment.rows import labelled, rows_of
+from benchmarks.alignment.tables import VIEWS, market_table, paired
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+    present,
+)
 from benchmarks.reports.figures import interval_chart, profile_chart
 from benchmarks.reports.lookup import TEST, interval_of
 from benchmarks.reports.reading import coverage_note
 from benchmarks.reports.statistics import Interval, Profile, performance_profile
 from benchmarks.reports.trials import read_all
-from benchmarks.runs.results import BOOTSTRAP_SEED, under
-from benchmarks.settings import Settings
-from benchmarks.worlds import BASE
+from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table, under
+from benchmarks.worlds import BASE, on_market
 from simulators.markets import MARKETS
 
 RIVALS = ("ppo", "grpo")
+Leads = Mapping[str, Mapping[str, Interval | None]]
+"""`method - rival` to market to the difference."""
 DIAL = ("shuffled_tree", "coarse_0", BASE, "coarse_100")
 """How much the coarse levels explain, from nothing to all; the base market has .7."""
 
 
-def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def markets_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return how every method does on every market."""
     if not settings.markets:
         return None
@@ -48,38 +62,33 @@ def markets_section(results: pd.DataFrame, settings: Settings) -> Section | None
             "the markets and seeds that all methods shown have."
         )
         blocks.append(Figure("profiles", caption, chart))
-    gate = _gate_table(results, markets)
-    if gate is not None:
-        blocks.append(gate)
-    return Section("Markets", blocks)
+    return Section("Markets", present(*blocks, _gate_table(results, markets)))
 
 
-def _trust(settings: Settings, text: str) -> Paragraph:
+def _trust(settings: AlignmentSettings, text: str) -> Paragraph:
     """Return how far to trust intervals over the seeds of markets and ablations."""
-    assert isinstance(settings.sizes, AlignmentPreset)
     num_seeds = min(len(settings.seeds), settings.sizes.num_other_seeds)
     return Paragraph(f"{text} {coverage_note(num_seeds)}")
 
 
-def _profiles(results: pd.DataFrame, settings: Settings) -> dict[str, Profile]:
+def _profiles(results: pd.DataFrame, settings: AlignmentSettings) -> dict[str, Profile]:
     """Return every main method's profile over the markets that all of them ran on."""
     markets = [BASE, *(m for m in settings.markets if m not in CONDITION_MARKETS)]
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     extra = (*WARM_ROWS, *sizes.extra_methods)
     methods = [m for m in settings.methods if m not in extra]
     if len(markets) < 2 or not methods:
         return {}
-    rows = [Row(method=method, market=market) for method in methods for market in markets]
-    values = {(r.method, r.market): seed_values(results, r, VIEWS["rankers"]) for r in rows}
-    common = pd.DataFrame(values).dropna()
+    rows = {method: [on_market(method, market) for market in markets] for method in methods}
+    values = seed_table(labelled(results), VIEWS["rankers"])
+    common = values.reindex(columns=[name for names in rows.values() for name in names]).dropna()
     if common.empty:
         return {}
     low, high = float(common.min().min()), float(common.max().max())
     thresholds = np.linspace(low - 0.02, high + 0.02, 120)
     return {
-        method: performance_profile(common[method].to_numpy(), thresholds, BOOTSTRAP_SEED)
-        for method in methods
+        method: performance_profile(common[names].to_numpy(), thresholds, BOOTSTRAP_SEED)
+        for method, names in rows.items()
     }
 
 
@@ -99,12 +108,16 @@ def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
     )
 
 
-def conditions_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def conditions_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return where HEPO is ahead of its rivals, as seed-paired differences."""
-    ours = [m for m in ("hepo", "hepo_terminal") if m in settings.methods]
-    rivals = [m for m in RIVALS if m in settings.methods]
+    pairs = [
+        (method, rival)
+        for method in ("hepo", "hepo_terminal")
+        for rival in RIVALS
+        if {method, rival} <= set(settings.methods)
+    ]
     markets = [BASE, *settings.markets]
-    if not ours or not rivals or len(markets) == 1:
+    if not pairs or len(markets) == 1:
         return None
     blocks: list[Block] = [
         Paragraph(
@@ -112,49 +125,38 @@ def conditions_section(results: pd.DataFrame, settings: Settings) -> Section | N
             "rival, on the same worlds and requests."
         )
     ]
-    for view, metric in VIEWS.items():
-        rows: list[list[Cell]] = []
-        for market in markets:
-            cells: list[Cell] = [market]
-            for method in ours:
-                for rival in rivals:
-                    found = _ahead(results, method, rival, market, metric)
-                    cells.append(found)
-            if any(cell is not None for cell in cells[1:]):
-                rows.append(cells)
-        names = [f"{method} - {rival}" for method in ours for rival in rivals]
-        blocks.append(Table(f"HEPO against its rivals, {view}", ["market", *names], rows))
-    blocks += _dial(results, ours, rivals, markets)
+    leads = {view: _leads(results, pairs, markets, metric) for view, metric in VIEWS.items()}
+    for view, columns in leads.items():
+        rows = [[market, *(column[market] for column in columns.values())] for market in markets]
+        rows = [row for row in rows if any(cell is not None for cell in row[1:])]
+        blocks.append(Table(f"HEPO against its rivals, {view}", ["market", *columns], rows))
+    blocks += _dial(leads["rankers"], markets)
     return Section("Under which conditions HEPO is ahead", blocks)
 
 
-def _ahead(
-    results: pd.DataFrame, method: str, rival: str, market: str, metric: str
-) -> Interval | None:
-    """Return a method's seed-paired difference from a rival on a market."""
-    ours, theirs = (Row(method=name, market=market) for name in (method, rival))
-    found = paired(results, ours, theirs, metric)
-    return None if found is None else found[0]
+def _leads(
+    results: pd.DataFrame, pairs: Sequence[tuple[str, str]], markets: Sequence[str], metric: str
+) -> Leads:
+    """Return every method's seed-paired difference from its rival on every market."""
+    named, leads = labelled(results), {}
+    for method, rival in pairs:
+        sides = {m: (on_market(method, m), on_market(rival, m)) for m in markets}
+        found = {m: paired(named, *names, metric) for m, names in sides.items()}
+        leads[f"{method} - {rival}"] = {
+            m: None if d is None else d.interval for m, d in found.items()
+        }
+    return leads
 
 
-def _dial(
-    results: pd.DataFrame, ours: Sequence[str], rivals: Sequence[str], markets: Sequence[str]
-) -> list[Block]:
+def _dial(leads: Leads, markets: Sequence[str]) -> list[Block]:
     """Return HEPO's lead over what the coarse levels explain, with the shuffled tree as control."""
     present = [market for market in DIAL if market in markets]
-    if len(present) < 2:
-        return []
-    groups: dict[str, list[tuple[str, Interval]]] = {}
-    for method in ours:
-        for rival in rivals:
-            points = []
-            for market in present:
-                found = _ahead(results, method, rival, market, VIEWS["rankers"])
-                if found is not None:
-                    points.append((market, found))
-            if len(points) == len(present):
-                groups[f"{method} - {rival}"] = points
-    if not groups:
+    groups = {
+        name: points
+        for name, column in leads.items()
+        if len(points := [(m, x) for m in present if (x := column[m])]) == len(present)
+    }
+    if len(present) < 2 or not groups:
         return []
     chart = interval_chart(groups, label="difference of shares, rankers", reference=0.0)
     caption = (
@@ -165,31 +167,31 @@ def _dial(
     return [Figure("dial", caption, chart)]
 
 
-def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | None:
+def ablations_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
     """Return every ablation's difference from the same method without it."""
     if not settings.ablations:
         return None
     rows: list[list[Cell]] = []
     forest: dict[str, list[tuple[str, Interval]]] = {view: [] for view in VIEWS}
-    for row in rows_of(settings):
-        if not row.ablation:
+    named = labelled(results)
+    for row in (r for r in rows_of(settings) if r.ablation):
+        name, plain = str(row), str(replace(row, ablation=""))
+        found = {view: paired(named, name, plain, metric) for view, metric in VIEWS.items()}
+        entropy, ranked = paired(named, name, plain, "entropy"), found["rankers"]
+        if ranked is None:
             continue
-        plain = replace(row, ablation="")
-        found = {view: paired(results, row, plain, metric) for view, metric in VIEWS.items()}
-        entropy = paired(results, row, plain, "entropy")
-        if found["rankers"] is None:
-            continue
-        cells: list[Cell] = [
-            str(row),
-            interval_of(under(results, **row.conditions), row.method, VIEWS["rankers"], TEST),
-            *(None if pair is None else pair[0] for pair in found.values()),
-            None if entropy is None else entropy[0].value,
-            found["rankers"][1],
-        ]
-        rows.append(cells)
-        for view, pair in found.items():
-            if pair is not None:
-                forest[view].append((str(row), pair[0]))
+        rows.append(
+            [
+                name,
+                interval_of(named, name, VIEWS["rankers"], TEST),
+                *(None if d is None else d.interval for d in found.values()),
+                None if entropy is None else entropy.interval.value,
+                ranked.num_seeds,
+            ]
+        )
+        for view, difference in found.items():
+            if difference is not None:
+                forest[view].append((name, difference.interval))
     if not rows:
         return None
     blocks: list[Block] = [
@@ -213,10 +215,9 @@ def ablations_section(results: pd.DataFrame, settings: Settings) -> Section | No
     return Section("Ablations", blocks)
 
 
-def tuning_section(settings: Settings) -> Section | None:
+def tuning_section(settings: AlignmentSettings) -> Section | None:
     """Return what every method was given to choose from, and what was chosen."""
     sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
     plan = sizes.tuning
     folder = settings.out / "tuning"
     if not plan.num_trials or not folder.is_dir():

@@ -6,7 +6,7 @@ methods are compared inside a seed. Markets change the world's rules, ablations 
 method, and tuning gives every method the same number of trials on seeds of their own.
 """
 
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,137 +14,110 @@ from benchmarks.alignment.presets import (
     METHODS,  # noqa: F401
     PRESETS,  # noqa: F401
     SUPERVISED,
-    AlignmentPreset,
+    AlignmentSettings,
 )
 from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import SCORE, trial_settings, tuned_file
+from benchmarks.alignment.tuning import SCORE, trial_settings
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
 from benchmarks.runs.trials import trial_tasks
-from benchmarks.settings import Settings
-from benchmarks.worlds import BASE, needs_world, on_market, open_market, world_tasks
+from benchmarks.worlds import BASE, needs_world, on_market, open_world, world_tasks
 
 
-def make_tasks(settings: Settings) -> list[Task]:
+def make_tasks(settings: AlignmentSettings) -> list[Task]:
     """Return worlds, warm starts and tuning, then every (row, seed) pair, the base market first."""
     rows = rows_of(settings)
-    tasks = _shared_tasks(settings, BASE, settings.seeds)
-    tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
     plain = {r: seeds for r, seeds in rows.items() if r.market == BASE and not r.ablation}
+    others = {row: seeds for row, seeds in rows.items() if row not in plain}
+    tasks = _start_tasks(settings, BASE, settings.seeds)
+    tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
     tasks += [_row_task(settings, row, seed) for row, seeds in plain.items() for seed in seeds]
     for market in settings.markets:
-        tasks += _shared_tasks(settings, market, seeds_on(market, rows, settings))
-    others = {row: seeds for row, seeds in rows.items() if row not in plain}
+        tasks += _start_tasks(settings, market, seeds_on(market, rows, settings))
     tasks += [_row_task(settings, row, seed) for row, seeds in others.items() for seed in seeds]
     return tasks
 
 
-def _shared_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    """Return the worlds of a market and the warm starts that its methods share."""
-    starts = [_warm_start(settings, market, seed) for seed in seeds]
-    return [*_world_tasks(settings, market, seeds), *starts]
-
-
-def _shared(settings: Settings) -> dict[str, object]:
-    return {
-        "out": settings.out,
-        "world": settings.world,
-        "reward": settings.reward,
-        "sizes": settings.sizes,
-    }
-
-
-def _world_tasks(settings: Settings, market: str, seeds: tuple[int, ...]) -> list[Task]:
-    return world_tasks(settings.world, seeds, settings.out, market=market)
-
-
-def _part(settings: Settings, name: str, seed: int) -> Path:
-    return settings.out / "parts" / f"{name}-seed{seed}.parquet"
+def _task(settings: AlignmentSettings, name: str, function: str, **more: Any) -> Task:
+    return settings.task(
+        name,
+        f"alignment.{function}",
+        out=settings.out,
+        world=settings.world,
+        reward=settings.reward,
+        sizes=settings.sizes,
+        **more,
+    )
 
 
 def _warm_name(market: str, seed: int) -> str:
     return on_market(f"warm start, seed {seed}", market)
 
 
-def _warm_start(settings: Settings, market: str, seed: int) -> Task:
-    files = ("mtp", "vaft", "evaluation")
-    return Task(
-        name=_warm_name(market, seed),
-        function="benchmarks.alignment.setup:prepare_seed",
-        kwargs={**_shared(settings), "market": market, "seed": seed},
-        needs=needs_world(settings.world, seed, market),
-        output=_part(settings, on_market("warm", market), seed),
-        files=tuple(checkpoint(settings.out, name, seed, market) for name in files),
-        cost=2.0,
-    )
+def _start_tasks(settings: AlignmentSettings, market: str, seeds: tuple[int, ...]) -> list[Task]:
+    """Return the worlds of a market and the warm starts that its methods share."""
+    names = ("mtp", "vaft", "evaluation")
+    starts = [
+        _task(
+            settings,
+            _warm_name(market, seed),
+            "setup:prepare_seed",
+            needs=needs_world(settings.world, seed, market),
+            files=tuple(checkpoint(settings.out, name, seed, market) for name in names),
+            cost=2.0,
+            market=market,
+            seed=seed,
+        )
+        for seed in seeds
+    ]
+    return [*world_tasks(settings, seeds, market=market), *starts]
 
 
-def _row_task(settings: Settings, row: Row, seed: int) -> Task:
+def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
-    name = str(row)
-    if row.method in SUPERVISED:
-        function, more = "benchmarks.alignment.train:run_vsl", {}
-    else:
-        function = "benchmarks.alignment.train:run_row"
-        tuned = tuned_file(settings, row.method)
+    function, more = "train:run_vsl", {}
+    if row.method not in SUPERVISED:
+        tuned = settings.tuned_file(row.method)
         execution = Execution(
             resume=settings.resume, plugins=settings.plugins, logger=settings.logger
         )
-        more = {"row": row, "tuned": tuned, "execution": execution}
+        function, more = "train:run_row", {"row": row, "tuned": tuned, "execution": execution}
         needs = (*needs, f"choose {row.method}") if tuned else needs
-    return Task(
-        name=f"{name}, seed {seed}",
-        function=function,
-        kwargs={**_shared(settings), "seed": seed, **more},
-        needs=needs,
-        output=_part(settings, name, seed),
-        files=(checkpoint(settings.out, name, seed),),
+    files = (checkpoint(settings.out, str(row), seed),)
+    return _task(
+        settings, f"{row}, seed {seed}", function, needs=needs, files=files, seed=seed, **more
     )
 
 
-def _tuning_tasks(settings: Settings, methods: list[str]) -> list[Task]:
+def _tuning_tasks(settings: AlignmentSettings, methods: list[str]) -> list[Task]:
     """Return the tuning seeds' warm starts, every (method, trial, seed) and the choices."""
-    sizes = settings.sizes
-    assert isinstance(sizes, AlignmentPreset)
-    plan = sizes.tuning
+    plan, plugins = settings.sizes.tuning, settings.plugins
     if not plan.num_trials or not methods:
         return []
-    shared = _shared(settings)
-    tasks = _world_tasks(settings, BASE, plan.seeds)
-    for seed in plan.seeds:
-        tasks.append(
-            Task(
-                name=f"tuning start, seed {seed}",
-                function="benchmarks.alignment.tuning:prepare_tuning",
-                kwargs={**shared, "seed": seed},
-                needs=needs_world(settings.world, seed),
-                output=_part(settings, "tuning", seed),
-                cost=2.0,
-            )
-        )
-    import_methods(settings.plugins)  # their search spaces
+    tasks = world_tasks(settings, plan.seeds)
     needs = {seed: (f"tuning start, seed {seed}",) for seed in plan.seeds}
-    for method in methods:
-        choice = tuned_file(settings, method)
-        assert choice is not None
-        trial = Task(
-            name="",
-            function="benchmarks.alignment.tuning:run_trial",
-            kwargs={**shared, "method": method, "plugins": settings.plugins},
-            output=choice,
-            cost=0.5,
+    for seed, (name,) in needs.items():
+        made = needs_world(settings.world, seed)
+        tasks.append(
+            _task(settings, name, "tuning:prepare_tuning", needs=made, cost=2.0, seed=seed)
         )
+    import_methods(plugins)  # their search spaces
+    for method in methods:
+        choice = settings.tuned_file(method)
+        assert choice is not None
+        run = "tuning:run_trial"
+        trial = _task(settings, method, run, cost=0.5, method=method, plugins=plugins)
         tried = trial_settings(method, plan.num_trials)
-        tasks += trial_tasks(method, trial, tried, needs, {"metrics": (SCORE,), "sign": -1.0})
+        tasks += trial_tasks(trial, tried, needs, choice, metrics=(SCORE,), sign=-1.0)
     return tasks
 
 
-def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+def finish(settings: AlignmentSettings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     import_methods(settings.plugins)
-    info = open_market(settings.world, BASE, settings.seeds[0]).info
+    info = open_world(settings.world, settings.seeds[0]).info
     return make_report(results, settings, info)

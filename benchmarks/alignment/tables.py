@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmarks.alignment.rows import Row, row_labels
+from benchmarks.alignment.rows import labelled
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.lookup import TEST, interval_of
-from benchmarks.reports.reading import Difference
+from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.significance import smallest_p_value
-from benchmarks.reports.statistics import Interval, bootstrap, paired_difference
+from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import (
     BOOTSTRAP_SEED,
     complete,
     final_values,
-    seed_table,
     under,
     without_conditions,
 )
@@ -26,23 +25,9 @@ VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
 """The two measures that comparisons are made on."""
 
 
-def seed_values(results: pd.DataFrame, row: Row, metric: str) -> pd.Series:
-    """Return a row's values on a test metric by seed."""
-    own = under(results[results["method"] == row.method], **row.conditions)
-    return seed_table(own, metric).get(row.method, pd.Series(dtype="float64"))
-
-
-def paired(
-    results: pd.DataFrame, row: Row, baseline: Row, metric: str
-) -> tuple[Interval, int] | None:
-    """Return the seed-paired difference of two rows on a test metric, and the number of seeds."""
-    sides = {"row": row, "baseline": baseline}
-    pair = pd.DataFrame({k: seed_values(results, side, metric) for k, side in sides.items()})
-    pair = pair.dropna()
-    if pair.empty:
-        return None
-    difference = paired_difference(pair["row"], pair["baseline"], BOOTSTRAP_SEED)
-    return difference, len(pair)
+def paired(named: pd.DataFrame, row: str, baseline: str, metric: str) -> Difference | None:
+    """Return the seed-paired difference of two rows of `labelled` on a test metric."""
+    return next(iter(compare(named, metric, metric, [row], baseline)), None)
 
 
 SHORT_VERDICTS = {
@@ -171,17 +156,13 @@ def time_table(results: pd.DataFrame) -> Table | None:
     spent = results[results["split"] == "time"]
     if spent.empty:
         return None
-    named = spent.assign(row=row_labels(spent))
-    wide = named.pivot(index=["row", "seed"], columns="metric", values="value").fillna(0.0)
-    wide = wide.drop(columns=[c for c in wide.columns if not c.endswith("_s")])
-    parts = [
-        c
-        for c in ("model_s", "update_s", "evaluation_s", "decoding_s", "rankers_s", "requests_s")
-        if c in wide
-    ]
+    named = labelled(spent)
+    wide = named.pivot(index=["method", "seed"], columns="metric", values="value").fillna(0.0)
+    names = ("model_s", "update_s", "evaluation_s", "decoding_s", "rankers_s", "requests_s")
+    parts = [c for c in names if c in wide]
     counted = [c for c in parts if c != "requests_s"]
     rows: list[list[Cell]] = []
-    groups = [(str(row), group) for row, group in wide.groupby("row", sort=False)]
+    groups = [(str(row), group) for row, group in wide.groupby("method", sort=False)]
     for method, group in [*groups, ("all", wide)]:
         total = float(group["total_s"].sum())
         share = group[parts].sum() / total

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torchrl.record.loggers import Logger, get_logger
+from torchrl.record.loggers import get_logger
 
 from agents.methods import method_config
 from agents.train_config import TrainConfig
@@ -29,12 +29,11 @@ from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import with_choice
-from benchmarks.worlds import BASE, open_market
+from benchmarks.worlds import BASE
 from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.policy import save_policy
 from simulators.markets import train_view
 from simulators.rankers.ensemble import pessimistic
-from simulators.rewards import RewardMix
 from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 
@@ -62,14 +61,12 @@ def run_row(
     """Train one row from the seed's warm start and return its results."""
     import_methods(execution.plugins)
     started = time.perf_counter()
-    loaded = open_market(world, row.market, seed)
-    mix = RewardMix.of(reward)
-    setup = Setup.load(checkpoint(out, "evaluation", seed, row.market), loaded, mix)
+    setup = Setup.load(out, world, reward, seed, row.market)
     config = row.training(with_choice(method_config(row.method, sizes.training), tuned))
     ablation = ABLATIONS.get(row.ablation)
     name = str(row)
     start = "vaft" if ablation is None else ablation.start
-    model = starting_model(start, out, loaded, row.market, seed, sizes, mix)
+    model = starting_model(start, out, setup, row.market, seed, sizes)
     curve = _Curve(checkpoint(out, name, seed).with_suffix(".curve.json"), execution.resume)
     curve_s = 0.0
 
@@ -94,15 +91,16 @@ def run_row(
         ensemble = checkpoint(out, "ensemble", seed, row.market)
     history = train(
         model,
-        training_world(loaded, config, seed, ensemble),
+        training_world(setup.world, config, seed, ensemble),
         row.method,
         config,
         seed,
-        reward=mix,
+        reward=setup.reward,
         on_step=on_step,
         checkpoint_path=checkpoint(out, f"{name}.train", seed),
         resume=execution.resume,
-        logger=_make_logger(execution.logger, out, f"{name}-seed{seed}"),
+        logger=execution.logger
+        and get_logger(execution.logger, str(out / "logger"), f"{name}-seed{seed}"),
     )
 
     def measured(step: int, split: str, metrics: dict[str, float]) -> pd.DataFrame:
@@ -116,7 +114,9 @@ def run_row(
     began = time.perf_counter()
     model.eval()
     save_policy(model, checkpoint(out, name, seed), world=world, method=name, seed=seed)
-    metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
+    metrics = evaluate_model(
+        model, setup.world, setup.data, setup.shared, setup.warm, sizes.list_size
+    )
     metrics["train_s"] = float(spent.iloc[-1])
     rows.append(measured(config.num_steps, "test", metrics))
     ended = time.perf_counter()
@@ -132,11 +132,7 @@ def training_world(
 ) -> Any:
     """Return what the trainer sees: the market, with rehearsed requests or an ensemble's rankers.
 
-    Args:
-        world: The market.
-        config: Says whether requests are rehearsed.
-        seed: Of rehearsals and ensemble.
-        ensemble: Where the ensemble's weights are kept, if it is asked for.
+    The ensemble's weights are kept in a file, which is given where they are asked for.
     """
     seen = train_view(world)
     if ensemble is not None:
@@ -148,17 +144,18 @@ def run_vsl(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> pd.DataFrame:
     """Train GR4AD's supervised row: VSL in the place of VAFT, from the same MTP weights."""
-    loaded = open_market(world, BASE, seed)
-    mix = RewardMix.from_specs(list(reward))
-    setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
+    setup = Setup.load(out, world, reward, seed)
+    loaded = setup.world
     started = time.perf_counter()
     model = vsl_model(checkpoint(out, "mtp", seed), loaded, sizes, seed)
     train_vsl(model, loaded, sizes.warm_start, seed)
-    train_critic(model, loaded, sizes.warm_start, seed, mix)
+    train_critic(model, loaded, sizes.warm_start, seed, setup.reward)
     model.eval()
     train_s = time.perf_counter() - started
     save_policy(model, checkpoint(out, "vsl", seed), world=world, method="vsl", seed=seed)
-    metrics = evaluate_model(model, loaded, setup.data, setup.shared, setup.warm, sizes.list_size)
+    metrics = evaluate_model(
+        model, setup.world, setup.data, setup.shared, setup.warm, sizes.list_size
+    )
     spent = {"total_s": time.perf_counter() - started, "update_s": train_s}
     spent["evaluation_s"] = spent["total_s"] - train_s
     return pd.concat(
@@ -187,7 +184,3 @@ class _Curve:
         """Add or replace a point and write the file."""
         self.points[step] = point
         write_bytes(self._path, json.dumps(self.points).encode())
-
-
-def _make_logger(kind: str | None, out: Path, name: str) -> Logger | None:
-    return None if kind is None else get_logger(kind, str(out / "logger"), name)

@@ -21,8 +21,7 @@ from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import draw_trials
-from benchmarks.settings import Settings
-from benchmarks.worlds import BASE, open_market
+from benchmarks.worlds import BASE, open_world
 from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix
 
@@ -40,7 +39,7 @@ def prepare_tuning(
     *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
 ) -> None:
     """Train the warm start of a tuning seed, with its validation requests."""
-    loaded = open_market(world, BASE, seed)
+    loaded = open_world(world, seed)
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed)
     model, _, _ = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
@@ -64,27 +63,17 @@ def run_trial(
 ) -> pd.DataFrame:
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
     import_methods(plugins)
-    loaded = open_market(world, BASE, seed)
-    mix = RewardMix.from_specs(list(reward))
-    setup = Setup.load(checkpoint(out, "evaluation", seed), loaded, mix)
+    setup = Setup.load(out, world, reward, seed)
     settings = trial_settings(method, sizes.tuning.num_trials)[trial]
     training = method_config(method, sizes.training)
     config = replace(training, **settings, num_steps=sizes.tuning.num_steps)  # type: ignore[arg-type]
     model = load_policy(checkpoint(out, "vaft", seed))
     metrics: dict[str, float] = {}
     try:
-        train(model, loaded, method, config, seed, reward=mix)
+        train(model, setup.world, method, config, seed, reward=setup.reward)
         metrics = validation_metrics(model.eval(), setup)
     except NonFiniteError as error:
         log_progress(0, config.num_steps, failed=str(error))
     return rows_frame(
         method, seed, config.num_steps, "tuning", metrics, market=BASE, trial=trial + 1
     )
-
-
-def tuned_file(settings: Settings, method: str) -> Path | None:
-    """Return where a method's choice is kept; None where a run does not tune."""
-    assert isinstance(settings.sizes, AlignmentPreset)
-    if not settings.sizes.tuning.num_trials:
-        return None
-    return settings.out / "tuning" / f"{method}.json"

@@ -25,7 +25,7 @@ from benchmarks.architecture.speed import (
     NUM_CODES,
     THREADS,
 )
-from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table
+from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table, present
 from benchmarks.reports.lookup import interval_of, mean_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.trials import rate_table
@@ -172,31 +172,25 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
     """Return what was measured of single parts, with one thread and with two."""
-    train: Conditions = {"part": "train"}
-    names: list[tuple[str, str, str, Conditions]] = [
-        ("matrix product, GFLOP/s", "matrix_gflop_per_s", "{:.0f}", {}),
-        ("training, plain encoder, tokens/s", "plain_tokens_per_s", "{:,.0f}", train),
-        (
-            "its share of the matrix product's rate",
-            "plain_share_of_matrix_per_s",
-            "{:.0%}",
-            train,
-        ),
-        (
-            "training, HSD with hybrid attention and all token-aware parts, tokens/s",
+    training: Conditions = {"part": "train"}
+    trained = {
+        "training, plain encoder, tokens/s": ("plain_tokens_per_s", "{:,.0f}"),
+        "its share of the matrix product's rate": ("plain_share_of_matrix_per_s", "{:.0%}"),
+        "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
             "hsd_tokens_per_s",
             "{:,.0f}",
-            train,
         ),
-        ("its share of the matrix product's rate ", "hsd_share_of_matrix_per_s", "{:.0%}", train),
-        ("HSD over plain encoder", "hsd_over_plain_per_s", "{:.2f}", train),
-        ("base (no token-aware part) over plain encoder", "base_over_plain_per_s", "{:.2f}", train),
-        (
-            "seconds of the token-aware FFN over those of a shared one",
+        "its share of the matrix product's rate ": ("hsd_share_of_matrix_per_s", "{:.0%}"),
+        "HSD over plain encoder": ("hsd_over_plain_per_s", "{:.2f}"),
+        "base (no token-aware part) over plain encoder": ("base_over_plain_per_s", "{:.2f}"),
+        "seconds of the token-aware FFN over those of a shared one": (
             "ffn_grouped_over_shared_s",
             "{:.2f}",
-            train,
         ),
+    }
+    names: list[tuple[str, str, str, Conditions]] = [
+        ("matrix product, GFLOP/s", "matrix_gflop_per_s", "{:.0f}", {}),
+        *((title, *how, training) for title, how in trained.items()),
     ]
     for depth in DEPTHS:
         title = f"inference of the HSD at mean depth {depth}, ms"
@@ -225,19 +219,21 @@ def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block
 
 
 def make_report(
-    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+    results: pd.DataFrame,
+    settings: Settings[ArchitecturePreset],
+    info: WorldInfo,
+    tuned: Mapping[str, Path | None],
 ) -> SuiteReport:
     """Return the report."""
     sizes = settings.sizes
-    assert isinstance(sizes, ArchitecturePreset)
     rows = [row for row in METHODS if row in settings.methods]
     metric = f"hitr_{sizes.list_size}"
     differences = part_differences(results, rows, metric)
-    blocks: list[Block] = [cost_table(results, rows)]
-    statistics = statistics_table(results)
-    blocks += [statistics] if statistics is not None else []
-    sections = [Section("Costs and collapse", blocks)]
-    sections.append(Section("Speed", speed_blocks(results, sizes)))
+    costs = present(cost_table(results, rows), statistics_table(results))
+    sections = [
+        Section("Costs and collapse", costs),
+        Section("Speed", speed_blocks(results, sizes)),
+    ]
     note = "Every trial is a whole training, on a seed that is not tested."
     choices = rate_table(tuned, "row", "validation HitR of each", note)
     if choices is not None:

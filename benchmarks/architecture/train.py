@@ -18,11 +18,9 @@ from benchmarks.measure.sizes import examples_per_step
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import tune_rate, with_choice
-from benchmarks.worlds import world_seed
+from benchmarks.worlds import open_world
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import Keep, StageConfig, train_stage
-from simulators.make import load_world
-from simulators.progress import silent
 from simulators.world import World
 
 CUTOFF = 10
@@ -99,8 +97,7 @@ def train(
 
 
 def _show(world: str, protocol: str, seed: int) -> Protocol:
-    loaded = load_world(world, seed=world_seed(world, seed), progress=silent)
-    return make_protocol(protocol, loaded)
+    return make_protocol(protocol, open_world(world, seed))
 
 
 def run_trial(

@@ -7,6 +7,7 @@ Dims: B rows, N ads.
 """
 
 import time
+from functools import partial
 
 import torch
 
@@ -20,11 +21,10 @@ from benchmarks.environment.play import (
 from benchmarks.environment.presets import VECTOR, EnvironmentPreset
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from benchmarks.measure.memory import PeakMemory, free_bytes
-from benchmarks.measure.timing import torch_threads
+from benchmarks.measure.timing import timed, torch_threads
 from benchmarks.runs.results import Conditions
+from benchmarks.worlds import open_world
 from gpr_rl.decoding import CodeTrie
-from simulators.make import load_world
-from simulators.progress import silent
 
 BYTES_PER_CELL = 12
 """Of B * N, what making requests takes for a moment; more than is free is not tried."""
@@ -39,7 +39,7 @@ def environment_memory(
     """
     torch.set_num_threads(1)
     with PeakMemory() as of_world:
-        loaded = load_world(world, seed=world_seed, progress=silent)
+        loaded = open_world(world, world_seed)
     with PeakMemory() as of_making:
         env = make_environment(method, loaded, batch, day_requests)
     with PeakMemory() as of_run:
@@ -70,13 +70,10 @@ def catalogue_figures(
         started = time.perf_counter()
         world = random_catalogue(size)
         seconds["world_s"] = time.perf_counter() - started
-        started = time.perf_counter()
-        world.request_ids("train")
-        seconds["requests_s"] = time.perf_counter() - started
+        seconds["requests_s"] = timed(lambda: world.request_ids("train"))()
     mib.append((0, "world", of_world.peak_mib))
-    started = time.perf_counter()
-    CodeTrie(world.codes, num_codes=size.num_codes, ad_value=world.ad_value)
-    seconds["trie_s"] = time.perf_counter() - started
+    tree = partial(CodeTrie, world.codes, num_codes=size.num_codes, ad_value=world.ad_value)
+    seconds["trie_s"] = timed(tree)()
     found: list[tuple[dict[str, float], Conditions]] = [(seconds, {})]
     for batch in sizes.batches:
         cells = batch * size.num_ads

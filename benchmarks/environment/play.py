@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -23,8 +23,7 @@ from simulators.world import World
 REQUEST_ID, DAY_ID = "envs:gpr_rl/AdRequest-v0", "envs:gpr_rl/AdDay-v0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Played:
+class Played(NamedTuple):
     """What episodes took: all rows, from reset to end."""
 
     num_choices: int = 0
@@ -33,14 +32,6 @@ class Played:
     step_s: float = 0.0
     draw_s: float = 0.0
     """Drawing the actions, in neither of the others; 0 where the interface itself draws."""
-
-    def __add__(self, other: "Played") -> "Played":
-        return Played(
-            num_choices=self.num_choices + other.num_choices,
-            reset_s=self.reset_s + other.reset_s,
-            step_s=self.step_s + other.step_s,
-            draw_s=self.draw_s + other.draw_s,
-        )
 
 
 PREPARED = 64
@@ -84,9 +75,7 @@ def _play(
             draw_s += time.perf_counter() - before
             state, num_open = step(action)
         step_s = time.perf_counter() - opened - draw_s
-        return Played(
-            num_choices=num_choices, reset_s=opened - started, step_s=step_s, draw_s=draw_s
-        )
+        return Played(num_choices, opened - started, step_s, draw_s)
 
     return play
 
@@ -174,10 +163,9 @@ def make_environment(
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
             **options,
         )
-    if method in (names.TORCH, names.ROLLOUT):
-        return envs.AdRequestTorchEnv(batch_size=[batch], **options)
-    if method == names.DAY_TORCH:
-        return envs.AdDayTorchEnv(batch_size=[batch], **options)
+    if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
+        made = envs.AdDayTorchEnv if is_day else envs.AdRequestTorchEnv
+        return made(batch_size=[batch], **options)
     raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
 
 
@@ -229,10 +217,8 @@ def time_plays(
         if repeat and time.perf_counter() - started > sizes.limit_s:
             break
         for name, play in plays.items():
-            played = Played()
-            for _ in range(counts[name]):
-                played += play()
-            found[name].append(played)
+            episodes = [play() for _ in range(counts[name])]
+            found[name].append(Played(*map(sum, zip(*episodes, strict=True))))
     return {
         name: Timing(
             choices_per_s=tuple(

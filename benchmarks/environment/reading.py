@@ -69,6 +69,10 @@ def _batching(results: pd.DataFrame, threads: int) -> str:
     return text + "."
 
 
+def _listed(head: str, parts: Sequence[str], tail: str = "") -> str:
+    return f"{head} {', '.join(parts)}{tail}." if parts else ""
+
+
 def _second_thread(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
     few, many = min(sizes.threads), max(sizes.threads)
     parts = []
@@ -76,25 +80,21 @@ def _second_thread(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:
         alone, together = (_rate(results, VECTOR, batch, n) for n in (few, many))
         if alone and together and few != many:
             parts.append(f"{together / alone:.2f} at B = {batch:,}")
-    if not parts:
-        return ""
-    return f"Threads: {many} instead of {few} multiply the vector environment's speed by " + (
-        ", ".join(parts) + "."
+    return _listed(
+        f"Threads: {many} instead of {few} multiply the vector environment's speed by", parts
     )
 
 
 def _rankers(results: pd.DataFrame, threads: int) -> str:
-    sizes = batches(results, VECTOR)
     parts = []
-    for batch in sizes:
-        whole = _rate(results, VECTOR, batch, threads)
-        free = _rate(results, VECTOR, batch, threads, "free")
+    for batch in batches(results, VECTOR):
+        whole, free = (_rate(results, VECTOR, batch, threads, m) for m in ("rankers", "free"))
         if whole and free:
             parts.append(f"{100 * (1 - whole / free):.0f} % at B = {batch:,}")
-    if not parts:
-        return ""
-    return "Rankers: of the vector environment's time they and their inputs take " + (
-        ", ".join(parts) + " (less time without them, over the time with them)."
+    return _listed(
+        "Rankers: of the vector environment's time they and their inputs take",
+        parts,
+        " (less time without them, over the time with them)",
     )
 
 
@@ -127,9 +127,7 @@ def _interfaces(results: pd.DataFrame, methods: Sequence[str], threads: int) -> 
         theirs, ours = (_rate(results, m, batch, threads) for m in (method, VECTOR))
         if theirs and ours:
             parts.append(f"{words} {theirs / ours:.2f} at B = {batch:,}")
-    if not parts:
-        return ""
-    return "Interfaces: of the vector environment's speed, " + ", ".join(parts) + "."
+    return _listed("Interfaces: of the vector environment's speed,", parts)
 
 
 def _catalogue(results: pd.DataFrame, sizes: EnvironmentPreset) -> str:

@@ -5,6 +5,7 @@ Dims: B rows, N ads, V codes per level.
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
@@ -22,7 +23,16 @@ from benchmarks.environment.presets import (
 )
 from benchmarks.environment.reading import sentences
 from benchmarks.environment.values import batches, best_threads, figure, pieces, value
-from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
+from benchmarks.reports.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Figure,
+    Section,
+    SuiteReport,
+    Table,
+    present,
+)
 from benchmarks.reports.statistics import Interval
 from benchmarks.runs.results import Conditions
 from simulators.world.info import WorldInfo
@@ -210,7 +220,7 @@ def catalogue_tables(
         cells: list[Cell] = [n, size.num_codes]
         for batch in sizes.batches:
             found = figure(results, VECTOR, "choice_s", num_ads=n, batch=batch)
-            cells.append(None if found is None else _scaled(found, 1e6))
+            cells.append(found and Interval(*(1e6 * x for x in astuple(found))))
         per_choice.append(cells)
         stages = ("world_s", "requests_s", "trie_s")
         seconds = [value(results, VECTOR, name, num_ads=n) for name in stages]
@@ -263,10 +273,6 @@ def _catalogue_pieces(results: pd.DataFrame, numbers: Sequence[int], threads: st
     return [Table(title, ["ads", *columns], rows)]
 
 
-def _scaled(found: Interval, factor: float) -> Interval:
-    return Interval(found.value * factor, found.low * factor, found.high * factor)
-
-
 def left_out(results: pd.DataFrame, sizes: EnvironmentPreset) -> list[str]:
     """Return the combinations of catalogue and batch that were not measured, with the reason."""
     found = []
@@ -289,15 +295,7 @@ def make_report(
     info: WorldInfo,
     sizes: EnvironmentPreset,
 ) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows.
-        memory: `memory.csv`.
-        methods: Interfaces in the order of the command line.
-        info: Of the world.
-        sizes: Of the preset.
-    """
+    """Return the report of all rows of a run; `memory` is what `memory.csv` holds."""
     rounds = results["seed"].nunique()
     most = best_threads(results, sizes.threads)
     shown = Figure(
@@ -306,25 +304,16 @@ def make_report(
         "to the fastest repeat. Dotted: the targets.",
         speed_figure(results, methods, most),
     )
-    speed: list[Block] = [shown]
-    sync = sync_table(results, sizes)
-    if sync is not None:
-        speed.append(sync)
-    sections = [
-        Section("What the numbers say", [Bullets(sentences(results, methods, sizes))]),
-        Section("Speed by interface", speed),
-    ]
-    split = pieces_table(results, sizes)
-    if split is not None:
-        sections.append(Section("Where time goes", [split]))
     by_catalogue: list[Block] = [*catalogue_tables(results, memory, sizes)]
-    if by_catalogue:
-        missing = left_out(results, sizes)
-        by_catalogue += [Bullets([f"Left out, {text}." for text in missing])] if missing else []
-        sections.append(Section("Scaling with the catalogue", by_catalogue))
-    used = memory_table(memory, methods)
-    if used is not None:
-        sections.append(Section("Memory", [used]))
+    missing = left_out(results, sizes) if by_catalogue else []
+    by_catalogue += [Bullets([f"Left out, {text}." for text in missing])] if missing else []
+    said: dict[str, list[Block]] = {
+        "What the numbers say": [Bullets(sentences(results, methods, sizes))],
+        "Speed by interface": present(shown, sync_table(results, sizes)),
+        "Where time goes": present(pieces_table(results, sizes)),
+        "Scaling with the catalogue": by_catalogue,
+        "Memory": present(memory_table(memory, methods)),
+    }
     rates = [value(results, "machine", "matrix_gflop_per_s", threads=n) for n in sizes.threads]
     rate = ", ".join(
         f"{r:,.0f} GFLOP/s with {_threads(n)}"
@@ -336,7 +325,7 @@ def make_report(
         lead=f"{len(methods)} interfaces on world `{info.name}` ({info.source}, V = "
         f"{info.num_codes}, L = {info.num_levels}); {rounds} rounds. The machine multiplies "
         f"matrices at {rate}.",
-        sections=sections,
+        sections=[Section(title, blocks) for title, blocks in said.items() if blocks],
         tables=[targets_table(results, sizes), speed_table(results, methods, sizes)],
         how_to_read=HOW_TO_READ,
     )

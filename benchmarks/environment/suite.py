@@ -5,6 +5,7 @@ thread and with two. A seed is a round of measurements; all rounds share one wor
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,8 +19,6 @@ from benchmarks.environment.play import (
     time_plays,
 )
 from benchmarks.environment.presets import (
-    DAY_TORCH,
-    DAY_VECTOR,
     DAYS,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
@@ -37,11 +36,9 @@ from benchmarks.measure.timing import matrix_rate, torch_threads
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.files import write_text
 from benchmarks.runs.results import Conditions, tidy
-from benchmarks.runs.tasks import Task, log_progress
+from benchmarks.runs.tasks import PARTS, Task, log_progress
 from benchmarks.settings import Settings
-from benchmarks.worlds import world_seed, world_tasks
-from simulators.make import load_world
-from simulators.progress import silent
+from benchmarks.worlds import open_world, world_tasks
 
 MACHINE = "machine"
 MODES = ("rankers", "free")
@@ -53,12 +50,8 @@ def batches_of(method: str, sizes: EnvironmentPreset) -> list[int]:
     """Return the B that an interface is measured at."""
     if method in SINGLES:
         return [1]
-    most = max(sizes.batches)
-    if method == SYNC:
-        most = sizes.max_sync_batch
-    elif method in (DAY_VECTOR, DAY_TORCH):
-        most = sizes.max_day_batch
-    return [batch for batch in sizes.batches if batch <= most]
+    caps = {SYNC: sizes.max_sync_batch, **dict.fromkeys(DAYS, sizes.max_day_batch)}
+    return [batch for batch in sizes.batches if batch <= caps.get(method, batch)]
 
 
 def _rows(method: str, seed: int, metrics: dict[str, float], **at: str | int) -> pd.DataFrame:
@@ -100,7 +93,7 @@ def measure_method(
     `SyncVectorEnv` is played in turn with the native vector environment, always with rankers; the
     quotient of the two is `native_over_sync_choices_per_s`.
     """
-    loaded = load_world(world, seed=world_seed, progress=silent)
+    loaded = open_world(world, world_seed)
     worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
     if method == SYNC:
         del worlds["free"]
@@ -146,15 +139,16 @@ def measure_pieces(
     *, world: str, world_seed: int, seed: int, sizes: EnvironmentPreset
 ) -> pd.DataFrame:
     """Return what the pieces of an episode of about 1,024 requests take."""
-    loaded = load_world(world, seed=world_seed, progress=silent)
+    loaded = open_world(world, world_seed)
     batch = max((b for b in sizes.batches if b <= TARGET_BATCH), default=min(sizes.batches))
     rows = []
     for threads in sizes.threads:
         with torch_threads(threads):
             found = piece_seconds(loaded, batch, seed)
-        for part, seconds in found.items():
-            at: Conditions = {"part": part, "threads": threads, "batch": batch}
-            rows.append(_rows(VECTOR, seed, {"part_ms": 1e3 * seconds}, **at))
+        rows += [
+            _rows(VECTOR, seed, {"part_ms": 1e3 * s}, part=part, threads=threads, batch=batch)
+            for part, s in found.items()
+        ]
     return pd.concat(rows)
 
 
@@ -200,74 +194,42 @@ def _write_memory(file: Path, rows: list[tuple[str, int, int, str, float]]) -> N
     write_text(file, pd.DataFrame(rows, columns=_MEMORY_COLUMNS).to_csv(index=False))
 
 
-def make_tasks(settings: Settings) -> list[Task]:
+def make_tasks(settings: Settings[EnvironmentPreset]) -> list[Task]:
     """Return the tasks, each needing the one before: none may share the machine with another."""
-    sizes = settings.sizes
-    assert isinstance(sizes, EnvironmentPreset)
-    first = settings.seeds[0]
-    tasks = world_tasks(settings.world, [first], settings.out, cost=5.0)
+    sizes, first = settings.sizes, settings.seeds[0]
+    tasks = world_tasks(settings, [first], cost=5.0)
 
-    def add(name: str, function: str, cost: float, *files: Path, **kwargs: object) -> None:
-        file = f"{name.replace(',', '').replace(' ', '-')}.parquet"
-        tasks.append(
-            Task(
-                name=name,
-                function=function,
-                kwargs=kwargs,
-                needs=(tasks[-1].name,) if tasks else (),
-                output=settings.out / "parts" / file,
-                files=files,
-                cost=cost,
-            )
-        )
+    def add(name: str, function: str, cost: float, **kwargs: Any) -> None:
+        needs = (tasks[-1].name,) if tasks else ()
+        function = f"environment.suite:{function}"
+        tasks.append(settings.task(name, function, needs=needs, cost=cost, sizes=sizes, **kwargs))
 
-    at = {"world": settings.world, "world_seed": world_seed(settings.world, first)}
-    here = "benchmarks.environment.suite"
+    at = {"world": settings.world, "world_seed": first}
     for seed in settings.seeds:
-        add(f"{MACHINE}, seed {seed}", f"{here}:measure_machine", 0.2, seed=seed, sizes=sizes)
+        add(f"{MACHINE}, seed {seed}", "measure_machine", 0.2, seed=seed)
         for method in settings.methods:
-            add(
-                f"{method}, seed {seed}",
-                f"{here}:measure_method",
-                float(len(batches_of(method, sizes))),
-                **at,
-                seed=seed,
-                method=method,
-                reward=settings.reward,
-                sizes=sizes,
-            )
+            cost, own = float(len(batches_of(method, sizes))), {"method": method, "seed": seed}
+            reward = settings.reward
+            add(f"{method}, seed {seed}", "measure_method", cost, reward=reward, **own, **at)
         if VECTOR in settings.methods:
-            add(f"pieces, seed {seed}", f"{here}:measure_pieces", 0.5, **at, seed=seed, sizes=sizes)
-    if VECTOR in settings.methods:
-        for size in sizes.catalogues:
-            file = settings.out / "parts" / f"memory-{size.num_ads}.csv"
-            add(
-                f"{size.num_ads} ads",
-                f"{here}:measure_catalogue",
-                4.0,
-                file,
-                size=size,
-                seed=first,
-                sizes=sizes,
-                file=file,
-            )
+            add(f"pieces, seed {seed}", "measure_pieces", 0.5, **at, seed=seed)
+    folder = settings.out / PARTS
+    for size in sizes.catalogues if VECTOR in settings.methods else ():
+        file, name = folder / f"memory-{size.num_ads}.csv", f"{size.num_ads} ads"
+        add(name, "measure_catalogue", 4.0, size=size, seed=first, files=(file,), file=file)
     measured = tuple(m for m in settings.methods if m in sizes.memory_methods)
     if measured:
-        file = settings.out / "parts" / "memory.csv"
-        add(
-            "memory", f"{here}:measure_memory", 4.0 * len(measured), file,
-            **at, methods=measured, sizes=sizes, file=file,
-        )  # fmt: skip
+        file, cost = folder / "memory.csv", 4.0 * len(measured)
+        add("memory", "measure_memory", cost, **at, methods=measured, files=(file,), file=file)
     return tasks
 
 
-def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+def finish(settings: Settings[EnvironmentPreset], results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run, and gather `memory.csv`."""
-    sizes = settings.sizes
-    assert isinstance(sizes, EnvironmentPreset)
-    files = sorted((settings.out / "parts").glob("memory*.csv"))
+    files = sorted((settings.out / PARTS).glob("memory*.csv"))
     tables = [table for file in files if len(table := pd.read_csv(file))]
     memory = pd.concat(tables) if tables else pd.DataFrame(columns=_MEMORY_COLUMNS)
     write_text(settings.out / "memory.csv", memory.to_csv(index=False))
-    info = load_world(settings.world, seed=world_seed(settings.world, settings.seeds[0])).info
-    return make_report(results, memory, methods=settings.methods, info=info, sizes=sizes)
+    info = open_world(settings.world, settings.seeds[0]).info
+    methods, sizes = settings.methods, settings.sizes
+    return make_report(results, memory, methods=methods, info=info, sizes=sizes)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.off_policy.presets import AD_METHODS, SLATE_METHODS, TRUTH, OffPolicyPreset
+from benchmarks.off_policy.tables import REWARDS
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -32,7 +33,6 @@ COLUMNS = {
     "effective rows": "effective_sample_size",
     "no support": "unsupported",
 }
-WORDS = {"revenue": "revenue", "clicks": "clicks"}
 NOMINAL = 0.95
 TOLERATED = 0.05
 """How far below nominal a coverage may lie before the reading calls it too low."""
@@ -71,22 +71,17 @@ def _policies(final: pd.DataFrame) -> list[str]:
 def _by_policy(
     final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], reward: str, title: str
 ) -> Table:
-    columns = ["target policy", "true value"]
-    measures = [("bias", m) for m in methods] + [("rmse", m) for m in methods]
-    measures += [("coverage", m) for m in methods]
-    weighted = next((m for m in methods if "dm" not in m), None)
-    rows: list[list[Cell]] = []
+    names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
+    measures = [(name, m) for name in names for m in methods]
+    weighted = [m for m in methods if "dm" not in m][:1]
     behavior = _value(final, TRUTH, "value", reward=reward, policy="behavior")
+    rows: list[list[Cell]] = []
     for policy in policies:
         own = under(final, reward=reward, policy=policy)
-        cells: list[Cell] = [policy, _value(own, TRUTH, "value") / behavior]
-        if weighted is not None:
-            cells.append(_value(own, weighted, "effective_sample_size"))
-        cells += [_value(own, m, name) for name, m in measures]
-        rows.append(cells)
-    if weighted is not None:
-        columns.append("effective rows")
-    names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
+        truth = _value(own, TRUTH, "value") / behavior
+        size = [_value(own, m, "effective_sample_size") for m in weighted]
+        rows.append([policy, truth, *size, *(_value(own, m, name) for name, m in measures)])
+    columns = ["target policy", "true value", *("effective rows" for _ in weighted)]
     columns += [f"{names[name]}, {m}" for name, m in measures]
     return Table(title, columns, rows, "In units of what the logging policy truly earns.")
 
@@ -102,24 +97,15 @@ def _meaning(
     reward: str,
     logged: str,
 ) -> str:
-    """Return what the numbers of one table say, in sentences that are computed from them.
-
-    Args:
-        final: Rows of one kind of logs.
-        policies: By true revenue.
-        methods: Estimators.
-        reward: What is estimated.
-        logged: How many of what a log has.
-    """
+    """Return what the numbers of one table say; `logged` is how many of what a log has."""
     of_reward = under(final, reward=reward)
     value: Mapping[str, Mapping[str, float]] = {
         m: {name: _value(of_reward, m, name) for name in COLUMNS.values()} for m in methods
     }
-    word = WORDS[reward]
     ranked = sorted(methods, key=lambda m: value[m]["rmse"])
     best, worst = ranked[0], ranked[-1]
     text = (
-        f"From logs of {logged}, `{best}` estimates {word} with the least error: its "
+        f"From logs of {logged}, `{best}` estimates {reward} with the least error: its "
         f"RMSE is {value[best]['rmse']:.2g} of what the logging policy earns"
     )
     if worst != best:
@@ -186,7 +172,7 @@ def _optimism(ads: pd.DataFrame, policies: Sequence[str], reward: str) -> str | 
     return (
         "The direct method takes the frozen rankers' word, and the softmax and greedy policies "
         f"choose what these rankers like. It puts `{worst}` {abs(known[worst].value):.2g} logging "
-        f"values {word} its true {WORDS[reward]}: what a policy is worth under the rankers that it "
+        f"values {word} its true {reward}: what a policy is worth under the rankers that it "
         "was fitted to is no estimate of what it earns."
     )
 
@@ -195,17 +181,17 @@ def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str
     return [
         Figure(
             f"{name}_{reward}",
-            f"Error of {label} estimators of {WORDS[reward]} by the size of the log.",
+            f"Error of {label} estimators of {reward} by the size of the log.",
             learning_curves(
                 under(results, reward=reward),
                 "rmse",
                 methods=methods,
                 split="test",
-                label=f"RMSE, {WORDS[reward]}",
-                step_label="logged rows",
+                label=f"RMSE, {reward}",
+                x_label="logged rows",
             ),
         )
-        for reward in WORDS
+        for reward in REWARDS
         if ((results["metric"] == "rmse") & (results["reward"] == reward)).any()
     ]
 
@@ -251,14 +237,7 @@ _METHOD_NOTES = (
 def make_report(
     results: pd.DataFrame, *, methods: Sequence[str], world: str, sizes: OffPolicyPreset
 ) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows; the step is the number of rows per log.
-        methods: Rows in the order of the command line.
-        world: Of the run.
-        sizes: The preset.
-    """
+    """Return the report of all rows of a run, whose step is the number of rows per log."""
     final = final_values(results)
     final = final[final["split"] == "test"]
     policies = _policies(final)
@@ -279,7 +258,7 @@ def make_report(
         of_kind = under(final, kind=kind)
         tables.append(_grades(of_kind, own, "revenue", f"Estimators of revenue, {label}"))
         logged = f"{num_rows:,} {unit}"
-        meanings += [_meaning(of_kind, policies, own, reward, logged) for reward in WORDS]
+        meanings += [_meaning(of_kind, policies, own, reward, logged) for reward in REWARDS]
         sections.append(
             Section(
                 f"{label[:1].upper()}{label[1:]}",
@@ -291,7 +270,7 @@ def make_report(
                         _by_policy(
                             of_kind, policies, own, reward, f"By target policy: {reward}, {label}"
                         )
-                        for reward in WORDS
+                        for reward in REWARDS
                     ),
                 ],
             )

@@ -6,6 +6,7 @@ an exact expectation under the hidden truth.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -29,20 +30,14 @@ from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
+from benchmarks.worlds import open_world
 from gpr_rl.policy import load_policy, save_policy
-from simulators.make import load_world, world_names
-from simulators.progress import silent
+from simulators.make import world_names
 from simulators.rewards import RewardMix
 from simulators.synthetic.config import PRESETS as SYNTHETIC
 from simulators.synthetic.evaluator import TruthEvaluator
-from simulators.world import World
 
 KINDS = {"ads": AD_METHODS, "slates": SLATE_METHODS}
-
-
-def _world(name: str, seed: int) -> World:
-    """Return the world of a run's seed: a synthetic one is drawn anew for each."""
-    return load_world(name, seed=seed if name in SYNTHETIC else 0, progress=silent)
 
 
 def _policy_file(out: Path, seed: int) -> Path:
@@ -55,7 +50,7 @@ def _log_file(out: Path, seed: int) -> Path:
 
 def prepare_seed(*, out: Path, world: str, seed: int, sizes: OffPolicyPreset) -> None:
     """Make the world if need be, train the HHD that is one of the target policies, export a log."""
-    loaded = _world(world, seed)
+    loaded = open_world(world, seed)
     if not loaded.info.has_truth:
         raise UserError(_no_truth(world))
     model = build_model(loaded, sizes.warm_start.model, seed)
@@ -80,7 +75,7 @@ def judge(
     methods: tuple[str, ...],
 ) -> pd.DataFrame:
     """Return the grades of all estimators of one kind (`ads` or `slates`) on one seed."""
-    loaded = _world(world, seed)
+    loaded = open_world(world, seed)
     model = load_policy(_policy_file(out, seed))
     mix = RewardMix.from_specs(list(reward))
     count = sizes.num_requests if kind == "ads" else sizes.num_slate_requests
@@ -122,49 +117,39 @@ def _check_world(world: str) -> None:
         raise UserError(_no_truth(world))
 
 
-def make_tasks(settings: Settings) -> list[Task]:
+def make_tasks(settings: Settings[OffPolicyPreset]) -> list[Task]:
     """Return per seed the world with its target policy, then ads and slates on their own."""
     _check_world(settings.world)
-    out, sizes = settings.out, settings.sizes
-    assert isinstance(sizes, OffPolicyPreset)
+    out = settings.out
+    task = partial(settings.task, out=out, world=settings.world, sizes=settings.sizes)
     tasks = [
-        Task(
-            name=f"world and policies, seed {seed}",
-            function="benchmarks.off_policy.suite:prepare_seed",
-            kwargs={"out": out, "world": settings.world, "seed": seed, "sizes": sizes},
-            output=out / "parts" / f"world-seed{seed}.parquet",
+        task(
+            f"world and policies, seed {seed}",
+            "off_policy.suite:prepare_seed",
             files=(_policy_file(out, seed), _log_file(out, seed)),
+            seed=seed,
         )
         for seed in settings.seeds
     ]
     for seed in settings.seeds:
         for kind, known in KINDS.items():
             methods = tuple(m for m in settings.methods if m in known)
-            if not methods:
-                continue
-            tasks.append(
-                Task(
-                    name=f"{kind}, seed {seed}",
-                    function="benchmarks.off_policy.suite:judge",
-                    kwargs={
-                        "out": out,
-                        "world": settings.world,
-                        "reward": settings.reward,
-                        "seed": seed,
-                        "sizes": sizes,
-                        "kind": kind,
-                        "methods": methods,
-                    },
+            if methods:
+                judged = task(
+                    f"{kind}, seed {seed}",
+                    "off_policy.suite:judge",
                     needs=(f"world and policies, seed {seed}",),
-                    output=out / "parts" / f"{kind}-seed{seed}.parquet",
+                    reward=settings.reward,
+                    seed=seed,
+                    kind=kind,
+                    methods=methods,
                 )
-            )
+                tasks.append(judged)
     return tasks
 
 
-def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
+def finish(settings: Settings[OffPolicyPreset], results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
-    assert isinstance(settings.sizes, OffPolicyPreset)
     return make_report(
         results, methods=settings.methods, world=settings.world, sizes=settings.sizes
     )

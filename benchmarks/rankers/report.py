@@ -110,14 +110,7 @@ def _differences(results: pd.DataFrame, methods: Sequence[str]) -> list[Differen
 def make_report(
     results: pd.DataFrame, *, methods: Sequence[str], info: WorldInfo, seeds: Sequence[int]
 ) -> SuiteReport:
-    """Return the report of all rows of a run.
-
-    Args:
-        results: Tidy rows.
-        methods: Rows in the order of the command line.
-        info: Of the world, or of the first one where every seed has its own.
-        seeds: Of the run.
-    """
+    """Return the report of all rows of a run; `info` is of the first seed's world."""
     names = {"pctr": "Clicks", "pcvr": "Conversions"}
     sections = []
     for task in TASKS:

@@ -18,9 +18,8 @@ from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
-from benchmarks.worlds import needs_world, world_seed, world_tasks
+from benchmarks.worlds import needs_world, open_world, world_tasks
 from simulators.building import grade_regime
-from simulators.make import load_world
 from simulators.rankers.cards import ranker_card, ranker_reliability
 from simulators.rankers.custom import RankerModel, use_rankers
 from simulators.world import World
@@ -88,7 +87,7 @@ def _speed_metrics(world: World, sizes: RankersPreset) -> dict[str, float]:
 
 def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> pd.DataFrame:
     """Return the grades of one kind of rankers on one world, as tidy rows."""
-    graded = load_world(world, seed=world_seed(world, seed))
+    graded = open_world(world, seed)
     metrics: dict[str, float] = {}
     if method == NETWORK:
         regime = graded.ranker_card.get("regime", {})
@@ -105,28 +104,24 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
 
 def make_tasks(settings: Settings) -> list[Task]:
     """Return the worlds, then every (method, seed) pair."""
-    out, sizes = settings.out, settings.sizes
-    assert isinstance(sizes, RankersPreset)
-    tasks = world_tasks(settings.world, settings.seeds, out)
-    for seed in settings.seeds:
-        for method in settings.methods:
-            tasks.append(
-                Task(
-                    name=f"{method}, seed {seed}",
-                    function="benchmarks.rankers.suite:run_method",
-                    kwargs={
-                        "world": settings.world, "seed": seed, "method": method, "sizes": sizes
-                    },
-                    needs=needs_world(settings.world, seed),
-                    output=out / "parts" / f"{method}-seed{seed}.parquet",
-                    cost=0.2 if method == NETWORK else 1.0,
-                )
-            )  # fmt: skip
-    return tasks
+    rows = [
+        settings.task(
+            f"{method}, seed {seed}",
+            "rankers.suite:run_method",
+            needs=needs_world(settings.world, seed),
+            cost=0.2 if method == NETWORK else 1.0,
+            world=settings.world,
+            seed=seed,
+            method=method,
+            sizes=settings.sizes,
+        )
+        for seed in settings.seeds
+        for method in settings.methods
+    ]
+    return world_tasks(settings, settings.seeds) + rows
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
-    seed = world_seed(settings.world, settings.seeds[0])
-    info = load_world(settings.world, seed=seed).info
+    info = open_world(settings.world, settings.seeds[0]).info
     return make_report(results, methods=settings.methods, info=info, seeds=settings.seeds)

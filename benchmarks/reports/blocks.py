@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from benchmarks.reports.reading import Difference
 from benchmarks.reports.statistics import Interval
-from benchmarks.runs.files import to_plain
+from benchmarks.runs.files import flat, to_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -70,6 +70,11 @@ class Figure:
 
 
 Block = Paragraph | Bullets | Table | KeyValues | Figure
+
+
+def present(*blocks: Block | None) -> list[Block]:
+    """Return the blocks that there is something to say in."""
+    return [block for block in blocks if block is not None]
 
 
 @dataclass(frozen=True)
@@ -177,17 +182,15 @@ def _console_table(table: Table, separator: str) -> RichTable:
     return shown
 
 
-def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(values: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return (dotted name, text) pairs of nested settings."""
-    pairs = []
-    for name, value in to_plain(values).items():
-        if isinstance(value, Mapping) and value:
-            pairs += flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            pairs.append((prefix + name, ", ".join(str(v) for v in value) or ABSENT))
-        else:
-            pairs.append((prefix + name, ABSENT if value is None else str(value)))
-    return pairs
+
+    def text(value: object) -> str:
+        if isinstance(value, list):
+            return ", ".join(str(v) for v in value) or ABSENT
+        return ABSENT if value is None else str(value)
+
+    return [(name, text(value)) for name, value in flat(to_plain(values))]
 
 
 def render_figure(canvas: "Canvas", kind: str) -> bytes:

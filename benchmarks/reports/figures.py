@@ -22,8 +22,9 @@ def learning_curves(
     methods: Sequence[str],
     split: str,
     label: str,
-    step_label: str = "training step",
+    x_label: str = "training step",
     steps_to_x: float = 1.0,
+    x_metric: str | None = None,
 ) -> Figure:
     """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
 
@@ -33,57 +34,24 @@ def learning_curves(
         methods: One line each; those without rows are left out.
         split: Of the rows.
         label: Of the upward axis.
-        step_label: Of the other axis.
-        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
-    """
-    figure, axes = plain_axes(0.55)
-    rows = results[(results["metric"] == metric) & (results["split"] == split)]
-    rows = without_conditions(rows)
-    for number, method in enumerate(methods):
-        points = rows[rows["method"] == method].groupby("step")["value"]
-        if not len(points):
-            continue
-        found = [bootstrap(values.to_numpy(), BOOTSTRAP_SEED) for _, values in points]
-        x = np.array(list(points.groups), dtype=float) * steps_to_x
-        value = np.array([(f.value, f.low, f.high) for f in found])
-        _banded_line(axes, number, method, x, *value.T)
-    _finish_lines(axes, step_label, label)
-    return figure
-
-
-def curves_over(
-    results: pd.DataFrame,
-    metric: str,
-    x_metric: str,
-    *,
-    methods: Sequence[str],
-    split: str,
-    label: str,
-    x_label: str,
-) -> Figure:
-    """Return a line per method over another metric of the same steps, e.g. seconds of training.
-
-    Both coordinates are interquartile means over seeds at a step; the band is the interval.
-
-    Args:
-        results: Tidy rows; those without conditions count.
-        metric: Drawn upwards.
-        x_metric: Drawn along.
-        methods: One line each; those without rows are left out.
-        split: Of the rows.
-        label: Of the upward axis.
         x_label: Of the other axis.
+        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
+        x_metric: Drawn along in the place of steps, e.g. seconds of training: its interquartile
+            mean over seeds at each step.
     """
     figure, axes = plain_axes(0.55)
     rows = without_conditions(results[results["split"] == split])
+    names = [metric] if x_metric is None else [metric, x_metric]
     for number, method in enumerate(methods):
         own = rows[rows["method"] == method]
         wide = own.pivot(index=["step", "seed"], columns="metric", values="value")
-        if not {metric, x_metric} <= set(wide.columns):
+        if not set(names) <= set(wide.columns):
             continue
-        points = wide[[metric, x_metric]].dropna().groupby("step")
+        points = wide[names].dropna().groupby("step")
         found = [bootstrap(part[metric].to_numpy(), BOOTSTRAP_SEED) for _, part in points]
-        x = np.array([interquartile_mean(part[x_metric].to_numpy()) for _, part in points])
+        x = np.array(list(points.groups), dtype=float) * steps_to_x
+        if x_metric is not None:
+            x = np.array([interquartile_mean(part[x_metric].to_numpy()) for _, part in points])
         value = np.array([(f.value, f.low, f.high) for f in found])
         _banded_line(axes, number, method, x, *value.T)
     _finish_lines(axes, x_label, label)

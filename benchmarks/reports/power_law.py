@@ -6,6 +6,7 @@ Dims: S sizes, R seeds or resamples, G exponents.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 NUM_RESAMPLES = 1_000
 LEVEL = 0.95
@@ -41,18 +42,18 @@ class Fit:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % bootstrap interval of `floor`, `scale` or `exponent`."""
-        values = [getattr(law, name) for law in self.resampled]
-        return _bounds(np.array(values)[:, None])[0]
+        low, high = _bounds([getattr(law, name) for law in self.resampled]).tolist()
+        return low, high
 
     def band(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the 95 % bootstrap band of the loss at `n`."""
-        bounds = _bounds(np.array([law(n) for law in self.resampled]))
-        return np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
+        low, high = _bounds([law(n) for law in self.resampled])
+        return low, high
 
 
-def _bounds(values: np.ndarray) -> list[tuple[float, float]]:
+def _bounds(values: ArrayLike) -> np.ndarray:
     tail = (1.0 - LEVEL) / 2.0
-    return [tuple(np.quantile(column, [tail, 1.0 - tail]).tolist()) for column in values.T]
+    return np.quantile(np.asarray(values), [tail, 1.0 - tail], axis=0)
 
 
 def fit_power_law(n: np.ndarray, loss: np.ndarray, *, with_floor: bool = True) -> PowerLaw:

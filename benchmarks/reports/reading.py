@@ -215,8 +215,7 @@ def coverage_note(num_seeds: int) -> str:
             "Two seeds: an interval is the range between the two and covers the truth about half "
             "of the time, whatever its name; no verdict is given."
         )
-    known = next((text for count, text in COVERAGE if num_seeds >= count))
-    least = next(count for count, _ in COVERAGE if num_seeds >= count)
+    least, known = next(entry for entry in COVERAGE if num_seeds >= entry[0])
     mean = (
         " At 3 seeds nothing is trimmed: the interquartile mean is the mean. Where scores are "
         "skewed it is less: 63 to 76 % in `python -m benchmarks.reports.coverage`."

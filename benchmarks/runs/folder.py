@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import UserError
-from benchmarks.runs.files import append_json_line, to_plain, write_json
+from benchmarks.runs.files import append_json_line, flat, to_plain, write_json
 from benchmarks.runs.results import read_results
+from benchmarks.runs.tasks import PARTS
 
 FORMAT = 2
 """Of a run's tables; in 1 conditions were parts of names."""
 CONFIG = "config.json"
 LOG = "log.jsonl"
 RESULTS = "results.parquet"
-PARTS = "parts"
 CHECKPOINTS = "checkpoints"
 TRACES = (CONFIG, RESULTS, "summary.csv", "report.html", LOG, PARTS, CHECKPOINTS)
 """What shows that a folder holds a run."""
@@ -132,7 +132,7 @@ def open_run_folder(
 def _changes(stored: Mapping[str, object], machine: Mapping[str, object]) -> list[str]:
     """Return what changed in code and packages since the run began."""
     before, now = (
-        _flat({name: side.get(name) for name in ("versions", "git_commit")})
+        dict(flat({name: side.get(name) for name in ("versions", "git_commit")}))
         for side in (stored, to_plain(machine))
     )
     return [
@@ -151,7 +151,7 @@ def stored_config(out: Path) -> dict[str, Any]:
     path = out / CONFIG
     try:
         config = json.loads(path.read_text())
-        _flat(config["settings"])
+        list(flat(config["settings"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"can't read {path}: {' '.join(str(error).split())} (nothing was changed)"
@@ -169,7 +169,7 @@ def _check_settings(
 ) -> dict[str, Any]:
     """Return config.json, whose settings must be those wanted but for what may be added to."""
     config = stored_config(path.parent)
-    flat_stored, flat_wanted = _flat(config["settings"]), _flat(wanted)
+    flat_stored, flat_wanted = dict(flat(config["settings"])), dict(flat(wanted))
     for name in dict.fromkeys([*flat_wanted, *flat_stored]):
         before, now = (json.dumps(side.get(name)) for side in (flat_stored, flat_wanted))
         if before != now and name not in extendable:
@@ -178,13 +178,3 @@ def _check_settings(
                 "choose another --out, or the same settings"
             )
     return config
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -5,29 +5,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.errors import UserError
 from benchmarks.runs.tasks import PROCESS_ENVIRONMENT, Ending, Task, run_task
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start_worker() -> None:
@@ -61,7 +46,7 @@ class LocalLauncher:
 
     def submit(self, task: Task, log: Path) -> None:
         """Start a task, or queue it."""
-        with _environment(PROCESS_ENVIRONMENT):  # a submit is what starts a process
+        with patch.dict(os.environ, PROCESS_ENVIRONMENT):  # a submit is what starts a process
             self._running[self._pool.submit(run_task, task, log)] = task
 
     def finished(self, timeout_s: float) -> list[Ending]:

@@ -1,7 +1,6 @@
 """What the user sees on stderr while tasks run: a bar on a terminal, few plain lines elsewhere."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -13,38 +12,16 @@ from benchmarks.runs.tasks import Ending, Task
 
 
 class Display:
-    """Shows how a run gets on: one line per finished task."""
+    """A bar over all tasks with the time left, and a line per task at work with its step.
 
-    def __init__(self, tasks: list[Task], stream: TextIO) -> None:
-        self._num_tasks, self._num_done, self._stream = len(tasks), 0, stream
-
-    def started(self, task: Task) -> None:
-        """A task began."""
-
-    def ended(self, task: Task, ending: Ending) -> None:
-        """A task ended."""
-        self._num_done += 1
-        outcome = f"{ending.seconds:.1f} s" if ending.error is None else "failed"
-        print(
-            f"[{self._num_done}/{self._num_tasks}] {task.name}: {outcome}",
-            file=self._stream,
-            flush=True,
-        )
-
-    def tick(self) -> None:
-        """Some time has passed."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-class BarDisplay(Display):
-    """A bar over all tasks with the time left, and a line per task at work with its step."""
+    Where the stream is no terminal, one line per finished task.
+    """
 
     def __init__(self, tasks: list[Task], log: Path, stream: TextIO) -> None:
         self._cost = {task.name: task.cost for task in tasks}
         self._fraction = dict.fromkeys(self._cost, 0.0)
         self._log, self._offset = log, log.stat().st_size if log.exists() else 0
+        self._stream, self._num_done = stream, 0
         self._started = time.monotonic()
         self._lines: dict[str, TaskID] = {}
         self._bar = Progress(
@@ -55,6 +32,7 @@ class BarDisplay(Display):
             TimeElapsedColumn(),
             console=Console(file=stream),
             transient=True,
+            disable=not stream.isatty(),
         )
         self._whole = self._bar.add_task("all", total=sum(self._cost.values()), note="")
         self._bar.start()
@@ -65,6 +43,11 @@ class BarDisplay(Display):
 
     def ended(self, task: Task, ending: Ending) -> None:
         """Take the task's line away."""
+        self._num_done += 1
+        if self._bar.disable:
+            outcome = f"{ending.seconds:.1f} s" if ending.error is None else "failed"
+            line = f"[{self._num_done}/{len(self._cost)}] {task.name}: {outcome}"
+            print(line, file=self._stream, flush=True)
         self._fraction[task.name] = 1.0
         self._bar.remove_task(self._lines.pop(task.name))
         self.tick()
@@ -102,10 +85,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
-
-
-def make_display(tasks: list[Task], log: Path) -> Display:
-    """Return the display that fits stderr."""
-    if sys.stderr.isatty():
-        return BarDisplay(tasks, log, sys.stderr)
-    return Display(tasks, sys.stderr)

@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.errors import UserError
 from benchmarks.runs.files import append_json_line
 from benchmarks.runs.launchers import LAUNCHERS, Launcher
-from benchmarks.runs.progress import Display, make_display
+from benchmarks.runs.progress import Display
 from benchmarks.runs.results import empty_results, read_results
 from benchmarks.runs.tasks import Ending, Task, log_progress
 
@@ -123,7 +123,7 @@ def run_tasks(
     if pending:
         processes: Launcher = LAUNCHERS[launcher](min(num_workers, len(pending)))
         try:
-            display = make_display(pending, log)
+            display = Display(pending, log, sys.stderr)
             try:
                 _run_pending(pending, finished, processes, num_workers, log, display)
             finally:

@@ -1,6 +1,7 @@
 """A task: a function that runs in a process of its own and returns tidy rows."""
 
 import importlib
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from benchmarks.errors import describe_error, is_users_mistake
 from benchmarks.runs.files import append_json_line
 from benchmarks.runs.results import check_results, empty_results, write_results
 
+PARTS = "parts"
 PROCESS_ENVIRONMENT = {
     **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     "RL_LOGGING_LEVEL": "WARNING",
@@ -33,12 +35,18 @@ class Task:
     """Picklable."""
     needs: tuple[str, ...] = ()
     """Names of the tasks that must be finished before."""
-    output: Path
-    """Parquet file of the rows. It appears when the task is done, and only then."""
+    out: Path
+    """The run's folder."""
     files: tuple[Path, ...] = ()
     """What else a finished task leaves behind (checkpoints); `--resume` checks that it is there."""
     cost: float = 1.0
     """Expected time in any unit, for the time left."""
+
+    @property
+    def output(self) -> Path:
+        """Parquet file of the rows, e.g. `parts/hepo-seed0.parquet`; there when it is done."""
+        file = re.sub(r" (?=\d)", "", self.name).replace(", ", "-").replace(" ", "-")
+        return self.out / PARTS / f"{file}.parquet"
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,8 @@ class Ending:
     details: str = ""
 
 
-@dataclass(frozen=True)
-class _Running:
-    name: str
-    log: Path
-
-
-_RUNNING: ContextVar[_Running | None] = ContextVar("running_task", default=None)
+_RUNNING: ContextVar[tuple[str, Path] | None] = ContextVar("running_task", default=None)
+"""Name and log."""
 
 
 def log_progress(step: int, num_steps: int, **measures: object) -> None:
@@ -73,14 +76,14 @@ def log_progress(step: int, num_steps: int, **measures: object) -> None:
     """
     running = _RUNNING.get()
     if running is not None:
-        line = {"task": running.name, "step": step, "num_steps": num_steps, **measures}
-        append_json_line(running.log, line)
+        name, log = running
+        append_json_line(log, {"task": name, "step": step, "num_steps": num_steps, **measures})
 
 
 def run_task(task: Task, log: Path) -> Ending:
     """Run a task in this process and write its rows; errors come back, they are not raised."""
     started = time.perf_counter()
-    token = _RUNNING.set(_Running(task.name, log))
+    token = _RUNNING.set((task.name, log))
     try:
         module_name, _, function_name = task.function.partition(":")
         function = getattr(importlib.import_module(module_name), function_name)

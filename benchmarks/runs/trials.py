@@ -90,39 +90,41 @@ def choose(
 
 
 def trial_tasks(
-    row: str,
     trial: Task,
     settings: Sequence[Mapping[str, Any]],
     needs: Mapping[int, tuple[str, ...]],
-    choice: Mapping[str, object],
+    choice: Path,
+    **how: object,
 ) -> list[Task]:
     """Return a row's trials on every tuning seed, then the task `choose ROW`.
 
     Args:
-        row: In the names of tasks and files.
-        trial: All but the number and the seed of a trial; its output is the choice's.
+        trial: All but the number and the seed of a trial; named as the row.
         settings: Of every trial.
         needs: What a trial needs, by tuning seed.
-        choice: Arguments of `choose` that are the suite's own.
+        choice: File of what is chosen.
+        how: Arguments of `choose` that are the suite's own.
     """
-    folder = trial.output.parents[1] / "parts"
-    tasks: list[Task] = []
-    for number in range(len(settings)):
-        for seed, needed in needs.items():
-            name = f"tuning {row}, trial {number}, seed {seed}"
-            kwargs = {**trial.kwargs, "trial": number, "seed": seed}
-            output = folder / f"tuning-{row}-trial{number}-seed{seed}.parquet"
-            tasks.append(replace(trial, name=name, kwargs=kwargs, needs=needed, output=output))
+    tasks = [
+        replace(
+            trial,
+            name=f"tuning {trial.name}, trial {number}, seed {seed}",
+            kwargs={**trial.kwargs, "trial": number, "seed": seed},
+            needs=needed,
+        )
+        for number in range(len(settings))
+        for seed, needed in needs.items()
+    ]
     outputs = [task.output for task in tasks]
     width = len(needs)
     parts = [outputs[i : i + width] for i in range(0, len(outputs), width)]
-    chosen = Task(
-        name=f"choose {row}",
+    chosen = replace(
+        trial,
+        name=f"choose {trial.name}",
         function="benchmarks.runs.trials:choose",
-        kwargs={"settings": settings, "parts": parts, "output": trial.output, **choice},
+        kwargs={"settings": settings, "parts": parts, "output": choice, **how},
         needs=tuple(task.name for task in tasks),
-        output=folder / f"choice-{row}.parquet",
-        files=(trial.output,),
+        files=(choice,),
         cost=0.01,
     )
     return [*tasks, chosen]

@@ -29,13 +29,13 @@ from simulators.world.info import WorldInfo
 LOSS, CURVE = "final_loss", "heldout_loss"
 """After training, and, of fewer requests, during it."""
 _FACTS = {
-    "num_inner_parameters": "{:,.0f}",
-    "num_parameters": "{:,.0f}",
-    "step_gflop": "{:.1f}",
-    "examples_per_s": "{:,.0f}",
-    "learning_rate": "{:g}",
+    "parameters": ("num_inner_parameters", "{:,.0f}"),
+    "with tables": ("num_parameters", "{:,.0f}"),
+    "GFLOP per step": ("step_gflop", "{:.1f}"),
+    "examples / s": ("examples_per_s", "{:,.0f}"),
+    "learning rate": ("learning_rate", "{:g}"),
 }
-"""What a size is and costs, and how that is written."""
+"""What a size is and costs: heading to metric and how that is written."""
 _DETERMINED = 10.0
 """An exponent whose interval spans more than this factor is called unknown."""
 
@@ -46,23 +46,12 @@ def size_table(results: pd.DataFrame, sizes: Sequence[str]) -> Table:
     rows: list[list[Cell]] = []
     for size in sizes:
         config = SIZES[size]
-        facts = [mean_of(final, size, metric) for metric in _FACTS]
-        texts = [form.format(fact) for form, fact in zip(_FACTS.values(), facts, strict=True)]
+        texts = [form.format(mean_of(final, size, metric)) for metric, form in _FACTS.values()]
         losses = interval_cells(final, size, (LOSS, "train_loss"))
         rows.append([size, f"{config.dim} x {config.num_hsd_layers}", *texts, *losses])
     return Table(
         "Loss by size (nats per path)",
-        [
-            "size",
-            "width x HSD layers",
-            "parameters",
-            "with tables",
-            "GFLOP per step",
-            "examples / s",
-            "learning rate",
-            "held-out loss",
-            "training loss",
-        ],
+        ["size", "width x HSD layers", *_FACTS, "held-out loss", "training loss"],
         rows,
         "Parameters are those outside of embedding tables and output matrices. The training loss "
         "is the mean over the last part of the curve. One thread.",
@@ -147,13 +136,15 @@ def step_differences(results: pd.DataFrame, sizes: Sequence[str]) -> list[Differ
 
 
 def make_report(
-    results: pd.DataFrame, settings: Settings, info: WorldInfo, tuned: Mapping[str, Path | None]
+    results: pd.DataFrame,
+    settings: Settings[ScalingPreset],
+    info: WorldInfo,
+    tuned: Mapping[str, Path | None],
 ) -> SuiteReport:
     """Return the report."""
-    preset = settings.sizes
-    assert isinstance(preset, ScalingPreset)
     sizes = [size for size in METHODS if size in settings.methods]
     examples = mean_of(results, sizes[0], "examples_per_step") or 0.0
+    num_requests = settings.sizes.training.num_steps * examples
     curves: list[Block] = [
         Figure(
             f"curves-{split}",
@@ -164,7 +155,7 @@ def make_report(
                 methods=sizes,
                 split=split,
                 label=f"{words} (nats per path)",
-                step_label="examples",
+                x_label="examples",
                 steps_to_x=examples,
             ),
         )
@@ -190,26 +181,17 @@ def make_report(
     choices = rate_table(tuned, "size", "loss on the first held-out day of each", note)
     if choices is not None:
         sections.append(Section("Tuning", [choices]))
-    sections.append(
-        Section(
-            "How to read it",
-            [
-                Bullets(
-                    [
-                        "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward "
-                        "networks, thinking tokens and one head; width and depth grow together.",
-                        f"All see {preset.training.num_steps * examples:,.0f} requests with their "
-                        "next ad (about; a short history fills fewer positions of a window) in "
-                        "the same order: the law is that of models at this budget of data, not of "
-                        "models trained to the end. A larger model that has not yet used what it "
-                        "could learn looks worse here than it is.",
-                        "The paper shows training curves of six sizes from 0.02 to 2 billion dense "
-                        "parameters on private data and fits nothing.",
-                    ]
-                )
-            ],
-        )
-    )
+    facts = [
+        "Sizes are HHDs with hybrid attention, token-aware norms and feed-forward networks, "
+        "thinking tokens and one head; width and depth grow together.",
+        f"All see {num_requests:,.0f} requests with their next ad (about; a short history fills "
+        "fewer positions of a window) in the same order: the law is that of models at this budget "
+        "of data, not of models trained to the end. A larger model that has not yet used what it "
+        "could learn looks worse here than it is.",
+        "The paper shows training curves of six sizes from 0.02 to 2 billion dense parameters on "
+        "private data and fits nothing.",
+    ]
+    sections.append(Section("How to read it", [Bullets(facts)]))
     return SuiteReport(
         title="Scaling (GPR Fig. 5)",
         lead=f"{len(sizes)} sizes, {len(settings.seeds)} seeds. {world_words(info)}"

@@ -4,7 +4,7 @@ All sizes see the same windows of one world in the same order, for as many steps
 learning rate by the same trials on a seed that the report does not use.
 """
 
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 
@@ -22,51 +22,36 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, world_tasks
 
 
-def tuned_file(settings: Settings, size: str) -> Path | None:
-    """Return where a size's learning rate is kept; None where it is not tuned."""
-    assert isinstance(settings.sizes, ScalingPreset)
-    if len(settings.sizes.learning_rates) < 2:
-        return None
-    return settings.out / "tuning" / f"{size}.json"
-
-
-def make_tasks(settings: Settings) -> list[Task]:
+def make_tasks(settings: Settings[ScalingPreset]) -> list[Task]:
     """Return the world, tuning and every (size, seed)."""
-    sizes, out = settings.sizes, settings.out
-    assert isinstance(sizes, ScalingPreset)
-    tasks = world_tasks(settings.world, [WORLD_SEED], out, cost=5.0)
+    tasks = world_tasks(settings, [WORLD_SEED], cost=5.0)
     made = needs_world(settings.world, WORLD_SEED)
     for size in settings.methods:
-        tuned = tuned_file(settings, size)
+        tuned = settings.tuned_file(size)
         cost = 1.0 + SIZES[size].dim ** 2 * SIZES[size].num_hsd_layers / 4_000
-        shared: dict[str, object] = {"world": settings.world, "size": size, "sizes": sizes}
+        task = partial(
+            settings.task, cost=cost, world=settings.world, size=size, sizes=settings.sizes
+        )
+        needs = made
         if tuned is not None:
+            needs = (*made, f"tuning {size}")
             tasks.append(
-                Task(
-                    name=f"tuning {size}",
-                    function="benchmarks.scaling.train:run_trial",
-                    kwargs={**shared, "output": tuned},
-                    needs=made,
-                    output=out / "parts" / f"tuning-{size}.parquet",
-                    files=(tuned,),
-                    cost=cost,
-                )
+                task(needs[-1], "scaling.train:run_trial", needs=made, files=(tuned,), output=tuned)
             )
-        for seed in settings.seeds:
-            tasks.append(
-                Task(
-                    name=f"{size}, seed {seed}",
-                    function="benchmarks.scaling.train:run_size",
-                    kwargs={**shared, "seed": seed, "tuned": tuned},
-                    needs=made if tuned is None else (*made, f"tuning {size}"),
-                    output=out / "parts" / f"{size}-seed{seed}.parquet",
-                    cost=cost,
-                )
+        tasks += [
+            task(
+                f"{size}, seed {seed}",
+                "scaling.train:run_size",
+                needs=needs,
+                seed=seed,
+                tuned=tuned,
             )
+            for seed in settings.seeds
+        ]
     return tasks
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
-    tuned = {size: tuned_file(settings, size) for size in settings.methods}
+    tuned = {size: settings.tuned_file(size) for size in settings.methods}
     return make_report(results, settings, study_world(settings.world).info, tuned)

@@ -20,13 +20,11 @@ from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import tune_rate, with_choice
 from benchmarks.scaling.presets import SIZES, SUITE, ScalingPreset
-from benchmarks.worlds import world_seed
+from benchmarks.worlds import open_world
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from gpr_rl.schema import Targets, Tokens
-from simulators.make import load_world
-from simulators.progress import silent
 from simulators.world import World
 from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
@@ -38,7 +36,7 @@ _HELDOUT_SEED = 2_000
 
 def study_world(world: str) -> World:
     """Return the one world of all seeds."""
-    return load_world(world, seed=world_seed(world, WORLD_SEED), progress=silent)
+    return open_world(world, WORLD_SEED)
 
 
 def heldout_batches(world: World, split: str, count: int) -> list[tuple[Tokens, Targets]]:
@@ -147,12 +145,10 @@ def run_size(
     """Train one size on one seed; facts stand at the last step."""
     config = with_choice(sizes.training, tuned)
     curve, facts = train_size(study_world(world), size, seed, config, sizes, "test")
-    rows = []
-    for step, metrics in curve.items():
-        for metric, value in metrics.items():
-            split = "train" if metric == "train_loss" else "test"
-            rows.append(tidy(SUITE, size, seed, {metric: value}, step=step, split=split))
-    for name, value in facts.items():
-        split = "test" if "loss" in name else "train"
-        rows.append(tidy(SUITE, size, seed, {name: value}, step=max(curve), split=split))
-    return pd.concat(rows)
+    curve[max(curve)] |= facts
+    test = {name for name in curve[max(curve)] if "loss" in name} - {"train_loss"}
+    return pd.concat(
+        tidy(SUITE, size, seed, {name: x}, step=step, split="test" if name in test else "train")
+        for step, metrics in curve.items()
+        for name, x in metrics.items()
+    )

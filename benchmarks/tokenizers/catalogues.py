@@ -4,7 +4,6 @@ Dims: n items, d embedding width.
 """
 
 import importlib.util
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
-from benchmarks.runs.files import write_bytes
-from benchmarks.worlds import world_seed
+from benchmarks.runs.results import write_results as write_table
+from benchmarks.worlds import open_world
 from gpr_rl.tokenizers.base import read_embeddings
 from gpr_rl.tokenizers.files import load_matrix
 from gpr_rl.tokenizers.keys import Keys
 from simulators.imported.items import embed_text
 from simulators.imported.readers.log import open_log
-from simulators.make import load_world
 from simulators.synthetic.catalog import make_catalog
 from simulators.synthetic.config import named_config
 from simulators.world.item_codes import business_keys
@@ -45,11 +43,7 @@ def write_journey(path: Path) -> None:
     """Write item, advertiser and text of all products, so that they are read once per run."""
     items = open_log("package", JOURNEY).items()
     assert items.text is not None
-    frame = items.frame[["item_id", "advertiser"]].assign(text=items.text)
-    path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    write_table(path, items.frame[["item_id", "advertiser"]].assign(text=items.text))
 
 
 def load_catalogue(
@@ -95,6 +89,6 @@ def _of_world(world: str, seed: int) -> Catalogue:
         catalog = make_catalog(config, np.random.default_rng(stream))
         x = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
         return Catalogue(x, business_keys(catalog.ads, catalog.organic), config.num_codes)
-    made = load_world(world, seed=world_seed(world, seed))
+    made = open_world(world, seed)
     x = made.item_embedding.numpy()
     return Catalogue(x, business_keys(made.ads, made.organic), made.info.num_codes)

@@ -16,7 +16,7 @@ import torch
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.trials import draw_trials, read_trials
 from benchmarks.tokenizers.catalogues import Catalogue, load_catalogue
-from benchmarks.tokenizers.presets import SUITE, TokenizersPreset
+from benchmarks.tokenizers.presets import SUITE
 from gpr_rl.tokenizers import UASID, quality
 from gpr_rl.tokenizers.kinds import tokenizer_class
 
@@ -111,19 +111,6 @@ def measure(
     return grades
 
 
-def _load(
-    catalogue: str, world: str, source: Path | None, seed: int, sizes: TokenizersPreset
-) -> Catalogue:
-    return load_catalogue(
-        catalogue,
-        world=world,
-        source=source,
-        seed=seed,
-        max_items=sizes.max_items,
-        text_dim=sizes.text_dim,
-    )
-
-
 def _frame(
     method: str, seed: int, grades: Mapping[tuple[str, int], Mapping[str, float]], **at: str | int
 ) -> pd.DataFrame:
@@ -134,37 +121,26 @@ def _frame(
 
 
 def run_trial(
-    *,
-    catalogue: str,
-    world: str,
-    source: Path | None,
-    seed: int,
-    method: str,
-    trial: int,
-    sizes: TokenizersPreset,
+    *, items: Mapping[str, Any], seed: int, method: str, trial: int, num_trials: int
 ) -> pd.DataFrame | None:
-    """Grade one trial on one tuning seed; one that diverges has no score."""
-    settings = trial_settings(method, sizes.num_trials)[trial]
-    loaded = _load(catalogue, world, source, seed, sizes)
+    """Grade one trial on one tuning seed; one that diverges has no score.
+
+    `items` says of `load_catalogue` all but the seed, here and in `run_row`.
+    """
+    settings = trial_settings(method, num_trials)[trial]
+    loaded = load_catalogue(**items, seed=seed)
     try:
         grades = measure(method, loaded, seed, settings)
     except ValueError:
         return None
     found = {("tuning", level): own for (part, level), own in grades.items() if part == "all"}
-    return _frame(method, seed, found, catalogue=catalogue, trial=trial + 1)
+    return _frame(method, seed, found, catalogue=items["name"], trial=trial + 1)
 
 
 def run_row(
-    *,
-    catalogue: str,
-    world: str,
-    source: Path | None,
-    seed: int,
-    method: str,
-    tuned: Path | None,
-    sizes: TokenizersPreset,
+    *, items: Mapping[str, Any], seed: int, method: str, tuned: Path | None
 ) -> pd.DataFrame:
     """Grade a tokenizer with its chosen settings on one seed."""
     settings = {} if tuned is None else read_trials(tuned)["chosen"]
-    loaded = _load(catalogue, world, source, seed, sizes)
-    return _frame(method, seed, measure(method, loaded, seed, settings), catalogue=catalogue)
+    grades = measure(method, load_catalogue(**items, seed=seed), seed, settings)
+    return _frame(method, seed, grades, catalogue=items["name"])

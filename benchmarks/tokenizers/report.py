@@ -200,11 +200,13 @@ def collision_quotient(results: pd.DataFrame, catalogue: str) -> str | None:
 
 
 def make_report(
-    results: pd.DataFrame, settings: Settings, catalogues: Sequence[str], tuned: Tuned
+    results: pd.DataFrame,
+    settings: Settings[TokenizersPreset],
+    catalogues: Sequence[str],
+    tuned: Tuned,
 ) -> SuiteReport:
     """Return the report."""
     sizes = settings.sizes
-    assert isinstance(sizes, TokenizersPreset)
     tables = [
         main_table(results, catalogue, settings.methods, settings.embeddings)
         for catalogue in catalogues

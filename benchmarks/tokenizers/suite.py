@@ -5,6 +5,7 @@ items that the test does not use; every seed draws items, hold-out and start ane
 level is a hash of business keys, so its rows are no rival of the others on content alone.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,6 @@ from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import CATALOGUES, FILE, JOURNEY
 from benchmarks.tokenizers.fit import SCORE, trial_settings
 from benchmarks.tokenizers.presets import (
-    MACHINE,
     METHODS,  # noqa: F401, what `load_suite` reads
     PRESETS,  # noqa: F401
     TokenizersPreset,
@@ -32,98 +32,67 @@ def catalogues_of(settings: Settings) -> tuple[str, ...]:
     return (*CATALOGUES, FILE) if settings.embeddings else CATALOGUES
 
 
-def tuned_file(settings: Settings, method: str, catalogue: str) -> Path | None:
-    """Return where a choice is kept; None where a run does not tune."""
-    assert isinstance(settings.sizes, TokenizersPreset)
-    if not settings.sizes.num_trials:
-        return None
-    return settings.out / "tuning" / f"{row_name(method, catalogue)}.json"
-
-
-def make_tasks(settings: Settings) -> list[Task]:
+def make_tasks(settings: Settings[TokenizersPreset]) -> list[Task]:
     """Return speed, tuning and every (tokenizer, catalogue, seed)."""
-    sizes = settings.sizes
-    assert isinstance(sizes, TokenizersPreset)
     tasks = []
     if JOURNEY in catalogues_of(settings):
         path = _journey_file(settings)
-        tasks.append(
-            Task(
-                name=_READ_JOURNEY,
-                function="benchmarks.tokenizers.catalogues:write_journey",
-                kwargs={"path": path},
-                output=_part(settings, "journey-items"),
-                files=(path,),
-            )
-        )
+        write = "tokenizers.catalogues:write_journey"
+        tasks.append(settings.task(_READ_JOURNEY, write, files=(path,), path=path))
     for catalogue in catalogues_of(settings):
         for method in settings.methods:
-            tasks += _tasks_of(settings, sizes, method, catalogue)
-    tasks.append(
-        Task(
-            name="speed",
-            function="benchmarks.tokenizers.speed:measure_speed",
-            kwargs={"seed": settings.seeds[0], "sizes": sizes},
-            needs=tuple(task.name for task in tasks),  # alone: it measures with two threads
-            output=_part(settings, MACHINE),
-            cost=4.0,
-        )
+            tasks += _tasks_of(settings, method, catalogue)
+    speed = settings.task(
+        "speed",
+        "tokenizers.speed:measure_speed",
+        needs=tuple(task.name for task in tasks),  # alone: it measures with two threads
+        cost=4.0,
+        seed=settings.seeds[0],
+        sizes=settings.sizes,
     )
-    return tasks
+    return [*tasks, speed]
 
 
 def _journey_file(settings: Settings) -> Path:
     return settings.out / "catalogues" / "journey.parquet"
 
 
-def _part(settings: Settings, name: str) -> Path:
-    return settings.out / "parts" / f"{name}.parquet"
-
-
-def _tasks_of(
-    settings: Settings, sizes: TokenizersPreset, method: str, catalogue: str
-) -> list[Task]:
-    row = row_name(method, catalogue)
-    shared: dict[str, object] = {
-        "catalogue": catalogue,
-        "world": settings.world,
-        "source": _journey_file(settings) if catalogue == JOURNEY else settings.embeddings,
-        "method": method,
-        "sizes": sizes,
-    }
-    cost = 5.0 if method in ("rq_vae", "rq_kmeans_plus") else 1.0
-    tuned = tuned_file(settings, method, catalogue)
-    before = (_READ_JOURNEY,) if catalogue == JOURNEY else ()
+def _tasks_of(settings: Settings[TokenizersPreset], method: str, catalogue: str) -> list[Task]:
+    row, sizes, from_journey = row_name(method, catalogue), settings.sizes, catalogue == JOURNEY
+    task = partial(
+        settings.task,
+        cost=5.0 if method in ("rq_vae", "rq_kmeans_plus") else 1.0,
+        method=method,
+        items={
+            "name": catalogue,
+            "world": settings.world,
+            "source": _journey_file(settings) if from_journey else settings.embeddings,
+            "max_items": sizes.max_items,
+            "text_dim": sizes.text_dim,
+        },
+    )
+    tuned = settings.tuned_file(row)
+    needs = (_READ_JOURNEY,) if from_journey else ()
     tasks: list[Task] = []
     if tuned is not None:
-        trial = Task(
-            name="",
-            function="benchmarks.tokenizers.fit:run_trial",
-            kwargs=shared,
-            output=tuned,
-            cost=cost,
-        )
-        needs = dict.fromkeys(sizes.tuning_seeds, before)
-        metrics = {"metrics": (SCORE, "reconstruction_error")}
-        tasks += trial_tasks(row, trial, trial_settings(method, sizes.num_trials), needs, metrics)
-    for seed in settings.seeds:
-        tasks.append(
-            Task(
-                name=f"{row}, seed {seed}",
-                function="benchmarks.tokenizers.fit:run_row",
-                kwargs={**shared, "seed": seed, "tuned": tuned},
-                needs=(f"choose {row}",) if tuned is not None else before,
-                output=_part(settings, f"{row}-seed{seed}"),
-                cost=cost,
-            )
-        )
-    return tasks
+        tried = trial_settings(method, sizes.num_trials)
+        before = dict.fromkeys(sizes.tuning_seeds, needs)
+        metrics = (SCORE, "reconstruction_error")
+        trial = task(row, "tokenizers.fit:run_trial", num_trials=sizes.num_trials)
+        tasks = trial_tasks(trial, tried, before, tuned, metrics=metrics)
+        needs = (f"choose {row}",)
+    run = "tokenizers.fit:run_row"
+    rows = [
+        task(f"{row}, seed {seed}", run, needs=needs, seed=seed, tuned=tuned)
+        for seed in settings.seeds
+    ]
+    return [*tasks, *rows]
 
 
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     tuned = {
-        (method, catalogue): tuned_file(settings, method, catalogue)
+        (method, catalogue): settings.tuned_file(row_name(method, catalogue))
         for catalogue in catalogues_of(settings)
         for method in settings.methods
     }

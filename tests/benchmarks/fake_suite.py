@@ -77,7 +77,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                 name=f"prepare, seed {seed}",
                 function="tests.benchmarks.fake_suite:prepare",
                 kwargs={"out": str(out), "seed": seed},
-                output=out / "parts" / f"prepare-{seed}.parquet",
+                out=out,
                 files=(out / f"prepared-{seed}",),
             )
         )
@@ -94,7 +94,7 @@ def make_tasks(settings: Settings) -> list[Task]:
                         "delay_s": sizes.delay_s,
                     },
                     needs=(f"prepare, seed {seed}",),
-                    output=out / "parts" / f"{method}-{seed}.parquet",
+                    out=out,
                 )
             )
     return tasks

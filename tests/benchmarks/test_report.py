@@ -30,7 +30,7 @@ from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
 from benchmarks.reports.summary import summarise
-from benchmarks.runs.progress import BarDisplay
+from benchmarks.runs.progress import Display
 from benchmarks.runs.results import (
     check_results,
     complete,
@@ -353,8 +353,8 @@ def test_the_same_report_gives_the_same_bytes(tmp_path, report):
 def test_the_bar_follows_the_log(tmp_path):
     log, stream = tmp_path / "log.jsonl", io.StringIO()
     log.write_text('{"task": "x", "step": 9, "num_steps": 10}\n')  # of an earlier attempt
-    task = Task(name="x", function="m:f", output=tmp_path / "x.parquet")
-    display = BarDisplay([task], log, stream)
+    task = Task(name="x", function="m:f", out=tmp_path)
+    display = Display([task], log, stream)
     try:
         display.started(task)
         with log.open("a") as file:

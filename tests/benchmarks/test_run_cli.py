@@ -207,7 +207,7 @@ def test_a_pages_table_keeps_all_but_earlier_steps_of_training():
 
 
 def test_resume_runs_only_what_is_missing(finished, copy, capsys):
-    (copy / "parts" / "good-1.parquet").unlink()
+    (copy / "parts" / "good-seed1.parquet").unlink()
     (copy / "calls.txt").unlink()
     assert resume(copy) == 0
     assert (copy / "calls.txt").read_text() == "good 1\n"
@@ -226,12 +226,12 @@ def test_resume_says_what_changed_since(copy, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["parts/good-1.parquet", "results.parquet", "config.json", "checkpoints/good.safetensors"],
+    ["parts/good-seed1.parquet", "results.parquet", "config.json", "checkpoints/good.safetensors"],
 )
 def test_a_damaged_file_stops_the_run_and_stays(copy, capsys, name):
     path = copy / name
     path.write_bytes(path.read_bytes()[:-20] if path.exists() else b"\x10\x00")
-    (copy / "parts" / "bad-1.parquet").unlink()  # there would be work to do
+    (copy / "parts" / "bad-seed1.parquet").unlink()  # there would be work to do
     before = contents(copy)
     assert resume(copy) == 2
     error = capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_a_failing_task_is_one_line(tmp_path, capsys, method, code, message):
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert "Traceback" not in error
-    assert (out / "parts" / "good-0.parquet").exists()
+    assert (out / "parts" / "good-seed0.parquet").exists()
     if method == "crash":
         assert run(*argv, "--resume", "--debug") == code
         assert "in work" in capsys.readouterr().err
@@ -289,18 +289,20 @@ def test_other_rows_go_on_and_the_report_can_leave_a_failing_one_out(tmp_path, c
 
 def test_what_needs_a_failed_task_is_not_run():
     def task(name: str, *needs: str) -> Task:
-        return Task(name=name, function="none:none", needs=needs, output=Path(name))
+        return Task(name=name, function="none:none", needs=needs, out=Path(name))
 
     waiting = [task("b", "a"), task("c"), task("d", "b", "c"), task("e", "c")]
     assert [left.name for left in _without_needs(waiting, "a")] == ["c", "e"]
 
 
 def test_a_damaged_tuning_file_is_named(tmp_path):
-    output, tuned = tmp_path / "part.parquet", tmp_path / "tuned.json"
-    write_results(output, empty_results())
-    task = Task(name="tuning x", function="none:none", output=output, files=(tuned,))
+    tuned = tmp_path / "tuned.json"
+    task = Task(name="tuning x", function="none:none", out=tmp_path, files=(tuned,))
+    write_results(task.output, empty_results())
     tuned.write_text('{"a": ')
-    with pytest.raises(UserError, match=r"can't read .*tuned\.json.*remove .*part\.parquet to run"):
+    with pytest.raises(
+        UserError, match=r"can't read .*tuned\.json.*remove .*parts/tuning-x\.parquet to run"
+    ):
         check_files([task], tmp_path)
     tuned.write_text("{}")
     assert check_files([task], tmp_path) == {"tuning x"}
@@ -380,7 +382,7 @@ def test_interrupted_run_goes_on(tmp_path):
         command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while not (out / "parts" / "good-0.parquet").exists() and time.monotonic() < deadline:
+    while not (out / "parts" / "good-seed0.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
     error = process.communicate(timeout=60)[1]  # up to the end of the last child's stderr

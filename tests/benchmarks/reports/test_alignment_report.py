@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.alignment.presets import PRESETS
 from benchmarks.alignment.report import make_report
-from benchmarks.alignment.rows import Row
+from benchmarks.alignment.rows import labelled
 from benchmarks.alignment.studies import ablations_section, conditions_section
 from benchmarks.alignment.tables import (
     add_normalised,
@@ -249,7 +249,7 @@ def test_markets_conditions_and_ablations(tmp_path: Path) -> None:
         "hepo": {"base": 7, "drift": 9},
         "ppo": {"base": 8, "drift": 3},
     }
-    assert paired(found, Row(method="hepo"), Row(method="absent"), PROXY) is None
+    assert paired(labelled(found), "hepo", "absent", PROXY) is None
     asked = settings(tmp_path, methods=("hepo", "ppo"), markets=("drift",), ablations=("uncapped",))
     section = conditions_section(found, asked)
     assert section is not None

@@ -17,7 +17,7 @@ from benchmarks.alignment.presets import (
     WARM_ROWS,
     TuningPlan,
 )
-from benchmarks.alignment.rows import Row, row_labels, rows_of
+from benchmarks.alignment.rows import Row, labelled, rows_of
 from benchmarks.alignment.setup import rows_frame
 from benchmarks.alignment.suite import make_tasks
 from benchmarks.alignment.tables import add_normalised, same_clock_table
@@ -42,7 +42,7 @@ def test_a_row_is_written_from_its_columns() -> None:
     columns = ["method", "ablation", "market"]
     rows = [("hepo", "", "base"), ("ppo", "kl_0", "base"), ("hepo", "arr", "drift"), ("x", "", "")]
     labels = ["hepo", "ppo+kl_0", "hepo+arr@drift", "x"]
-    assert row_labels(pd.DataFrame(rows, columns=columns)).tolist() == labels
+    assert labelled(pd.DataFrame(rows, columns=columns))["method"].tolist() == labels
     row = Row(method="hepo", ablation="arr", market="drift")
     assert (str(row), row.conditions) == (labels[2], {"market": "drift", "ablation": "arr"})
 
