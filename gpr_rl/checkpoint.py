@@ -44,7 +44,8 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Return the tensors and the metadata that `save_checkpoint` wrote.
 
-    A missing or truncated file, or none of this project, is a CheckpointError.
+    Raises:
+        CheckpointError: The file is missing, truncated or none of this project; it stays as it is.
     """
     try:
         with safe_open(path, framework="pt") as file:

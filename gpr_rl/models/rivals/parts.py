@@ -20,7 +20,11 @@ from gpr_rl.schema import Tokens, TokenType
 
 
 def check_sizes(config: Any) -> None:
-    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes."""
+    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes.
+
+    Raises:
+        ValueError: An integer below 1, heads that do not divide the width, dropout outside [0, 1).
+    """
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     check_at_least(1, **{k: v for k, v in values.items() if isinstance(v, int)})
     if config.dim % config.num_heads:
