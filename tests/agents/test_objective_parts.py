@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from agents.objectives.surrogate_loss import value_loss
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -15,9 +14,11 @@ from agents.objectives import (
     reinforce_surrogate,
     unified_loss,
     unified_weights,
+    value_loss,
 )
 from agents.objectives.rspo import rspo_losses
-from agents.objectives.surrogate import candidate_zscore, terminal_advantage, whole_paths
+from agents.objectives.surrogate import surrogate_inputs
+from agents.objectives.terminal import candidate_zscore, terminal_advantage
 
 
 def tensor(values: object) -> Tensor:
@@ -35,7 +36,7 @@ def test_the_constant_of_the_zscore_is_added_to_the_deviation() -> None:
 
 def test_whole_paths_add_log_probabilities_and_average_advantages() -> None:
     two = tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    log_prob, behavior, advantage = whole_paths(two, 10 * two, two, None)
+    log_prob, behavior, advantage, _ = surrogate_inputs(two, 10 * two, two, None, True)
     assert log_prob.tolist() == [[[3.0], [7.0]]]
     assert behavior.tolist() == [[[30.0], [70.0]]]
     assert advantage.tolist() == [[[1.5], [3.5]]]
