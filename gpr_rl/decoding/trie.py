@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpr_rl.checks import check_codes
+
 _DEAD = 0  # node index of a prefix that no ad has; the real nodes of a level count from 1
 _ROOT = 1
 _NUM_FIRST = 8
@@ -69,7 +71,7 @@ class CodeTrie:
         self.codes = codes.long()
         self.num_codes = int(num_codes)
         self.num_ads, self.num_levels = codes.shape
-        self._check_range(self.codes)
+        check_codes(self.codes, self.num_codes)
         if ad_value is not None and ad_value.shape != codes.shape[:1]:
             raise ValueError(
                 f"ad_value must be [{self.num_ads}], one per ad, got {list(ad_value.shape)}"
@@ -106,13 +108,6 @@ class CodeTrie:
             self._edges.append(torch.cat([first, end]))
             parent = node
         self.paths = ordered[first]
-
-    def _check_range(self, codes: Tensor) -> None:
-        if ((codes < 0) | (codes >= self.num_codes)).any():
-            raise ValueError(
-                f"codes must lie in [0, {self.num_codes}), got {int(codes.min())}"
-                f" to {int(codes.max())}"
-            )
 
     @property
     def num_paths(self) -> int:
@@ -266,8 +261,7 @@ class LegalTrie:
             )
         if self.batch_size not in (1, len(codes)):
             raise ValueError(f"{name} has {len(codes)} requests, eligible has {self.batch_size}")
-        if codes.numel():
-            self.trie._check_range(codes)
+        check_codes(codes, self.trie.num_codes)
         nodes = [self.trie.root(*codes.shape[:-1])]
         for level, code in enumerate(codes.unbind(-1)):
             nodes.append(self.trie.child(level, nodes[-1], code))

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.checks import check_at_least
-from gpr_rl.models.checks import check_codes, check_paths, check_some
+from gpr_rl.checks import check_at_least, check_codes
+from gpr_rl.models.checks import check_paths, check_some
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
