@@ -6,7 +6,7 @@ from numbers import Integral
 from torch import Tensor
 
 
-def check_at_least(least: float, **values: float) -> None:
+def check_at_least(least: int | float, **values: int | float) -> None:
     """Raise a ValueError where a named number is below `least`, or NaN."""
     for name, value in values.items():
         if not value >= least:
@@ -21,14 +21,14 @@ def check_whole(least: int, **values: int) -> None:
     check_at_least(least, **values)
 
 
-def check_finite(least: float, **values: float) -> None:
+def check_finite(least: int | float, **values: int | float) -> None:
     """Raise a ValueError where a named number is infinite, NaN or below `least`."""
     for name, value in values.items():
         if not least <= value < math.inf:
             raise ValueError(f"{name} must be finite and at least {least}, got {value}")
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: int | float) -> None:
     """Raise a ValueError where a named number is not above 0 and finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
