@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 
-from agents.objectives import MethodConfigs
+from agents.objectives.dpo import DPOConfig
+from agents.objectives.grpo import GRPOConfig
+from agents.objectives.hepo import HEPOConfig
+from agents.objectives.ppo import PPOConfig
+from agents.objectives.raft import RAFTConfig
+from agents.objectives.rspo import RSPOConfig
+from agents.objectives.unified import UnifiedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(MethodConfigs):
+class TrainConfig(
+    HEPOConfig, PPOConfig, GRPOConfig, RAFTConfig, DPOConfig, UnifiedConfig, RSPOConfig
+):
     """One training run. Every default that the paper leaves open says so.
 
     What all methods share is in `SharedConfig`; what only some read is beside their loss.

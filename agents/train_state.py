@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from agents.actor_critic import ActorCriticModel
 from agents.critic import CriticLearner
 from agents.rollout import RolloutSource
 from agents.train_config import TrainConfig
 from gpr_rl.checkpoint import (
+    below,
     flatten_optimizer_state,
     load_checkpoint,
     restore_optimizer_state,
@@ -95,18 +95,14 @@ class TrainState:
                     f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
                 )
 
-        def part(name: str) -> dict[str, Tensor]:
-            start = name + "."
-            return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-        self.model.load_state_dict(part("model"))
-        self.reference.load_state_dict(part("reference"))
+        self.model.load_state_dict(below("model.", tensors))
+        self.reference.load_state_dict(below("reference.", tensors))
         for name, optimizer in (
             ("policy_optimizer", self.optimizer),
             ("critic_optimizer", self.critic.optimizer),
         ):
-            restore_optimizer_state(optimizer, part(name), meta[name])
+            restore_optimizer_state(optimizer, below(f"{name}.", tensors), meta[name])
         if self.critic.replay is not None and meta["replay_cursor"] is not None:
-            self.critic.replay.load(part("replay"), meta["replay_cursor"])
+            self.critic.replay.load(below("replay.", tensors), meta["replay_cursor"])
         self.step = meta["step"]
         self.history = meta["history"]

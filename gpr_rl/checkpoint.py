@@ -42,7 +42,11 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], meta: dict) ->
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Return what `save_checkpoint` wrote; a CheckpointError where it is not whole."""
+    """Return the tensors and the metadata that `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or none of this project; it stays as it is.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -1,7 +1,9 @@
-"""Checks of numbers that users give; each names the number, the rule and the value."""
+"""Checks of numbers and codes that users give; each names the thing, the rule and the value."""
 
 import math
 from numbers import Integral
+
+from torch import Tensor
 
 
 def check_at_least(least: int | float, **values: int | float) -> None:
@@ -31,3 +33,13 @@ def check_positive(**values: int | float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_codes(codes: Tensor, num_codes: int) -> None:
+    """Raise a ValueError, with place and value, where codes do not lie in [0, V)."""
+    wrong = (codes < 0) | (codes >= num_codes)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"codes must lie in [0, {num_codes}), got {int(codes[tuple(place)])} at {place}"
+        )

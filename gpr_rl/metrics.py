@@ -39,8 +39,10 @@ def ordered_pair_ratio(
 ) -> Float[Tensor, " B"]:
     """Return the share of pairs with different gains that `score` orders correctly (OPR).
 
-    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains. Raises as
-    `ndcg`.
+    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains.
+
+    Raises:
+        ValueError: As `ndcg`.
     """
     exists = torch.ones_like(score, dtype=torch.bool) if valid is None else valid
     gain, score = _prepare(score, gain, valid)
@@ -77,6 +79,9 @@ def recall_ndcg(
 
     The relevant entry at rank r (from 1) gives NDCG 1 / log2(r + 1), and 0 beyond the cutoff.
     Lists are best first, each entry at most once; fillers must differ from every target.
+
+    Raises:
+        ValueError: The cutoff is below 1.
     """
     check_at_least(1, cutoff=cutoff)
     hit = ranked[:, :cutoff] == target[:, None]

@@ -86,8 +86,10 @@ def svg_uri(content: bytes) -> str:
 def html_page(title: str, markdown: str, images: Mapping[str, str]) -> str:
     """Return the page of a Markdown text with tables; raw HTML in it is shown, not obeyed.
 
-    `images` says where the text's images are to be loaded from, e.g. data URIs; a ValueError names
-    one that it lacks.
+    `images` says where the text's images are to be loaded from, e.g. data URIs.
+
+    Raises:
+        ValueError: An image of the text that `images` lacks.
     """
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')

@@ -1,7 +1,5 @@
 """What a policy is trained on: pure functions, and thin TorchRL modules around them."""
 
-from dataclasses import dataclass
-
 from agents.critic import value_loss
 from agents.objectives.loss_shell import RolloutLoss
 from agents.objectives.process_rewards import (
@@ -16,17 +14,16 @@ from agents.objectives.terminal import candidate_zscore, terminal_advantage
 
 # isort: off
 # The methods, in the order of `method_names`: a new one is a file of this folder and a line here.
-from agents.objectives.hepo import HEPOAdvantage, HEPOConfig, HEPOLoss, hepo_advantages
-from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss, PPOConfig
-from agents.objectives.grpo import GRPOAdvantage, GRPOConfig, grpo_advantages
+from agents.objectives.hepo import HEPOAdvantage, HEPOLoss, hepo_advantages
+from agents.objectives.ppo import LevelGAE, LevelSummedPPOLoss
+from agents.objectives.grpo import GRPOAdvantage, grpo_advantages
 from agents.objectives.reinforce import (
     LeaveOneOutAdvantage,
     leave_one_out_advantages,
     reinforce_surrogate,
 )
-from agents.objectives.raft import RAFTConfig, RAFTLoss, raft_loss
+from agents.objectives.raft import RAFTLoss, raft_loss
 from agents.objectives.dpo import (
-    DPOConfig,
     DPOLoss,
     PreferencePairs,
     SDPOLoss,
@@ -34,8 +31,8 @@ from agents.objectives.dpo import (
     preference_pairs,
     sdpo_loss,
 )
-from agents.objectives.rspo import RSPOConfig, RSPOLoss, rspo_loss, rspo_losses
-from agents.objectives.unified import UnifiedConfig, UnifiedLoss, unified_loss, unified_weights
+from agents.objectives.rspo import RSPOLoss, rspo_loss, rspo_losses
+from agents.objectives.unified import UnifiedLoss, unified_loss, unified_weights
 from agents.objectives.ecpo import ecpo_surrogate
 from agents.objectives.gbpo import gbpo_surrogate
 # isort: on
@@ -48,7 +45,6 @@ __all__ = [
     "LeaveOneOutAdvantage",
     "LevelGAE",
     "LevelSummedPPOLoss",
-    "MethodConfigs",
     "PreferencePairs",
     "RAFTLoss",
     "RSPOLoss",
@@ -80,10 +76,3 @@ __all__ = [
     "unified_weights",
     "value_loss",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfigs(
-    HEPOConfig, PPOConfig, GRPOConfig, RAFTConfig, DPOConfig, UnifiedConfig, RSPOConfig
-):
-    """The dials of all methods of this folder."""

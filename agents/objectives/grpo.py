@@ -56,14 +56,8 @@ class GRPOAdvantage(LevelAdvantage):
 
     def __init__(self, *, eps: float = 1e-6, terminal: str = "zscore") -> None:
         """Store eps and the kind of advantage, see `terminal_advantage`."""
-        super().__init__()
         check_choice("terminal", terminal, TERMINALS)
-        self.eps = eps
-        self.terminal = terminal
-
-    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
-        """Return the advantage of each candidate, [B, K]."""
-        return terminal_advantage(self.terminal, reward, self.eps, resolve_valid(valid, reward))
+        super().__init__(lambda reward, valid: terminal_advantage(terminal, reward, eps, valid))
 
 
 @register_method("grpo", config=GRPOConfig)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.candidates import check_range, check_shape
+from gpr_rl.checks import check_codes
 from gpr_rl.random import Purpose, uniform
 
 PROCESS_REWARDS = ("capped", "uncapped", "potential")
@@ -65,8 +66,7 @@ def popularity_deltas(
         check_shape("popularity", popularity, "B, L, V", (num_requests, num_levels, num_codes))
         popularity = popularity.unsqueeze(1).expand(legal_mask.shape)
     check_shape("popularity", popularity, "B, K, L, V", legal_mask.shape)
-    if codes.numel() and (codes.min() < 0 or codes.max() >= num_codes):
-        raise ValueError(f"codes must lie in [0, {num_codes}), got [{codes.min()}, {codes.max()}]")
+    check_codes(codes, num_codes)
 
     coarse = slice(0, num_levels - 1)
     legal = legal_mask[..., coarse, :]

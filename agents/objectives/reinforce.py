@@ -38,9 +38,8 @@ def _leave_one_out(reward: Tensor, mask: Tensor) -> Tensor:
 class LeaveOneOutAdvantage(LevelAdvantage):
     """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
 
-    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
-        """Return the advantage of each candidate, [B, K]."""
-        return _leave_one_out(reward, resolve_valid(valid, reward))
+    def __init__(self) -> None:
+        super().__init__(_leave_one_out)
 
 
 def reinforce_surrogate(

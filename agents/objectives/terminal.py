@@ -4,15 +4,15 @@ Dims: B requests, K candidates, L levels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModule
 from torch import Tensor
 
-from agents.candidates import check_choice, check_range, keep_valid
+from agents.candidates import check_choice, check_range, keep_valid, resolve_valid
 from agents.shared_config import SharedConfig
 
 TERMINALS = ("zscore", "mean", "batch")
@@ -82,20 +82,16 @@ def at_every_level(score: Float[Tensor, "B K"], num_levels: int) -> Float[Tensor
     return score.unsqueeze(-1).repeat(1, 1, num_levels)
 
 
-class LevelAdvantage(TensorDictModuleBase):
-    """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `valid` [B, K] and `codes`."""
+class LevelAdvantage(TensorDictModule):
+    """Writes `advantage` [B, K, L, 1] from `terminal_reward` [B, K], `codes` and `valid` [B, K]."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_keys = ["terminal_reward", "codes", "valid"]
-        self.out_keys = ["advantage"]
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Take what makes the advantages [B, K] of rewards and of which candidates are valid."""
 
-    def score(self, reward: Tensor, valid: Tensor) -> Tensor:
-        """Return what a subclass makes of rewards, [B, K]."""
-        raise NotImplementedError
+        def at_each(reward: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+            advantage = score(reward, resolve_valid(valid, reward))
+            return at_every_level(advantage, codes.shape[-1]).unsqueeze(-1)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with `advantage` set."""
-        score = self.score(tensordict["terminal_reward"], tensordict["valid"])
-        advantage = at_every_level(score, tensordict["codes"].shape[-1])
-        return tensordict.set("advantage", advantage.unsqueeze(-1))
+        super().__init__(
+            at_each, in_keys=["terminal_reward", "codes", "valid"], out_keys=["advantage"]
+        )

@@ -17,14 +17,13 @@ from torch.distributions import Distribution
 from agents.actor_critic import make_policy_head
 from agents.candidates import (
     check_above,
-    check_range,
     check_shape,
     keep_valid,
     mean_over_candidates,
     resolve_valid,
 )
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
-from agents.objectives.rspo import RSPOConfig, rspo_losses
+from agents.objectives.loss_shell import Actor, path_log_prob, reference_path_log_prob
+from agents.objectives.rspo import RSPOConfig, RSPOLoss, rspo_losses
 from agents.registry import Method, register_method, tuning_space
 
 _MAX_VALUE = 1e3
@@ -117,19 +116,15 @@ def unified_loss(
     return mean_over_candidates(preferred * losses, mask), imitation
 
 
-class UnifiedLoss(RolloutLoss):
+class UnifiedLoss(RSPOLoss):
     """The unified loss over a rollout's candidates; `loss_objective` is RSPO's part."""
 
-    reads = ("codes", "valid", "terminal_reward", "reference_log_probs")
     writes = ("loss_objective", "loss_supervised", "entropy")
 
     def __init__(
         self, actor_network: Actor, *, beta: float = 0.3, delta: float = 1.0, weight: float = 0.1
     ) -> None:
-        super().__init__(actor_network)
-        check_range("beta", beta, 0.0)
-        self.beta = beta
-        self.delta = delta
+        super().__init__(actor_network, beta=beta, delta=delta)
         self.weight = weight
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:

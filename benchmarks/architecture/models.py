@@ -29,7 +29,7 @@ from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
 from gpr_rl.models.knowledge.providers import Click, HistoryThoughts, InformedPolicy, embed_thoughts
 from gpr_rl.models.knowledge.text_embedding import TfidfEmbedder
-from gpr_rl.pretraining.auxiliary import auxiliary_loss, depth_shares
+from gpr_rl.pretraining.auxiliary import AuxiliaryConfig, auxiliary_parts, depth_shares
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.schema import Action, Targets
 from simulators.world.history import as_seen
@@ -165,7 +165,8 @@ def _hhd(
         logits = model.window_logits(context, targets.codes)
         total = mtp_loss(logits, targets, model.head_logits, _ENTROPY_WEIGHT)
         noise = torch.Generator().manual_seed(batches.seed * 1_000_003 + step)
-        total = total + auxiliary_loss(model, context, targets, generator=noise)
+        parts = auxiliary_parts(model, context, targets, noise)
+        total = total + AuxiliaryConfig().total(parts)
         return total + logged_critic_loss(model, world, context, targets) if guided else total
 
     def rank(request_id: Tensor) -> Tensor:

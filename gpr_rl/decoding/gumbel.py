@@ -39,13 +39,16 @@ def gumbel_paths(
     policy.
 
     The noise is keyed by (seed, request id, draw, prefix): a request's paths don't depend on the
-    batch, and a larger K only adds paths at the end. Arguments and errors as in `sample_paths`.
+    batch, and a larger K only adds paths at the end. Arguments as in `sample_paths`.
 
     Returns:
         Candidates [B, K] in the order of the draws, with `log_weight`. `log_prob` is of the
         distribution drawn from: this temperature, legal codes only. With at most K legal paths all
         are returned, kappa is -inf and the weight is p itself; the rest is padded with codes 0,
         log_prob and log_weight -inf, value 0, ad_id -1.
+
+    Raises:
+        ValueError: As `sample_paths`.
     """
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)

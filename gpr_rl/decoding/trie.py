@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpr_rl.checks import check_codes
+
 _DEAD = 0  # node index of a prefix that no ad has; the real nodes of a level count from 1
 _ROOT = 1
 _NUM_FIRST = 8
@@ -69,7 +71,7 @@ class CodeTrie:
         self.codes = codes.long()
         self.num_codes = int(num_codes)
         self.num_ads, self.num_levels = codes.shape
-        self._check_range(self.codes)
+        check_codes(self.codes, self.num_codes)
         if ad_value is not None and ad_value.shape != codes.shape[:1]:
             raise ValueError(
                 f"ad_value must be [{self.num_ads}], one per ad, got {list(ad_value.shape)}"
@@ -107,20 +109,17 @@ class CodeTrie:
             parent = node
         self.paths = ordered[first]
 
-    def _check_range(self, codes: Tensor) -> None:
-        if ((codes < 0) | (codes >= self.num_codes)).any():
-            raise ValueError(
-                f"codes must lie in [0, {self.num_codes}), got {int(codes.min())}"
-                f" to {int(codes.max())}"
-            )
-
     @property
     def num_paths(self) -> int:
         """P, the number of distinct paths."""
         return len(self.paths)
 
     def restrict(self, eligible: Bool[Tensor, "B N"] | None = None) -> "LegalTrie":
-        """Return the tree of the ads each request may show, bool [B, N]; None: of all ads."""
+        """Return the tree of the ads each request may show, bool [B, N]; None: of all ads.
+
+        Raises:
+            ValueError: `eligible` is not bool [B, N].
+        """
         if eligible is None:
             return self._unrestricted
         if eligible.dtype != torch.bool or eligible.ndim != 2 or eligible.shape[1] != self.num_ads:
@@ -138,7 +137,11 @@ class CodeTrie:
     def legal_mask(
         self, prefix: Int[Tensor, "B *rest l"], eligible: Bool[Tensor, "B N"] | None = None
     ) -> Bool[Tensor, "B *rest V"]:
-        """Return which codes may follow each prefix; see `LegalTrie.mask`."""
+        """Return which codes may follow each prefix; see `LegalTrie.mask`.
+
+        Raises:
+            ValueError: As `restrict` and `LegalTrie.mask`.
+        """
         return self.restrict(eligible).mask(prefix)
 
     @cached_property
@@ -258,8 +261,7 @@ class LegalTrie:
             )
         if self.batch_size not in (1, len(codes)):
             raise ValueError(f"{name} has {len(codes)} requests, eligible has {self.batch_size}")
-        if codes.numel():
-            self.trie._check_range(codes)
+        check_codes(codes, self.trie.num_codes)
         nodes = [self.trie.root(*codes.shape[:-1])]
         for level, code in enumerate(codes.unbind(-1)):
             nodes.append(self.trie.child(level, nodes[-1], code))
@@ -292,13 +294,21 @@ class LegalTrie:
         return self.child_mask(prefix.shape[-1], node)
 
     def path_masks(self, codes: Int[Tensor, "B *rest L"]) -> Bool[Tensor, "B *rest L V"]:
-        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l]."""
+        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l].
+
+        Raises:
+            ValueError: As `mask`.
+        """
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         masks = [self.child_mask(level, node) for level, node in enumerate(nodes[:-1])]
         return torch.stack(masks, dim=-2)
 
     def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
-        """Return the ad of each path, -1 where no eligible ad has it; raises as `mask`."""
+        """Return the ad of each path, -1 where no eligible ad has it.
+
+        Raises:
+            ValueError: As `mask`.
+        """
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         return self.leaf_ad(nodes[-1])
 

@@ -6,6 +6,7 @@ Dims: B sequences, T tokens, L levels, V codes.
 import torch
 from torch import Tensor
 
+from gpr_rl.checks import check_codes
 from gpr_rl.schema import NUM_TIME_GAPS, Action, InputSpec, Tokens, TokenType
 
 
@@ -73,16 +74,6 @@ def check_paths(codes: Tensor, num_levels: int, num_codes: int) -> None:
     if codes.shape[-1] != num_levels:
         raise ValueError(f"paths must have {num_levels} codes, got {codes.shape[-1]}")
     check_codes(codes, num_codes)
-
-
-def check_codes(codes: Tensor, num_codes: int) -> None:
-    """Raise a ValueError, with place and value, where codes do not lie in [0, V)."""
-    wrong = _outside(codes, num_codes)
-    if wrong.any():
-        place = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"codes must lie in [0, {num_codes}), got {int(codes[tuple(place)])} at {place}"
-        )
 
 
 def _outside(values: Tensor, size: int | Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gpr_rl.checks import check_at_least
-from gpr_rl.models.checks import check_codes, check_paths, check_some
+from gpr_rl.checks import check_at_least, check_codes
+from gpr_rl.models.checks import check_paths, check_some
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import Context, DecoderState, gather_beams
 from gpr_rl.models.ecpm_head import EcpmHead
@@ -40,7 +40,10 @@ class HHD(nn.Module):
 
     A request's state is its last real token (the E token) with all before it. `begin` and
     `extend` go code by code for beams, `logits` and `hte` score known paths in one pass; both
-    give the same numbers. Paths have at least 2 levels.
+    give the same numbers.
+
+    Raises:
+        ValueError: Paths of fewer than 2 levels.
     """
 
     def __init__(self, config: HHDConfig, spec: InputSpec) -> None:
@@ -142,11 +145,19 @@ class HHD(nn.Module):
     def window_ecpm_logits(
         self, context: Context, codes: Int[Tensor, "B P L"]
     ) -> Float[Tensor, "B P Q"]:
-        """Return the logits of the eCPM token, which there must be, after one path per state."""
+        """Return the logits of the eCPM token after one path per state.
+
+        Raises:
+            ValueError: The model has no eCPM token.
+        """
         return self._ecpm(context, codes[:, :, None])[:, :, 0]
 
     def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
-        """Return the logits of the eCPM token after K known paths per request."""
+        """Return the logits of the eCPM token after K known paths per request.
+
+        Raises:
+            ValueError: The model has no eCPM token.
+        """
         return self._ecpm(context, codes[:, None])[:, 0]
 
     def _ecpm(self, context: Context, codes: Int[Tensor, "B S K L"]) -> Float[Tensor, "B S K Q"]:

@@ -111,7 +111,7 @@ class HSDBlock(nn.Module):
         heads = layout.unpack_heads(vqk, 3, self.num_heads)
         attended = layout.pack_heads(attend(heads, pairs, biases, rotary=self.rotary))
         x = x + self.output(self.output_norm(attended) * gate)
-        return x + self.ffn.of_parts(self.ffn_norm.parts(x, layout.sizes), layout.sizes)
+        return x + self.ffn(self.ffn_norm.parts(x, layout.sizes), layout.sizes)
 
 
 class HSD(nn.Module):

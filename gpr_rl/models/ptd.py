@@ -65,7 +65,8 @@ class PTD(nn.Module):
     def trunk_logits(self, state: DecoderState) -> Float[Tensor, "B S L V"]:
         """Return head 1's logits of every level before any code is known: LazyAR's trunk alone.
 
-        A decoder without a trunk is a ValueError.
+        Raises:
+            ValueError: The decoder has no trunk.
         """
         if state.trunk is None or not isinstance(self.decoder, LazyDecoder):
             raise ValueError("the decoder has no trunk: decoder is plain or num_lazy_layers is 0")

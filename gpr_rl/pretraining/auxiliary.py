@@ -41,31 +41,17 @@ class AuxiliaryConfig:
         return sum((getattr(self, name) * part for name, part in parts.items()), start=0.0)
 
 
-_DEFAULT = AuxiliaryConfig()
-
-
-def auxiliary_loss(
-    model: HHD,
-    context: Context,
-    targets: Targets,
-    config: AuxiliaryConfig = _DEFAULT,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, ""]:
-    """Return what to add to a stage's loss for the model's parts to learn; 0 if none has any.
-
-    `context` is of `model.window` at the targets' positions; head 1's targets are learned.
-    """
-    parts = auxiliary_parts(model, context, targets, generator)
-    return context.h.new_zeros(()) + config.total(parts)
-
-
 def auxiliary_parts(
     model: HHD,
     context: Context,
     targets: Targets,
     generator: torch.Generator | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the losses of the parts that the model has, named as their weights are."""
+    """Return the losses of the parts that the model has, named as their weights are.
+
+    `AuxiliaryConfig.total` of them is what to add to a stage's loss. `context` is of `model.window`
+    at the targets' positions; head 1's targets are learned.
+    """
     parts: dict[str, Tensor] = {}
     if context.router_logits is not None:
         real = _real(context)

@@ -63,7 +63,10 @@ def mtp_loss(
     - entropy_weight * H(w), with w = softmax(head_logits) on the simplex, equal at the start.
     Differs from the paper: the entropy term (nats of loss per nat, not given there), without which
     w collapses onto the easiest head. Heads without a valid target in this batch are left out and
-    the others' weights renormalised. No valid target at all is a ValueError.
+    the others' weights renormalised.
+
+    Raises:
+        ValueError: No target is valid.
     """
     count = targets.valid.flatten(0, 1).sum(0)
     if not count.any():

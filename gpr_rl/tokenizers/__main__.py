@@ -34,7 +34,7 @@ _FIT_FILE = "fit.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Fit a tokenizer on embeddings and write it with a report."""
+    """What `fit` is told."""
 
     embeddings: Path
     """Matrix [n, d]: `.npy`, `.safetensors`, or the columns of a `.parquet` table."""
@@ -62,36 +62,8 @@ class Fit:
     """Further arguments of the method, each `name=value`, for instance `num_epochs=50`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Write the report of a fitted tokenizer: DIR/report.html."""
-
-    directory: Annotated[Path, tyro.conf.Positional]
-    """What `fit` wrote."""
-    embeddings: Path | None = None
-    """Other rows to judge it by; none of them counts as held out."""
-    column: str | None = None
-    """Of that file."""
-    names: Path | None = None
-    """As for `fit`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encode:
-    """Encode a file of any size, a piece at a time."""
-
-    directory: Annotated[Path, tyro.conf.Positional]
-    """What `fit` wrote."""
-    embeddings: Path
-    """As for `fit`."""
-    out: Path
-    """Parquet table with columns code_1 to code_L."""
-    column: str | None = None
-    """As for `fit`."""
-
-
-def fit(args: Fit) -> Study:
-    """Fit, save and report."""
+def fit(args: Annotated[Fit, tyro.conf.arg(name="")]) -> Study:
+    """Fit a tokenizer on embeddings and write it with a report."""
     if not 0.0 <= args.holdout < 1.0:
         raise ValueError(f"--holdout must lie in [0, 1), got {args.holdout}")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -128,19 +100,32 @@ def fit(args: Fit) -> Study:
         "seconds": round(seconds, 2),
     }
     (args.out / _FIT_FILE).write_text(json.dumps(info, indent=2) + "\n")
-    return report(Report(directory=args.out, names=args.names))
+    return report(args.out, names=args.names)
 
 
-def report(args: Report) -> Study:
-    """Study the rows of the fit, or others, and write the page."""
-    tokenizer = open_tokenizer(args.directory)
-    path = args.directory / _FIT_FILE
+def report(
+    directory: tyro.conf.Positional[Path],
+    *,
+    embeddings: Path | None = None,
+    column: str | None = None,
+    names: Path | None = None,
+) -> Study:
+    """Write the report of a fitted tokenizer: DIR/report.html.
+
+    Args:
+        directory: What `fit` wrote.
+        embeddings: Other rows to judge it by; none of them counts as held out.
+        column: Of that file.
+        names: As for `fit`.
+    """
+    tokenizer = open_tokenizer(directory)
+    path = directory / _FIT_FILE
     info = json.loads(path.read_text()) if path.is_file() else {}
-    source = args.embeddings or (Path(info["embeddings"]) if info else None)
+    source = embeddings or (Path(info["embeddings"]) if info else None)
     if source is None:
         raise ValueError(f"{path} is missing: say --embeddings FILE")
-    is_own = args.embeddings is None
-    x = read_embeddings(load_matrix(source, info.get("column") if is_own else args.column))
+    is_own = embeddings is None
+    x = read_embeddings(load_matrix(source, info.get("column") if is_own else column))
     if is_own and _digest(x) != info["sha256"]:
         raise ValueError(f"{source} is not what it was at the fit: say --embeddings FILE")
     share = info["holdout"] if is_own else 0.0
@@ -154,14 +139,14 @@ def report(args: Report) -> Study:
         tokenizer.decode(codes),
         tokenizer.num_codes,
         _held_out(len(x), share, info.get("seed", 0)),
-        None if args.names is None else _read_names(args.names),
+        None if names is None else _read_names(names),
     )
     title = f"Semantic IDs of {source.name}: {type(tokenizer).__name__}"
-    page = args.directory / "report.html"
+    page = directory / "report.html"
     write_page(page, title, study, {**info, **tokenizer.config, "judged on": source})
-    for name, (number, found) in study.parts.items():
+    for part, (number, found) in study.parts.items():
         print(
-            f"{name}: {number:,} rows, collision rate {found.collision_rate:.4f}, "
+            f"{part}: {number:,} rows, collision rate {found.collision_rate:.4f}, "
             f"path similarity {found.path_similarity:.4f}, "
             f"reconstruction error {found.reconstruction_error:.4g}, code usage "
             + " ".join(f"{usage:.3f}" for usage in found.code_usage.tolist())
@@ -171,13 +156,29 @@ def report(args: Report) -> Study:
     return study
 
 
-def encode(args: Encode) -> int:
-    """Encode a file and return the number of rows."""
-    tokenizer = open_tokenizer(args.directory)
+def encode(
+    directory: tyro.conf.Positional[Path],
+    *,
+    embeddings: Path,
+    out: Path,
+    column: str | None = None,
+) -> int:
+    """Encode a file of any size, a piece at a time.
+
+    Args:
+        directory: What `fit` wrote.
+        embeddings: As for `fit`.
+        out: Parquet table with columns code_1 to code_L.
+        column: As for `fit`.
+
+    Returns:
+        The number of rows.
+    """
+    tokenizer = open_tokenizer(directory)
     started = time.monotonic()
-    num_rows = encode_file(tokenizer, args.embeddings, args.out, column=args.column)
+    num_rows = encode_file(tokenizer, embeddings, out, column=column)
     seconds = time.monotonic() - started
-    print(f"{args.out}: {num_rows:,} rows in {seconds:.1f} s")
+    print(f"{out}: {num_rows:,} rows in {seconds:.1f} s")
     return num_rows
 
 
@@ -230,11 +231,9 @@ def _read_names(path: Path) -> list[str]:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    commands: dict[type, Callable[..., Any]] = {Fit: fit, Report: report, Encode: encode}
-    names: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in commands}
-    args = tyro.extras.subcommand_cli_from_dict(names, description=__doc__)
+    commands: dict[str, Callable[..., Any]] = {"fit": fit, "report": report, "encode": encode}
     try:
-        commands[type(args)](args)
+        tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

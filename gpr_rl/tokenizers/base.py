@@ -99,7 +99,11 @@ class Tokenizer(ABC):
             raise ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
 
     def save(self, directory: str | Path) -> None:
-        """Write settings and what was fitted to `directory`, replacing what `save` left there."""
+        """Write settings and what was fitted to `directory`, replacing what `save` left there.
+
+        Raises:
+            ValueError: Not fitted.
+        """
         self._check_fitted()
         fitted, tensors = self._state()
         directory = Path(directory)
@@ -189,7 +193,11 @@ def read_codes(codes: ArrayLike | Tensor, num_codes: Sequence[int]) -> Int[Tenso
 
 
 def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) -> tuple[int, ...]:
-    """Return the codes per level as L integers; a ValueError where there are no or other levels."""
+    """Return the codes per level as L integers.
+
+    Raises:
+        ValueError: No levels, a level without codes, or another number of entries than levels.
+    """
     check_at_least(1, num_levels=num_levels)
     if isinstance(num_codes, SupportsIndex):
         per_level = (operator.index(num_codes),) * num_levels
@@ -205,7 +213,9 @@ def read_num_codes(num_codes: SupportsIndex | Sequence[int], num_levels: int) ->
 def read_info(directory: str | Path) -> dict[str, Any]:
     """Return what the JSON of the tokenizer in `directory` says; `kind` is its class.
 
-    No tokenizer there is a FileNotFoundError, a damaged JSON a ValueError.
+    Raises:
+        FileNotFoundError: No tokenizer there.
+        ValueError: The JSON is damaged or of another version's format.
     """
     path = Path(directory) / _INFO_FILE
     if not path.is_file():

@@ -14,7 +14,11 @@ class CodeIndex:
     """Which items have a path, and which path an item has; several items may share one."""
 
     def __init__(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> None:
-        """Index the paths int64 [n, L] of items; see `add`."""
+        """Index the paths int64 [n, L] of items; arguments as in `add`.
+
+        Raises:
+            ValueError: As `add`.
+        """
         self._num_levels = codes.shape[1]
         self._path: dict[int, tuple[int, ...]] = {}
         self._items: dict[tuple[int, ...], list[int]] = {}
@@ -57,7 +61,11 @@ class CodeIndex:
         return sorted(i for p, items in self._items.items() if p[:size] == wanted for i in items)
 
     def codes(self, item_id: Iterable[int]) -> Int[Tensor, "n L"]:
-        """Return the paths int64 [n, L] of items; a ValueError for an id not in the index."""
+        """Return the paths int64 [n, L] of items.
+
+        Raises:
+            ValueError: An id that is not in the index.
+        """
         ids = list(map(int, item_id))
         unknown = [item for item in ids if item not in self._path]
         if unknown:

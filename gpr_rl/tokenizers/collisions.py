@@ -16,7 +16,11 @@ items of a path, so that every path is one item's."""
 def resolve_collisions(codes: Int[Tensor, "n L"], resolve: str) -> Int[Tensor, "n L2"]:
     """Return the paths that training, decoding and the environment use, by one of `RESOLVE`.
 
-    That is `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of the rows.
+    Of `codes` int64 [n, L] that is `codes`, or [n, L + 1] with the suffix 0, 1, ... in the order of
+    the rows.
+
+    Raises:
+        ValueError: Unknown name.
     """
     if resolve not in RESOLVE:
         raise ValueError(f"resolve must be one of {', '.join(RESOLVE)}, got {resolve!r}")

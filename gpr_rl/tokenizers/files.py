@@ -51,7 +51,8 @@ def iterate_matrix(
 ) -> Iterator[NDArray]:
     """Yield the matrix of a Parquet file in pieces [<= batch_rows, d].
 
-    No embedding columns, a null, or lists of different lengths are a ValueError.
+    Raises:
+        ValueError: No embedding columns, a null, or lists of different lengths.
     """
     source = pq.ParquetFile(path, pre_buffer=False)
     names = embedding_columns(source.schema_arrow, str(path), column)

@@ -20,7 +20,10 @@ name (a table has them), which are zipped to tuples in the order of their sorted
 def read_keys(keys: Keys, num_rows: int) -> list[tuple[str, ...]]:
     """Return the keys as a tuple of strings per row.
 
-    No columns, another number of rows than `num_rows` and a missing value are ValueErrors.
+    Values that are not strings are written as `str` writes them.
+
+    Raises:
+        ValueError: No columns, another number of rows than `num_rows`, or a missing value.
     """
     if isinstance(keys, pd.DataFrame):
         keys = {str(name): column.tolist() for name, column in keys.items()}

@@ -18,14 +18,23 @@ TOKENIZERS: dict[str, Kind] = {
 
 
 def tokenizer_class(method: str) -> Kind:
-    """Return the class of a name; a ValueError where it is unknown."""
+    """Return the class of a name.
+
+    Raises:
+        ValueError: Unknown name.
+    """
     if method not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {method!r}: choose one of {', '.join(TOKENIZERS)}")
     return TOKENIZERS[method]
 
 
 def open_tokenizer(directory: str | Path) -> Tokenizer:
-    """Return the tokenizer that some `save` wrote to `directory`; raises as `Tokenizer.load`."""
+    """Return the tokenizer that some `save` wrote to `directory`.
+
+    Raises:
+        FileNotFoundError: No tokenizer there.
+        ValueError: Its files are damaged, or it is of a kind that this version does not know.
+    """
     kind = read_info(directory)["kind"]
     for known in TOKENIZERS.values():
         if known.__name__ == kind:

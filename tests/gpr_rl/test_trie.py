@@ -130,7 +130,7 @@ def test_levels_may_use_fewer_codes_than_the_largest() -> None:
 def test_says_what_is_wrong_with_the_input() -> None:
     codes = torch.tensor([[0, 1], [1, 1]])
     trie = CodeTrie(codes, num_codes=2)
-    with pytest.raises(ValueError, match=r"\[0, 2\), got 0 to 2"):
+    with pytest.raises(ValueError, match=r"\[0, 2\), got 2 at \[0, 1\]"):
         CodeTrie(torch.tensor([[0, 2]]), num_codes=2)
     with pytest.raises(ValueError, match=r"N, L >= 1, got \[0, 3\]"):
         CodeTrie(torch.zeros(0, 3, dtype=torch.int64), num_codes=2)
@@ -138,7 +138,7 @@ def test_says_what_is_wrong_with_the_input() -> None:
         CodeTrie(codes, num_codes=2, ad_value=torch.tensor([0.0, torch.nan]))
     with pytest.raises(ValueError, match=r"ad_value must be \[2\]"):
         CodeTrie(codes, num_codes=2, ad_value=torch.zeros(3))
-    with pytest.raises(ValueError, match=r"\[0, 2\), got -1 to -1"):
+    with pytest.raises(ValueError, match=r"\[0, 2\), got -1 at \[0, 0\]"):
         trie.legal_mask(torch.tensor([[-1]]))
     with pytest.raises(ValueError, match=r"l in 0..1, got \[1, 2\]"):
         trie.legal_mask(torch.tensor([[0, 1]]))

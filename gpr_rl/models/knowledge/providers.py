@@ -136,7 +136,8 @@ class KnowledgeSlot(nn.Module):
     ) -> Float[Tensor, "B 1 D"]:
         """Return the slot beside `h`; without knowledge, that of the zero vector, an empty text.
 
-        Vectors of another width or number, or not finite, are a ValueError.
+        Raises:
+            ValueError: Vectors of another width or number, or not finite.
         """
         want = (len(h), self.project.in_features)
         if knowledge is None:

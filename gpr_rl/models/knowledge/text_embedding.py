@@ -80,7 +80,11 @@ class TfidfEmbedder:
 
     @classmethod
     def load(cls, directory: Path) -> "TfidfEmbedder":
-        """Read what `save` wrote; two files that do not fit each other are a ValueError."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The two files do not fit each other.
+        """
         tensors = load_file(directory / _WEIGHTS)
         words = json.loads((directory / _WORDS).read_text())
         if not len(words) == len(tensors["weight"]) == len(tensors["directions"]):
@@ -93,7 +97,8 @@ class TfidfEmbedder:
 class SentenceEmbedder:
     """A sentence-transformers model from a local folder; nothing is downloaded.
 
-    Without the package sentence-transformers there is an ImportError.
+    Raises:
+        ImportError: sentence-transformers is not installed.
     """
 
     def __init__(self, directory: Path) -> None:

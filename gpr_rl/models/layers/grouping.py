@@ -142,14 +142,13 @@ class GroupedFFN(nn.Module):
         nn.init.normal_(self.weight_in, std=dim**-0.5)
         nn.init.normal_(self.weight_out, std=hidden**-0.5)
 
-    def forward(self, x: Float[Tensor, "M D"], sizes: tuple[int, ...]) -> Float[Tensor, "M D"]:
-        """Transform packed tokens; `sizes` are the tokens per type."""
-        return self.of_parts([x], sizes)
-
-    def of_parts(self, parts: Sequence[Tensor], sizes: tuple[int, ...]) -> Float[Tensor, "M D"]:
-        """Return `forward` of tokens that come as one piece, or as one per type."""
+    def forward(
+        self, x: Float[Tensor, "M D"] | Sequence[Tensor], sizes: tuple[int, ...]
+    ) -> Float[Tensor, "M D"]:
+        """Transform packed tokens, one piece or one per type; `sizes` are the tokens per type."""
+        parts = [x] if isinstance(x, Tensor) else list(x)
         if len(self.weight_in) == 1:
-            return self._group(parts[0] if len(parts) == 1 else torch.cat(list(parts)), 0)
+            return self._group(parts[0] if len(parts) == 1 else torch.cat(parts), 0)
         pieces = parts[0].split(sizes) if len(parts) == 1 else parts
         return torch.cat([self._group(piece, group) for group, piece in enumerate(pieces)])
 

@@ -80,17 +80,15 @@ class HSTUBlock(nn.Module):
         time: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B H T d"]:
         """Return A V. Neither forward nor backward holds scores of more than one chunk."""
-        num_tokens = time.shape[1]
+        if time.shape[1] <= self.query_chunk:
+            return self._attend_chunk(query, key, value, time)
         parts = []
-        for start in range(0, num_tokens, self.query_chunk):
-            stop = min(start + self.query_chunk, num_tokens)
+        for start in range(0, time.shape[1], self.query_chunk):
+            stop = start + self.query_chunk
             inputs = query[:, :, start:stop], key[:, :, :stop], value[:, :, :stop], time[:, :stop]
-            if torch.is_grad_enabled() and num_tokens > self.query_chunk:
-                part = checkpoint(
-                    self._attend_chunk, *inputs, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                part = self._attend_chunk(*inputs)
+            part = checkpoint(
+                self._attend_chunk, *inputs, use_reentrant=False, preserve_rng_state=False
+            )
             parts.append(part)
         return torch.cat(parts, dim=2)
 

@@ -14,9 +14,8 @@ from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.hsd import TokenEmbedding
-from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss
+from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss, transformer_blocks
 from gpr_rl.schema import InputSpec, Tokens
 
 
@@ -65,12 +64,7 @@ class OneRec(nn.Module):
         self.embedding = TokenEmbedding(config.dim, spec)
         self.position = nn.Parameter(torch.randn(spec.max_tokens, config.dim) * config.dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder = nn.ModuleList(
-            TransformerBlock(
-                config.dim, config.num_heads, config.ffn_multiple * config.dim, config.dropout
-            )
-            for _ in range(config.num_encoder_layers)
-        )
+        self.encoder = transformer_blocks(config, config.num_encoder_layers)
         self.norm = nn.LayerNorm(config.dim)
         self.decoder = CodeDecoder(
             HHDConfig(dim=config.dim, num_heads=config.num_heads, ffn_multiple=config.ffn_multiple),

@@ -15,18 +15,32 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpr_rl.checks import check_at_least
+from gpr_rl.models.layers.transformer import TransformerBlock
 from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.schema import Tokens, TokenType
 
 
 def check_sizes(config: Any) -> None:
-    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes."""
+    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes.
+
+    Raises:
+        ValueError: An integer below 1, heads that do not divide the width, dropout outside [0, 1).
+    """
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     check_at_least(1, **{k: v for k, v in values.items() if isinstance(v, int)})
     if config.dim % config.num_heads:
         raise ValueError(f"num_heads must divide dim={config.dim}, got {config.num_heads}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {config.dropout}")
+
+
+def transformer_blocks(config: Any, num_layers: int) -> nn.ModuleList:
+    """Return causal blocks of a configuration's sizes."""
+    dim, hidden = config.dim, config.ffn_multiple * config.dim
+    blocks = (
+        TransformerBlock(dim, config.num_heads, hidden, config.dropout) for _ in range(num_layers)
+    )
+    return nn.ModuleList(blocks)
 
 
 def last_position(tokens: Tokens) -> Int[Tensor, "B 1"]:

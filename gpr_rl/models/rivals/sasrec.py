@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.models.checks import check_some, check_tokens
-from gpr_rl.models.layers.transformer import TransformerBlock
-from gpr_rl.models.rivals.parts import AdScorer, check_sizes, item_columns
+from gpr_rl.models.rivals.parts import AdScorer, check_sizes, item_columns, transformer_blocks
 from gpr_rl.schema import Action, InputSpec, Tokens
 
 _INIT_STD = 0.02  # near-uniform predictions at the start
@@ -64,12 +63,7 @@ class SASRec(AdScorer):
         for embedding in (self.item, self.action):
             nn.init.normal_(embedding.weight, std=_INIT_STD)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                config.dim, config.num_heads, config.ffn_multiple * config.dim, config.dropout
-            )
-            for _ in range(config.num_layers)
-        )
+        self.blocks = transformer_blocks(config, config.num_layers)
         self.norm = nn.LayerNorm(config.dim)
 
     @property

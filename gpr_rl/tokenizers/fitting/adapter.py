@@ -52,8 +52,11 @@ def train_adapter(
 
     Pairs int [P, 2] of rows of x are drawn in proportion to their weights [P], P per epoch; within
     a batch, the partners of other pairs are the negatives, except rows that are the anchor or its
-    partner again. `temperature` divides the cosine similarities. Misshapen, empty or unknown pairs
-    and weights that are negative or without a positive sum are ValueErrors.
+    partner again. `temperature` divides the cosine similarities.
+
+    Raises:
+        ValueError: Misshapen or empty pairs, a row out of range, or weights that are negative or
+            without a positive sum.
     """
     pairs, weight = torch.as_tensor(pairs), torch.as_tensor(weight).double()
     _check_pairs(pairs, weight, len(x))

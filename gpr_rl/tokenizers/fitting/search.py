@@ -67,10 +67,7 @@ def nearest(
     offset: Float[Tensor, " V"] | None = None,
 ) -> Int[Tensor, " n"]:
     """Return `Nearest` of any number of rows, int64 [n]."""
-    search = Nearest(centroids, offset)
-    with full_precision():
-        codes = [search(part) for part in rows.split(BLOCK)]
-    return torch.cat(codes)
+    return encode_residual(rows, [centroids], [offset])[:, 0]
 
 
 def _exact(rows: Tensor, centroids: Tensor, offset: Tensor | None) -> Tensor:
@@ -141,16 +138,13 @@ def check_rows(x: Float[Tensor, "n d"], num_codes: Sequence[int]) -> None:
 def encode_residual(
     x: Float[Tensor, "n d"],
     codebooks: Sequence[Tensor],
-    offsets: Sequence[Tensor] | None = None,
+    offsets: Sequence[Tensor | None] | None = None,
 ) -> Int[Tensor, "n L"]:
     """Return the code of every level, int64 [n, L], of rows float32 [n, d].
 
     Codebooks are float32 [V, d], offsets float32 [V] (`search.nearest`), each per level.
     """
-    searches = [
-        Nearest(codebook, None if offsets is None else offsets[level])
-        for level, codebook in enumerate(codebooks)
-    ]
+    searches = list(map(Nearest, codebooks, offsets or [None] * len(codebooks)))
     codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
     with full_precision():
         for start in range(0, len(x), BLOCK):  # all levels of a block while it is in the cache

@@ -57,9 +57,18 @@ def study_codes(
     held_out: Bool[Tensor, " n"],
     names: Sequence[str] | None = None,
 ) -> Study:
-    """Return the study of a coding, of rows some of which the fit did not see (`held_out`).
+    """Return the study of a coding.
 
-    `x_hat` is decoded; `names`, one per row, are for the largest collisions.
+    Args:
+        codes: int64 [n, L], n >= 1.
+        x: float32 [n, d].
+        x_hat: float32 [n, d], decoded.
+        num_codes: Codes per level.
+        held_out: Rows that the fit did not see.
+        names: One per row, for the largest collisions.
+
+    Raises:
+        ValueError: Names of another number than rows.
     """
     if names is not None and len(names) != len(x):
         raise ValueError(f"there are {len(names)} names for {len(x)} rows")

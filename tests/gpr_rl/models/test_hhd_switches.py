@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.layers.grouping import TokenLayout
-from gpr_rl.pretraining.auxiliary import auxiliary_loss
+from gpr_rl.pretraining.auxiliary import AuxiliaryConfig, auxiliary_parts
 from gpr_rl.pretraining.mtp import mtp_loss
 from gpr_rl.schema import Targets, Tokens
 from tests.gpr_rl.models.model_inputs import (
@@ -198,7 +198,8 @@ def test_every_switch_trains(switch: str) -> None:
         context = model.window(tokens, targets.position, _knowledge(switch))
         logits = model.window_logits(context, targets.codes)
         policy = mtp_loss(logits, targets, model.head_logits, 0.0)
-        beside = auxiliary_loss(model, context, targets, generator=generator)
+        parts = auxiliary_parts(model, context, targets, generator)
+        beside = AuxiliaryConfig().total(parts)
         (policy + beside).backward()
         for name, parameter in model.named_parameters():
             if not name.startswith("hte."):

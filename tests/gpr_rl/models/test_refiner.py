@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.models.refiner import Refiner, path_embedding, signal_share, unit_variance
-from gpr_rl.pretraining.auxiliary import auxiliary_loss, auxiliary_parts
+from gpr_rl.pretraining.auxiliary import auxiliary_parts
 from gpr_rl.pretraining.mtp import mtp_loss
 from tests.gpr_rl.models.model_inputs import (
     SPEC,
@@ -111,8 +111,9 @@ def test_the_loss_moves_the_denoiser_alone() -> None:
     model = make_model(**ON)
     tokens, targets = make_tokens(KINDS, PROMPTS), make_targets(POSITIONS, 4)
     context = model.window(tokens, targets.position)
-    assert set(auxiliary_parts(model, context, targets)) == {"refining"}
-    auxiliary_loss(model, context, targets).backward()
+    parts = auxiliary_parts(model, context, targets)
+    assert set(parts) == {"refining"}
+    parts["refining"].backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == name.startswith("refiner.denoiser."), name
 
@@ -139,7 +140,7 @@ def test_the_target_never_reaches_the_logits_of_generation() -> None:
         changed = targets.clone()
         changed.codes[..., level] = (changed.codes[..., level] + 1) % SPEC.num_codes
         context = model.window(tokens, changed.position)
-        auxiliary_loss(model, context, changed)  # learns from the target
+        auxiliary_parts(model, context, changed)  # learns from the target
         after = model.window_logits(context, changed.codes)
         assert torch.equal(after[..., : level + 1, :], before[..., : level + 1, :])
         if level < 2:
