@@ -105,6 +105,7 @@ def test_the_tables_are_in_units_of_the_logging_policy() -> None:
     assert isinstance(table, Table)
     rows = rows_of(table)
     assert list(rows) == ["uniform", "greedy"]  # by true revenue
+    assert list(table.columns)[3:7] == ["bias, ips", "bias, dm", "RMSE, ips", "RMSE, dm"]
     assert rows["greedy"] == {
         "true value": 3.0,  # 6 over the logging policy's 2
         "effective rows": 10,

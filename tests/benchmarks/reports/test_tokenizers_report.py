@@ -165,6 +165,7 @@ def test_every_grade_stands_in_its_own_column() -> None:
     assert main_table(results, "world", methods, None).title.endswith("synthetic world's items")
     assert main_table(results, "file", methods, Path("own.npy")).title.endswith("own.npy")
     parts = rows_of(split_table(results, "world", methods))
+    assert list(parts)[:2] == ["rq_vae, train", "rq_vae, heldout"]
     assert {row: cells["collision rate"] for row, cells in parts.items()} == {
         "rq_vae, train": 110,
         "rq_vae, heldout": 210,
