@@ -32,7 +32,7 @@ benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
     higher_is_better=False ==> higher_is_better=True
     "|bias|": "abs_bias" ==> "|bias|": "bias"
     TRUTH, "value") / behavior ==> TRUTH, "value") - behavior
-    [("bias", m) for m in methods] + [("rmse", m) ==> [("rmse", m) for m in methods] + [("bias", m)
+    {"bias": "bias", "rmse": "RMSE", ==> {"bias": "RMSE", "rmse": "bias",
     max(sizes.log_sizes) ==> min(sizes.log_sizes)
 benchmarks/reports/trials.py < benchmarks/reports/test_architecture_report.py
     trial["score"] is None else ==> trial["score"] is not None else
@@ -60,7 +60,7 @@ benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
     "OPR": "opr" ==> "OPR": "opr_own"
     ("auc", "auc_oracle", "log_loss" ==> ("auc_oracle", "auc", "log_loss"
 benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
-    pair["row"], pair["baseline"] ==> pair["baseline"], pair["row"]
+    [row], baseline)), None) ==> [baseline], row)), None)
     "lowers": "worse" ==> "lowers": "better"
     - low) / (high - low) ==> - low) / high
     ["pool_min"].transform("min") ==> ["pool_min"].transform("max")
@@ -69,9 +69,9 @@ benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
     [c for c in parts if c != "requests_s"] ==> parts
     VIEWS[view], TEST) ==> VIEWS["rankers"], TEST)
 benchmarks/alignment/studies.py < benchmarks/reports/test_alignment_report.py
-    for name in (method, rival) ==> for name in (rival, method)
-    paired(results, row, plain, metric) ==> paired(results, plain, row, metric)
-    paired(results, row, plain, "entropy") ==> paired(results, plain, row, "entropy")
+    (on_market(method, m), on_market(rival, m)) ==> (on_market(rival, m), on_market(method, m))
+    paired(named, name, plain, metric) ==> paired(named, plain, name, metric)
+    paired(named, name, plain, "entropy") ==> paired(named, plain, name, "entropy")
 benchmarks/rankers/report.py < benchmarks/reports/test_rankers_report.py
     methods[0], "_oracle") ==> methods[-1], "_oracle")
     "auc", words, others, first) ==> "auc", words, [first], others[0])
