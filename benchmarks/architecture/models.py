@@ -236,7 +236,10 @@ def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConf
 
     row_model = HHD(row_config(row, sizes.model), world.spec)
     wanted = non_embedding_parameters(row_model, critic=row in GUIDED)
-    own = count(base.ffn_multiple)
-    per_unit = count(base.ffn_multiple + 1) - own
+    # the counted models draw weights: as many must be made for a control to start as it always did
+    own, per_unit = (
+        count(base.ffn_multiple),
+        count(base.ffn_multiple + 1) - count(base.ffn_multiple),
+    )
     wider = math.ceil((wanted - own) * base.dim / per_unit)
     return replace(base, ffn_multiple=base.ffn_multiple + wider / base.dim)
