@@ -12,6 +12,7 @@ import pytest
 from agents.trainer import train
 from agents.warm_start import warm_start
 from benchmarks.alignment.presets import PRESETS
+from benchmarks.alignment.rows import labelled
 from benchmarks.evaluation import (
     ad_distribution,
     make_evaluation_set,
@@ -120,14 +121,14 @@ def test_a_run_grows_by_rows_and_what_was_there_stays(finished: Path, tmp_path: 
     assert grown.returncode == 0, grown.stderr
     assert "of" in grown.stderr
     after = numbers(out)
-    rows = set(after["method"])
+    rows = set(labelled(after)["method"])
     assert {"ranks", "ranks@drift", "hepo+arr@drift", "hepo+critic_replay"} <= rows
     assert {"ppo@tight_budgets", "vaft@drift", "logging@tight_budgets"} <= rows
     kept = after.merge(before[before.columns[:-1]], on=list(before.columns[:-1]))
     kept = kept.sort_values(list(before.columns[:-1])).reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before, check_exact=True)
     # Its base rows are those of a run that had them from the start.
-    whole = numbers(finished)
+    whole, after = labelled(numbers(finished)), labelled(after)
     mine = after[after["method"].isin(["ppo", "hepo"])].reset_index(drop=True)
     same = whole[whole["method"].isin(["ppo", "hepo"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(mine, same, check_exact=True)
