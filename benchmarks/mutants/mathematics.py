@@ -31,7 +31,7 @@ benchmarks/reports/reading.py < benchmarks/test_report.py benchmarks/test_correc
     self.adjusted_p_value >= LEVEL ==> self.p_value >= LEVEL
     smallest < LEVEL ==> smallest > LEVEL
     num_together=len(indices) ==> num_together=len(declared)
-agents/off_policy/estimators.py < agents/test_off_policy.py
+agents/off_policy/estimators.py < agents/off_policy/test_estimators.py
     clip_weight(target / propensity ==> clip_weight(propensity / target
     return weight.clamp_max(max_weight) ==> return weight
     weight.sum(-1).square() / square ==> weight.sum(-1) / square
@@ -42,7 +42,7 @@ agents/off_policy/estimators.py < agents/test_off_policy.py
     ratio_error(residual) / divisor ==> ratio_error(residual)
     .sqrt() * math.sqrt(num_rows / (num_rows - 1)) ==> .sqrt()
     expected + weight * residual ==> expected - weight * residual
-agents/off_policy/slate.py < agents/test_off_policy.py
+agents/off_policy/slate.py < agents/off_policy/test_estimators.py
     target).prod(-1, keepdim=True) ==> target).mean(-1, keepdim=True)
     target).cumprod(-1)\n    return ==> target)\n    return
     direct_method(expected_prediction[..., 0]) ==> direct_method(expected_prediction.sum(-1))
