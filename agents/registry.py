@@ -72,6 +72,13 @@ class _Registered:
 
 
 _METHODS: dict[str, _Registered] = {}
+_EVERY_DIAL: list[type[SharedConfig]] = [SharedConfig]
+
+
+def with_every_dial(config: type[C]) -> type[C]:
+    """Make a class, which it returns, the configuration of methods that name none."""
+    _EVERY_DIAL.append(config)
+    return config
 
 
 def register_method(
@@ -99,12 +106,7 @@ def register_method(
     Raises:
         ValueError: The space has a field that the configuration has not.
     """
-    if config is None:
-        from agents.train_config import TrainConfig  # made of the registered methods' dials
-
-        known: type[SharedConfig] = TrainConfig
-    else:
-        known = config
+    known: type[SharedConfig] = _EVERY_DIAL[-1] if config is None else config
     unknown = set(search_space) - {field.name for field in fields(known)}
     if unknown:
         raise ValueError(f"the search space of {name!r} has unknown fields: {sorted(unknown)}")

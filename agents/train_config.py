@@ -9,8 +9,10 @@ from agents.objectives.ppo import PPOConfig
 from agents.objectives.raft import RAFTConfig
 from agents.objectives.rspo import RSPOConfig
 from agents.objectives.unified import UnifiedConfig
+from agents.registry import with_every_dial
 
 
+@with_every_dial
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
     HEPOConfig, PPOConfig, GRPOConfig, RAFTConfig, DPOConfig, UnifiedConfig, RSPOConfig
