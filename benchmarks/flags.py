@@ -45,7 +45,8 @@ class Flags:
     out: Annotated[Path | None, flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in the folder. What is finished is not run again."""
+    """Go on with the run in the folder, in architecture and scaling perhaps with more methods or
+    seeds. What is finished is not run again."""
     workers: Annotated[int, flag("N", "2")] = 2
     """Processes, one thread each. The numbers don't depend on it."""
     launcher: Literal["local", "ray"] = "local"

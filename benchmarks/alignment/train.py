@@ -40,7 +40,7 @@ from simulators.world import World
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a row is run, whatever its numbers; fields as those of `benchmarks.suite.Settings`."""
+    """How a row is run, whatever its numbers; fields as those of `benchmarks.settings.Settings`."""
 
     resume: bool
     plugins: tuple[str, ...] = ()
