@@ -10,14 +10,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.mutants.mathematics import MATHEMATICS
 from benchmarks.mutants.mutant import Mutant, check, read_mutants
-from benchmarks.mutants.objectives import OBJECTIVES
-from benchmarks.mutants.reports import REPORTS
 from benchmarks.mutants.trial import survivors
 
-MUTANTS = read_mutants(REPORTS + MATHEMATICS + OBJECTIVES)
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = sorted((ROOT / "tests" / "mutants").glob("*.txt"))
+MUTANTS = [mutant for table in TABLES for mutant in read_mutants(table.read_text("utf-8"))]
 
 
 @dataclass(frozen=True, kw_only=True)
