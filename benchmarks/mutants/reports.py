@@ -58,7 +58,7 @@ benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
     (share <= 0).sum() ==> (share > 0).sum()
     in ("dpo", "ppo", "grpo"): ==> in ("dpo", "ppo"):
     "OPR": "opr" ==> "OPR": "opr_own"
-    ("auc", "auc_oracle", "log_loss" ==> ("auc_oracle", "auc", "log_loss"
+    "AUC": "auc", ==> "AUC": "auc_oracle",
 benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
     [row], baseline)), None) ==> [baseline], row)), None)
     "lowers": "worse" ==> "lowers": "better"
@@ -69,7 +69,7 @@ benchmarks/alignment/tables.py < benchmarks/reports/test_alignment_report.py
     [c for c in parts if c != "requests_s"] ==> parts
     VIEWS[view], TEST) ==> VIEWS["rankers"], TEST)
 benchmarks/alignment/studies.py < benchmarks/reports/test_alignment_report.py
-    (on_market(method, m), on_market(rival, m)) ==> (on_market(rival, m), on_market(method, m))
+    on_market(method, m), on_market(rival, m) ==> on_market(rival, m), on_market(method, m)
     paired(named, name, plain, metric) ==> paired(named, plain, name, metric)
     paired(named, name, plain, "entropy") ==> paired(named, plain, name, "entropy")
 benchmarks/rankers/report.py < benchmarks/reports/test_rankers_report.py

@@ -6,7 +6,7 @@ Dims: P requests, N ads, R replications (logs), n rows, S positions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -37,55 +37,30 @@ ATTENTION = 0.5
 """What the slates' reward model believes: half of the users go on, whatever stands above."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What an estimator may use of R logs, for one target policy and one reward."""
+Rows = dict[str, Tensor]
+"""What an estimator may use of R logs, for one target policy and one reward, by name: float64
+[R, n], slates [R, n, S]."""
 
-    reward: Tensor  # float64 [R, n], slates [R, n, S]
-    propensity: Tensor
-    target: Tensor
-    prediction: Tensor
-    expected: Tensor
-    marginal_propensity: Tensor
-    marginal_target: Tensor
-    max_weight: float
-
-    def first(self, num_rows: int) -> "Rows":
-        """Return the beginning of every log."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_weight"}
-        return replace(self, **{name: value[:, :num_rows] for name, value in tensors.items()})
-
-
-Estimator = Callable[[Rows], Estimate]
-
-ESTIMATORS: dict[str, Estimator] = {
-    "ips": lambda r: ips(r.reward, r.propensity, r.target),
-    "ips_clipped": lambda r: ips(r.reward, r.propensity, r.target, max_weight=r.max_weight),
-    "snips": lambda r: snips(r.reward, r.propensity, r.target),
-    "dm": lambda r: direct_method(r.expected),
-    "dr": lambda r: doubly_robust(r.reward, r.propensity, r.target, r.prediction, r.expected),
-    "dr_clipped": lambda r: doubly_robust(
-        r.reward, r.propensity, r.target, r.prediction, r.expected, max_weight=r.max_weight
-    ),
-    "slate_sips": lambda r: slate_standard_ips(r.reward, r.propensity, r.target),
-    "slate_snsips": lambda r: slate_standard_ips(
-        r.reward, r.propensity, r.target, self_normalized=True
-    ),
-    "slate_iips": lambda r: slate_independent_ips(
-        r.reward, r.marginal_propensity, r.marginal_target
-    ),
-    "slate_sniips": lambda r: slate_independent_ips(
-        r.reward, r.marginal_propensity, r.marginal_target, self_normalized=True
-    ),
-    "slate_rips": lambda r: slate_reward_ips(r.reward, r.propensity, r.target),
-    "slate_snrips": lambda r: slate_reward_ips(
-        r.reward, r.propensity, r.target, self_normalized=True
-    ),
-    "slate_dm": lambda r: slate_direct_method(r.expected),
-    "slate_cascade_dr": lambda r: cascade_doubly_robust(
-        r.reward, r.propensity, r.target, r.prediction, r.expected
-    ),
+_WEIGHTED = ("reward", "propensity", "target")
+_MARGINAL = ("reward", "marginal_propensity", "marginal_target")
+_MODELLED = (*_WEIGHTED, "prediction", "expected")
+ESTIMATORS: dict[str, tuple[Callable[..., Estimate], tuple[str, ...]]] = {
+    "ips": (ips, _WEIGHTED),
+    "ips_clipped": (ips, _WEIGHTED),
+    "snips": (snips, _WEIGHTED),
+    "dm": (direct_method, ("expected",)),
+    "dr": (doubly_robust, _MODELLED),
+    "dr_clipped": (doubly_robust, _MODELLED),
+    "slate_sips": (slate_standard_ips, _WEIGHTED),
+    "slate_snsips": (partial(slate_standard_ips, self_normalized=True), _WEIGHTED),
+    "slate_iips": (slate_independent_ips, _MARGINAL),
+    "slate_sniips": (partial(slate_independent_ips, self_normalized=True), _MARGINAL),
+    "slate_rips": (slate_reward_ips, _WEIGHTED),
+    "slate_snrips": (partial(slate_reward_ips, self_normalized=True), _WEIGHTED),
+    "slate_dm": (slate_direct_method, ("expected",)),
+    "slate_cascade_dr": (cascade_doubly_robust, _MODELLED),
 }
+"""What each is made with, and of which of the rows' tensors."""
 
 Found = dict[tuple[str, str, int], dict[str, Estimate]]
 """Estimates [R] of every target policy by (estimator, reward, rows per log)."""
@@ -97,14 +72,7 @@ def judge_ads(
     tables: Tables, methods: Sequence[str], sizes: OffPolicyPreset, seed: int
 ) -> tuple[Found, Truth]:
     """Return the estimates of the single-ad methods, and the truth."""
-    logs = draw_logs(
-        tables,
-        tables.logging,
-        seed=seed,
-        num_replications=sizes.num_replications,
-        num_rows=max(sizes.log_sizes),
-        num_positions=1,
-    )
+    logs = draw_logs(tables, tables.logging, sizes, seed=seed, num_positions=1)
     propensity = logs.take(tables.logging)[..., 0]
     found: Found = {}
     truth: Truth = {}
@@ -116,16 +84,12 @@ def judge_ads(
             for k, p in {**tables.targets, "behavior": tables.logging}.items()
         }
         for policy, probability in tables.targets.items():
-            target = logs.take(probability)[..., 0]
             rows = Rows(
                 reward=reward,
                 propensity=propensity,
-                target=target,
+                target=logs.take(probability)[..., 0],
                 prediction=prediction,
                 expected=(probability * tables.predicted[name]).sum(-1)[logs.row],
-                marginal_propensity=propensity,
-                marginal_target=target,
-                max_weight=sizes.max_weight,
             )
             _estimate(found, rows, methods, sizes, name, policy)
     return found, truth
@@ -146,14 +110,7 @@ def judge_slates(
     legal = tables.targets["uniform"] > 0
     typical = tables.pctr.where(legal, torch.nan).nanmedian(-1, keepdim=True).values
     stay = tables.pctr / (tables.pctr + typical)
-    logs = draw_logs(
-        tables,
-        behavior,
-        seed=seed,
-        num_replications=sizes.num_replications,
-        num_rows=max(sizes.log_sizes),
-        num_positions=num_positions,
-    )
+    logs = draw_logs(tables, behavior, sizes, seed=seed, num_positions=num_positions)
     goes_on = (logs.noise < logs.take(stay)).long().cumprod(-1)
     reached = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1]], dim=-1)
     attention = ATTENTION ** torch.arange(num_positions).double()
@@ -183,7 +140,6 @@ def judge_slates(
                 expected=_expected_next(probability, predicted, logs) * attention + rest,
                 marginal_propensity=marginal_propensity,
                 marginal_target=marginal_target,
-                max_weight=sizes.max_weight,
             )
             _estimate(found, rows, methods, sizes, name, policy)
     return found, truth
@@ -199,9 +155,11 @@ def _estimate(
 ) -> None:
     """Add the estimates of all methods and log sizes for one target policy."""
     for size in sizes.log_sizes:
-        part = rows.first(size)
         for method in methods:
-            found.setdefault((method, reward, size), {})[policy] = ESTIMATORS[method](part)
+            estimator, names = ESTIMATORS[method]
+            clip = {"max_weight": sizes.max_weight} if method.endswith("_clipped") else {}
+            estimate = estimator(*(rows[name][:, :size] for name in names), **clip)
+            found.setdefault((method, reward, size), {})[policy] = estimate
 
 
 def _with_floor(probability: Tensor, floor: float) -> Tensor:
@@ -210,9 +168,8 @@ def _with_floor(probability: Tensor, floor: float) -> Tensor:
 
 
 def _conditional(probability: Tensor, logs: Logs) -> Tensor:
-    shape = logs.ad_id.shape
     flat = conditional_probability(probability, logs.row.flatten(), logs.ad_id.flatten(0, 1))
-    return flat.view(shape)
+    return flat.view(logs.ad_id.shape)
 
 
 def _marginal(marginal: Tensor, logs: Logs) -> Tensor:
