@@ -105,8 +105,8 @@ def train(
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)
     model.eval()
-    with _named_errors(method, 0, schedule.batch(0)):
-        scale = config.reward_scale or reward_unit(model, run, schedule.batch(0))
+    with _named_errors(method, 0, schedule(0)):
+        scale = config.reward_scale or reward_unit(model, run, schedule(0))
     model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, run)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
@@ -114,7 +114,7 @@ def train(
     scaled = replace(run, config=replace(config, reward_scale=float(model.hte.reward_scale)))
     while state.step < config.num_steps:
         started = time.perf_counter()
-        request_ids = schedule.batch(state.step)
+        request_ids = schedule(state.step)
         with _named_errors(method, state.step, request_ids):
             measures = _step(state, scaled, chosen, request_ids)
         measures["step_s"] = time.perf_counter() - started

@@ -19,6 +19,7 @@ from benchmarks.alignment.studies import (
 from benchmarks.alignment.tables import (
     KINDS,
     REFERENCES,
+    VIEWS,
     WARM_START,
     add_normalised,
     filled,
@@ -64,8 +65,8 @@ CURVES = {
     "hacking_gap_expected": "reward-hacking gap",
 }
 _VALUES = {
-    "proxy_share_expected": "the expected value under the rankers",
-    "truth_share_expected": "the expected value under the hidden truth",
+    VIEWS["rankers"]: "the expected value under the rankers",
+    VIEWS["truth"]: "the expected value under the hidden truth",
 }
 AGAINST_START = {**_VALUES, "truth_share_served": "the served value under the hidden truth"}
 AGAINST_RIVALS = {
@@ -210,12 +211,11 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
 
 
 def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) -> str:
-    sizes = settings.sizes
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
-        f"{sizes.num_test_requests} requests of held-out days per seed. {world_words(info)}"
+        f"{settings.sizes.num_test_requests} requests of held-out days per seed. "
     )
-    text += (
+    text += world_words(info) + (
         "Every value is given under the frozen rankers (what was optimised) and under the world's "
         "hidden truth (what would have happened)."
         if info.has_truth
@@ -226,12 +226,8 @@ def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) 
 
 def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
     chart = {
-        words: [
-            (method, interval)
-            for method in order
-            if (interval := interval_of(final, method, f"{name}_share_expected", TEST)) is not None
-        ]
-        for name, words in (("proxy", "rankers"), ("truth", "truth"))
+        words: [(m, i) for m in order if (i := interval_of(final, m, metric, TEST)) is not None]
+        for words, metric in VIEWS.items()
     }
     drawn = interval_chart(
         {words: pairs for words, pairs in chart.items() if pairs},
@@ -291,7 +287,6 @@ def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
 
 
 def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
-    sizes = settings.sizes
     facts = [
         "One warm start per seed is shared by all methods; they meet the same requests, random "
         "streams and number of ranker evaluations.",
@@ -307,14 +302,13 @@ def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -
         [
             _hyper_parameters(trained, settings, num_levels),
             Bullets(facts),
-            KeyValues("Training", asdict(sizes.training)),
+            KeyValues("Training", asdict(settings.sizes.training)),
         ],
     )
 
 
 def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
     """Return the report of all rows of a run; `info` is of the first seed's world."""
-    sizes = settings.sizes
     methods = settings.methods
     base = under(results, market=BASE)
     final = under(add_normalised(results), market=BASE)
@@ -325,7 +319,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     clock = time_table(results)
     sections = [
         _value_section(final, order),
-        _curves(base, trained, sizes.training),
+        _curves(base, trained, settings.sizes.training),
         _critic(base, trained),
         markets_section(results, settings),
         conditions_section(results, settings),
@@ -336,7 +330,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         None if clock is None else Section("Where the time goes", [clock]),
     ]
     differences = _differences(final, compared)
-    words = "the expected value under the " + ("hidden truth" if info.has_truth else "rankers")
+    words = _VALUES[VIEWS["truth" if info.has_truth else "rankers"]]
     verdicts = verdict_table(
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",

@@ -37,11 +37,11 @@ benchmarks/off_policy/report.py < benchmarks/reports/test_off_policy_report.py
 benchmarks/reports/trials.py < benchmarks/reports/test_architecture_report.py
     trial["score"] is None else ==> trial["score"] is not None else
 benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.py
-    [row], f"control_{row}") ==> [row], BASE)
-    ["refining"], "thinking") ==> ["refining"], BASE)
-    [FULL], rival) ==> [rival], FULL)
-    [LAZY], DEEP) ==> [DEEP], LAZY)
-    words, parts, BASE) ==> words, parts, FULL)
+    (row, f"control_{row}") ==> (row, BASE)
+    ("refining", "thinking") ==> ("refining", BASE)
+    (FULL, rival) for ==> (rival, FULL) for
+    [(LAZY, DEEP)] ==> [(DEEP, LAZY)]
+    (row, BASE) for ==> (row, FULL) for
     "Recall@10": "recall_10" ==> "Recall@10": "ndcg_10"
     "parameters": "num_parameters" ==> "parameters": "num_inner_parameters"
     "loss at the start": "first_loss" ==> "loss at the start": "last_loss"
@@ -51,7 +51,7 @@ benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.
     sort=False)["value"].mean() ==> sort=False)["value"].max()
 benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py
     ("proxy", "rankers,"), ("truth", "truth,") ==> ("truth", "rankers,"), ("proxy", "truth,")
-    ("proxy", "rankers"), ("truth", "truth") ==> ("truth", "rankers"), ("proxy", "truth")
+    for words, metric in VIEWS ==> for metric, words in VIEWS
     "gap, greedy": "hacking_gap_greedy" ==> "gap, greedy": "hacking_gap_served"
     "regret, truth": "truth_regret_expected" ==> "regret, truth": "proxy_regret_expected"
     compare(final, metric, words, ours, rival) ==> compare(final, metric, words, [rival], ours[0])
