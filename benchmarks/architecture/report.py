@@ -157,16 +157,13 @@ def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) ->
 
 def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     """Return how many rows ended before they stopped getting better; nothing if none did."""
-    steps = {
-        row: (mean_of(results, row, "num_steps"), mean_of(results, row, "best_step"))
-        for row in rows
-    }
-    trained = {row: pair for row, pair in steps.items() if pair[0] is not None}
-    late = [row for row, (last, best) in trained.items() if best == last]
-    if not late:
+    steps = [[mean_of(results, row, name) for name in ("num_steps", "best_step")] for row in rows]
+    trained = [pair for pair in steps if pair[0] is not None]
+    num_late = sum(best == last for last, best in trained)
+    if not num_late:
         return []
     return [
-        f"{len(late)} of {len(trained)} trained rows were best at their last step with every seed: "
+        f"{num_late} of {len(trained)} trained rows were best at their last step with every seed: "
         "they were still learning. The order is that of this budget, not of models trained to the "
         "end, and a row that learns slowly from few steps may lead after many."
     ]

@@ -46,7 +46,7 @@ benchmarks/architecture/report.py < benchmarks/reports/test_architecture_report.
     "parameters": "num_parameters" ==> "parameters": "num_inner_parameters"
     "loss at the start": "first_loss" ==> "loss at the start": "last_loss"
     num_ads <= list_size ==> num_ads < list_size
-    if best == last] ==> if best != last]
+    sum(best == last ==> sum(best != last
     for n in THREADS] ==> for n in reversed(THREADS)]
     sort=False)["value"].mean() ==> sort=False)["value"].max()
 benchmarks/alignment/report.py < benchmarks/reports/test_alignment_report.py

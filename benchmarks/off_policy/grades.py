@@ -6,7 +6,9 @@ Dims: P requests, N ads, R replications (logs), n rows, S positions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -37,10 +39,6 @@ ATTENTION = 0.5
 """What the slates' reward model believes: half of the users go on, whatever stands above."""
 
 
-Rows = dict[str, Tensor]
-"""What an estimator may use of R logs, for one target policy and one reward, by name: float64
-[R, n], slates [R, n, S]."""
-
 _WEIGHTED = ("reward", "propensity", "target")
 _MARGINAL = ("reward", "marginal_propensity", "marginal_target")
 _MODELLED = (*_WEIGHTED, "prediction", "expected")
@@ -60,7 +58,7 @@ ESTIMATORS: dict[str, tuple[Callable[..., Estimate], tuple[str, ...]]] = {
     "slate_dm": (slate_direct_method, ("expected",)),
     "slate_cascade_dr": (cascade_doubly_robust, _MODELLED),
 }
-"""What each is made with, and of which of the rows' tensors."""
+"""What each is made with, and of what, float64 [R, n], slates [R, n, S]."""
 
 Found = dict[tuple[str, str, int], dict[str, Estimate]]
 """Estimates [R] of every target policy by (estimator, reward, rows per log)."""
@@ -71,28 +69,9 @@ Truth = dict[str, dict[str, float]]
 def judge_ads(
     tables: Tables, methods: Sequence[str], sizes: OffPolicyPreset, seed: int
 ) -> tuple[Found, Truth]:
-    """Return the estimates of the single-ad methods, and the truth."""
-    logs = draw_logs(tables, tables.logging, sizes, seed=seed, num_positions=1)
-    propensity = logs.take(tables.logging)[..., 0]
-    found: Found = {}
-    truth: Truth = {}
-    for name in REWARDS:
-        reward = logs.reward(tables, name)[..., 0]
-        prediction = logs.take(tables.predicted[name])[..., 0]
-        truth[name] = {
-            k: float((p * tables.truth[name]).sum(-1).mean())
-            for k, p in {**tables.targets, "behavior": tables.logging}.items()
-        }
-        for policy, probability in tables.targets.items():
-            rows = Rows(
-                reward=reward,
-                propensity=propensity,
-                target=logs.take(probability)[..., 0],
-                prediction=prediction,
-                expected=(probability * tables.predicted[name]).sum(-1)[logs.row],
-            )
-            _estimate(found, rows, methods, sizes, name, policy)
-    return found, truth
+    """Return the estimates of the single-ad methods, and the truth: the slates have one ad."""
+    sizes = replace(sizes, num_positions=1, slate_floor=0.0)
+    return _judge(tables, methods, sizes, seed, lambda rows: rows[..., 0])
 
 
 def judge_slates(
@@ -104,6 +83,17 @@ def judge_slates(
     click probability and the median that of the request's legal ads. Positions that are not reached
     are no impressions. So rewards depend on the ads above, as in the cascade model.
     """
+    return _judge(tables, methods, sizes, seed, lambda rows: rows)
+
+
+def _judge(
+    tables: Tables,
+    methods: Sequence[str],
+    sizes: OffPolicyPreset,
+    seed: int,
+    shaped: Callable[[Tensor], Tensor],
+) -> tuple[Found, Truth]:
+    """Return estimates and truth; estimators get rows [R, n, S] as `shaped` returns them."""
     num_positions = sizes.num_positions
     floor = {name: _with_floor(p, sizes.slate_floor) for name, p in tables.targets.items()}
     behavior = _with_floor(tables.logging, sizes.slate_floor)
@@ -123,6 +113,7 @@ def judge_slates(
             truth[name][policy] = float((reach * tables.truth[name]).sum(-1).mean())
     propensity = _conditional(behavior, logs)
     marginal_propensity = _marginal(marginals["behavior"], logs)
+    rewards = {name: logs.reward(tables, name) * reached for name in REWARDS}
     found: Found = {}
     for policy, probability in floor.items():
         target = _conditional(probability, logs)
@@ -132,34 +123,21 @@ def judge_slates(
             predicted = tables.predicted[name]
             below = (marginals[policy] * predicted[:, None]).sum(-1) * attention  # [P, S]
             rest = (below.flip(-1).cumsum(-1).flip(-1) - below)[logs.row]
-            rows = Rows(
-                reward=logs.reward(tables, name) * reached,
-                propensity=propensity,
-                target=target,
-                prediction=logs.take(predicted) * attention + rest,
-                expected=_expected_next(probability, predicted, logs) * attention + rest,
-                marginal_propensity=marginal_propensity,
-                marginal_target=marginal_target,
-            )
-            _estimate(found, rows, methods, sizes, name, policy)
+            rows = {
+                "reward": rewards[name],
+                "propensity": propensity,
+                "target": target,
+                "prediction": logs.take(predicted) * attention + rest,
+                "expected": _expected_next(probability, predicted, logs) * attention + rest,
+                "marginal_propensity": marginal_propensity,
+                "marginal_target": marginal_target,
+            }
+            for size, method in product(sizes.log_sizes, methods):
+                estimator, names = ESTIMATORS[method]
+                clip = {"max_weight": sizes.max_weight} if method.endswith("_clipped") else {}
+                estimate = estimator(*(shaped(rows[k][:, :size]) for k in names), **clip)
+                found.setdefault((method, name, size), {})[policy] = estimate
     return found, truth
-
-
-def _estimate(
-    found: Found,
-    rows: Rows,
-    methods: Sequence[str],
-    sizes: OffPolicyPreset,
-    reward: str,
-    policy: str,
-) -> None:
-    """Add the estimates of all methods and log sizes for one target policy."""
-    for size in sizes.log_sizes:
-        for method in methods:
-            estimator, names = ESTIMATORS[method]
-            clip = {"max_weight": sizes.max_weight} if method.endswith("_clipped") else {}
-            estimate = estimator(*(rows[name][:, :size] for name in names), **clip)
-            found.setdefault((method, reward, size), {})[policy] = estimate
 
 
 def _with_floor(probability: Tensor, floor: float) -> Tensor:
