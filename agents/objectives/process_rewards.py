@@ -80,11 +80,8 @@ def potential_rewards(
     """Return discount Phi_l - Phi_{l-1} for l < L, and what level L's reward gets: -Phi_{L-1}.
 
     Phi is 0 before the first code and after the last, so with discount 1 the sum along a path is 0
-    and no policy's order changes (Ng, Harada and Russell 1999).
-
-    Args:
-        potential: Phi_l of the prefix z_{1:l}, in the unit of the reward.
-        discount: gamma in [0, 1].
+    and no policy's order changes (Ng, Harada and Russell 1999). `potential` is Phi_l of the prefix
+    z_{1:l} in the unit of the reward, `discount` is gamma in [0, 1].
     """
     check_range("discount", discount, 0.0, 1.0)
     before = torch.cat([torch.zeros_like(potential[..., :1]), potential], -1)
