@@ -245,7 +245,6 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
         "x_label": "ranker evaluations (thousands)",
         "steps_to_x": training.num_requests * training.num_candidates / 1_000,
     }
-    seconds: dict[str, Any] = {"x_label": "seconds of training", "x_metric": "train_s"}
     validated = set(results.loc[results["split"] == "validation", "metric"])
     blocks: list[Block] = [
         Figure(
@@ -256,8 +255,8 @@ def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig
         for name, label in CURVES.items()
         if name in validated
     ]
-    proxy = "proxy_share_expected"
-    drawn = lines(proxy, label=CURVES[proxy], **seconds)
+    proxy = VIEWS["rankers"]
+    drawn = lines(proxy, label=CURVES[proxy], x_label="seconds of training", x_metric="train_s")
     blocks.append(Figure("curve_seconds", "The same over the seconds of training.", drawn))
     return Section("Learning curves", present(*blocks, same_clock_table(results, trained)))
 
