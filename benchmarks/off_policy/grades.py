@@ -37,8 +37,6 @@ from benchmarks.off_policy.tables import REWARDS, Logs, Tables, draw_logs
 
 ATTENTION = 0.5
 """What the slates' reward model believes: half of the users go on, whatever stands above."""
-
-
 _WEIGHTED = ("reward", "propensity", "target")
 _MARGINAL = ("reward", "marginal_propensity", "marginal_target")
 _MODELLED = (*_WEIGHTED, "prediction", "expected")
@@ -106,11 +104,6 @@ def _judge(
     attention = ATTENTION ** torch.arange(num_positions).double()
     policies = {**floor, "behavior": behavior}
     marginals = {k: marginal_probability(p, num_positions) for k, p in policies.items()}
-    truth: Truth = {name: {} for name in REWARDS}
-    for policy, probability in policies.items():
-        reach = reach_probability(probability, stay, num_positions).sum(1)
-        for name in REWARDS:
-            truth[name][policy] = float((reach * tables.truth[name]).sum(-1).mean())
     propensity = _conditional(behavior, logs)
     marginal_propensity = _marginal(marginals["behavior"], logs)
     rewards = {name: logs.reward(tables, name) * reached for name in REWARDS}
@@ -137,6 +130,11 @@ def _judge(
                 clip = {"max_weight": sizes.max_weight} if method.endswith("_clipped") else {}
                 estimate = estimator(*(shaped(rows[k][:, :size]) for k in names), **clip)
                 found.setdefault((method, name, size), {})[policy] = estimate
+    reach = {k: reach_probability(p, stay, num_positions).sum(1) for k, p in policies.items()}
+    truth = {
+        name: {policy: float((p * value).sum(-1).mean()) for policy, p in reach.items()}
+        for name, value in tables.truth.items()
+    }
     return found, truth
 
 
