@@ -3,6 +3,7 @@
 Dims: B requests.
 """
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -47,19 +48,10 @@ class RequestSchedule:
         return self._order[start : start + self._num_requests]
 
 
-class MixedSchedule:
-    """Several schedules at once: observed requests, and some that rehearse users' states (ARR)."""
+def make_schedule(world: World, config: SharedConfig, seed: int) -> Callable[[int], Tensor]:
+    """Return what gives the int64 [B] request ids of a step.
 
-    def __init__(self, *parts: RequestSchedule) -> None:
-        self._parts = parts
-
-    def batch(self, step: int) -> Tensor:
-        """Return the int64 [B] request ids of a step."""
-        return torch.cat([part.batch(step) for part in self._parts])
-
-
-def make_schedule(world: World, config: SharedConfig, seed: int) -> MixedSchedule:
-    """Return which requests every step meets.
+    Observed ones come first, then those that rehearse users' states (ARR).
 
     Raises:
         ValueError: Fewer requests than a batch, or `arr_share` in a world without rehearsals.
@@ -75,4 +67,4 @@ def make_schedule(world: World, config: SharedConfig, seed: int) -> MixedSchedul
                 f"arr_share must be 0 in a world without rehearsed requests, got {config.arr_share}"
             )
         parts.append(RequestSchedule(world.rehearsal_ids(), num_rehearsed, seed))
-    return MixedSchedule(*parts)
+    return lambda step: torch.cat([part.batch(step) for part in parts])

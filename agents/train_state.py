@@ -3,6 +3,7 @@
 import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,30 +54,26 @@ class TrainState:
             critic=CriticLearner(model, run.config, run.seed),
         )
 
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"policy_optimizer": self.optimizer, "critic_optimizer": self.critic.optimizer}
+
     def save(self, path: str | Path, run: TrainRun) -> None:
         """Write everything to one file; the file before stays until the new one is whole."""
-        policy, policy_meta = flatten_optimizer_state(self.optimizer)
-        critic, critic_meta = flatten_optimizer_state(self.critic.optimizer)
-        parts = {
-            "model": self.model.state_dict(),
-            "reference": self.reference.state_dict(),
-            "policy_optimizer": policy,
-            "critic_optimizer": critic,
-        }
-        cursor = None
-        replay = self.critic.replay
-        if replay is not None and len(replay):
-            parts["replay"], cursor = replay.tensors()
-        meta = {
+        parts = {"model": self.model.state_dict(), "reference": self.reference.state_dict()}
+        meta: dict[str, Any] = {
             "method": run.method,
             "seed": run.seed,
             "config": asdict(run.config),
             "step": self.step,
-            "policy_optimizer": policy_meta,
-            "critic_optimizer": critic_meta,
             "history": self.history,
-            "replay_cursor": cursor,
+            "replay_cursor": None,
         }
+        for name, optimizer in self._optimizers.items():
+            parts[name], meta[name] = flatten_optimizer_state(optimizer)
+        replay = self.critic.replay
+        if replay is not None and len(replay):
+            parts["replay"], meta["replay_cursor"] = replay.tensors()
         named = {f"{part}.{name}": x for part, own in parts.items() for name, x in own.items()}
         save_checkpoint(path, named, meta)
 
@@ -94,13 +91,9 @@ class TrainState:
                 raise ValueError(
                     f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
                 )
-
         self.model.load_state_dict(below("model.", tensors))
         self.reference.load_state_dict(below("reference.", tensors))
-        for name, optimizer in (
-            ("policy_optimizer", self.optimizer),
-            ("critic_optimizer", self.critic.optimizer),
-        ):
+        for name, optimizer in self._optimizers.items():
             restore_optimizer_state(optimizer, below(f"{name}.", tensors), meta[name])
         if self.critic.replay is not None and meta["replay_cursor"] is not None:
             self.critic.replay.load(below("replay.", tensors), meta["replay_cursor"])

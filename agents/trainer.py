@@ -79,22 +79,14 @@ def train(
     the targets are constant), `step_s` and `time/SECTION_s` (requests, model, decoding, rankers,
     update).
 
-    Args:
-        model: Policy and critic; see `agents.actor_critic.ActorCriticModel`.
-        world: Gives requests, eligible ads and outcomes.
-        method: A registered name, see `agents.methods.method_names`.
-        config: Everything that changes the result, with the seed.
-        seed: Root of the draws of requests and candidates.
-        reward: What is optimised (`as_reward`); Eq. 5 by default. Another one is divided by
-            its std over the first batch of the warm start (one more batch of ranker evaluations,
-            for any method), unless the configuration has a `reward_scale`; a constant one is left
-            as it is.
-        on_step: Called after each step with its number (from 0) and measures.
-        checkpoint_path: A safetensors file, replaced every `checkpoint_every` steps and at the end.
-        checkpoint_every: In steps.
-        resume: Go on from `checkpoint_path` if it exists.
-        logger: Of torchrl (`torchrl.record.loggers.get_logger`): gets every measure at every step,
-            from 1 on.
+    `method` is one of `agents.methods.method_names`, `seed` the root of the draws of requests and
+    candidates. `reward` is what is optimised (`as_reward`), Eq. 5 by default. Another one is
+    divided by its std over the first batch of the warm start (one more batch of ranker evaluations,
+    for any method), unless the configuration has a `reward_scale`; a constant one is left as it is.
+    `on_step` is called after each step with its number (from 0) and measures; a `logger` of torchrl
+    (`torchrl.record.loggers.get_logger`) gets them at every step, from 1 on. `checkpoint_path`, a
+    safetensors file, is replaced every `checkpoint_every` steps and at the end; with `resume` the
+    run goes on from it if it exists.
 
     Raises:
         ValueError: Unknown method, fewer train requests than a batch, a checkpoint that is damaged
@@ -105,8 +97,8 @@ def train(
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)
     model.eval()
-    with _named_errors(method, 0, schedule.batch(0)):
-        scale = config.reward_scale or reward_unit(model, run, schedule.batch(0))
+    with _named_errors(method, 0, schedule(0)):
+        scale = config.reward_scale or reward_unit(model, run, schedule(0))
     model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, run)
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
@@ -114,7 +106,7 @@ def train(
     scaled = replace(run, config=replace(config, reward_scale=float(model.hte.reward_scale)))
     while state.step < config.num_steps:
         started = time.perf_counter()
-        request_ids = schedule.batch(state.step)
+        request_ids = schedule(state.step)
         with _named_errors(method, state.step, request_ids):
             measures = _step(state, scaled, chosen, request_ids)
         measures["step_s"] = time.perf_counter() - started

@@ -45,15 +45,9 @@ def dpo_loss(
 ) -> Float[Tensor, ""]:
     """Return -mean log sigmoid(beta [(lp_c - ref_c) - (lp_r - ref_r)]) (Rafailov et al. 2023).
 
-    Args:
-        log_prob_chosen: log pi of the whole preferred path, nats (the sum over levels).
-        log_prob_rejected: The same of the other path.
-        ref_log_prob_chosen: Under the frozen reference policy. A constant.
-        ref_log_prob_rejected: Under the frozen reference policy. A constant.
-        beta: Strength of the pull towards the reference, above 0.
-
-    Returns:
-        The scalar to minimise, nats; 0 with a graph for no pairs.
+    In nats, to be minimised; 0 with a graph for no pairs. Log-probabilities are those of whole
+    paths (the sum over levels), under the policy and, as constants, under the frozen reference.
+    `beta`, above 0, is the strength of the pull towards the reference.
 
     Raises:
         ValueError: A wrong shape, or beta that is not above 0.

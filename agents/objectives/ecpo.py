@@ -34,10 +34,7 @@ def ecpo_surrogate(
 
     Differs from the paper (OneRec): one ratio per level, not per item. With `sequence_level` there
     is one for the whole path, and the mean advantage of its levels. `delta`, at least 0, is the
-    room above the bound; the other arguments are those of `clipped_surrogate`.
-
-    Raises:
-        ValueError: A wrong shape, clip outside (0, 1) or delta < 0.
+    room above the bound; other arguments and errors are those of `clipped_surrogate`.
     """
     check_clip(clip)
     check_range("delta", delta, 0.0)

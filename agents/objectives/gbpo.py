@@ -30,11 +30,8 @@ def gbpo_surrogate(
     is not pushed down without end, a good one not up.
 
     Differs from the paper (OneRec): one ratio per level, not per item. With `sequence_level` there
-    is one for the whole path, and the mean advantage of its levels. The other arguments are those
-    of `clipped_surrogate`.
-
-    Raises:
-        ValueError: A wrong shape.
+    is one for the whole path, and the mean advantage of its levels. Other arguments and errors are
+    those of `clipped_surrogate`.
     """
     log_prob, behavior, advantage, mask = surrogate_inputs(
         log_prob, behavior_log_prob, advantage, valid, sequence_level

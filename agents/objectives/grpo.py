@@ -34,13 +34,8 @@ def grpo_advantages(
 ) -> Float[Tensor, "B K L"]:
     """Return the z-score of R within each request, repeated at every level.
 
-    The same number as HEPO's last level; no critic, no process reward.
-
-    Args:
-        terminal_reward: R of Eq. 5, any unit.
-        num_levels: L, at least 1.
-        eps: Added to the population standard deviation.
-        valid: Candidates that count, all by default; the others get 0.
+    The same number as HEPO's last level; no critic, no process reward. R may have any unit, `eps`
+    is added to the population standard deviation, and candidates that are not `valid` get 0.
 
     Raises:
         ValueError: A wrong shape, num_levels < 1 or eps < 0.

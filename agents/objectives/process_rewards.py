@@ -52,16 +52,13 @@ def popularity_deltas(
 
     0 where the mask row is empty. Arguments and errors are those of `process_rewards`.
     """
-    if codes.ndim != 3 or codes.shape[-1] < 1:
-        raise ValueError(f"codes must have shape [B, K, L], got {tuple(codes.shape)}")
+    check_shape("codes", codes, "B, K, L")
     num_requests, _, num_levels = codes.shape
-    if legal_mask.ndim != 4 or legal_mask.dtype != torch.bool:
-        raise ValueError(
-            "legal_mask must be bool of shape [B, K, L, V], "
-            f"got {legal_mask.dtype} {tuple(legal_mask.shape)}"
-        )
+    check_range("the number of levels", num_levels, 1)
+    if legal_mask.dtype != torch.bool:
+        raise ValueError(f"legal_mask must be bool, got {legal_mask.dtype}")
+    check_shape("legal_mask", legal_mask, "B, K, L, V", (*codes.shape, *legal_mask.shape[3:]))
     num_codes = legal_mask.shape[-1]
-    check_shape("legal_mask", legal_mask, "B, K, L, V", (*codes.shape, num_codes))
     if popularity.ndim == 3:
         check_shape("popularity", popularity, "B, L, V", (num_requests, num_levels, num_codes))
         popularity = popularity.unsqueeze(1).expand(legal_mask.shape)
@@ -83,11 +80,8 @@ def potential_rewards(
     """Return discount Phi_l - Phi_{l-1} for l < L, and what level L's reward gets: -Phi_{L-1}.
 
     Phi is 0 before the first code and after the last, so with discount 1 the sum along a path is 0
-    and no policy's order changes (Ng, Harada and Russell 1999).
-
-    Args:
-        potential: Phi_l of the prefix z_{1:l}, in the unit of the reward.
-        discount: gamma in [0, 1].
+    and no policy's order changes (Ng, Harada and Russell 1999). `potential` is Phi_l of the prefix
+    z_{1:l} in the unit of the reward, `discount` is gamma in [0, 1].
     """
     check_range("discount", discount, 0.0, 1.0)
     before = torch.cat([torch.zeros_like(potential[..., :1]), potential], -1)

@@ -37,15 +37,9 @@ def raft_loss(
     Requests whose valid candidates all have one reward are left out: none of them is best. So is a
     candidate that is not better than the request's worst.
 
-    Args:
-        log_prob: log pi of the whole path (the sum over levels).
-        reward: R, any unit.
-        num_best: How many are imitated, at least 1; ties go to the lower index.
-        valid: Candidates that count, all by default.
-
-    Returns:
-        The mean over requests of the mean over their chosen candidates; 0 with a graph if no
-        request has any.
+    It is the mean over requests of the mean over their `num_best` candidates (ties go to the lower
+    index), and 0 with a graph if no request has any. `log_prob` is log pi of the whole path (the
+    sum over levels), `reward` is R in any unit.
 
     Raises:
         ValueError: A wrong shape, or num_best outside [1, K].

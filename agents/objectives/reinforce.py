@@ -52,10 +52,7 @@ def reinforce_surrogate(
 
     Where the policy still is the behaviour the gradient is REINFORCE's, -A grad log pi; in later
     epochs the ratio corrects for the difference. A ratio above e^20 is taken as e^20, so that it
-    can't overflow. Arguments: see `clipped_surrogate`.
-
-    Raises:
-        ValueError: A wrong shape.
+    can't overflow. Arguments and errors: see `clipped_surrogate`.
     """
     log_prob, behavior, advantage, mask = surrogate_inputs(
         log_prob, behavior_log_prob, advantage, valid

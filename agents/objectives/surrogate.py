@@ -126,10 +126,8 @@ class SurrogateLoss(RolloutLoss):
     The two losses never meet: the critic reads the rollout's detached state, so it can't move the
     HSD, and the advantage is a constant, so the policy can't move the critic.
 
-    Reads what the networks read, and `codes`, `action_log_prob` [B, K, L], `advantage`
-    [B, K, L, 1], `valid` [B, K]; with a critic `value_target` [B, K, L, 1]. Writes
-    `loss_objective`, `loss_entropy` and `loss_critic` (where they apply), `entropy` (nats, summed
-    over levels) and `clip_fraction`.
+    Reads `value_target` too with a critic (shapes: see `agents.rollout`), and writes `loss_entropy`
+    and `loss_critic` where they apply.
     """
 
     reads = ("codes", "action_log_prob", "advantage", "valid")
@@ -146,16 +144,11 @@ class SurrogateLoss(RolloutLoss):
         level_weight: Sequence[float] | None = None,
         surrogate: Surrogate | None = None,
     ) -> None:
-        """Store the networks (shared, not copied) and the constants.
+        """Store the networks (shared, not copied) and the constants of `clipped_surrogate`.
 
-        Args:
-            actor_network: Gives a masked categorical [B, K, L, V] through `get_dist`.
-            critic_network: Writes `state_value` [B, K, L, 1].
-            clip: See `clipped_surrogate`.
-            entropy_coefficient: Weight of the entropy bonus, per level and nat.
-            level_weight: L entries, see `clipped_surrogate`.
-            surrogate: Another function in place of Eq. 9, for instance `gbpo_surrogate`; `clip`
-                then only counts the `clip_fraction`, and there are no level weights.
+        `critic_network` writes `state_value` [B, K, L, 1]; `entropy_coefficient` weighs the entropy
+        bonus, per level and nat. `surrogate` is another function in place of Eq. 9, for instance
+        `gbpo_surrogate`: then `clip` only counts the `clip_fraction`, and no level has a weight.
         """
         super().__init__(actor_network)
         check_clip(clip)

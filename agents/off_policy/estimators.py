@@ -193,9 +193,7 @@ def direct_method(expected_prediction: Float[Tensor, "*batch n"]) -> Estimate:
     """Direct method: mean over rows of a reward model's expectation under the target policy.
 
     No variance from the draws, all of the model's bias; the interval knows nothing of that bias.
-
-    Args:
-        expected_prediction: sum over ads of target(ad | request) * predicted reward, per row.
+    A row's expectation is the sum over ads of target(ad | request) times the predicted reward.
 
     Raises:
         ValueError: Non-finite predictions, no rows.

@@ -20,10 +20,8 @@ def draw_slates(
 ) -> Int[Tensor, "n S"]:
     """Return S distinct ads per slate, by inverse CDF on `noise` in (0, 1).
 
-    Args:
-        probability: float64; each row sums to one and has at least S positive entries.
-        row: Which row of `probability` each slate is drawn from.
-        noise: One uniform number per position.
+    `row` tells which row of `probability` each slate is drawn from: float64, of sum one and with
+    at least S positive entries.
     """
     num_rows, num_ads = probability.shape
     cumulative = probability.cumsum(-1)
@@ -73,10 +71,8 @@ def reach_probability(
 ) -> Float[Tensor, "P S N"]:
     """Return how probable it is that ad a stands at position s and that the user gets there.
 
-    Args:
-        probability: float64; each row sums to one.
-        stay: Probability that a user who reached an ad goes on to the position below it.
-        num_positions: S.
+    `stay` is the probability that a user who reached an ad goes on to the position below it. Rows
+    of `probability`, float64, sum to one.
 
     Raises:
         ValueError: More than three positions.

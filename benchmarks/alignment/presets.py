@@ -16,16 +16,13 @@ EXTRA_METHODS = ("vsl", "dpo_offline", "sdpo", "grpo_mean", "ecpo", "gbpo", "vsl
 SUPERVISED = ("vsl",)
 """Rows without RL that are compared like methods."""
 METHODS = (*WARM_ROWS, *MAIN_METHODS, *EXTRA_METHODS)
-MARKETS = (
-    "second_price", "tight_budgets", "sparse_logs", "drift",
-    "deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree",
-)  # fmt: skip
-"""Beside the base market; `simulators.markets` has them."""
-SYNTHETIC_ONLY = (*MARKETS, "arr")
-"""Other worlds have one set of dials, and know only what could be shown to logged requests."""
 CONDITION_MARKETS = ("deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree")
 """Conditions under which HEPO might differ from its rivals; only `CONDITION_METHODS` run there."""
 CONDITION_METHODS = ("ppo", "grpo", "hepo", "hepo_terminal")
+MARKETS = ("second_price", "tight_budgets", "sparse_logs", "drift", *CONDITION_MARKETS)
+"""Beside the base market; `simulators.markets` has them."""
+SYNTHETIC_ONLY = (*MARKETS, "arr")
+"""Other worlds have one set of dials, and know only what could be shown to logged requests."""
 
 
 @dataclass(frozen=True, kw_only=True)

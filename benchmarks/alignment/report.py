@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -17,8 +19,10 @@ from benchmarks.alignment.studies import (
 from benchmarks.alignment.tables import (
     KINDS,
     REFERENCES,
+    VIEWS,
     WARM_START,
     add_normalised,
+    filled,
     same_clock_table,
     time_table,
     verdict_table,
@@ -44,6 +48,92 @@ from benchmarks.runs.trials import with_choice
 from benchmarks.worlds import BASE, world_words
 from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
+
+TASKS = ("pctr", "pcvr")
+CARD = {
+    "AUC": "auc",
+    "AUC of the truth": "auc_oracle",
+    "log-loss": "log_loss",
+    "ECE": "ece",
+    "sum(p)/sum(y)": "ratio",
+    "rate": "rate",
+    "rows": "num_rows",
+}
+CURVES = {
+    "proxy_share_expected": "share of the gain, rankers",
+    "truth_share_expected": "share of the gain, truth",
+    "hacking_gap_expected": "reward-hacking gap",
+}
+_VALUES = {
+    VIEWS["rankers"]: "the expected value under the rankers",
+    VIEWS["truth"]: "the expected value under the hidden truth",
+}
+AGAINST_START = {**_VALUES, "truth_share_served": "the served value under the hidden truth"}
+AGAINST_RIVALS = {
+    **_VALUES,
+    "ndcg": "the nDCG on the shared list (GPR Tab. 3)",
+    "opr": "the OPR on the shared list (GPR Tab. 3)",
+}
+
+
+def _by_kind(share: str) -> dict[str, str]:
+    return {
+        f"{words} {kind}": f"{name}{share}_{kind}"
+        for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
+        for kind in KINDS
+    }
+
+
+MAIN_TABLES = {
+    "Value alignment (the columns of GPR Tab. 3)": (
+        {
+            "nDCG": "ndcg",
+            "OPR": "opr",
+            "avg final_value": "avg_final_value_normalised",
+            "max final_value": "max_final_value_normalised",
+            "nDCG, own list": "ndcg_own",
+            "OPR, own list": "opr_own",
+        },
+        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
+        "well on its own list. final_value: min-max over the candidates of all rows shown.",
+    ),
+    "Share of the possible gain: 0 is the logging policy, 1 the best ad": (
+        {**_by_kind("_share"), "illegal": "illegal_rate", "seconds": "train_s"},
+        "expected: over the policy's own draws; greedy: its first choice; served: its beam, "
+        f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
+        "best ad is the best of all legal ads, those included whose path another ad holds.",
+    ),
+}
+"""Title to columns (heading to metric) and note."""
+END_TABLES = {
+    "Mean reward per request": (
+        _by_kind(""),
+        "In the reward's own unit; for final_value that of eCPM.",
+    ),
+    "Reward hacking and regret": (
+        {
+            "gap, expected": "hacking_gap_expected",
+            "gap, greedy": "hacking_gap_greedy",
+            "gap, served": "hacking_gap_served",
+            "regret, rankers": "proxy_regret_expected",
+            "regret, truth": "truth_regret_expected",
+        },
+        "gap: share of the gain under the rankers less that under the truth. regret: what the best "
+        "ad is worth more, in the reward's unit, expected over draws.",
+    ),
+    "Spread of the policies": (
+        {
+            "entropy (nats)": "entropy",
+            "KL to warm start (nats)": "kl_to_warm_start",
+            "ads in use": "effective_ads",
+            "distinct first ads": "distinct_first_share",
+            "small advertisers": "small_advertiser_share",
+        },
+        "Entropy and KL exact over all legal paths. ads in use: exp(entropy) of the impressions of "
+        "all requests over ads; distinct first ads per request; small advertisers: their share of "
+        "the impressions (daily budget below the median's).",
+    ),
+}
 
 
 def _hyper_parameters(
@@ -78,18 +168,17 @@ def _hyper_parameters(
 
 
 def _ranker_card(results: pd.DataFrame) -> list[Block]:
-    parts = results[results["group"] != OVERALL]
-    rows: list[list[Cell]] = []
-    metrics = ("auc", "auc_oracle", "log_loss", "ece", "ratio", "rate", "num_rows")
-    for task in ("pctr", "pcvr"):
-        cells = interval_cells(under(results, task=task, group=OVERALL), "rankers", metrics, TEST)
-        if any(cell is not None for cell in cells):
-            rows.append([task, *cells])
-    names = ("AUC", "AUC of the truth", "log-loss", "ECE", "sum(p)/sum(y)", "rate", "rows")
-    blocks: list[Block] = [
-        Table("Frozen rankers on held-out days", ["task", *names], rows, "Over the worlds used."),
-        *(table for task in ("pctr", "pcvr") if (table := group_table(parts, task, "rankers"))),
+    overall = under(results, group=OVERALL)
+    rows = [
+        [task, *interval_cells(under(overall, task=task), "rankers", CARD.values(), TEST)]
+        for task in TASKS
     ]
+    title, note = "Frozen rankers on held-out days", "Over the worlds used."
+    parts = results[results["group"] != OVERALL]
+    blocks = present(
+        Table(title, ["task", *CARD], filled(rows), note),
+        *(group_table(parts, task, "rankers") for task in TASKS),
+    )
     share = values_of(results, "rankers", "regime/share", TEST)
     if len(share):
         hacking = int((share <= 0).sum())
@@ -112,32 +201,21 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
 def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
     """Return the declared comparisons; p-values are corrected inside each measure."""
     found: list[Difference] = []
-    for metric, words in (
-        ("proxy_share_expected", "the expected value under the rankers"),
-        ("truth_share_expected", "the expected value under the hidden truth"),
-        ("truth_share_served", "the served value under the hidden truth"),
-    ):
+    for metric, words in AGAINST_START.items():
         found += compare(final, metric, words, methods, WARM_START)
+    ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
     for rival in ("dpo", "ppo", "grpo"):
-        if rival in methods:
-            ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
-            for metric, words in (
-                ("proxy_share_expected", "the expected value under the rankers"),
-                ("truth_share_expected", "the expected value under the hidden truth"),
-                ("ndcg", "the nDCG on the shared list (GPR Tab. 3)"),
-                ("opr", "the OPR on the shared list (GPR Tab. 3)"),
-            ):
-                found += compare(final, metric, words, ours, rival)
+        for metric, words in AGAINST_RIVALS.items() if rival in methods else ():
+            found += compare(final, metric, words, ours, rival)
     return adjust(found)
 
 
 def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) -> str:
-    sizes = settings.sizes
     text = (
         f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
-        f"{sizes.num_test_requests} requests of held-out days per seed. {world_words(info)}"
+        f"{settings.sizes.num_test_requests} requests of held-out days per seed. "
     )
-    text += (
+    text += world_words(info) + (
         "Every value is given under the frozen rankers (what was optimised) and under the world's "
         "hidden truth (what would have happened)."
         if info.has_truth
@@ -146,175 +224,68 @@ def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) 
     return " ".join([text, *info.notes])
 
 
-def _alignment_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
-    columns = {
-        "nDCG": "ndcg",
-        "OPR": "opr",
-        "avg final_value": "avg_final_value_normalised",
-        "max final_value": "max_final_value_normalised",
-        "nDCG, own list": "ndcg_own",
-        "OPR, own list": "opr_own",
-    }
-    return interval_table(
-        final,
-        "Value alignment (the columns of GPR Tab. 3)",
-        order,
-        columns,
-        "nDCG and OPR rank one shared list, the warm start's beam; a collapsed policy can score "
-        "well on its own list. final_value: min-max over the candidates of all rows shown.",
-    )
-
-
-def _value_columns(share: str) -> dict[str, str]:
-    return {
-        f"{words} {kind}": f"{name}{share}_{kind}"
-        for name, words in (("proxy", "rankers,"), ("truth", "truth,"))
-        for kind in KINDS
-    }
-
-
-def _gain_table(final: pd.DataFrame, order: Sequence[str]) -> Table:
-    return interval_table(
-        final,
-        "Share of the possible gain: 0 is the logging policy, 1 the best ad",
-        order,
-        {**_value_columns("_share"), "illegal": "illegal_rate", "seconds": "train_s"},
-        "expected: over the policy's own draws; greedy: its first choice; served: its beam, "
-        f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
-        "best ad is the best of all legal ads, those included whose path another ad holds.",
-    )
-
-
 def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
     chart = {
-        words: [
-            (method, interval)
-            for method in order
-            if (interval := interval_of(final, method, f"{name}_share_expected", TEST)) is not None
-        ]
-        for name, words in (("proxy", "rankers"), ("truth", "truth"))
+        words: [(m, i) for m in order if (i := interval_of(final, m, metric, TEST)) is not None]
+        for words, metric in VIEWS.items()
     }
     drawn = interval_chart(
         {words: pairs for words, pairs in chart.items() if pairs},
         label="share of the possible gain",
         reference=0.0,
     )
-    spread = {
-        "entropy (nats)": "entropy",
-        "KL to warm start (nats)": "kl_to_warm_start",
-        "ads in use": "effective_ads",
-        "distinct first ads": "distinct_first_share",
-        "small advertisers": "small_advertiser_share",
-    }
-    harm = {
-        "gap, expected": "hacking_gap_expected",
-        "gap, greedy": "hacking_gap_greedy",
-        "gap, served": "hacking_gap_served",
-        "regret, rankers": "proxy_regret_expected",
-        "regret, truth": "truth_regret_expected",
-    }
-    return Section(
-        "Where the methods end",
-        [
-            Figure(
-                "shares",
-                "Expected share of the possible gain with 95 % intervals over seeds.",
-                drawn,
-            ),
-            interval_table(
-                final,
-                "Mean reward per request",
-                order,
-                _value_columns(""),
-                "In the reward's own unit; for final_value that of eCPM.",
-            ),
-            interval_table(
-                final,
-                "Reward hacking and regret",
-                order,
-                harm,
-                "gap: share of the gain under the rankers less that under the truth. regret: what "
-                "the best ad is worth more, in the reward's unit, expected over draws.",
-            ),
-            interval_table(
-                final,
-                "Spread of the policies",
-                order,
-                spread,
-                "Entropy and KL exact over all legal paths. ads in use: exp(entropy) of the "
-                "impressions of all requests over ads; distinct first ads per request; small "
-                "advertisers: their share of the impressions (daily budget below the median's).",
-            ),
-        ],
-    )
+    caption = "Expected share of the possible gain with 95 % intervals over seeds."
+    tables = [interval_table(final, title, order, *how) for title, how in END_TABLES.items()]
+    return Section("Where the methods end", [Figure("shares", caption, drawn), *tables])
 
 
 def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig) -> Section:
-    evaluations = training.num_requests * training.num_candidates / 1_000
-    blocks: list[Block] = []
-    for name, label in (
-        ("proxy_share_expected", "share of the gain, rankers"),
-        ("truth_share_expected", "share of the gain, truth"),
-        ("hacking_gap_expected", "reward-hacking gap"),
-    ):
-        if not ((results["metric"] == name) & (results["split"] == "validation")).any():
-            continue
-        blocks.append(
-            Figure(
-                f"curve_{name}",
-                f"Validation requests of a held-out day: {label}.",
-                learning_curves(
-                    results,
-                    name,
-                    methods=trained,
-                    split="validation",
-                    label=label,
-                    x_label="ranker evaluations (thousands)",
-                    steps_to_x=evaluations,
-                ),
-            )
+    lines = partial(learning_curves, results, methods=trained, split="validation")
+    evaluations: dict[str, Any] = {
+        "x_label": "ranker evaluations (thousands)",
+        "steps_to_x": training.num_requests * training.num_candidates / 1_000,
+    }
+    validated = set(results.loc[results["split"] == "validation", "metric"])
+    blocks: list[Block] = [
+        Figure(
+            f"curve_{name}",
+            f"Validation requests of a held-out day: {label}.",
+            lines(name, label=label, **evaluations),
         )
-    seconds = learning_curves(
-        results,
-        "proxy_share_expected",
-        x_metric="train_s",
-        methods=trained,
-        split="validation",
-        label="share of the gain, rankers",
-        x_label="seconds of training",
-    )
-    blocks.append(Figure("curve_seconds", "The same over the seconds of training.", seconds))
+        for name, label in CURVES.items()
+        if name in validated
+    ]
+    proxy = VIEWS["rankers"]
+    drawn = lines(proxy, label=CURVES[proxy], x_label="seconds of training", x_metric="train_s")
+    blocks.append(Figure("curve_seconds", "The same over the seconds of training.", drawn))
     return Section("Learning curves", present(*blocks, same_clock_table(results, trained)))
 
 
 def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
-    explained = results[results["metric"] == "explained_variance"]
-    explained = explained[explained["method"].isin(trained)]
-    blocks: list[Block] = [
-        Paragraph(
-            "`hepo` learns its coarse levels through the critic alone, so its result "
-            "can be no better than these curves."
+    metric = "explained_variance"
+    explained = results[(results["metric"] == metric) & results["method"].isin(trained)]
+    text = (
+        "`hepo` learns its coarse levels through the critic alone, so its result can be no better "
+        "than these curves."
+    )
+    curves = [
+        Figure(
+            f"{metric}_{level}",
+            f"Share of the return's variance that the critic explains at level {level}.",
+            learning_curves(
+                under(explained, level=level),
+                metric,
+                methods=trained,
+                split="train",
+                label=f"explained variance, level {level}",
+            ),
         )
+        for level in sorted(explained["level"].unique())
     ]
-    for level in sorted(explained["level"].unique()):
-        blocks.append(
-            Figure(
-                f"explained_variance_{level}",
-                f"Share of the return's variance that the critic explains at level {level}.",
-                learning_curves(
-                    under(explained, level=level),
-                    "explained_variance",
-                    methods=trained,
-                    split="train",
-                    label=f"explained variance, level {level}",
-                ),
-            )
-        )
-    return Section("The critic", blocks)
+    return Section("The critic", [Paragraph(text), *curves])
 
 
 def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
-    sizes = settings.sizes
     facts = [
         "One warm start per seed is shared by all methods; they meet the same requests, random "
         "streams and number of ranker evaluations.",
@@ -330,14 +301,13 @@ def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -
         [
             _hyper_parameters(trained, settings, num_levels),
             Bullets(facts),
-            KeyValues("Training", asdict(sizes.training)),
+            KeyValues("Training", asdict(settings.sizes.training)),
         ],
     )
 
 
 def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
     """Return the report of all rows of a run; `info` is of the first seed's world."""
-    sizes = settings.sizes
     methods = settings.methods
     base = under(results, market=BASE)
     final = under(add_normalised(results), market=BASE)
@@ -348,7 +318,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     clock = time_table(results)
     sections = [
         _value_section(final, order),
-        _curves(base, trained, sizes.training),
+        _curves(base, trained, settings.sizes.training),
         _critic(base, trained),
         markets_section(results, settings),
         conditions_section(results, settings),
@@ -359,15 +329,16 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         None if clock is None else Section("Where the time goes", [clock]),
     ]
     differences = _differences(final, compared)
-    words = "the expected value under the " + ("hidden truth" if info.has_truth else "rankers")
+    words = _VALUES[VIEWS["truth" if info.has_truth else "rankers"]]
     verdicts = verdict_table(
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
+    main = [interval_table(final, title, order, *how) for title, how in MAIN_TABLES.items()]
     return SuiteReport(
         title="Value alignment by reinforcement learning",
         lead=_lead(info, compared, settings),
         sections=[section for section in sections if section is not None],
-        tables=[_alignment_table(final, order), _gain_table(final, order), verdicts],
+        tables=[*main, verdicts],
         differences=differences,
     )

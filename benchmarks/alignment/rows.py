@@ -1,7 +1,7 @@
 """The rows of the alignment suite: a method, perhaps with one change, on a market."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pandas as pd
 
@@ -11,7 +11,6 @@ from benchmarks.alignment.presets import (
     CONDITION_MARKETS,
     CONDITION_METHODS,
     WARM_ROWS,
-    AlignmentPreset,
     AlignmentSettings,
 )
 from benchmarks.worlds import BASE, on_market
@@ -60,8 +59,9 @@ def rows_of(settings: AlignmentSettings) -> dict[Row, tuple[int, ...]]:
     for method in trained:
         seeds = some if method in sizes.extra_methods else settings.seeds
         rows[Row(method=method)] = seeds
-    for market in settings.markets:
-        for method in _methods_on(market, trained, sizes):
+    for market, method in product(settings.markets, trained):
+        allowed = market not in CONDITION_MARKETS or method in CONDITION_METHODS
+        if allowed and method not in sizes.extra_methods:
             rows[Row(method=method, market=market)] = some
     for name in settings.ablations:
         ablation = ABLATIONS[name]
@@ -72,16 +72,9 @@ def rows_of(settings: AlignmentSettings) -> dict[Row, tuple[int, ...]]:
     return rows
 
 
-def _methods_on(market: str, trained: Sequence[str], sizes: AlignmentPreset) -> list[str]:
-    main = [m for m in trained if m not in sizes.extra_methods]
-    return [m for m in main if market not in CONDITION_MARKETS or m in CONDITION_METHODS]
-
-
 def seeds_on(
     market: str, rows: dict[Row, tuple[int, ...]], settings: AlignmentSettings
 ) -> tuple[int, ...]:
-    """Return the seeds whose world and warm start a market needs."""
-    if market == BASE:
-        return settings.seeds
+    """Return the seeds whose world and warm start a market beside the base one needs."""
     needed = {seed for row, seeds in rows.items() if row.market == market for seed in seeds}
     return tuple(seed for seed in settings.seeds if seed in needed)

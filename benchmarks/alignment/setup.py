@@ -27,7 +27,7 @@ from benchmarks.evaluation import (
 from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.worlds import BASE, on_market, open_world
-from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.checkpoint import below, load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD
 from gpr_rl.policy import load_policy, save_policy
 from simulators.markets import log_view, train_view
@@ -88,14 +88,10 @@ class Setup:
         """Read what `prepare_seed` saved of a run's seed, and open its world."""
         loaded, mix = open_world(world, seed, market), RewardMix.from_specs(list(reward))
         tensors, _ = load_checkpoint(checkpoint(out, "evaluation", seed, market))
-
-        def part(name: str) -> EvaluationSet:
-            start = name + "."
-            own = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-            return EvaluationSet.from_tensors(own)
-
-        shared, warm = tensors["shared"], tensors["warm"]
-        return cls(loaded, mix, part("data"), part("validation"), shared, warm)
+        data, validation = (
+            EvaluationSet.from_tensors(below(start, tensors)) for start in ("data.", "validation.")
+        )
+        return cls(loaded, mix, data, validation, tensors["shared"], tensors["warm"])
 
 
 def checkpoint(out: Path, row: str, seed: int, market: str = BASE) -> Path:
@@ -164,8 +160,7 @@ def prepare_seed(
     mix = RewardMix.from_specs(list(reward))
     saved_mtp = checkpoint(out, "mtp", seed, market)
     model, logs, seconds = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
-    saved = checkpoint(out, "vaft", seed, market)
-    save_policy(model, saved, world=world, method="vaft", seed=seed)
+    save_policy(model, checkpoint(out, "vaft", seed, market), world=world, method="vaft", seed=seed)
     scoring = time.perf_counter()
     data = make_evaluation_set(loaded, mix, sizes.num_test_requests)
     validation = make_evaluation_set(loaded, mix, sizes.num_validation_requests, "validation")
@@ -175,7 +170,7 @@ def prepare_seed(
     setup = Setup(loaded, mix, data, validation, beam.ad_id, warm)
     setup.save(checkpoint(out, "evaluation", seed, market))
 
-    rows = [_reference_rows(setup, market, seed, sizes.list_size)]
+    rows = _reference_rows(setup, market, seed, sizes.list_size)
     rows += _card_rows(loaded, market, seed)
     for name, policy in (("mtp", load_policy(saved_mtp)), ("vaft", model)):
         reference = warm if name == "mtp" else None
@@ -196,7 +191,7 @@ def prepare_seed(
     return pd.concat(rows, ignore_index=True)
 
 
-def _reference_rows(setup: Setup, market: str, seed: int, list_size: int) -> pd.DataFrame:
+def _reference_rows(setup: Setup, market: str, seed: int, list_size: int) -> list[pd.DataFrame]:
     """Return the rows that need no model (what RL must be compared with)."""
     data = setup.data
     best = value_metrics(data, "greedy", ad_id=data.proxy_best())
@@ -210,10 +205,9 @@ def _reference_rows(setup: Setup, market: str, seed: int, list_size: int) -> pd.
         "proxy_argmax": value_metrics(data, "greedy", ad_id=data.proxy_best()),
         "best": best,
     }
-    frames = [
+    return [
         rows_frame(name, seed, 0, "test", metrics, market=market) for name, metrics in found.items()
     ]
-    return pd.concat(frames, ignore_index=True)
 
 
 def _popularity_metrics(setup: Setup, list_size: int) -> dict[str, float]:

@@ -9,13 +9,9 @@ import pandas as pd
 
 from agents.methods import search_space
 from benchmarks.alignment.ablations import ABLATIONS
-from benchmarks.alignment.presets import (
-    CONDITION_MARKETS,
-    WARM_ROWS,
-    AlignmentSettings,
-)
+from benchmarks.alignment.presets import CONDITION_MARKETS, WARM_ROWS, AlignmentSettings
 from benchmarks.alignment.rows import labelled, rows_of
-from benchmarks.alignment.tables import VIEWS, market_table, paired
+from benchmarks.alignment.tables import VIEWS, filled, market_table, paired
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -46,8 +42,7 @@ def markets_section(results: pd.DataFrame, settings: AlignmentSettings) -> Secti
     """Return how every method does on every market."""
     if not settings.markets:
         return None
-    methods = ["logging", "popularity", "mtp", "vaft", *(m for m in settings.methods)]
-    methods = list(dict.fromkeys(methods))
+    methods = list(dict.fromkeys(["logging", "popularity", "mtp", "vaft", *settings.methods]))
     markets = [BASE, *settings.markets]
     blocks: list[Block] = [
         Bullets([f"`{name}`: {MARKETS[name].summary}" for name in markets]),
@@ -93,17 +88,15 @@ def _profiles(results: pd.DataFrame, settings: AlignmentSettings) -> dict[str, P
 
 
 def _gate_table(results: pd.DataFrame, markets: Sequence[str]) -> Table | None:
-    rows: list[list[Cell]] = []
-    for market in markets:
-        share = interval_of(under(results, market=market), "rankers", "regime/share", TEST)
-        if share is not None:
-            rows.append([market, share])
-    if not rows:
+    rows: list[list[Cell]] = [
+        [m, interval_of(under(results, market=m), "rankers", "regime/share", TEST)] for m in markets
+    ]
+    if not filled(rows):
         return None
     return Table(
         "What the rankers are good for: the truth of the ad they like best",
         ["market", "share of the gain, truth"],
-        rows,
+        filled(rows),
         "Below 0 optimising the rankers is reward hacking. Taken when the world was made.",
     )
 
@@ -119,52 +112,56 @@ def conditions_section(results: pd.DataFrame, settings: AlignmentSettings) -> Se
     markets = [BASE, *settings.markets]
     if not pairs or len(markets) == 1:
         return None
-    blocks: list[Block] = [
-        Paragraph(
-            "Each cell is a seed-paired difference of the expected share of the gain, method minus "
-            "rival, on the same worlds and requests."
+    text = (
+        "Each cell is a seed-paired difference of the expected share of the gain, method minus "
+        "rival, on the same worlds and requests."
+    )
+    named = labelled(results)
+    leads = {view: _leads(named, pairs, markets, metric) for view, metric in VIEWS.items()}
+    tables = [
+        Table(
+            f"HEPO against its rivals, {view}",
+            ["market", *columns],
+            filled([[m, *(column[m] for column in columns.values())] for m in markets]),
         )
+        for view, columns in leads.items()
     ]
-    leads = {view: _leads(results, pairs, markets, metric) for view, metric in VIEWS.items()}
-    for view, columns in leads.items():
-        rows = [[market, *(column[market] for column in columns.values())] for market in markets]
-        rows = [row for row in rows if any(cell is not None for cell in row[1:])]
-        blocks.append(Table(f"HEPO against its rivals, {view}", ["market", *columns], rows))
-    blocks += _dial(leads["rankers"], markets)
-    return Section("Under which conditions HEPO is ahead", blocks)
+    dial = _dial(leads["rankers"], markets)
+    title = "Under which conditions HEPO is ahead"
+    return Section(title, present(Paragraph(text), *tables, dial))
 
 
 def _leads(
-    results: pd.DataFrame, pairs: Sequence[tuple[str, str]], markets: Sequence[str], metric: str
+    named: pd.DataFrame, pairs: Sequence[tuple[str, str]], markets: Sequence[str], metric: str
 ) -> Leads:
     """Return every method's seed-paired difference from its rival on every market."""
-    named, leads = labelled(results), {}
-    for method, rival in pairs:
-        sides = {m: (on_market(method, m), on_market(rival, m)) for m in markets}
-        found = {m: paired(named, *names, metric) for m, names in sides.items()}
-        leads[f"{method} - {rival}"] = {
-            m: None if d is None else d.interval for m, d in found.items()
-        }
-    return leads
+
+    def lead(method: str, rival: str, m: str) -> Interval | None:
+        found = paired(named, on_market(method, m), on_market(rival, m), metric)
+        return None if found is None else found.interval
+
+    return {
+        f"{ours} - {rival}": {m: lead(ours, rival, m) for m in markets} for ours, rival in pairs
+    }
 
 
-def _dial(leads: Leads, markets: Sequence[str]) -> list[Block]:
+def _dial(leads: Leads, markets: Sequence[str]) -> Figure | None:
     """Return HEPO's lead over what the coarse levels explain, with the shuffled tree as control."""
-    present = [market for market in DIAL if market in markets]
+    steps = [market for market in DIAL if market in markets]
     groups = {
         name: points
         for name, column in leads.items()
-        if len(points := [(m, x) for m in present if (x := column[m])]) == len(present)
+        if len(points := [(m, x) for m in steps if (x := column[m])]) == len(steps)
     }
-    if len(present) < 2 or not groups:
-        return []
+    if len(steps) < 2 or not groups:
+        return None
     chart = interval_chart(groups, label="difference of shares, rankers", reference=0.0)
     caption = (
         "The dial: from a tree that explains nothing (shuffled) over item matches only (coarse_0) "
         "to categories only (coarse_100). If HEPO's lead came from the hierarchy it would grow "
         "from top to bottom."
     )
-    return [Figure("dial", caption, chart)]
+    return Figure("dial", caption, chart)
 
 
 def ablations_section(results: pd.DataFrame, settings: AlignmentSettings) -> Section | None:
@@ -180,15 +177,10 @@ def ablations_section(results: pd.DataFrame, settings: AlignmentSettings) -> Sec
         entropy, ranked = paired(named, name, plain, "entropy"), found["rankers"]
         if ranked is None:
             continue
-        rows.append(
-            [
-                name,
-                interval_of(named, name, VIEWS["rankers"], TEST),
-                *(None if d is None else d.interval for d in found.values()),
-                None if entropy is None else entropy.interval.value,
-                ranked.num_seeds,
-            ]
-        )
+        itself = interval_of(named, name, VIEWS["rankers"], TEST)
+        changes = [None if d is None else d.interval for d in found.values()]
+        spread = None if entropy is None else entropy.interval.value
+        rows.append([name, itself, *changes, spread, ranked.num_seeds])
         for view, difference in found.items():
             if difference is not None:
                 forest[view].append((name, difference.interval))

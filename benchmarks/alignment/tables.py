@@ -25,6 +25,11 @@ VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
 """The two measures that comparisons are made on."""
 
 
+def filled(rows: Sequence[list[Cell]]) -> list[list[Cell]]:
+    """Return the rows that have any cell beside their names."""
+    return [row for row in rows if any(cell is not None for cell in row[1:])]
+
+
 def paired(named: pd.DataFrame, row: str, baseline: str, metric: str) -> Difference | None:
     """Return the seed-paired difference of two rows of `labelled` on a test metric."""
     return next(iter(compare(named, metric, metric, [row], baseline)), None)
@@ -134,18 +139,15 @@ def market_table(
     results: pd.DataFrame, methods: Sequence[str], markets: Sequence[str], view: str
 ) -> Table:
     """Return the expected share of the gain of every method on every market."""
-    rows: list[list[Cell]] = []
-    for method in methods:
-        cells: list[Cell] = [
-            interval_of(under(results, market=market), method, VIEWS[view], TEST)
-            for market in markets
-        ]
-        if any(cell is not None for cell in cells):
-            rows.append([method, *cells])
+    on = {market: under(results, market=market) for market in markets}
+    rows: list[list[Cell]] = [
+        [method, *(interval_of(found, method, VIEWS[view], TEST) for found in on.values())]
+        for method in methods
+    ]
     return Table(
         f"Expected share of the gain on every market, {view}",
         ["method", *markets],
-        rows,
+        filled(rows),
         "0 is the market's logging policy, 1 its best ad; the base market over the same seeds as "
         "the others would have another interval: columns don't share their seeds' number.",
     )

@@ -67,16 +67,18 @@ def run_row(
     name = str(row)
     start = "vaft" if ablation is None else ablation.start
     model = starting_model(start, out, setup, row.market, seed, sizes)
-    curve = _Curve(checkpoint(out, name, seed).with_suffix(".curve.json"), execution.resume)
+    curve_file = checkpoint(out, name, seed).with_suffix(".curve.json")
+    curve = _read_curve(curve_file) if execution.resume else {}
     curve_s = 0.0
 
     def measure(step: int) -> None:
         nonlocal curve_s
         began = time.perf_counter()
-        curve.add(step, validation_metrics(model, setup))
+        curve[step] = validation_metrics(model, setup)
+        write_bytes(curve_file, json.dumps(curve).encode())
         curve_s += time.perf_counter() - began
 
-    if 0 not in curve.points:
+    if 0 not in curve:
         measure(0)
 
     def on_step(step: int, measures: dict[str, float]) -> None:
@@ -108,7 +110,7 @@ def run_row(
 
     rows = [measured(step, "train", m) for step, m in enumerate(history, start=1)]
     spent = pd.Series([m["step_s"] for m in history]).cumsum()
-    for step, point in curve.points.items():
+    for step, point in curve.items():
         point["train_s"] = float(spent[step - 1]) if step else 0.0
         rows.append(measured(step, "validation", point))
     began = time.perf_counter()
@@ -167,20 +169,11 @@ def run_vsl(
     )
 
 
-class _Curve:
-    """Points of a learning curve, kept in a file so that `--resume` has those before it."""
-
-    def __init__(self, path: Path, resume: bool) -> None:
-        self._path = path
-        self.points: dict[int, dict[str, float]] = {}
-        if resume and path.exists():
-            try:
-                stored = json.loads(path.read_text())
-                self.points = {int(step): point for step, point in stored.items()}
-            except ValueError as error:
-                raise CheckpointError(path, str(error)) from error
-
-    def add(self, step: int, point: dict[str, float]) -> None:
-        """Add or replace a point and write the file."""
-        self.points[step] = point
-        write_bytes(self._path, json.dumps(self.points).encode())
+def _read_curve(path: Path) -> dict[int, dict[str, float]]:
+    """Return the points of a learning curve that a run kept before it was stopped."""
+    if not path.exists():
+        return {}
+    try:
+        return {int(step): point for step, point in json.loads(path.read_text()).items()}
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error

@@ -12,16 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.warm_start import logged_critic_loss
-from benchmarks.architecture.presets import (
-    BASE,
-    DEEP,
-    FULL,
-    GUIDED,
-    LAZY,
-    PARTS,
-    ArchitecturePreset,
-    row_config,
-)
+from benchmarks.architecture.presets import BASE, GUIDED, RIVALS, ArchitecturePreset, row_config
 from benchmarks.architecture.protocol import Protocol
 from benchmarks.measure.sizes import non_embedding_parameters
 from gpr_rl.decoding import beam_search
@@ -84,20 +75,13 @@ def build(row: str, protocol: Protocol, sizes: ArchitecturePreset, seed: int) ->
         seed,
         sizes.num_windows,
         sizes.num_positions,
-        row_heads(row, sizes),
+        row_config(row, sizes.model).num_mtp_heads,
         last_time=protocol.until,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if row in (BASE, *PARTS, FULL, DEEP, LAZY) or row.startswith("control_"):
-            return _hhd(row, protocol, sizes, batches)
-        return _rival(row, protocol, sizes, batches)
-
-
-def row_heads(row: str, sizes: ArchitecturePreset) -> int:
-    """Return how many next ads a row learns at each position."""
-    known = row in (BASE, *PARTS, FULL)
-    return row_config(row, sizes.model).num_mtp_heads if known else 1
+        make = _rival if row in RIVALS else _hhd
+        return make(row, protocol, sizes, batches)
 
 
 def _rival(
@@ -121,24 +105,25 @@ def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
     from gpr_rl.models import rivals
 
     world = protocol.world
-    layers, num_items = model.num_hsd_layers, len(world.item_codes)
+    layers = model.num_hsd_layers
     shape: dict[str, Any] = {"dim": model.dim, "num_heads": model.num_heads}
     if row == "popularity":
         return rivals.Popularity(protocol.training_ads().bincount(minlength=world.num_ads))
     if row == "sasrec":
         sasrec = rivals.SASRecConfig(**shape, num_layers=layers)
-        return rivals.SASRec(sasrec, world.spec, world.num_ads, num_items)
+        return rivals.SASRec(sasrec, world.spec, world.num_ads, len(world.item_codes))
     if row == "hstu":
         hstu = rivals.HSTUConfig(**shape, num_layers=layers)
         return rivals.HSTU(hstu, world.spec, world.num_ads)
+    shape["num_encoder_layers"] = layers
     if row == "onerec":
-        decoder = model.num_ptd_layers
-        onerec = rivals.OneRecConfig(**shape, num_encoder_layers=layers, num_decoder_layers=decoder)
+        onerec = rivals.OneRecConfig(**shape, num_decoder_layers=model.num_ptd_layers)
         return rivals.OneRec(onerec, world.spec, world.trie)
     assert row == "tiger", row
     # as deep a decoder as its encoder, as in TIGER
-    tiger = rivals.TIGERConfig(**shape, num_encoder_layers=layers, num_decoder_layers=layers)
-    return rivals.TIGER(tiger, world.spec, world.trie)
+    return rivals.TIGER(
+        rivals.TIGERConfig(**shape, num_decoder_layers=layers), world.spec, world.trie
+    )
 
 
 def _hhd(
@@ -202,16 +187,15 @@ class _Knowledge:
         world = protocol.world
         events = as_seen(world.events)
         taken = events[events["action"] >= int(Action.CLICK)]
-        frames = (world.ads, world.organic)
-        category = [frame["category"].to_numpy() for frame in frames]
-        maker = [world.ads["advertiser"].to_numpy(), world.organic["creator"].to_numpy()]
-        columns = taken[["user_id", "timestamp", "kind", "item_id"]]
-        clicks = [
-            Click(
-                user, time, f"category_{category[1 - kind][item]}", f"maker_{maker[1 - kind][item]}"
-            )
-            for user, time, kind, item in columns.itertuples(index=False)
+        of_kind = [  # organic items, then ads
+            frame[["category", maker]].to_numpy()
+            for frame, maker in ((world.organic, "creator"), (world.ads, "advertiser"))
         ]
+        clicks = []
+        columns = taken[["user_id", "timestamp", "kind", "item_id"]]
+        for user, time, kind, item in columns.itertuples(index=False):
+            category, maker = of_kind[kind][item]
+            clicks.append(Click(user, time, f"category_{category}", f"maker_{maker}"))
         self.provider = HistoryThoughts(clicks)
         self._world = world
         users = torch.arange(len(world.users))
@@ -237,9 +221,6 @@ def matched_config(row: str, world: World, sizes: ArchitecturePreset) -> HHDConf
     row_model = HHD(row_config(row, sizes.model), world.spec)
     wanted = non_embedding_parameters(row_model, critic=row in GUIDED)
     # the counted models draw weights: as many must be made for a control to start as it always did
-    own, per_unit = (
-        count(base.ffn_multiple),
-        count(base.ffn_multiple + 1) - count(base.ffn_multiple),
-    )
-    wider = math.ceil((wanted - own) * base.dim / per_unit)
+    own, more, own_again = (count(base.ffn_multiple + extra) for extra in (0, 1, 0))
+    wider = math.ceil((wanted - own) * base.dim / (more - own_again))
     return replace(base, ffn_multiple=base.ffn_multiple + wider / base.dim)

@@ -112,12 +112,7 @@ PRESETS = {
 
 
 def row_config(row: str, model: HHDConfig) -> HHDConfig:
-    """Return the configuration of an HHD row.
-
-    Args:
-        row: `base`, one of `PARTS`, `full`, `deep` or `lazy_ar`.
-        model: Sizes.
-    """
+    """Return the configuration of an HHD row of these sizes; of any other row that of the base."""
     base = replace(model, **OFF)  # type: ignore[arg-type]
     if row in (DEEP, LAZY):
         deep = replace(base, num_ptd_layers=3)

@@ -18,15 +18,9 @@ from benchmarks.architecture.presets import (
     ArchitecturePreset,
 )
 from benchmarks.architecture.protocol import HISTORIES, TIME
-from benchmarks.architecture.speed import (
-    DECODER_LAYERS,
-    DEPTHS,
-    NUM_BEAMS,
-    NUM_CODES,
-    THREADS,
-)
+from benchmarks.architecture.speed import DECODER_LAYERS, DEPTHS, NUM_BEAMS, NUM_CODES, THREADS
 from benchmarks.reports.blocks import Block, Bullets, Cell, Section, SuiteReport, Table, present
-from benchmarks.reports.lookup import interval_of, mean_of
+from benchmarks.reports.lookup import interval_cells, mean_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.trials import rate_table
 from benchmarks.runs.results import Conditions, under
@@ -51,6 +45,27 @@ PAPER = {
 """HitR@100 in per cent of GPR Tab. 2, on private data."""
 
 
+_TRAINED = {
+    "plain_tokens_per_s": ("training, plain encoder, tokens/s", ",.0f"),
+    "plain_share_of_matrix_per_s": ("its share of the matrix product's rate", ".0%"),
+    "hsd_tokens_per_s": (
+        "training, HSD with hybrid attention and all token-aware parts, tokens/s",
+        ",.0f",
+    ),
+    "hsd_share_of_matrix_per_s": ("its share of the matrix product's rate ", ".0%"),
+    "hsd_over_plain_per_s": ("HSD over plain encoder", ".2f"),
+    "base_over_plain_per_s": ("base (no token-aware part) over plain encoder", ".2f"),
+    "ffn_grouped_over_shared_s": (
+        "seconds of the token-aware FFN over those of a shared one",
+        ".2f",
+    ),
+}
+"""Metric to what a line says and the format of its numbers."""
+_DECODED = {
+    "plain_per_s": ("plain decoder, requests/s", ".0f"),
+    "lazy_ar_per_s": ("LazyAR with K_d/L_d = 2/3, requests/s", ".0f"),
+    "lazy_ar_over_plain_per_s": ("LazyAR over plain", ".2f"),
+}
 _BY_USER = (
     "Each user's last click or conversion is tested, the one before chooses weights and learning "
     "rate, and what comes before that trains, with a history of up to {items} ads (or "
@@ -73,9 +88,7 @@ def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Ta
         "Recall@10": "recall_10",
         "NDCG@10": "ndcg_10",
     }
-    cells: list[list[Cell]] = [
-        [row, *(interval_of(results, row, metric) for metric in metrics.values())] for row in rows
-    ]
+    cells = [[row, *interval_cells(results, row, metrics.values())] for row in rows]
     requests = mean_of(results, rows[0], "num_requests") or 0.0
     num_ads = mean_of(results, rows[0], "num_ads")
     note = (
@@ -101,9 +114,7 @@ def cost_table(results: pd.DataFrame, rows: Sequence[str]) -> Table:
         "loss at the start": "first_loss",
         "at the end": "last_loss",
     }
-    cells: list[list[Cell]] = [
-        [row, *(mean_of(results, row, metric) for metric in names.values())] for row in rows
-    ]
+    cells = [[row, *(mean_of(results, row, metric) for metric in names.values())] for row in rows]
     return Table(
         "What each row costs (means over seeds, one thread)",
         ["row", *names],
@@ -136,35 +147,23 @@ def statistics_table(results: pd.DataFrame) -> Table | None:
 
 def part_differences(results: pd.DataFrame, rows: Sequence[str], metric: str) -> list[Difference]:
     """Return the declared comparisons: parts against the base, controls, rivals against full."""
-    words = "HitR"
-    found: list[Difference] = []
-    parts = [row for row in (*PARTS, FULL) if row in rows and row != "refining"]
-    found += compare(results, metric, words, parts, BASE)
-    if "refining" in rows:
-        found += compare(results, metric, words, ["refining"], "thinking")
-    for row in CONTROLS:
-        if row in rows:
-            found += compare(results, metric, words, [row], f"control_{row}")
-    for rival in RIVALS:
-        if rival in rows:
-            found += compare(results, metric, words, [FULL], rival)
-    if LAZY in rows:
-        found += compare(results, metric, words, [LAZY], DEEP)
-    return found
+    pairs = [(row, BASE) for row in (*PARTS, FULL) if row != "refining"]
+    pairs += [("refining", "thinking"), *((row, f"control_{row}") for row in CONTROLS)]
+    pairs = [(row, base) for row, base in pairs if row in rows]
+    pairs += [(FULL, rival) for rival in RIVALS if rival in rows]
+    pairs += [(LAZY, DEEP)] if LAZY in rows else []
+    return [d for row, base in pairs for d in compare(results, metric, "HitR", [row], base)]
 
 
 def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     """Return how many rows ended before they stopped getting better; nothing if none did."""
-    steps = {
-        row: (mean_of(results, row, "num_steps"), mean_of(results, row, "best_step"))
-        for row in rows
-    }
-    trained = {row: pair for row, pair in steps.items() if pair[0] is not None}
-    late = [row for row, (last, best) in trained.items() if best == last]
-    if not late:
+    steps = [[mean_of(results, row, name) for name in ("num_steps", "best_step")] for row in rows]
+    trained = [pair for pair in steps if pair[0] is not None]
+    num_late = sum(best == last for last, best in trained)
+    if not num_late:
         return []
     return [
-        f"{len(late)} of {len(trained)} trained rows were best at their last step with every seed: "
+        f"{num_late} of {len(trained)} trained rows were best at their last step with every seed: "
         "they were still learning. The order is that of this budget, not of models trained to the "
         "end, and a row that learns slowly from few steps may lead after many."
     ]
@@ -173,41 +172,22 @@ def still_learning(results: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 def speed_blocks(results: pd.DataFrame, sizes: ArchitecturePreset) -> list[Block]:
     """Return what was measured of single parts, with one thread and with two."""
     training: Conditions = {"part": "train"}
-    trained = {
-        "training, plain encoder, tokens/s": ("plain_tokens_per_s", "{:,.0f}"),
-        "its share of the matrix product's rate": ("plain_share_of_matrix_per_s", "{:.0%}"),
-        "training, HSD with hybrid attention and all token-aware parts, tokens/s": (
-            "hsd_tokens_per_s",
-            "{:,.0f}",
-        ),
-        "its share of the matrix product's rate ": ("hsd_share_of_matrix_per_s", "{:.0%}"),
-        "HSD over plain encoder": ("hsd_over_plain_per_s", "{:.2f}"),
-        "base (no token-aware part) over plain encoder": ("base_over_plain_per_s", "{:.2f}"),
-        "seconds of the token-aware FFN over those of a shared one": (
-            "ffn_grouped_over_shared_s",
-            "{:.2f}",
-        ),
-    }
     names: list[tuple[str, str, str, Conditions]] = [
-        ("matrix product, GFLOP/s", "matrix_gflop_per_s", "{:.0f}", {}),
-        *((title, *how, training) for title, how in trained.items()),
+        ("matrix product, GFLOP/s", "matrix_gflop_per_s", ".0f", {}),
+        *((title, metric, form, training) for metric, (title, form) in _TRAINED.items()),
     ]
     for depth in DEPTHS:
         title = f"inference of the HSD at mean depth {depth}, ms"
-        names.append((title, "inference_ms", "{:.0f}", {"part": "inference", "depth": depth}))
+        names.append((title, "inference_ms", ".0f", {"part": "inference", "depth": depth}))
     for layers in DECODER_LAYERS:
-        for words, metric, form in (
-            ("plain decoder, requests/s", "plain_per_s", "{:.0f}"),
-            ("LazyAR with K_d/L_d = 2/3, requests/s", "lazy_ar_per_s", "{:.0f}"),
-            ("LazyAR over plain", "lazy_ar_over_plain_per_s", "{:.2f}"),
-        ):
+        for metric, (words, form) in _DECODED.items():
             title = f"{words}, {layers} layers, {NUM_BEAMS} beams"
             names.append((title, metric, form, {"part": "decode", "depth": layers}))
     rows: list[list[Cell]] = []
     for title, metric, form, at in names:
         found = [mean_of(under(results, threads=n, **at), MACHINE, metric) for n in THREADS]
         if found[0] is not None:
-            rows.append([title, *(form.format(value) for value in found)])
+            rows.append([title, *(format(value, form) for value in found)])
     note = (
         f"Medians of {sizes.speed_repeats} calls that take turns, D = T = 128, "
         f"{sizes.speed_batch} sequences, two layers; alone on the machine. Training is forward and "

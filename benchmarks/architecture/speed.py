@@ -7,7 +7,6 @@ Dims: B sequences, T tokens, M real tokens, D width, R recursions, L levels, V c
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 import torch
@@ -92,16 +91,6 @@ def random_tokens(batch: int, num_tokens: int) -> Tokens:
     )
 
 
-def training_flop(batch: int) -> float:
-    """Return the floating-point operations of a training step of any of the stacks.
-
-    Per token and block 9 D^2 multiply-adds in linear layers and 2 T D in attention; the backward
-    pass counts twice.
-    """
-    linear, attention = 9 * DIM * DIM, 2 * NUM_TOKENS * DIM
-    return 3.0 * 2.0 * batch * NUM_TOKENS * NUM_LAYERS * (linear + attention)
-
-
 def time_training(batch: int, repeats: int) -> dict[str, float]:
     """Time forward and backward of the HSD's blocks, of a plain encoder, and of both FFNs.
 
@@ -139,10 +128,13 @@ def time_training(batch: int, repeats: int) -> dict[str, float]:
         repeats,
     )
     rate = matrix_rate()
+    # multiply-adds per token and block, linear and attention; the backward pass counts twice
+    per_token = 9 * DIM * DIM + 2 * NUM_TOKENS * DIM
+    flop = 3.0 * 2.0 * batch * NUM_TOKENS * NUM_LAYERS * per_token
     found = {}
     for name in ("plain", "hsd", "base"):
         found[f"{name}_tokens_per_s"] = batch * NUM_TOKENS / seconds[name]
-        found[f"{name}_share_of_matrix_per_s"] = training_flop(batch) / seconds[name] / 1e9 / rate
+        found[f"{name}_share_of_matrix_per_s"] = flop / seconds[name] / 1e9 / rate
     for name in ("hsd", "base"):
         found[f"{name}_over_plain_per_s"] = seconds["plain"] / seconds[name]
     return found | {"ffn_grouped_over_shared_s": seconds["ffn_grouped"] / seconds["ffn_shared"]}
@@ -176,21 +168,6 @@ def time_recursions(batch: int, repeats: int) -> Found:
     ]
 
 
-class _FromStates:
-    """An HHD that is handed the encoder's output: what is timed is the decoder's work alone."""
-
-    def __init__(self, model: HHD, h: Tensor, key_mask: Tensor, position: Tensor) -> None:
-        self._decoder = Unvalued(model)
-        self._model, self._known = model, (h, key_mask, position)
-        self.begin, self.extend = self._decoder.begin, self._decoder.extend
-        self.step = self._decoder.step
-
-    def encode(self, request: object) -> Any:
-        """Return the decoder's view of the known states."""
-        h, key_mask, position = self._known
-        return self._model.context_of(h, key_mask, position)
-
-
 def time_decoders(batch: int, repeats: int) -> Found:
     """Time beam search by LazyAR and by plain layers, from encoded histories to ranked ads.
 
@@ -206,7 +183,9 @@ def time_decoders(batch: int, repeats: int) -> Found:
     tokens = random_tokens(batch, 1 + _PROMPT)
 
     def search(config: HHDConfig) -> Callable[[], object]:
-        policy = _FromStates(HHD(config, SPEC).eval(), h, key_mask, position)
+        model = HHD(config, SPEC).eval()
+        policy = Unvalued(model)
+        policy.encode = lambda request: model.context_of(h, key_mask, position)
         return lambda: beam_search(policy, tokens, trie, NUM_BEAMS)
 
     found: Found = []

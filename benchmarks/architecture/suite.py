@@ -11,14 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.architecture.presets import (
-    METHODS as ALL_METHODS,
-)
-from benchmarks.architecture.presets import (
-    NO_TRAINING,
-    PRESETS,  # noqa: F401, what `load_suite` reads
-    ArchitecturePreset,
-)
+from benchmarks.architecture import presets
+from benchmarks.architecture.presets import NO_TRAINING, ArchitecturePreset
 from benchmarks.architecture.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
@@ -27,9 +21,12 @@ from benchmarks.worlds import needs_world, open_world, world_tasks
 
 _OPTIONAL = {"tiger": "transformers"}
 METHODS = tuple(
-    row for row in ALL_METHODS if row not in _OPTIONAL or importlib.util.find_spec(_OPTIONAL[row])
+    row
+    for row in presets.METHODS
+    if row not in _OPTIONAL or importlib.util.find_spec(_OPTIONAL[row])
 )
 """TIGER only where transformers is installed."""
+PRESETS = presets.PRESETS
 
 
 def tuned_file(settings: Settings[ArchitecturePreset], row: str) -> Path | None:

@@ -46,7 +46,6 @@ def train(
     """Train in place, keep the weights of the best validation, and return what it took."""
     validation = protocol.held_out("validation", sizes.num_validation_requests)
     module = studied.module
-
     losses: list[float] = []
     validating = 0.0
 
@@ -64,9 +63,6 @@ def train(
         validating += time.perf_counter() - began
         return score[f"hitr_{sizes.list_size}"]
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        return studied.loss(step), {}
-
     def on_step(step: int, logged: dict[str, float]) -> None:
         losses.append(logged["loss"])
         if (step + 1) % 20 == 0:
@@ -76,7 +72,7 @@ def train(
     started = time.perf_counter()
     result = train_stage(
         studied.groups,
-        loss,
+        lambda step: (studied.loss(step), {}),
         config,
         on_step,
         name,
@@ -96,15 +92,11 @@ def train(
     }
 
 
-def _show(world: str, protocol: str, seed: int) -> Protocol:
-    return make_protocol(protocol, open_world(world, seed))
-
-
 def run_trial(
     *, world: str, protocol: str, row: str, sizes: ArchitecturePreset, output: Path
 ) -> None:
     """Try every learning rate on the tuning seed and write the best one's."""
-    shown = _show(world, protocol, sizes.tuning_seed)
+    shown = make_protocol(protocol, open_world(world, sizes.tuning_seed))
 
     def lost(config: StageConfig) -> float:
         studied = build(row, shown, sizes, sizes.tuning_seed)
@@ -123,7 +115,7 @@ def run_row(
     sizes: ArchitecturePreset,
 ) -> pd.DataFrame:
     """Train and grade one row on one seed."""
-    shown = _show(world, protocol, seed)
+    shown = make_protocol(protocol, open_world(world, seed))
     studied = build(row, shown, sizes, seed)
     metrics = {
         "num_parameters": float(studied.num_parameters),
@@ -139,7 +131,6 @@ def run_row(
     started = time.perf_counter()
     metrics |= evaluate(studied.rank, shown.world, test, sizes.list_size)
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
-    metrics["num_requests"] = float(len(test))
-    metrics["num_ads"] = float(shown.world.num_ads)
+    metrics |= {"num_requests": float(len(test)), "num_ads": float(shown.world.num_ads)}
     collapse = tidy(SUITE, row, seed, studied.statistics(), part="collapse")
     return pd.concat([tidy(SUITE, row, seed, metrics), collapse])

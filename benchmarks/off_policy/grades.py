@@ -6,7 +6,9 @@ Dims: P requests, N ads, R replications (logs), n rows, S positions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -35,57 +37,26 @@ from benchmarks.off_policy.tables import REWARDS, Logs, Tables, draw_logs
 
 ATTENTION = 0.5
 """What the slates' reward model believes: half of the users go on, whatever stands above."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What an estimator may use of R logs, for one target policy and one reward."""
-
-    reward: Tensor  # float64 [R, n], slates [R, n, S]
-    propensity: Tensor
-    target: Tensor
-    prediction: Tensor
-    expected: Tensor
-    marginal_propensity: Tensor
-    marginal_target: Tensor
-    max_weight: float
-
-    def first(self, num_rows: int) -> "Rows":
-        """Return the beginning of every log."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_weight"}
-        return replace(self, **{name: value[:, :num_rows] for name, value in tensors.items()})
-
-
-Estimator = Callable[[Rows], Estimate]
-
-ESTIMATORS: dict[str, Estimator] = {
-    "ips": lambda r: ips(r.reward, r.propensity, r.target),
-    "ips_clipped": lambda r: ips(r.reward, r.propensity, r.target, max_weight=r.max_weight),
-    "snips": lambda r: snips(r.reward, r.propensity, r.target),
-    "dm": lambda r: direct_method(r.expected),
-    "dr": lambda r: doubly_robust(r.reward, r.propensity, r.target, r.prediction, r.expected),
-    "dr_clipped": lambda r: doubly_robust(
-        r.reward, r.propensity, r.target, r.prediction, r.expected, max_weight=r.max_weight
-    ),
-    "slate_sips": lambda r: slate_standard_ips(r.reward, r.propensity, r.target),
-    "slate_snsips": lambda r: slate_standard_ips(
-        r.reward, r.propensity, r.target, self_normalized=True
-    ),
-    "slate_iips": lambda r: slate_independent_ips(
-        r.reward, r.marginal_propensity, r.marginal_target
-    ),
-    "slate_sniips": lambda r: slate_independent_ips(
-        r.reward, r.marginal_propensity, r.marginal_target, self_normalized=True
-    ),
-    "slate_rips": lambda r: slate_reward_ips(r.reward, r.propensity, r.target),
-    "slate_snrips": lambda r: slate_reward_ips(
-        r.reward, r.propensity, r.target, self_normalized=True
-    ),
-    "slate_dm": lambda r: slate_direct_method(r.expected),
-    "slate_cascade_dr": lambda r: cascade_doubly_robust(
-        r.reward, r.propensity, r.target, r.prediction, r.expected
-    ),
+_WEIGHTED = ("reward", "propensity", "target")
+_MARGINAL = ("reward", "marginal_propensity", "marginal_target")
+_MODELLED = (*_WEIGHTED, "prediction", "expected")
+ESTIMATORS: dict[str, tuple[Callable[..., Estimate], tuple[str, ...]]] = {
+    "ips": (ips, _WEIGHTED),
+    "ips_clipped": (ips, _WEIGHTED),
+    "snips": (snips, _WEIGHTED),
+    "dm": (direct_method, ("expected",)),
+    "dr": (doubly_robust, _MODELLED),
+    "dr_clipped": (doubly_robust, _MODELLED),
+    "slate_sips": (slate_standard_ips, _WEIGHTED),
+    "slate_snsips": (partial(slate_standard_ips, self_normalized=True), _WEIGHTED),
+    "slate_iips": (slate_independent_ips, _MARGINAL),
+    "slate_sniips": (partial(slate_independent_ips, self_normalized=True), _MARGINAL),
+    "slate_rips": (slate_reward_ips, _WEIGHTED),
+    "slate_snrips": (partial(slate_reward_ips, self_normalized=True), _WEIGHTED),
+    "slate_dm": (slate_direct_method, ("expected",)),
+    "slate_cascade_dr": (cascade_doubly_robust, _MODELLED),
 }
+"""What each is made with, and of what, float64 [R, n], slates [R, n, S]."""
 
 Found = dict[tuple[str, str, int], dict[str, Estimate]]
 """Estimates [R] of every target policy by (estimator, reward, rows per log)."""
@@ -96,39 +67,9 @@ Truth = dict[str, dict[str, float]]
 def judge_ads(
     tables: Tables, methods: Sequence[str], sizes: OffPolicyPreset, seed: int
 ) -> tuple[Found, Truth]:
-    """Return the estimates of the single-ad methods, and the truth."""
-    logs = draw_logs(
-        tables,
-        tables.logging,
-        seed=seed,
-        num_replications=sizes.num_replications,
-        num_rows=max(sizes.log_sizes),
-        num_positions=1,
-    )
-    propensity = logs.take(tables.logging)[..., 0]
-    found: Found = {}
-    truth: Truth = {}
-    for name in REWARDS:
-        reward = logs.reward(tables, name)[..., 0]
-        prediction = logs.take(tables.predicted[name])[..., 0]
-        truth[name] = {
-            k: float((p * tables.truth[name]).sum(-1).mean())
-            for k, p in {**tables.targets, "behavior": tables.logging}.items()
-        }
-        for policy, probability in tables.targets.items():
-            target = logs.take(probability)[..., 0]
-            rows = Rows(
-                reward=reward,
-                propensity=propensity,
-                target=target,
-                prediction=prediction,
-                expected=(probability * tables.predicted[name]).sum(-1)[logs.row],
-                marginal_propensity=propensity,
-                marginal_target=target,
-                max_weight=sizes.max_weight,
-            )
-            _estimate(found, rows, methods, sizes, name, policy)
-    return found, truth
+    """Return the estimates of the single-ad methods, and the truth: the slates have one ad."""
+    sizes = replace(sizes, num_positions=1, slate_floor=0.0)
+    return _judge(tables, methods, sizes, seed, lambda rows: rows[..., 0])
 
 
 def judge_slates(
@@ -140,32 +81,32 @@ def judge_slates(
     click probability and the median that of the request's legal ads. Positions that are not reached
     are no impressions. So rewards depend on the ads above, as in the cascade model.
     """
+    return _judge(tables, methods, sizes, seed, lambda rows: rows)
+
+
+def _judge(
+    tables: Tables,
+    methods: Sequence[str],
+    sizes: OffPolicyPreset,
+    seed: int,
+    shaped: Callable[[Tensor], Tensor],
+) -> tuple[Found, Truth]:
+    """Return estimates and truth; estimators get rows [R, n, S] as `shaped` returns them."""
     num_positions = sizes.num_positions
     floor = {name: _with_floor(p, sizes.slate_floor) for name, p in tables.targets.items()}
     behavior = _with_floor(tables.logging, sizes.slate_floor)
     legal = tables.targets["uniform"] > 0
     typical = tables.pctr.where(legal, torch.nan).nanmedian(-1, keepdim=True).values
     stay = tables.pctr / (tables.pctr + typical)
-    logs = draw_logs(
-        tables,
-        behavior,
-        seed=seed,
-        num_replications=sizes.num_replications,
-        num_rows=max(sizes.log_sizes),
-        num_positions=num_positions,
-    )
+    logs = draw_logs(tables, behavior, sizes, seed=seed, num_positions=num_positions)
     goes_on = (logs.noise < logs.take(stay)).long().cumprod(-1)
     reached = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1]], dim=-1)
     attention = ATTENTION ** torch.arange(num_positions).double()
     policies = {**floor, "behavior": behavior}
     marginals = {k: marginal_probability(p, num_positions) for k, p in policies.items()}
-    truth: Truth = {name: {} for name in REWARDS}
-    for policy, probability in policies.items():
-        reach = reach_probability(probability, stay, num_positions).sum(1)
-        for name in REWARDS:
-            truth[name][policy] = float((reach * tables.truth[name]).sum(-1).mean())
     propensity = _conditional(behavior, logs)
     marginal_propensity = _marginal(marginals["behavior"], logs)
+    rewards = {name: logs.reward(tables, name) * reached for name in REWARDS}
     found: Found = {}
     for policy, probability in floor.items():
         target = _conditional(probability, logs)
@@ -175,33 +116,26 @@ def judge_slates(
             predicted = tables.predicted[name]
             below = (marginals[policy] * predicted[:, None]).sum(-1) * attention  # [P, S]
             rest = (below.flip(-1).cumsum(-1).flip(-1) - below)[logs.row]
-            rows = Rows(
-                reward=logs.reward(tables, name) * reached,
-                propensity=propensity,
-                target=target,
-                prediction=logs.take(predicted) * attention + rest,
-                expected=_expected_next(probability, predicted, logs) * attention + rest,
-                marginal_propensity=marginal_propensity,
-                marginal_target=marginal_target,
-                max_weight=sizes.max_weight,
-            )
-            _estimate(found, rows, methods, sizes, name, policy)
+            rows = {
+                "reward": rewards[name],
+                "propensity": propensity,
+                "target": target,
+                "prediction": logs.take(predicted) * attention + rest,
+                "expected": _expected_next(probability, predicted, logs) * attention + rest,
+                "marginal_propensity": marginal_propensity,
+                "marginal_target": marginal_target,
+            }
+            for size, method in product(sizes.log_sizes, methods):
+                estimator, names = ESTIMATORS[method]
+                clip = {"max_weight": sizes.max_weight} if method.endswith("_clipped") else {}
+                estimate = estimator(*(shaped(rows[k][:, :size]) for k in names), **clip)
+                found.setdefault((method, name, size), {})[policy] = estimate
+    reach = {k: reach_probability(p, stay, num_positions).sum(1) for k, p in policies.items()}
+    truth = {
+        name: {policy: float((p * value).sum(-1).mean()) for policy, p in reach.items()}
+        for name, value in tables.truth.items()
+    }
     return found, truth
-
-
-def _estimate(
-    found: Found,
-    rows: Rows,
-    methods: Sequence[str],
-    sizes: OffPolicyPreset,
-    reward: str,
-    policy: str,
-) -> None:
-    """Add the estimates of all methods and log sizes for one target policy."""
-    for size in sizes.log_sizes:
-        part = rows.first(size)
-        for method in methods:
-            found.setdefault((method, reward, size), {})[policy] = ESTIMATORS[method](part)
 
 
 def _with_floor(probability: Tensor, floor: float) -> Tensor:
@@ -210,9 +144,8 @@ def _with_floor(probability: Tensor, floor: float) -> Tensor:
 
 
 def _conditional(probability: Tensor, logs: Logs) -> Tensor:
-    shape = logs.ad_id.shape
     flat = conditional_probability(probability, logs.row.flatten(), logs.ad_id.flatten(0, 1))
-    return flat.view(shape)
+    return flat.view(logs.ad_id.shape)
 
 
 def _marginal(marginal: Tensor, logs: Logs) -> Tensor:

@@ -1,6 +1,6 @@
 """What the off-policy suite says about its results: tables, curves and a computed reading."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from benchmarks.reports.blocks import (
     Table,
 )
 from benchmarks.reports.figures import interval_chart, learning_curves
-from benchmarks.reports.lookup import interval_cells, interval_of
+from benchmarks.reports.lookup import interval_of, interval_table
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.runs.results import final_values, under
 
@@ -43,21 +43,19 @@ def _value(found: pd.DataFrame, method: str, metric: str, **conditions: str | in
     return np.nan if found is None else found.value
 
 
-def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, title: str) -> Table:
-    of_reward = under(final, reward=reward)
-    rows: list[list[Cell]] = [
-        [method, *interval_cells(of_reward, method, COLUMNS.values())] for method in methods
-    ]
-    return Table(
-        title,
-        ["estimator", *COLUMNS],
-        rows,
+def _grades(final: pd.DataFrame, methods: Sequence[str], reward: str, label: str) -> Table:
+    return interval_table(
+        under(final, reward=reward),
+        f"Estimators of {reward}, {label}",
+        methods,
+        COLUMNS,
         "Means over target policies and logs, in units of what the logging policy truly earns. "
         "RMSE: root of the mean square over policies and logs, ruled by the rare log with a huge "
         "weight; median |error|: a typical log; rank correlation: Spearman's, of "
         "the target policies inside one log; effective rows: Kish, (sum w)^2 / sum w^2; no "
         "support: share of estimates without a single weighted row (their intervals are "
         "infinite and count as covering).",
+        first="estimator",
     )
 
 
@@ -69,7 +67,7 @@ def _policies(final: pd.DataFrame) -> list[str]:
 
 
 def _by_policy(
-    final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], reward: str, title: str
+    final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], reward: str, label: str
 ) -> Table:
     names = {"bias": "bias", "rmse": "RMSE", "coverage": "covered"}
     measures = [(name, m) for name in names for m in methods]
@@ -83,6 +81,7 @@ def _by_policy(
         rows.append([policy, truth, *size, *(_value(own, m, name) for name, m in measures)])
     columns = ["target policy", "true value", *("effective rows" for _ in weighted)]
     columns += [f"{names[name]}, {m}" for name, m in measures]
+    title = f"By target policy: {reward}, {label}"
     return Table(title, columns, rows, "In units of what the logging policy truly earns.")
 
 
@@ -99,9 +98,7 @@ def _meaning(
 ) -> str:
     """Return what the numbers of one table say; `logged` is how many of what a log has."""
     of_reward = under(final, reward=reward)
-    value: Mapping[str, Mapping[str, float]] = {
-        m: {name: _value(of_reward, m, name) for name in COLUMNS.values()} for m in methods
-    }
+    value = {m: {name: _value(of_reward, m, name) for name in COLUMNS.values()} for m in methods}
     ranked = sorted(methods, key=lambda m: value[m]["rmse"])
     best, worst = ranked[0], ranked[-1]
     text = (
@@ -113,11 +110,9 @@ def _meaning(
             f", against {value[worst]['rmse']:.2g} for `{worst}` "
             f"({value[worst]['rmse'] / value[best]['rmse']:.1f} times)"
         )
-    text += ". "
-    leaders = sorted(methods, key=lambda m: -value[m]["rank_correlation"])
-    leader = leaders[0]
+    leader = min(methods, key=lambda m: -value[m]["rank_correlation"])
     text += (
-        f"It orders the target policies with a rank correlation of "
+        ". It orders the target policies with a rank correlation of "
         f"{value[best]['rank_correlation']:.2f}"
     )
     text += (
@@ -150,8 +145,10 @@ def _support(of_reward: pd.DataFrame, names: Sequence[str], methods: Sequence[st
     method = next((m for m in methods if "dm" not in m), None)
     if method is None:
         return ""
-    rows = [_value(of_reward, method, "effective_sample_size", policy=p) for p in names]
-    error = [_value(of_reward, method, "rmse", policy=p) for p in names]
+    rows, error = (
+        [_value(of_reward, method, metric, policy=p) for p in names]
+        for metric in ("effective_sample_size", "rmse")
+    )
     least, most = int(np.argmin(rows)), int(np.argmax(rows))
     return (
         f"What decides is overlap with the log: `{method}` is off by {error[least]:.2g} for "
@@ -160,21 +157,21 @@ def _support(of_reward: pd.DataFrame, names: Sequence[str], methods: Sequence[st
     )
 
 
-def _optimism(ads: pd.DataFrame, policies: Sequence[str], reward: str) -> str | None:
+def _optimism(ads: pd.DataFrame, policies: Sequence[str], reward: str) -> list[str]:
     """Return what the reward model says of the policies that trust it, if it was asked."""
     own = [p for p in policies if p == "greedy" or p.startswith("softmax")]
     told = {p: interval_of(under(ads, reward=reward, policy=p), "dm", "bias") for p in own}
     known = {p: i for p, i in told.items() if i is not None}
     if not known:
-        return None
+        return []
     worst = max(known, key=lambda p: abs(known[p].value))
     word = "above" if known[worst].value > 0 else "below"
-    return (
+    return [
         "The direct method takes the frozen rankers' word, and the softmax and greedy policies "
         f"choose what these rankers like. It puts `{worst}` {abs(known[worst].value):.2g} logging "
         f"values {word} its true {reward}: what a policy is worth under the rankers that it "
         "was fitted to is no estimate of what it earns."
-    )
+    ]
 
 
 def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str) -> list[Block]:
@@ -199,20 +196,17 @@ def _curves(results: pd.DataFrame, methods: Sequence[str], name: str, label: str
 def _bias_chart(
     final: pd.DataFrame, policies: Sequence[str], methods: Sequence[str], name: str
 ) -> list[Block]:
-    shown = [m for m in methods if m in ("ips", "dm", "dr", "slate_rips", "slate_cascade_dr")]
-    groups = {}
-    for method in shown:
-        own = {p: under(final, reward="revenue", policy=p) for p in policies}
-        pairs = [(p, interval_of(found, method, "bias")) for p, found in own.items()]
-        groups[method] = [(p, i) for p, i in pairs if i is not None]
+    own = {p: under(final, reward="revenue", policy=p) for p in policies}
+    groups = {
+        method: [(p, i) for p, at in own.items() if (i := interval_of(at, method, "bias"))]
+        for method in ("ips", "dm", "dr", "slate_rips", "slate_cascade_dr")
+        if method in methods
+    }
     if not groups:
         return []
     chart = interval_chart(groups, label="bias, in logging values", reference=0.0)
-    return [
-        Figure(
-            name, "Mean error of revenue by target policy, the best policy at the bottom.", chart
-        )
-    ]
+    caption = "Mean error of revenue by target policy, the best policy at the bottom."
+    return [Figure(name, caption, chart)]
 
 
 _METHOD_NOTES = (
@@ -241,40 +235,27 @@ def make_report(
     final = final_values(results)
     final = final[final["split"] == "test"]
     policies = _policies(final)
-    num_rows = max(sizes.log_sizes)
-    kinds = {
-        "ads": ([m for m in methods if m in AD_METHODS], "single ads", "impressions"),
-        "slates": (
-            [m for m in methods if m in SLATE_METHODS],
-            f"slates of {sizes.num_positions} ads",
-            "slates",
-        ),
-    }
+    kinds = (
+        ("ads", AD_METHODS, "single ads", "impressions"),
+        ("slates", SLATE_METHODS, f"slates of {sizes.num_positions} ads", "slates"),
+    )
     sections, tables, meanings = [], [], []
     differences: list[Difference] = []
-    for kind, (own, label, unit) in kinds.items():
+    for kind, known, label, unit in kinds:
+        own = [m for m in methods if m in known]
         if not own:
             continue
         of_kind = under(final, kind=kind)
-        tables.append(_grades(of_kind, own, "revenue", f"Estimators of revenue, {label}"))
-        logged = f"{num_rows:,} {unit}"
+        tables.append(_grades(of_kind, own, "revenue", label))
+        logged = f"{max(sizes.log_sizes):,} {unit}"
         meanings += [_meaning(of_kind, policies, own, reward, logged) for reward in REWARDS]
-        sections.append(
-            Section(
-                f"{label[:1].upper()}{label[1:]}",
-                [
-                    _grades(of_kind, own, "clicks", f"Estimators of clicks, {label}"),
-                    *_bias_chart(of_kind, policies, own, f"bias_{kind}"),
-                    *_curves(under(results, kind=kind), own, f"error_{kind}", label),
-                    *(
-                        _by_policy(
-                            of_kind, policies, own, reward, f"By target policy: {reward}, {label}"
-                        )
-                        for reward in REWARDS
-                    ),
-                ],
-            )
-        )
+        blocks = [
+            _grades(of_kind, own, "clicks", label),
+            *_bias_chart(of_kind, policies, own, f"bias_{kind}"),
+            *_curves(under(results, kind=kind), own, f"error_{kind}", label),
+            *(_by_policy(of_kind, policies, own, reward, label) for reward in REWARDS),
+        ]
+        sections.append(Section(f"{label[:1].upper()}{label[1:]}", blocks))
         differences += compare(
             under(of_kind, reward="revenue"),
             "rmse",
@@ -283,10 +264,7 @@ def make_report(
             own[0],
             higher_is_better=False,
         )
-    optimism = _optimism(under(final, kind="ads"), policies, "revenue")
-    if optimism is not None:
-        meanings.append(optimism)
-    blocks: list[Block] = [Paragraph(text) for text in meanings]
+    meanings += _optimism(under(final, kind="ads"), policies, "revenue")
     return SuiteReport(
         title="Off-policy evaluation against the known truth",
         lead=(
@@ -296,7 +274,7 @@ def make_report(
             "policy truly earns."
         ),
         sections=[
-            Section("What it means", blocks),
+            Section("What it means", [Paragraph(text) for text in meanings]),
             *sections,
             Section("How it was done", [Bullets(_METHOD_NOTES)]),
         ],

@@ -85,16 +85,19 @@ def judge(
 
 
 def _rows(found: Found, truth: Truth, kind: str, seed: int) -> pd.DataFrame:
-    rows = []
-    for (method, reward, size), estimates in found.items():
-        for policy, grades in grade(estimates, truth[reward]).items():
-            at = {"kind": kind, "reward": reward, "policy": policy}
-            rows.append(tidy(SUITE, method, seed, grades, step=size, **at))
-    for reward, known in truth.items():
-        for policy, value in known.items():
-            at = {"kind": kind, "reward": reward, "policy": policy}
-            rows.append(tidy(SUITE, TRUTH, seed, {"value": value}, step=0, **at))
-    return pd.concat(rows)
+    graded = [
+        (method, reward, size, grade(estimates, truth[reward]))
+        for (method, reward, size), estimates in found.items()
+    ]
+    graded += [
+        (TRUTH, reward, 0, {policy: {"value": value} for policy, value in known.items()})
+        for reward, known in truth.items()
+    ]
+    return pd.concat(
+        tidy(SUITE, method, seed, grades, step=size, kind=kind, reward=reward, policy=policy)
+        for method, reward, size, by_policy in graded
+        for policy, grades in by_policy.items()
+    )
 
 
 def _no_truth(world: str) -> str:

@@ -125,18 +125,17 @@ class Logs:
 def draw_logs(
     tables: Tables,
     logging: Tensor,
+    sizes: OffPolicyPreset,
     *,
     seed: int,
-    num_replications: int,
-    num_rows: int,
     num_positions: int,
 ) -> Logs:
     """Draw R logs of n rows from a policy, float64 [P, N]; keyed by (seed, replication, row).
 
     Requests are drawn with replacement, ads from the policy, clicks and conversions from the truth.
     """
-    replication = torch.arange(num_replications)[:, None]
-    number = torch.arange(num_rows)
+    replication = torch.arange(sizes.num_replications)[:, None]
+    number = torch.arange(max(sizes.log_sizes))
     position = torch.arange(num_positions)
     keys = replication[..., None], number[:, None], position
     row = (uniform(seed, Purpose.LOGGED_REQUEST, replication, number) * len(logging)).long()

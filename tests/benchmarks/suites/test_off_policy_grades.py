@@ -48,16 +48,14 @@ def toy_tables(num_requests: int = 2, num_ads: int = 5, seed: int = 0) -> Tables
 def test_drawn_logs_earn_what_the_truth_says() -> None:
     tables = toy_tables()
     assert BID_TYPES == ("CPM", "CPC", "OCPA")
-    logs = draw_logs(
-        tables, tables.logging, seed=0, num_replications=4, num_rows=5_000, num_positions=1
-    )
+    sizes = replace(SIZES, log_sizes=(5_000,), num_replications=4)
+    logs = draw_logs(tables, tables.logging, sizes, seed=0, num_positions=1)
     for name in ("revenue", "clicks"):
         found = logs.reward(tables, name).flatten()
         value = float((tables.logging * tables.truth[name]).sum(-1).mean())
         assert abs(float(found.mean()) - value) < 4 * float(found.std()) / 20_000**0.5
-    short = draw_logs(
-        tables, tables.logging, seed=0, num_replications=2, num_rows=7, num_positions=1
-    )
+    sizes = replace(SIZES, log_sizes=(7,), num_replications=2)
+    short = draw_logs(tables, tables.logging, sizes, seed=0, num_positions=1)
     for name in ("row", "ad_id", "click", "conversion"):  # a short log begins the long one
         assert torch.equal(getattr(short, name), getattr(logs, name)[:2, :7])
 
