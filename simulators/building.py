@@ -23,8 +23,7 @@ from torch import Tensor
 
 from simulators.progress import Progress
 from simulators.rankers.frozen import ranker_tensors
-from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining
+from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World, WorldInfo, WorldParts

@@ -17,11 +17,9 @@ from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
 from gpr_rl.checks import check_at_least
 from gpr_rl.random import Purpose, random_bits, uniform
 from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
-from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining
+from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.world import World
-from simulators.world.features import RankerInput
-from simulators.world.scoring import Counts
+from simulators.world.features import Counts, RankerInput
 
 
 class PessimisticRankers(nn.Module):

@@ -13,8 +13,7 @@ from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
 from simulators.rankers.network import Calibration, RankerConfig, Rankers
 from simulators.world import World
-from simulators.world.features import RankerInput
-from simulators.world.scoring import Counts
+from simulators.world.features import Counts, RankerInput
 
 
 class FrozenRankers(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gpr_rl.tokenizers import UASID, Tokenizer, resolve_collisions
-from gpr_rl.tokenizers.collisions import RESOLVE
+from gpr_rl.tokenizers.code_index import RESOLVE
 from gpr_rl.tokenizers.kinds import TOKENIZERS, tokenizer_class
 
 

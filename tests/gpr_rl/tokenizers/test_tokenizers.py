@@ -79,7 +79,7 @@ def test_same_seed_same_bits_whatever_the_number_of_threads(method: str) -> None
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
-    first, second = one._state()[1], two._state()[1]
+    first, second = one._tensors(), two._tensors()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = fresh(method, seed=1).fit(x)
@@ -165,7 +165,7 @@ def test_refuses_files_with_a_message_that_names_them(tmp_path: Path) -> None:
 def test_encodes_files_in_pieces(
     fitted: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpr_rl.tokenizers.streaming._BATCH_ROWS", 64)
+    monkeypatch.setattr("gpr_rl.tokenizers.streaming.BATCH_ROWS", 64)
     x = clusters(200, seed=5)
     np.save(tmp_path / "x.npy", x)
     pq.write_table(pa.table({"e": list(x)}), tmp_path / "x.parquet")

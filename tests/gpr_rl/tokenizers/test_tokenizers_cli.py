@@ -10,7 +10,7 @@ import torch
 from gpr_rl.tokenizers import UASID, quality
 from gpr_rl.tokenizers import __main__ as cli
 from gpr_rl.tokenizers.kinds import open_tokenizer
-from gpr_rl.tokenizers.study.study import study_codes
+from gpr_rl.tokenizers.report import study_codes
 from tests.gpr_rl.tokenizers.tokenizer_data import clusters
 
 
