@@ -124,7 +124,7 @@ def _write(draft: Draft, folder: Path, progress: Progress) -> World:
     log = World(parts)
     progress(f"rankers on {log.num_requests:,} logged impressions")
     rows = RankerLog.of(log, draft.training)  # earlier days fit, the last ones calibrate
-    frozen, logit = rows.fit(info.seed, rows.rows.take(slice(rows.num_fitted)))
+    frozen, logit = rows.fit(info.seed, rows.rows[: rows.num_fitted])
     world = rows.ranked(frozen, frozen.calibration(logit))
     if info.has_truth and len(world.request_ids("test")):
         regime = grade_regime(world)

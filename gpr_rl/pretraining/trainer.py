@@ -120,8 +120,8 @@ def train_stage(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    validates = keep is not None and keep.validate is not None
-    settings = {"name": name, "validates": validates, **asdict(config)}
+    keep = keep or Keep(nn.Identity())
+    settings = {"name": name, "validates": keep.validate is not None, **asdict(config)}
     state = _State(keep, optimizer, settings)
 
     def need_finite(what: str, value: Tensor) -> None:
@@ -151,25 +151,23 @@ def train_stage(
         if state.step % config.validate_every == 0 or state.step == config.num_steps:
             state.take_stock()
     state.restore_best()
-    best_step = state.best_step if validates else state.step
+    best_step = state.best_step if keep.validate is not None else state.step
     return StageResult(state.step, best_step, state.best_score)
 
 
 class _State:
     """The mutable part of a stage; goes on from the checkpoint where there is one."""
 
-    def __init__(self, keep: Keep | None, optimizer: torch.optim.Optimizer, settings: dict) -> None:
+    def __init__(self, keep: Keep, optimizer: torch.optim.Optimizer, settings: dict) -> None:
         self._keep, self._optimizer, self._settings = keep, optimizer, settings
         self.step = self.failures = self.best_step = 0
         self.best_score = math.nan
         self._best: dict[str, Tensor] = {}
-        if keep is not None and keep.checkpoint is not None and keep.checkpoint.exists():
+        if keep.checkpoint is not None and keep.checkpoint.exists():
             self._load(keep.model, keep.checkpoint)
 
     def take_stock(self) -> None:
         """Validate, remember the best weights so far, and write the checkpoint."""
-        if self._keep is None:
-            return
         if self._keep.validate is not None:
             score = self._keep.validate()
             if math.isnan(self.best_score) or score > self.best_score:
@@ -183,7 +181,7 @@ class _State:
 
     def restore_best(self) -> None:
         """Give the model its best weights, where there was a validation."""
-        if self._best and self._keep is not None:
+        if self._best:
             self._keep.model.load_state_dict(self._best)
 
     def _save(self, model: nn.Module, path: Path) -> None:

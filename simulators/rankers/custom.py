@@ -246,7 +246,7 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
 
     def tables(start: int, stop: int) -> Iterator[NDArray]:
         for part in torch.arange(start, stop).split(_MAX_ROWS):
-            rows = log.rows.take(part)
+            rows = log.rows[part]
             yield bare.table(rows.inputs, rows.counts, rows.ad_id)
 
     bare = FrozenModel(model, world.group, has_clicks, has_conversions)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpr_rl.checkpoint import below
 from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
 from simulators.rankers.network import Calibration, RankerConfig, Rankers
@@ -78,11 +79,8 @@ def build_rankers(world: World, seed: int | None = None) -> Rankers:
 def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     """Return frozen rankers from what `ranker_tensors` gave."""
     rankers = build_rankers(world)
-    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
-    rankers.load_state_dict(weights)
-    return freeze(
-        world, rankers, Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    )
+    rankers.load_state_dict(below("rankers.", tensors))
+    return freeze(world, rankers, Calibration(**below("calibration.", tensors)))
 
 
 def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRankers:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
+from tensordict import TensorClass
 from torch import Tensor, nn
 
 from gpr_rl.schema import Action
@@ -39,9 +40,8 @@ class RankerTraining:
     """Last days of the log, kept out of the fit, on which the probabilities are calibrated."""
 
 
-@dataclass(frozen=True)
-class LoggedRows:
-    """Ranker inputs of R logged (request, shown ad) rows."""
+class LoggedRows(TensorClass):
+    """Ranker inputs of R logged (request, shown ad) rows, batch [R]."""
 
     inputs: RankerInput
     counts: Tensor  # float32 [R, 1, 3F], or 3F + 2 with repeats
@@ -68,22 +68,11 @@ class LoggedRows:
                 counts = count.new_empty(num_rows, *count.shape[1:])
             stop = start + len(ids)
             inputs[start:stop], counts[start:stop], start = row, count, stop
-        return cls(inputs, counts, ad_id[:, None], *labels)
-
-    def take(self, rows: Tensor | slice) -> "LoggedRows":
-        """Return the rows `rows` (int64 [B]); nothing is copied for a slice."""
-        inputs, counts, ad_id = self.inputs[rows], self.counts[rows], self.ad_id[rows]
-        return LoggedRows(inputs, counts, ad_id, self.clicked[rows], self.converted[rows])
+        return cls(inputs, counts, ad_id[:, None], *labels, batch_size=[num_rows])
 
     def logits(self, rankers: Rankers, rows: Tensor) -> Tensor:
         """Return raw logits [B, 2] of the rows `rows` (int64 [B])."""
         return rankers(self.inputs[rows], self.counts[rows], self.ad_id[rows])[:, 0]
-
-    @torch.no_grad()
-    def all_logits(self, rankers: Rankers) -> Tensor:
-        """Return raw logits [R, 2]."""
-        rows = torch.arange(len(self.ad_id))
-        return torch.cat([self.logits(rankers, chunk) for chunk in rows.split(4 * _CHUNK)])
 
 
 def fit_rankers(
@@ -202,7 +191,9 @@ class RankerLog:
             config=self.training,
             generator=torch.Generator().manual_seed(seed),
         )
-        logit = self.rows.all_logits(rankers)
+        every = torch.arange(len(self.rows.ad_id)).split(4 * _CHUNK)
+        with torch.no_grad():
+            logit = torch.cat([self.rows.logits(rankers, part) for part in every])
         return freeze(self.world, rankers, self.calibrate(logit)), logit
 
     def calibrate(self, logit: Float[Tensor, "F 2"]) -> Calibration:
