@@ -157,17 +157,14 @@ class SequenceBuilder:
     def _rows(
         self, user_id: IntArray, timestamp: IntArray
     ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
-        """Return the stream rows [first, stop) that a request sees, and those by position [B, T].
-
-        Where nothing is seen, the row is the last one, which is padding.
-        """
+        """Return the rows [first, stop) of the stream that a request sees, and by position [B, T]."""
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
         kinds = self._tokens["kind"]
         first = first + ((first < stop) & (kinds[first] == TokenType.ITEM))  # headless
         column = np.arange(self.max_tokens)
         past = (column >= 1) & (column <= (stop - first)[:, None])
-        return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
+        return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)  # padding
 
     def _append(
         self, taken: dict[str, IntArray], length: IntArray, last_time: IntArray, today: Today

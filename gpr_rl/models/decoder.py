@@ -233,12 +233,11 @@ def cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
 def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     """Attend from the last n codes of each candidate to the shared tokens and its own codes.
 
-    A candidate has a few codes only, so products and sums over them cost less than one masked
-    attention in which every candidate meets every other's keys, and grow linearly with K.
-
     Query and result are [B, S, K, n, H, D/H], `shared` is [B, S, 2, H, m, D/H], `own`, of p codes
     before and the n themselves, which attend causally, [B, S, K, 2, p + n, D].
     """
+    # products over a candidate's few codes cost less than one masked attention in which every
+    # candidate meets every other's keys, and grow linearly with K
     num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
     query = query * width**-0.5
     shared_key, shared_value = shared.unbind(2)

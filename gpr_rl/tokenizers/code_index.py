@@ -19,11 +19,7 @@ class CodeIndex:
     """Which items have a path, and which path an item has; several items may share one."""
 
     def __init__(self, codes: Int[Tensor, "n L"], item_id: Iterable[int] | None = None) -> None:
-        """Index the paths int64 [n, L] of items; arguments as in `add`.
-
-        Raises:
-            ValueError: As `add`.
-        """
+        """Index the paths int64 [n, L] of items; arguments and errors as in `add`."""
         self._num_levels = codes.shape[1]
         self._path: dict[int, tuple[int, ...]] = {}
         self._items: dict[tuple[int, ...], list[int]] = {}

@@ -24,7 +24,7 @@ def tokenizer_class(method: str) -> Kind:
         ValueError: Unknown name.
     """
     if method not in TOKENIZERS:
-        raise ValueError(f"unknown tokenizer {method!r}: choose one of {', '.join(TOKENIZERS)}")
+        raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {method!r}")
     return TOKENIZERS[method]
 
 

@@ -63,15 +63,9 @@ def study_codes(
     held_out: Bool[Tensor, " n"],
     names: Sequence[str] | None = None,
 ) -> Study:
-    """Return the study of a coding.
+    """Return the study of a coding of n >= 1 rows, `x_hat` decoded from it.
 
-    Args:
-        codes: int64 [n, L], n >= 1.
-        x: float32 [n, d].
-        x_hat: float32 [n, d], decoded.
-        num_codes: Codes per level.
-        held_out: Rows that the fit did not see.
-        names: One per row, for the largest collisions.
+    The fit did not see the rows `held_out`; `names`, one per row, are for the largest collisions.
 
     Raises:
         ValueError: Names of another number than rows.

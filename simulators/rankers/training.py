@@ -228,10 +228,7 @@ class RankerLog:
 
 
 def _values(world: World, pctr: Tensor, pcvr: Tensor) -> dict[str, Tensor]:
-    """Return ecpm and final_value [R] of the log, the logged days' scale and alpha [2].
-
-    alpha is 0.1 std(eCPM) / std(target).
-    """
+    """Return ecpm and final_value [R] of the log, the logged days' scale and alpha [2]."""
     logged = torch.from_numpy(world.request_time // DAY_S) < world.info.num_log_days
     ids = torch.arange(world.num_requests)
     outcome = world.make_outcome(ids, world.request_ad[:, None], pctr[:, None], pcvr[:, None])
