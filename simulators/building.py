@@ -27,7 +27,7 @@ from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World, WorldInfo, WorldParts
-from simulators.world.files import TABLES
+from simulators.world.info import TABLES
 from simulators.world.item_codes import make_ids
 
 

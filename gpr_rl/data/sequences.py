@@ -115,11 +115,9 @@ class SequenceBuilder:
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B]; only events strictly before it are seen.
-            context: int64 [B, C].
-            today: Of a day in progress: what follows the events before `today.since`.
+        Users and timestamps are int64 [B], `context` is int64 [B, C]. Only events strictly before
+        the timestamp are seen; `today` is of a day in progress: what follows those before its
+        `since`.
 
         Returns:
             Tokens with every token in the prompt block, and the stream row of position 1, [B].
@@ -157,7 +155,7 @@ class SequenceBuilder:
     def _rows(
         self, user_id: IntArray, timestamp: IntArray
     ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
-        """Return the rows [first, stop) of the stream that a request sees, and by position [B, T]."""
+        """Return the stream rows [first, stop) that requests see, and the row of each position."""
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
         kinds = self._tokens["kind"]

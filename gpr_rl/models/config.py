@@ -1,6 +1,6 @@
 """Configuration of the Heterogeneous Hierarchical Decoder."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from gpr_rl.checks import check_finite, check_whole
@@ -104,7 +104,3 @@ class HHDConfig:
     def ffn_dim(self) -> int:
         """Hidden width of every feed-forward network."""
         return round(self.ffn_multiple * self.dim)
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain JSON types, for a checkpoint's metadata."""
-        return asdict(self)

@@ -80,11 +80,7 @@ def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     """Return frozen rankers from what `ranker_tensors` gave."""
     rankers = build_rankers(world)
     rankers.load_state_dict(below("rankers.", tensors))
-    return freeze(world, rankers, Calibration(**below("calibration.", tensors)))
-
-
-def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRankers:
-    """Return rankers of a world with or without clicks and conversions."""
+    calibration = Calibration(**below("calibration.", tensors))
     return FrozenRankers(rankers, calibration, world.info.has_clicks, world.info.has_conversions)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gpr_rl.schema import Action
 from simulators.rankers.cards import overall_card
-from simulators.rankers.frozen import FrozenRankers, build_rankers, freeze
+from simulators.rankers.frozen import FrozenRankers, build_rankers
 from simulators.rankers.network import Calibration, Rankers
 from simulators.rewards import ecpm, final_value
 from simulators.world import World
@@ -194,7 +194,8 @@ class RankerLog:
         every = torch.arange(len(self.rows.ad_id)).split(4 * _CHUNK)
         with torch.no_grad():
             logit = torch.cat([self.rows.logits(rankers, part) for part in every])
-        return freeze(self.world, rankers, self.calibrate(logit)), logit
+        calibration, info = self.calibrate(logit), self.world.info
+        return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions), logit
 
     def calibrate(self, logit: Float[Tensor, "F 2"]) -> Calibration:
         """Fit the monotone maps on the last logged days, given raw logits of the rows."""

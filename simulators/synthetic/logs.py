@@ -18,8 +18,8 @@ from simulators.synthetic.catalog import Catalog
 from simulators.synthetic.config import WorldConfig
 from simulators.world import World
 from simulators.world.eligibility import Targeting
+from simulators.world.history import DAY_S
 
-DAY_S = 86_400
 _USERS_PER_CHUNK = 2_000
 _HOUR_PROFILE = 1.0 + 0.8 * np.sin(2 * np.pi * (np.arange(24) - 13) / 24)
 HOUR_SHARE = _HOUR_PROFILE / _HOUR_PROFILE.sum()

@@ -43,10 +43,9 @@ _KINDS = np.array(
 def count_kinds(histogram: Any) -> Any:
     """Return impressions, clicks, conversions, views and recent impressions, [..., 5].
 
-    Args:
-        histogram: int64 [..., 8], rows of `History.counts`: a tensor becomes float32 (exact below
-            2^24), an array float64. A click is also an impression, a conversion also a click;
-            recent impressions are yesterday's and today's.
+    Of rows of `History.counts`, int64 [..., 8]: a tensor becomes float32 (exact below 2^24), an
+    array float64. A click is also an impression, a conversion also a click; recent impressions are
+    yesterday's and today's.
     """
     if isinstance(histogram, np.ndarray):
         return histogram @ _KINDS
