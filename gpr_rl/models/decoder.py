@@ -255,11 +255,3 @@ def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     weight = to_shared.permute(0, 1, 5, 2, 3, 4).flatten(3, 4)  # [B, S, H, K * n, m]
     from_shared = (weight @ shared_value).transpose(2, 3).unflatten(2, query.shape[2:4])
     return (to_own[..., None] * own_value[:, :, :, None]).sum(4) + from_shared
-
-
-def gather_beams(kept: Tensor, parent: Int[Tensor, "B W"]) -> Tensor:
-    """Return [B, W, ...], the entries of `kept` [B, W', ...] that `parent` names."""
-    batch, width = kept.shape[:2]
-    first = torch.arange(0, batch * width, width, device=parent.device)
-    rows = (parent + first[:, None]).flatten()
-    return kept.flatten(0, 1).index_select(0, rows).unflatten(0, parent.shape)

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.checks import check_at_least, check_codes
+from gpr_rl.decoding.policy import pick
 from gpr_rl.models.checks import check_paths, check_some
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.decoder import Context, DecoderState, gather_beams
+from gpr_rl.models.decoder import Context, DecoderState
 from gpr_rl.models.ecpm_head import EcpmHead
 from gpr_rl.models.hsd import HSD
 from gpr_rl.models.hte import HTE
@@ -239,7 +240,7 @@ class HHD(nn.Module):
 
 
 def _of_parents(past: Tensor | None, parent: Tensor) -> Tensor | None:
-    return None if past is None else gather_beams(past[:, 0], parent)[:, None]
+    return None if past is None else pick(past[:, 0], parent)[:, None]
 
 
 class Unvalued:

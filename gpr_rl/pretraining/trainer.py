@@ -5,7 +5,6 @@ A stage brings a function that returns the loss of a step; the loop knows nothin
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def train_stage(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    keep = keep or Keep(nn.Identity())
+    keep, device = keep or Keep(nn.Identity()), parameters[0].device
     settings = {"name": name, "validates": keep.validate is not None, **asdict(config)}
     state = _State(keep, optimizer, settings)
 
@@ -136,7 +135,7 @@ def train_stage(
         step = state.step
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        with _precision(config.bf16, parameters[0].device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and has_bf16(device)):
             loss, logged = loss_of_step(step)
         need_finite("loss", loss)
         optimizer.zero_grad(set_to_none=True)
@@ -222,9 +221,3 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
-
-
-def _precision(bf16: bool, device: torch.device) -> AbstractContextManager:
-    if bf16 and has_bf16(device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
