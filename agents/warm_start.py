@@ -171,7 +171,7 @@ def train_vsl(
     def objective(context: Context, targets: Targets) -> tuple[Tensor, dict[str, float]]:
         policy, parts = vsl_loss(
             model.window_logits(context, targets.codes),
-            model.window_ecpm_logits(context, targets.codes[:, :, 0]),
+            model.ecpm_logits(context, targets.codes[:, :, 0]),
             head.bucket(targets.ecpm[..., 0]),
             targets,
             model.head_logits,

@@ -39,10 +39,8 @@ def ordered_pair_ratio(
 ) -> Float[Tensor, " B"]:
     """Return the share of pairs with different gains that `score` orders correctly (OPR).
 
-    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains.
-
-    Raises:
-        ValueError: As `ndcg`.
+    Equal scores count half. In [0, 1]; NaN for a list without a pair of different gains. Raises as
+    `ndcg` does.
     """
     exists = torch.ones_like(score, dtype=torch.bool) if valid is None else valid
     gain, score = _prepare(score, gain, valid)

@@ -1,10 +1,11 @@
 """A trained policy in one file: weights, architecture and vocabulary."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from gpr_rl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gpr_rl.models import HHD, HHDConfig
-from gpr_rl.schema import InputSpec
+from gpr_rl.schema import InputSpec, with_tuples
 
 
 def save_policy(model: HHD, path: str | Path, **about: object) -> None:
@@ -12,7 +13,7 @@ def save_policy(model: HHD, path: str | Path, **about: object) -> None:
 
     `about` are JSON values kept beside the weights, for instance world, method and seed.
     """
-    meta = {"config": model.config.to_json(), "spec": model.spec.to_json(), "about": about}
+    meta = {"config": asdict(model.config), "spec": asdict(model.spec), "about": about}
     save_checkpoint(path, dict(model.state_dict()), meta)
 
 
@@ -25,6 +26,6 @@ def load_policy(path: str | Path) -> HHD:
     tensors, meta = load_checkpoint(path)
     if "config" not in meta or "spec" not in meta:
         raise CheckpointError(path, "it holds no policy, its metadata has no model configuration")
-    model = HHD(HHDConfig(**meta["config"]), InputSpec.from_json(meta["spec"]))
+    model = HHD(HHDConfig(**meta["config"]), InputSpec(**with_tuples(meta["spec"])))
     model.load_state_dict(tensors)
     return model.eval()

@@ -4,7 +4,7 @@ Dims: B requests (or windows), T tokens, L code levels, V codes per level, A use
 C context attributes, P supervised positions per window, N heads (next ads), K candidates.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -50,15 +50,6 @@ class InputSpec:
     """Values per context attribute (E token), C entries."""
     max_tokens: int
     """T, the longest token sequence."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict) -> "InputSpec":
-        """Rebuild from `to_json` output."""
-        return cls(**with_tuples(data))
 
 
 def with_tuples(data: dict[str, Any]) -> dict[str, Any]:

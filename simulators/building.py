@@ -23,12 +23,11 @@ from torch import Tensor
 
 from simulators.progress import Progress
 from simulators.rankers.frozen import ranker_tensors
-from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining
+from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World, WorldInfo, WorldParts
-from simulators.world.files import TABLES
+from simulators.world.info import TABLES
 from simulators.world.item_codes import make_ids
 
 
@@ -125,7 +124,7 @@ def _write(draft: Draft, folder: Path, progress: Progress) -> World:
     log = World(parts)
     progress(f"rankers on {log.num_requests:,} logged impressions")
     rows = RankerLog.of(log, draft.training)  # earlier days fit, the last ones calibrate
-    frozen, logit = rows.fit(info.seed, rows.rows.take(slice(rows.num_fitted)))
+    frozen, logit = rows.fit(info.seed, rows.rows[: rows.num_fitted])
     world = rows.ranked(frozen, frozen.calibration(logit))
     if info.has_truth and len(world.request_ids("test")):
         regime = grade_regime(world)

@@ -6,8 +6,7 @@ from typing import Any
 from gpr_rl.schema import with_tuples
 from simulators.rankers.frozen import restore_rankers
 from simulators.world import World, WorldParts
-from simulators.world.files import TABLES, read_file
-from simulators.world.info import FORMAT_VERSION, WorldError, WorldInfo
+from simulators.world.info import FORMAT_VERSION, TABLES, WorldError, WorldInfo, read_file
 from simulators.world.parts import SCORES
 
 

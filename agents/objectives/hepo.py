@@ -32,7 +32,7 @@ from agents.objectives.terminal import (
 )
 from agents.registry import Method, register_method, tuning_space
 from agents.rollout import World
-from simulators.world.past_successes import past_successes
+from simulators.world.history import past_successes
 
 POPULARITIES = ("codes", "prefix", "shuffled")
 

@@ -120,8 +120,8 @@ def time_training(batch: int, repeats: int) -> dict[str, float]:
     seconds = taking_turns(
         {
             "plain": both_ways(plain, lambda: plain(x)),
-            "hsd": both_ways(hsd, lambda: hsd.transform(packed, tokens, layout)),
-            "base": both_ways(base, lambda: base.transform(packed, tokens, layout)),
+            "hsd": both_ways(hsd, lambda: hsd.transform(packed, tokens, layout)[0]),
+            "base": both_ways(base, lambda: base.transform(packed, tokens, layout)[0]),
             "ffn_grouped": both_ways(grouped, lambda: grouped(packed, layout.sizes)),
             "ffn_shared": both_ways(shared, lambda: shared(packed, layout.sizes)),
         },

@@ -115,11 +115,9 @@ class SequenceBuilder:
     ) -> tuple[Tokens, IntArray]:
         """Return the sequences of requests, each ending with its own ENVIRONMENT token.
 
-        Args:
-            user_id: int64 [B].
-            timestamp: int64 [B]; only events strictly before it are seen.
-            context: int64 [B, C].
-            today: Of a day in progress: what follows the events before `today.since`.
+        Users and timestamps are int64 [B], `context` is int64 [B, C]. Only events strictly before
+        the timestamp are seen; `today` is of a day in progress: what follows those before its
+        `since`.
 
         Returns:
             Tokens with every token in the prompt block, and the stream row of position 1, [B].
@@ -157,17 +155,14 @@ class SequenceBuilder:
     def _rows(
         self, user_id: IntArray, timestamp: IntArray
     ) -> tuple[IntArray, IntArray, NDArray[np.int64]]:
-        """Return the stream rows [first, stop) that a request sees, and those by position [B, T].
-
-        Where nothing is seen, the row is the last one, which is padding.
-        """
+        """Return the stream rows [first, stop) that requests see, and the row of each position."""
         start, stop = self._stream.before(user_id, timestamp)
         first = np.maximum(start, stop - (self.max_tokens - 2))
         kinds = self._tokens["kind"]
         first = first + ((first < stop) & (kinds[first] == TokenType.ITEM))  # headless
         column = np.arange(self.max_tokens)
         past = (column >= 1) & (column <= (stop - first)[:, None])
-        return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)
+        return first, stop, np.where(past, first[:, None] + (column - 1), len(kinds) - 1)  # padding
 
     def _append(
         self, taken: dict[str, IntArray], length: IntArray, last_time: IntArray, today: Today

@@ -43,18 +43,12 @@ def beam_search(
     With value weight 0 and K at least the number of legal paths this is exhaustive. No request's
     result depends on the others. A legal path of probability zero counts as illegal.
 
-    Args:
-        policy: See `gpr_rl.decoding.policy.Policy`.
-        request: What `policy.encode` takes, for B requests.
-        trie: The catalogue.
-        num_candidates: K.
-        eligible: The ads each request may show; None: all.
-        value_weight: In nats per unit of scaled reward. 0: the value is not evaluated.
-        renormalize: Let probabilities sum to one over the legal codes of each prefix, as
-            `sample_paths` does, instead of taking the policy's own.
-        reward_scale: What the policy's values are divided by.
-        num_valued: Children of each beam that the value judges. None: K, so that the first code is
-            chosen by log-probability alone; V: all of them.
+    `policy` is a `gpr_rl.decoding.policy.Policy`, `request` what its `encode` takes for B requests,
+    `eligible` the ads each may show (None: all). `value_weight` is in nats per unit of scaled
+    reward; at 0 the value is not evaluated. `renormalize` lets probabilities sum to one over the
+    legal codes of each prefix, as in `sample_paths`, instead of taking the policy's own.
+    `num_valued` is K by default, so that the first code is chosen by log-probability alone; with V
+    all children are valued.
 
     Returns:
         Candidates [B, K]. Where a request has fewer than K legal paths: codes 0, log_prob -inf,
@@ -99,12 +93,9 @@ def beam_search(
 
 
 def _top(score: Float[Tensor, "*r M"], k: int) -> Int[Tensor, "*r k"]:
-    """Return the indices of the k highest scores, ascending; ties go to the lower index.
-
-    `torch.topk` breaks ties as it likes, but where the next value is lower than the k-th it had no
-    choice; else all above the k-th are in, and the first of those equal to it fill up. Much faster
-    than a stable sort.
-    """
+    """Return the indices of the k highest scores, ascending; ties go to the lower index."""
+    # `torch.topk` breaks ties as it likes; where the next value is lower than the k-th it had no
+    # choice, else the first of those equal to the k-th fill up: faster than a stable sort
     if k >= score.shape[-1]:
         return torch.arange(score.shape[-1], device=score.device).expand(score.shape)
     best, index = _topk(score, k + 1)
@@ -130,10 +121,7 @@ def _topk(score: Float[Tensor, "*r M"], k: int) -> tuple[Tensor, Tensor]:
 
 
 def _likely_children(total: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each beam's k likeliest children: index into [B, W V], parent and prefix.
-
-    At most the largest number of legal ones that a request has.
-    """
+    """Return each beam's k likeliest legal children: index into [B, W V], parent and prefix."""
     num_codes = total.shape[-1]
     code = _top(total.flatten(0, 1), k).view(*total.shape[:2], -1)
     child = code + num_codes * torch.arange(total.shape[1], device=code.device)[:, None]

@@ -39,16 +39,13 @@ def gumbel_paths(
     policy.
 
     The noise is keyed by (seed, request id, draw, prefix): a request's paths don't depend on the
-    batch, and a larger K only adds paths at the end. Arguments as in `sample_paths`.
+    batch, and a larger K only adds paths at the end. Arguments and errors as in `sample_paths`.
 
     Returns:
         Candidates [B, K] in the order of the draws, with `log_weight`. `log_prob` is of the
         distribution drawn from: this temperature, legal codes only. With at most K legal paths all
         are returned, kappa is -inf and the weight is p itself; the rest is padded with codes 0,
         log_prob and log_weight -inf, value 0, ad_id -1.
-
-    Raises:
-        ValueError: As `sample_paths`.
     """
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)
@@ -86,11 +83,9 @@ def _gumbel(uniform_noise: Tensor) -> Tensor:
 
 
 def _below(perturbed: Tensor, maximum: Tensor) -> Tensor:
-    """Return Gumbel scores [B, W, V] of children given that their largest is the parent's [B, W].
-
-    -log(exp(-T) - exp(-Z) + exp(-G)) with T the parent's score, Z the children's largest and G a
-    child's, in the stable form of Kool et al., Appendix B.3. -inf stays -inf.
-    """
+    """Return children's Gumbel scores [B, W, V], given that the largest is the parent's [B, W]."""
+    # -log(exp(-T) - exp(-Z) + exp(-G)) with T the parent's score, Z the children's largest and G
+    # a child's, in the stable form of Kool et al., Appendix B.3; -inf stays -inf
     largest = perturbed.amax(-1, keepdim=True)
     alive = (perturbed > -torch.inf) & (maximum > -torch.inf)[..., None]
     top = torch.where(alive, maximum[..., None], 0.0)
@@ -102,9 +97,7 @@ def _below(perturbed: Tensor, maximum: Tensor) -> Tensor:
 
 
 def _log_inclusion(excess: Tensor) -> Tensor:
-    """Return log P(G > kappa) = log(1 - exp(-exp(excess))), excess = log p - kappa; 0: all are in.
-
-    Far below the threshold the probability is exp(excess) itself, and may underflow.
-    """
+    """Return log P(G > kappa) = log(1 - exp(-exp(excess))), excess = log p - kappa."""
+    # far below the threshold the probability is exp(excess) itself, and may underflow
     exact = (-torch.expm1(-excess.clamp(max=50.0).exp())).log()
     return torch.where(excess < -30.0, excess, exact)

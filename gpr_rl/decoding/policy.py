@@ -79,5 +79,7 @@ class PathStates:
 
 def pick(x: Tensor, index: Int[Tensor, "B k"]) -> Tensor:
     """Return x[b, index[b, k]] of x [B, W, ...], as [B, k, ...]."""
-    shape = (*index.shape, *x.shape[2:])
-    return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(shape))
+    batch, width = x.shape[:2]
+    first = torch.arange(0, batch * width, width, device=index.device)
+    rows = (index + first[:, None]).flatten()
+    return x.flatten(0, 1).index_select(0, rows).unflatten(0, index.shape)

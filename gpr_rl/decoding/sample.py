@@ -33,15 +33,8 @@ def sample_paths(
     one uniform number keyed by (seed, request id, draw, candidate, level). So a request's paths
     depend on neither the batch nor K: candidate k is the same path whatever K is.
 
-    Args:
-        policy: See `gpr_rl.decoding.policy.Policy`.
-        request: B requests, with `request_id`.
-        trie: The catalogue.
-        num_candidates: K.
-        seed: Root seed of the experiment.
-        draw: Which draw for these requests, e.g. the training step.
-        eligible: The ads each request may show; None: all.
-        temperature: Above 1 flatter, below 1 sharper.
+    `seed` is the root of the experiment, `draw` says which draw for these requests it is, e.g. the
+    training step. Requests have a `request_id`; the other arguments are those of `beam_search`.
 
     Returns:
         Candidates [B, K] with `log_prob` of the distribution drawn from. All are valid where a
@@ -68,11 +61,8 @@ def sample_paths(
 
 
 def _inverse_cdf(log_prob: Float[Tensor, "B W V"], noise: Float[Tensor, "B K"]) -> Tensor:
-    """Return codes int64 [B, K]: candidate k draws from row k, or all from row 0 where W = 1.
-
-    The first code whose sum exceeds the threshold is legal: one of probability zero adds nothing.
-    Rows without any give V - 1.
-    """
+    """Return codes int64 [B, K]: candidate k draws from row k, or all from row 0 where W = 1."""
+    # the first code whose sum exceeds the threshold is legal: one of probability zero adds nothing
     cdf = log_prob.double().exp().cumsum(-1)
     total = cdf[..., -1:]
     threshold = noise.view(*log_prob.shape[:2], -1) * total

@@ -137,11 +137,7 @@ class CodeTrie:
     def legal_mask(
         self, prefix: Int[Tensor, "B *rest l"], eligible: Bool[Tensor, "B N"] | None = None
     ) -> Bool[Tensor, "B *rest V"]:
-        """Return which codes may follow each prefix; see `LegalTrie.mask`.
-
-        Raises:
-            ValueError: As `restrict` and `LegalTrie.mask`.
-        """
+        """Return which codes may follow each prefix; see `restrict` and `LegalTrie.mask`."""
         return self.restrict(eligible).mask(prefix)
 
     @cached_property
@@ -294,21 +290,13 @@ class LegalTrie:
         return self.child_mask(prefix.shape[-1], node)
 
     def path_masks(self, codes: Int[Tensor, "B *rest L"]) -> Bool[Tensor, "B *rest L V"]:
-        """Return the masks at every level along known paths: [..., l, :] follows codes[..., :l].
-
-        Raises:
-            ValueError: As `mask`.
-        """
+        """Return `mask` at every level along known paths: [..., l, :] follows codes[..., :l]."""
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         masks = [self.child_mask(level, node) for level, node in enumerate(nodes[:-1])]
         return torch.stack(masks, dim=-2)
 
     def resolve(self, codes: Int[Tensor, "B *rest L"]) -> Int[Tensor, "B ..."]:
-        """Return the ad of each path, -1 where no eligible ad has it.
-
-        Raises:
-            ValueError: As `mask`.
-        """
+        """Return the ad of each path, -1 where no eligible ad has it; raises as `mask` does."""
         nodes = self._walk(codes, self.trie.num_levels, self.trie.num_levels, "codes")
         return self.leaf_ad(nodes[-1])
 

@@ -1,6 +1,6 @@
 """Configuration of the Heterogeneous Hierarchical Decoder."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from gpr_rl.checks import check_finite, check_whole
@@ -60,14 +60,12 @@ class HHDConfig:
     """Width of the vectors of external knowledge (GPR 2.2); 0: none. Not given in the paper."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(
-            ("dim", "num_heads", "num_hsd_layers", "num_ptd_layers", "num_mtp_heads"), 1
-        )
-        least |= {"num_hte_layers": 1, "num_noise_steps": 1}
-        least |= {"num_thinking_tokens": 0, "num_ecpm_buckets": 0, "num_recursions": 0}
-        least |= {"attention_chunk": 0, "num_refining_steps": 0, "knowledge_dim": 0}
-        for name, number in least.items():
-            check_whole(number, **{name: getattr(self, name)})
+        optional = ["num_thinking_tokens", "num_ecpm_buckets", "num_recursions"]
+        optional += ["attention_chunk", "num_refining_steps", "knowledge_dim"]
+        sizes = ["dim", "num_heads", "num_hsd_layers", "num_ptd_layers", "num_mtp_heads"]
+        sizes += ["num_hte_layers", "num_noise_steps"]
+        for least, names in ((0, optional), (1, sizes)):
+            check_whole(least, **{name: getattr(self, name) for name in names})
         check_finite(1, ffn_multiple=self.ffn_multiple)
         if self.num_ecpm_buckets == 1:
             raise ValueError("num_ecpm_buckets must be 0 or at least 2, got 1")
@@ -106,7 +104,3 @@ class HHDConfig:
     def ffn_dim(self) -> int:
         """Hidden width of every feed-forward network."""
         return round(self.ffn_multiple * self.dim)
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain JSON types, for a checkpoint's metadata."""
-        return asdict(self)

@@ -233,12 +233,11 @@ def cross_mask(visible: Bool[Tensor, "B S T"], queries: int) -> Tensor:
 def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     """Attend from the last n codes of each candidate to the shared tokens and its own codes.
 
-    A candidate has a few codes only, so products and sums over them cost less than one masked
-    attention in which every candidate meets every other's keys, and grow linearly with K.
-
     Query and result are [B, S, K, n, H, D/H], `shared` is [B, S, 2, H, m, D/H], `own`, of p codes
     before and the n themselves, which attend causally, [B, S, K, 2, p + n, D].
     """
+    # products over a candidate's few codes cost less than one masked attention in which every
+    # candidate meets every other's keys, and grow linearly with K
     num_shared, (num_new, heads, width) = shared.shape[4], query.shape[3:]
     query = query * width**-0.5
     shared_key, shared_value = shared.unbind(2)
@@ -256,11 +255,3 @@ def _attend_path(query: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     weight = to_shared.permute(0, 1, 5, 2, 3, 4).flatten(3, 4)  # [B, S, H, K * n, m]
     from_shared = (weight @ shared_value).transpose(2, 3).unflatten(2, query.shape[2:4])
     return (to_own[..., None] * own_value[:, :, :, None]).sum(4) + from_shared
-
-
-def gather_beams(kept: Tensor, parent: Int[Tensor, "B W"]) -> Tensor:
-    """Return [B, W, ...], the entries of `kept` [B, W', ...] that `parent` names."""
-    batch, width = kept.shape[:2]
-    first = torch.arange(0, batch * width, width, device=parent.device)
-    rows = (parent + first[:, None]).flatten()
-    return kept.flatten(0, 1).index_select(0, rows).unflatten(0, parent.shape)

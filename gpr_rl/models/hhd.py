@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.checks import check_at_least, check_codes
+from gpr_rl.decoding.policy import pick
 from gpr_rl.models.checks import check_paths, check_some
 from gpr_rl.models.config import HHDConfig
-from gpr_rl.models.decoder import Context, DecoderState, gather_beams
+from gpr_rl.models.decoder import Context, DecoderState
 from gpr_rl.models.ecpm_head import EcpmHead
 from gpr_rl.models.hsd import HSD
 from gpr_rl.models.hte import HTE
@@ -95,7 +96,7 @@ class HHD(nn.Module):
                 of another width.
         """
         check_some(tokens)
-        h, router_logits = self.hsd.understand(tokens)
+        h, router_logits = self.hsd(tokens)
         key_mask = tokens.kind != TokenType.PAD
         if self.knowledge_slot is not None:
             slot = self.knowledge_slot(h, knowledge)
@@ -142,30 +143,21 @@ class HHD(nn.Module):
         """Return `mtp_logits` from a `window` context that the HTE may use as well."""
         return self.ptd.head_logits(context.state(), codes)
 
-    def window_ecpm_logits(
-        self, context: Context, codes: Int[Tensor, "B P L"]
-    ) -> Float[Tensor, "B P Q"]:
-        """Return the logits of the eCPM token after one path per state.
+    def ecpm_logits(self, context: Context, codes: Int[Tensor, "B n L"]) -> Float[Tensor, "B n Q"]:
+        """Return the logits of the eCPM token after n = K known paths per request.
+
+        Of a window with P > 1 states n is P, one path per state.
 
         Raises:
             ValueError: The model has no eCPM token.
         """
-        return self._ecpm(context, codes[:, :, None])[:, :, 0]
-
-    def ecpm_logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K Q"]:
-        """Return the logits of the eCPM token after K known paths per request.
-
-        Raises:
-            ValueError: The model has no eCPM token.
-        """
-        return self._ecpm(context, codes[:, None])[:, 0]
-
-    def _ecpm(self, context: Context, codes: Int[Tensor, "B S K L"]) -> Float[Tensor, "B S K Q"]:
         if self.ecpm_head is None:
             raise ValueError("the model has no eCPM token: num_ecpm_buckets is 0")
         check_paths(codes, *self.ptd.output.shape[:2])
-        hidden = self.ptd.decoder.candidates(context.state(), codes[..., :-1])
-        return self.ecpm_head(hidden[..., -1, :], codes[..., -1])
+        own = 1 if context.position.shape[1] == 1 else 2
+        paths = codes.unsqueeze(own)
+        hidden = self.ptd.decoder.candidates(context.state(), paths[..., :-1])
+        return self.ecpm_head(hidden[..., -1, :], paths[..., -1]).squeeze(own)
 
     def logits(self, context: Context, codes: Int[Tensor, "B K L"]) -> Float[Tensor, "B K L V"]:
         """Return the policy's unmasked logits along known paths, all levels in one pass."""
@@ -248,7 +240,7 @@ class HHD(nn.Module):
 
 
 def _of_parents(past: Tensor | None, parent: Tensor) -> Tensor | None:
-    return None if past is None else gather_beams(past[:, 0], parent)[:, None]
+    return None if past is None else pick(past[:, 0], parent)[:, None]
 
 
 class Unvalued:

@@ -130,27 +130,21 @@ class HSD(nn.Module):
         if config.num_recursions:
             self.router = RecursionRouter(config.dim, config.num_recursions)
 
-    def forward(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
-        """Return h, zero at padding. h[:, i] depends on what token i may see and nothing else."""
-        return self.understand(tokens)[0]
-
-    def understand(
+    def forward(
         self, tokens: Tokens
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T R"] | None]:
-        """Return h, and the router's logits of every token where there is a router."""
+        """Return h, and the router's logits of every token where there is a router.
+
+        h[:, i] depends on what token i may see and nothing else; it is zero at padding.
+        """
         check_tokens(tokens, self.embedding.spec)
         layout = TokenLayout.of(tokens.kind)
-        return self._blocks(self.embedding(tokens, layout), tokens, layout)
+        return self.transform(self.embedding(tokens, layout), tokens, layout)
 
     def transform(
         self, x: Float[Tensor, "M D"], tokens: Tokens, layout: TokenLayout
-    ) -> Float[Tensor, "B T D"]:
-        """Return h of tokens whose packed embeddings are `x`."""
-        return self._blocks(x, tokens, layout)[0]
-
-    def _blocks(
-        self, x: Tensor, tokens: Tokens, layout: TokenLayout
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T R"] | None]:
+        """Return `forward` of tokens whose packed embeddings are `x`."""
         pairs = Pairs(
             kind=tokens.kind,
             prompt_length=tokens.prompt_length,

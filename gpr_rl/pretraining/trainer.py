@@ -5,7 +5,6 @@ A stage brings a function that returns the loss of a step; the loop knows nothin
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,8 +119,8 @@ def train_stage(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    validates = keep is not None and keep.validate is not None
-    settings = {"name": name, "validates": validates, **asdict(config)}
+    keep, device = keep or Keep(nn.Identity()), parameters[0].device
+    settings = {"name": name, "validates": keep.validate is not None, **asdict(config)}
     state = _State(keep, optimizer, settings)
 
     def need_finite(what: str, value: Tensor) -> None:
@@ -136,7 +135,7 @@ def train_stage(
         step = state.step
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        with _precision(config.bf16, parameters[0].device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and has_bf16(device)):
             loss, logged = loss_of_step(step)
         need_finite("loss", loss)
         optimizer.zero_grad(set_to_none=True)
@@ -151,25 +150,23 @@ def train_stage(
         if state.step % config.validate_every == 0 or state.step == config.num_steps:
             state.take_stock()
     state.restore_best()
-    best_step = state.best_step if validates else state.step
+    best_step = state.best_step if keep.validate is not None else state.step
     return StageResult(state.step, best_step, state.best_score)
 
 
 class _State:
     """The mutable part of a stage; goes on from the checkpoint where there is one."""
 
-    def __init__(self, keep: Keep | None, optimizer: torch.optim.Optimizer, settings: dict) -> None:
+    def __init__(self, keep: Keep, optimizer: torch.optim.Optimizer, settings: dict) -> None:
         self._keep, self._optimizer, self._settings = keep, optimizer, settings
         self.step = self.failures = self.best_step = 0
         self.best_score = math.nan
         self._best: dict[str, Tensor] = {}
-        if keep is not None and keep.checkpoint is not None and keep.checkpoint.exists():
+        if keep.checkpoint is not None and keep.checkpoint.exists():
             self._load(keep.model, keep.checkpoint)
 
     def take_stock(self) -> None:
         """Validate, remember the best weights so far, and write the checkpoint."""
-        if self._keep is None:
-            return
         if self._keep.validate is not None:
             score = self._keep.validate()
             if math.isnan(self.best_score) or score > self.best_score:
@@ -183,7 +180,7 @@ class _State:
 
     def restore_best(self) -> None:
         """Give the model its best weights, where there was a validation."""
-        if self._best and self._keep is not None:
+        if self._best:
             self._keep.model.load_state_dict(self._best)
 
     def _save(self, model: nn.Module, path: Path) -> None:
@@ -224,9 +221,3 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
-
-
-def _precision(bf16: bool, device: torch.device) -> AbstractContextManager:
-    if bf16 and has_bf16(device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()

@@ -75,7 +75,7 @@ def vsl_loss(
 
     L_SID is head 1's negative log-likelihood of the next ad's path, L_eCPM the cross-entropy of its
     eCPM bucket in [0, Q), both means over valid positions; L_MTP is GPR Eq. 3 over all heads.
-    Logits are those of `HHD.window_logits` and, along head 1's targets, `HHD.window_ecpm_logits`.
+    Logits are those of `HHD.window_logits` and, along head 1's targets, `HHD.ecpm_logits`.
 
     Raises:
         ValueError: No target is valid.

@@ -1,8 +1,7 @@
 """Semantic IDs: embeddings to code paths and back (GPR 2.1; GR4AD's UA-SID)."""
 
 from gpr_rl.tokenizers.base import Tokenizer
-from gpr_rl.tokenizers.code_index import CodeIndex
-from gpr_rl.tokenizers.collisions import resolve_collisions
+from gpr_rl.tokenizers.code_index import CodeIndex, resolve_collisions
 from gpr_rl.tokenizers.fitting.swing import swing_pairs
 from gpr_rl.tokenizers.quality import Quality, quality
 from gpr_rl.tokenizers.rq_kmeans import RQKMeans

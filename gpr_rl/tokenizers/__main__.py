@@ -24,9 +24,8 @@ from torch import Tensor
 from gpr_rl.tokenizers.base import read_embeddings
 from gpr_rl.tokenizers.files import load_matrix
 from gpr_rl.tokenizers.kinds import open_tokenizer, tokenizer_class
+from gpr_rl.tokenizers.report import Study, study_codes, write_page
 from gpr_rl.tokenizers.streaming import encode_file
-from gpr_rl.tokenizers.study.page import write_page
-from gpr_rl.tokenizers.study.study import Study, study_codes
 from gpr_rl.tokenizers.ua_sid import UASID
 
 _FIT_FILE = "fit.json"

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -32,15 +32,14 @@ Embeddings = ArrayLike | Tensor | Path
 """A matrix [n, d] of any float type (or integers), or the path of a file with one."""
 
 
-Kind = TypeVar("Kind", bound="Tokenizer")
-
-
 class Tokenizer(ABC):
     """Codes of an embedding, L = `num_levels` of them, coarse to fine, and back.
 
     `num_codes` are L integers. A subclass keeps each argument of its constructor as an attribute
-    of that name.
+    of that name, and what `fit` found in tensors and in the attributes `facts`, plain JSON types.
     """
+
+    facts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, num_levels: int, num_codes: SupportsIndex | Sequence[int], seed: int
@@ -56,7 +55,7 @@ class Tokenizer(ABC):
             ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
         """
         self._check_fitted()
-        return self._encode(read_embeddings(x, width=self._width))
+        return self._encode(read_embeddings(x, width=self.width))
 
     def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
         """Return the float32 embeddings that codes [n, L] stand for.
@@ -75,7 +74,7 @@ class Tokenizer(ABC):
 
     @property
     @abstractmethod
-    def _width(self) -> int:
+    def width(self) -> int:
         """The d of `fit`; 0: not fitted."""
 
     @abstractmethod
@@ -87,15 +86,15 @@ class Tokenizer(ABC):
         """Return `decode` of checked codes."""
 
     @abstractmethod
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what `fit` found: plain JSON types and tensors."""
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that `fit` found."""
 
     @abstractmethod
-    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Take what `_state` gave."""
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take what `_tensors` gave; the facts are there already."""
 
     def _check_fitted(self) -> None:
-        if not self._width:
+        if not self.width:
             raise ValueError(f"this {type(self).__name__} is not fitted: call fit or load first")
 
     def save(self, directory: str | Path) -> None:
@@ -105,10 +104,12 @@ class Tokenizer(ABC):
             ValueError: Not fitted.
         """
         self._check_fitted()
-        fitted, tensors = self._state()
+        fitted = {name: getattr(self, name) for name in self.facts}
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        data = dump_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()})
+        data = dump_tensors(
+            {name: x.detach().cpu().contiguous() for name, x in self._tensors().items()}
+        )
         digest = hashlib.sha256(data).hexdigest()
         tensor_file = f"tokenizer-{digest[:16]}.safetensors"
         info = {"format": FORMAT_VERSION, "kind": type(self).__name__}
@@ -121,7 +122,7 @@ class Tokenizer(ABC):
                 old.unlink()
 
     @classmethod
-    def load(cls: type[Kind], directory: str | Path) -> Kind:
+    def load(cls, directory: str | Path) -> Self:
         """Return the tokenizer that `save` wrote to `directory`.
 
         Raises:
@@ -135,7 +136,9 @@ class Tokenizer(ABC):
         try:
             fitted = info["config"].pop("fitted")
             tokenizer = cls(**info["config"])
-            tokenizer._restore(fitted, tensors)
+            for name in cls.facts:
+                setattr(tokenizer, name, fitted[name])
+            tokenizer._restore(tensors)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
         return tokenizer

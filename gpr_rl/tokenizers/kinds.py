@@ -24,7 +24,7 @@ def tokenizer_class(method: str) -> Kind:
         ValueError: Unknown name.
     """
     if method not in TOKENIZERS:
-        raise ValueError(f"unknown tokenizer {method!r}: choose one of {', '.join(TOKENIZERS)}")
+        raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {method!r}")
     return TOKENIZERS[method]
 
 
@@ -35,8 +35,7 @@ def open_tokenizer(directory: str | Path) -> Tokenizer:
         FileNotFoundError: No tokenizer there.
         ValueError: Its files are damaged, or it is of a kind that this version does not know.
     """
-    kind = read_info(directory)["kind"]
-    for known in TOKENIZERS.values():
-        if known.__name__ == kind:
-            return known.load(directory)
-    raise ValueError(f"{directory} holds a {kind!r}, which this version does not know")
+    kind, known = read_info(directory)["kind"], {k.__name__: k for k in TOKENIZERS.values()}
+    if kind not in known:
+        raise ValueError(f"{directory} holds a {kind!r}, which this version does not know")
+    return known[kind].load(directory)

@@ -78,10 +78,8 @@ def quality(
 
 
 def _path_similarity(x: Tensor, path: Tensor, count: Tensor) -> float:
-    """Mean over shared paths of the mean of u_i . u_j, i != j, with u the rows at length one.
-
-    The sum over all pairs is |sum of u|^2 without its diagonal, so no pair is formed.
-    """
+    """Return the mean over shared paths of the mean of u_i . u_j, i != j, u rows at length one."""
+    # the sum over all pairs is |sum of u|^2 without its diagonal, so no pair is formed
     shared = count > 1
     if not shared.any():
         return float("nan")

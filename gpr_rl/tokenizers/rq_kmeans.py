@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class RQKMeans(Tokenizer):
         num_reseeded: How often a centroid was moved that way, per level.
         num_unused: Codes per level that no row has: fewer distinct rows than codes.
     """
+
+    facts: ClassVar = ("num_reseeded", "num_unused")
 
     def __init__(
         self,
@@ -102,7 +104,8 @@ class RQKMeans(Tokenizer):
         return centroids
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
+        """The d of `fit`; 0: not fitted."""
         return self.codebooks[0].shape[1] if self.codebooks else 0
 
     def _encode(self, x: Tensor) -> Tensor:
@@ -111,14 +114,11 @@ class RQKMeans(Tokenizer):
     def _decode(self, codes: Tensor) -> Tensor:
         return sum_centroids(codes, self.codebooks)
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        tensors = {f"codebook_{level}": book for level, book in enumerate(self.codebooks)}
-        return {"num_reseeded": self.num_reseeded, "num_unused": self.num_unused}, tensors
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"codebook_{level}": book for level, book in enumerate(self.codebooks)}
 
-    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebook_{level}"] for level in range(self.num_levels)]
-        self.num_reseeded = fitted["num_reseeded"]
-        self.num_unused = fitted["num_unused"]
 
 
 def _worst_rows(rows: Tensor, centroid: Tensor, count: int) -> Tensor:

@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from gpr_rl.tokenizers.fitting.autoencoder import (
     ResidualAutoencoder,
     mlp,
     power_of_two,
-    train_autoencoder,
+    train,
 )
 from gpr_rl.tokenizers.fitting.search import one_thread, sum_centroids
 
@@ -29,7 +29,8 @@ class RQVAE(Tokenizer):
     """
 
     _model: ResidualAutoencoder
-    _width: int = 0
+    width: int = 0
+    facts: ClassVar = ("width", "losses", "num_unused")
 
     def __init__(
         self,
@@ -76,17 +77,17 @@ class RQVAE(Tokenizer):
         scale = power_of_two(x)
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = self._start(x / scale, scale).to(x.device)
-            self.losses = train_autoencoder(
+            scaled, generator = x / scale, torch.Generator().manual_seed(self.seed)
+            model = self._start(scaled, scale).to(x.device)
+            self.losses = train(
                 model,
-                x / scale,
+                lambda rows: model.loss(scaled[rows], self.commitment),
+                lambda: torch.randperm(len(x), generator=generator).to(x.device),
                 num_epochs=self.num_epochs,
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
-                commitment=self.commitment,
-                generator=torch.Generator().manual_seed(self.seed),
             )
-        self._width, self._model = x.shape[1], model.requires_grad_(False)
+        self.width, self._model = x.shape[1], model.requires_grad_(False)
         self.num_unused = [
             size - len(column.unique())
             for size, column in zip(self.num_codes, self.encode(x).T, strict=True)
@@ -115,14 +116,11 @@ class RQVAE(Tokenizer):
     def _decode(self, codes: Tensor) -> Tensor:
         return self._model.decode(sum_centroids(codes, list(self._model.codebooks)))
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        fitted = {"width": self._width, "losses": self.losses, "num_unused": self.num_unused}
-        return fitted, self._model.state_dict()
+    def _tensors(self) -> dict[str, Tensor]:
+        return self._model.state_dict()
 
-    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.losses, self.num_unused = fitted["losses"], fitted["num_unused"]
-        self._width = fitted["width"]
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         books = [tensors[f"codebooks.{level}"] for level in range(self.num_levels)]
-        model = ResidualAutoencoder(*self._networks(self._width), books, tensors["scale"])
+        model = ResidualAutoencoder(*self._networks(self.width), books, tensors["scale"])
         model.load_state_dict(tensors)
         self._model = model.requires_grad_(False)

@@ -9,9 +9,7 @@ import pyarrow.parquet as pq
 
 from gpr_rl.files import complete_file
 from gpr_rl.tokenizers.base import Tokenizer
-from gpr_rl.tokenizers.files import iterate_matrix, load_matrix
-
-_BATCH_ROWS = 65_536
+from gpr_rl.tokenizers.files import BATCH_ROWS, iterate_matrix, load_matrix
 
 
 def encode_file(
@@ -35,11 +33,11 @@ def encode_file(
     """
     embeddings, out = Path(embeddings), Path(out)
     if embeddings.suffix == ".parquet":
-        pieces = iterate_matrix(embeddings, column, _BATCH_ROWS)
+        pieces = iterate_matrix(embeddings, column, BATCH_ROWS)
     else:
         matrix = load_matrix(embeddings, column)
-        starts = range(0, len(matrix), _BATCH_ROWS)
-        pieces = (np.asarray(matrix[start : start + _BATCH_ROWS]) for start in starts)
+        starts = range(0, len(matrix), BATCH_ROWS)
+        pieces = (np.asarray(matrix[start : start + BATCH_ROWS]) for start in starts)
     names = [f"code_{level + 1}" for level in range(tokenizer.num_levels)]
     schema = pa.schema([(name, pa.int32()) for name in names])
     num_rows = 0

@@ -4,7 +4,7 @@ Dims: n rows, d embedding width, L levels, V codes of a level, P pairs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -46,6 +46,7 @@ class UASID(Tokenizer):
     ignores the last level. `losses` are the adapter's, the mean per epoch.
     """
 
+    facts: ClassVar = ("losses",)
     _index: CodeIndex
 
     def __init__(
@@ -104,7 +105,7 @@ class UASID(Tokenizer):
         """
         x = read_embeddings(x)
         check_rows(x, self.num_codes[:-1])
-        last = self._last_level(x, keys)  # so that wrong keys stop here
+        last = self._last_level(x, keys)  # here, so that wrong keys stop before the fit
         with one_thread():
             self._adapter, self.losses = None, []
             if pairs is not None:
@@ -143,8 +144,7 @@ class UASID(Tokenizer):
                 (see `fit`) of another length.
         """
         self._check_fitted()
-        x = read_embeddings(x, width=self._width)
-        return torch.cat([self._content_codes(x), self._last_level(x, keys)[:, None]], dim=1)
+        return self._encode(read_embeddings(x, width=self.width), keys)
 
     def add(
         self, x: Embeddings, keys: Keys | None = None, item_id: Iterable[int] | None = None
@@ -161,11 +161,12 @@ class UASID(Tokenizer):
         return codes
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
+        """The d of `fit`; 0: not fitted."""
         return self._levels[0].mean.shape[1] if self._levels else 0
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return torch.cat([self._content_codes(x), self._last_level(x, None)[:, None]], dim=1)
+    def _encode(self, x: Tensor, keys: Keys | None = None) -> Tensor:
+        return torch.cat([self._content_codes(x), self._last_level(x, keys)[:, None]], dim=1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return sum_centroids(codes, [level.mean for level in self._levels])
@@ -189,21 +190,20 @@ class UASID(Tokenizer):
             return torch.from_numpy(hash_content(x, size)).to(x.device)
         return torch.from_numpy(hash_keys(read_keys(keys, len(x)), size)).to(x.device)
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"index.{name}": value for name, value in self.index.tensors().items()}
         for number, level in enumerate(self._levels):
             tensors |= {f"{name}_{number}": value for name, value in level._asdict().items()}
         if self._adapter is not None:
             weights = self._adapter.state_dict()
             tensors |= {f"adapter.{name}": value for name, value in weights.items()}
-        return {"losses": self.losses, "has_adapter": self._adapter is not None}, tensors
+        return tensors
 
-    def _restore(self, fitted: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         self._levels = [
             _Level(*(tensors[f"{name}_{number}"] for name in _Level._fields))
             for number in range(self.num_levels - 1)
         ]
         self._index = CodeIndex.from_tensors(below("index.", tensors))
-        self.losses = fitted["losses"]
-        if fitted["has_adapter"]:
-            self._adapter = Adapter.from_state(below("adapter.", tensors))
+        if weights := below("adapter.", tensors):
+            self._adapter = Adapter.from_state(weights)

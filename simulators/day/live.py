@@ -19,8 +19,7 @@ from gpr_rl.schema import Action, Request
 from simulators.day.traffic import Arrivals
 from simulators.world import World
 from simulators.world.features import PastCounts, RankerInput, ranker_inputs
-from simulators.world.history import DAY_S
-from simulators.world.requests import HOUR_S
+from simulators.world.history import DAY_S, HOUR_S
 
 _ORDER_BITS = 24
 

@@ -15,8 +15,7 @@ from simulators.synthetic.behavior import NUM_POSITIONS
 from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_places
 from simulators.world import World
 from simulators.world.eligibility import Availability
-from simulators.world.history import DAY_S
-from simulators.world.requests import HOUR_S
+from simulators.world.history import DAY_S, HOUR_S
 
 _REQUESTS_PER_CHUNK = 1 << 15  # stays in the cache
 

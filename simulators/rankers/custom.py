@@ -19,11 +19,9 @@ from torch import Tensor
 
 from gpr_rl.schema import Action
 from simulators.rankers.network import Calibration
-from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining
+from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.world import World
-from simulators.world.features import RankerInput
-from simulators.world.scoring import Counts
+from simulators.world.features import Counts, RankerInput
 
 _MAX_ROWS = 65_536
 _SMALLEST = 1e-7
@@ -248,7 +246,7 @@ def use_rankers(world: World, model: RankerModel, training: RankerTraining | Non
 
     def tables(start: int, stop: int) -> Iterator[NDArray]:
         for part in torch.arange(start, stop).split(_MAX_ROWS):
-            rows = log.rows.take(part)
+            rows = log.rows[part]
             yield bare.table(rows.inputs, rows.counts, rows.ad_id)
 
     bare = FrozenModel(model, world.group, has_clicks, has_conversions)

@@ -13,15 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gpr_rl.checkpoint import load_checkpoint, save_checkpoint
+from gpr_rl.checkpoint import below, load_checkpoint, save_checkpoint
 from gpr_rl.checks import check_at_least
 from gpr_rl.random import Purpose, random_bits, uniform
 from simulators.rankers.frozen import FrozenRankers, ranker_tensors, restore_rankers
-from simulators.rankers.scores import RankerLog
-from simulators.rankers.training import RankerTraining
+from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.world import World
-from simulators.world.features import RankerInput
-from simulators.world.scoring import Counts
+from simulators.world.features import Counts, RankerInput
 
 
 class PessimisticRankers(nn.Module):
@@ -40,12 +38,13 @@ class PessimisticRankers(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return pCTR and pCVR, float32 [B, K] each."""
         said = [member(inputs, past, ad_id, exact=exact) for member in self.members]
-        pctr, pcvr = (self._low(torch.stack(parts)) for parts in zip(*said, strict=True))
+        parts = [torch.stack(part) for part in zip(*said, strict=True)]
+        spreads = [part.std(0, correction=0) for part in parts]
+        pctr, pcvr = (
+            (part.mean(0) - self.pessimism * spread).clamp_min(0.0)
+            for part, spread in zip(parts, spreads, strict=True)
+        )
         return pctr, pcvr
-
-    def _low(self, said: Tensor) -> Tensor:
-        spread = said.std(0, correction=0)
-        return (said.mean(0) - self.pessimism * spread).clamp_min(0.0)
 
 
 def pessimistic(
@@ -67,12 +66,7 @@ def pessimistic(
     """
     if path is not None and path.exists():
         stored, _ = load_checkpoint(path)
-        parts: list[dict[str, Tensor]] = [{} for _ in range(num_rankers)]
-        for key, value in stored.items():
-            member, _, name = key.partition("/")
-            if int(member) < num_rankers:
-                parts[int(member)][name] = value
-        members = [restore_rankers(world, part) for part in parts]
+        members = [restore_rankers(world, below(f"{m}/", stored)) for m in range(num_rankers)]
         return world.replace(rankers=PessimisticRankers(members, pessimism))
     log = RankerLog.of(world, training or RankerTraining())
     members = [_train_member(log, member, seed) for member in range(num_rankers)]
@@ -93,4 +87,4 @@ def _train_member(log: RankerLog, member: int, seed: int) -> FrozenRankers:
     user = torch.tensor(log.world.request_user[log.first :][: log.num_fitted])
     rows = torch.arange(log.num_fitted).repeat_interleave(weight[user])
     own_seed = int(random_bits(seed, Purpose.RANKER_ENSEMBLE, number) & 0x7FFFFFFF)
-    return log.fit(own_seed, log.rows.take(rows))[0]
+    return log.fit(own_seed, log.rows[rows])[0]

@@ -78,21 +78,9 @@ class ExactRankers:
         users = zip(weights(rankers.user), weights(rankers.user_factor), strict=True)
         self._user = _Sums.of([np.concatenate(pair, axis=1) for pair in users])
         self._context = _Sums.of(weights(rankers.context))
-        inner = [rankers.match]
-        inner += [rankers.recent] if config.use_history else []
-        inner += [rankers.counts] if config.use_counts else []
-        self._inner = np.concatenate([_array(layer.weight).T for layer in inner])
-        self._bias = sum(_array(layer.bias) for layer in inner)
-        towers = [cast(nn.Sequential, tower) for tower in rankers.tower]
-        first = [cast(nn.Linear, tower[1]) for tower in towers]
-        last = [cast(nn.Linear, tower[3]) for tower in towers]
-        self._first = np.concatenate([_array(layer.weight).T for layer in first], axis=1)
-        self._first_bias = np.concatenate([_array(layer.bias) for layer in first])
-        width = first[0].out_features
-        self._last = np.zeros((2 * width, 2))
-        self._last[:width, 0] = _array(last[0].weight)[0]
-        self._last[width:, 1] = _array(last[1].weight)[0]
-        self._last_bias = np.concatenate([_array(layer.bias) for layer in last])
+        inner, self._bias = (_array(x) for x in rankers.inner())
+        first, self._first_bias, last, self._last_bias = (_array(x) for x in rankers.towers())
+        self._inner, self._first, self._last = inner.T, first.T, np.ascontiguousarray(last.T)
         self._knots = _array(calibration.knots)
         start, end, slope = (_array(x) for x in calibration.segments)
         # a segment is the line offset + slope * logit

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpr_rl.checkpoint import below
 from gpr_rl.schema import with_tuples
 from simulators.rankers.exact import ExactRankers
 from simulators.rankers.network import Calibration, RankerConfig, Rankers
 from simulators.world import World
-from simulators.world.features import RankerInput
-from simulators.world.scoring import Counts
+from simulators.world.features import Counts, RankerInput
 
 
 class FrozenRankers(nn.Module):
@@ -79,15 +79,8 @@ def build_rankers(world: World, seed: int | None = None) -> Rankers:
 def restore_rankers(world: World, tensors: dict[str, Tensor]) -> FrozenRankers:
     """Return frozen rankers from what `ranker_tensors` gave."""
     rankers = build_rankers(world)
-    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("rankers.")}
-    rankers.load_state_dict(weights)
-    return freeze(
-        world, rankers, Calibration(tensors["calibration.knots"], tensors["calibration.values"])
-    )
-
-
-def freeze(world: World, rankers: Rankers, calibration: Calibration) -> FrozenRankers:
-    """Return rankers of a world with or without clicks and conversions."""
+    rankers.load_state_dict(below("rankers.", tensors))
+    calibration = Calibration(**below("calibration.", tensors))
     return FrozenRankers(rankers, calibration, world.info.has_clicks, world.info.has_conversions)
 
 

@@ -90,6 +90,22 @@ class Rankers(nn.Module):
         features = torch.cat(ad, dim=-1)
         return self.ad(features), self.query(features), self.key(content)
 
+    def inner(self) -> tuple[Tensor, Tensor]:
+        """Return weight [H, W] and bias [H] of what depends on both request and candidate."""
+        layers = [self.match]
+        layers += [self.recent] if self.config.use_history else []
+        layers += [self.counts] if self.config.use_counts else []
+        bias = sum((layer.bias for layer in layers[1:]), start=layers[0].bias)
+        return torch.cat([layer.weight for layer in layers], dim=-1), bias
+
+    def towers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return weight and bias of the towers' first layers as one, and of their last ones."""
+        towers = [cast(nn.Sequential, tower) for tower in self.tower]
+        first, last = ([cast(nn.Linear, tower[at]) for tower in towers] for at in (1, 3))
+        bias, last_bias = (torch.cat([layer.bias for layer in part]) for part in (first, last))
+        last_weight = torch.block_diag(*(layer.weight for layer in last))
+        return torch.cat([layer.weight for layer in first]), bias, last_weight, last_bias
+
     def forward(
         self,
         inputs: RankerInput,
@@ -112,38 +128,21 @@ class Rankers(nn.Module):
         request = request + sum(e(x) for e, x in zip(self.context, inputs.context.T, strict=True))
         factor: Tensor = sum(e(x) for e, x in zip(self.user_factor, inputs.user.T, strict=True))
         wide = [query * factor[:, None]]
-        weights = [self.match.weight]
-        bias: Tensor = self.match.bias
         if self.config.use_history:
             key = key + self.action(inputs.recent_action.long())
             score = query @ key.mT / self.config.attention_dim**0.5
             gate = torch.sigmoid(score) * inputs.recent_known[:, None]
             pooled = gate @ key / inputs.recent_known.shape[-1] ** 0.5
             wide += [pooled, pooled * query]
-            weights.append(self.recent.weight)
-            bias = bias + self.recent.bias
         if self.config.use_counts:
             wide.append(counts)
-            weights.append(self.counts.weight)
-            bias = bias + self.counts.bias
         joint = torch.cat(wide, dim=-1).flatten(0, 1)
-        hidden = torch.addmm(ad.flatten(0, 1), joint, torch.cat(weights, dim=-1).T)
+        weight, bias = self.inner()
+        hidden = torch.addmm(ad.flatten(0, 1), joint, weight.T)
         hidden = hidden.view_as(ad) + (request + bias)[:, None]
-        # the first layers of both towers are one matrix product
-        towers = [cast(nn.Sequential, tower) for tower in self.tower]
-        first = [cast(nn.Linear, tower[1]) for tower in towers]
-        last = [cast(nn.Linear, tower[3]) for tower in towers]
-        weight = torch.cat([layer.weight for layer in first])
-        middle = torch.relu(
-            nn.functional.linear(
-                torch.relu(hidden), weight, torch.cat([layer.bias for layer in first])
-            )
-        )
-        return nn.functional.linear(
-            middle,
-            torch.block_diag(*(layer.weight for layer in last)),
-            torch.cat([layer.bias for layer in last]),
-        )
+        weight, bias, last_weight, last_bias = self.towers()
+        middle = torch.relu(nn.functional.linear(torch.relu(hidden), weight, bias))
+        return nn.functional.linear(middle, last_weight, last_bias)
 
 
 class Calibration(nn.Module):

@@ -260,7 +260,7 @@ class RewardMix:
     @classmethod
     def from_specs(cls, specs: tuple[str, ...] | list[str]) -> "RewardMix":
         """Build from command-line specs (`load_reward`); an empty list means `final_value`."""
-        return cls._joined([load_reward(spec) for spec in (specs or ["final_value"])])
+        return cls.of(specs)
 
     def __call__(self, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total reward [B, K] and every unweighted component by name."""

@@ -11,8 +11,8 @@ from simulators.rewards import Outcome
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.world import World
-from simulators.world.files import read_file
 from simulators.world.history import DAY_S, count_kinds
+from simulators.world.info import read_file
 
 
 def read_truth(world: World) -> HiddenTruth:

@@ -18,8 +18,8 @@ from simulators.synthetic.catalog import Catalog
 from simulators.synthetic.config import WorldConfig
 from simulators.world import World
 from simulators.world.eligibility import Targeting
+from simulators.world.history import DAY_S
 
-DAY_S = 86_400
 _USERS_PER_CHUNK = 2_000
 _HOUR_PROFILE = 1.0 + 0.8 * np.sin(2 * np.pi * (np.arange(24) - 13) / 24)
 HOUR_SHARE = _HOUR_PROFILE / _HOUR_PROFILE.sum()
@@ -186,11 +186,8 @@ def _organic_day(
     day: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Draw a day of organic views: a category by today's interests, an item within it.
-
-    `members` are the items sorted by category, and the start and size of each category.
-    """
-    order, start, size = members
+    """Draw a day of organic views: a category by today's interests, an item within it."""
+    order, start, size = members  # items by category, and each category's start and size
     rate = users["activity"].to_numpy() * config.organic_per_user / config.impressions_per_user
     user = np.repeat(np.arange(config.num_users), rng.poisson(rate))
     weight = np.exp(1.2 * truth.affinity[:, day].double().numpy()) * (size > 0)

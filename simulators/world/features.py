@@ -1,4 +1,4 @@
-"""Inputs of the rankers, all strictly before the request.
+"""Inputs of the rankers, all strictly before the request, and what a world asks of rankers.
 
 Dims: B requests, K candidates, S recent items, G groups (verticals, categories, advertisers),
 F count features, N ads, M organic items.
@@ -7,7 +7,7 @@ F count features, N ads, M organic items.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from gpr_rl.data.streams import IntArray, Today
 from gpr_rl.schema import Action
-from simulators.world.history import History, count_kinds
-from simulators.world.requests import LoggedRequests
+from simulators.world.history import History, LoggedRequests, count_kinds
 
 NUM_RECENT = 20
 NUM_COUNT_FEATURES = 6
@@ -216,3 +215,24 @@ def prepared(builder: FeatureBuilder, request_id: Tensor) -> Features:
         return parts[row], past.part(slice(row, row + 1))
 
     return one
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What B users did before their requests: `PastCounts`, or that of a day's traffic."""
+
+    def of(self, group: Tensor, ad_id: Tensor) -> Tensor:
+        """Return the count features of candidates `ad_id` [B, K], float32 [B, K, F]."""
+
+    def exact(self, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:
+        """Return the same in float64."""
+
+
+WorldRankers = Callable[..., tuple[Tensor, Tensor]]
+"""From inputs [B], `Counts` and candidates [B, K] to pCTR and pCVR, float32 [B, K] each; with
+`exact=True` computed in float64. `rankers.frozen.FrozenRankers` is it."""
+
+
+def no_rankers(*_: object, **__: object) -> tuple[Tensor, Tensor]:
+    """Stand in the place of rankers in a world that they are still to be trained on: raise."""
+    raise RuntimeError("this world has no rankers yet, so candidates have no outcome")

@@ -1,23 +1,28 @@
-"""What was known about a user strictly before a moment: streams, counts, recent positives.
+"""The requests of a log, and what was known about a user strictly before a moment.
 
 A batch of requests is answered by ragged gathers and one histogram; no loop over requests.
 
-Dims: B moments (a user and a time each), S recent items, L levels, V codes, G groups.
+Dims: R requests, B moments (a user and a time each), M past successes (the longest row), S recent
+items, L levels, V codes, G groups.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gpr_rl.data.streams import IntArray, Stream, Today, ragged
 from gpr_rl.schema import Action
 from simulators.world.counts import CountIndex
 
 DAY_S = 86_400
+HOUR_S = 3_600
 _GROUPS = ("vertical", "category", "advertiser")
 _KINDS = np.array(
     [  # impressions, clicks, conversions, views, recent impressions
@@ -38,14 +43,44 @@ _KINDS = np.array(
 def count_kinds(histogram: Any) -> Any:
     """Return impressions, clicks, conversions, views and recent impressions, [..., 5].
 
-    Args:
-        histogram: int64 [..., 8], rows of `History.counts`: a tensor becomes float32 (exact below
-            2^24), an array float64. A click is also an impression, a conversion also a click;
-            recent impressions are yesterday's and today's.
+    Of rows of `History.counts`, int64 [..., 8]: a tensor becomes float32 (exact below 2^24), an
+    array float64. A click is also an impression, a conversion also a click; recent impressions are
+    yesterday's and today's.
     """
     if isinstance(histogram, np.ndarray):
         return histogram @ _KINDS
     return histogram.float() @ torch.from_numpy(_KINDS).to(histogram.device, torch.float32)
+
+
+@dataclass(frozen=True)
+class LoggedRequests:
+    """R requests in order of time; `ad` and `action` are of the logged ones only."""
+
+    user: IntArray
+    """int64 [R]"""
+    time: IntArray
+    """int64 [R], seconds since day 0"""
+    context: IntArray
+    """int64 [R, 4]: scene, position, hour of day, device"""
+    ad: Int[Tensor, " R"]
+    action: Int[Tensor, " R"]
+    availability: Int[Tensor, " R"] | None = None
+    """The row of `Availability.table`, for worlds whose logs say what could be shown"""
+
+    @classmethod
+    def of(cls, events: pd.DataFrame, users: pd.DataFrame) -> "LoggedRequests":
+        """Return the impressions among events."""
+        shown = events.loc[events["kind"] == 1].reset_index(drop=True)
+        user, time = shown["user_id"].to_numpy(), shown["timestamp"].to_numpy()
+        place = [shown["scene"].to_numpy(), shown["position"].to_numpy()]
+        place += [time % DAY_S // HOUR_S, users["device"].to_numpy()[user]]
+        context = np.stack(place, axis=1).astype(np.int64)
+        ad, action, *row = (
+            torch.from_numpy(shown[name].to_numpy(copy=True))
+            for name in ("item_id", "action", "availability")
+            if name in shown
+        )
+        return cls(user, time, context, ad, action, *row)
 
 
 def as_seen(events: pd.DataFrame) -> pd.DataFrame:
@@ -202,3 +237,26 @@ class History:
         table = np.bincount(flat.ravel(), minlength=int(np.prod(shape))).reshape(shape)
         total = np.bincount(row, minlength=len(user_id)).clip(1).astype(np.float32)
         return np.divide(table, total[:, None, None], dtype=np.float32, casting="unsafe")
+
+
+def past_successes(
+    world: Any, request_id: Int[Tensor, " B"]
+) -> tuple[Int[Tensor, "B M L"], Bool[Tensor, "B M"]]:
+    """Return the codes of every earlier click and conversion of a request's user, oldest first.
+
+    `world` is a `simulators.world.World` or one that wraps it.
+
+    The same events as those of `Request.popularity`: strictly before the request. Rows that are
+    shorter than M are filled with code 0 and are not valid; M is at least 1.
+    """
+    ids = request_id.numpy()
+    history = world.history
+    start, stop = history.successes.before(world.request_user[ids], world.request_time[ids])
+    valid = torch.arange(max(int((stop - start).max(initial=0)), 1)) < torch.from_numpy(
+        (stop - start)[:, None]
+    )
+    _, index = ragged(start, stop)
+    item = np.asarray(history.successes.columns["item"][index], dtype=np.int64)
+    codes = world.codes.new_zeros(*valid.shape, world.codes.shape[1])
+    codes[valid] = world.codes[torch.from_numpy(item)]
+    return codes, valid

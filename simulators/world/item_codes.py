@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gpr_rl.tokenizers import UASID, Tokenizer, resolve_collisions
-from gpr_rl.tokenizers.collisions import RESOLVE
-from gpr_rl.tokenizers.kinds import TOKENIZERS, tokenizer_class
+from gpr_rl.tokenizers.code_index import RESOLVE
+from gpr_rl.tokenizers.kinds import tokenizer_class
 
 
 def check_ids(tokenizer: str, resolve: str, num_levels: int, num_codes: int) -> None:
@@ -22,8 +22,7 @@ def check_ids(tokenizer: str, resolve: str, num_levels: int, num_codes: int) -> 
     Raises:
         ValueError: Unknown name, or too few codes or levels for `ua_sid`.
     """
-    if tokenizer not in TOKENIZERS:
-        raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
+    tokenizer_class(tokenizer)
     if resolve not in RESOLVE:
         raise ValueError(f"resolve must be one of {', '.join(RESOLVE)}, got {resolve!r}")
     if tokenizer == "ua_sid" and (num_levels < 2 or num_codes < 4):

@@ -12,10 +12,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simulators.world.features import Features
+from simulators.world.features import Features, WorldRankers, no_rankers
+from simulators.world.history import LoggedRequests
 from simulators.world.info import WorldInfo
-from simulators.world.requests import LoggedRequests
-from simulators.world.scoring import WorldRankers, no_rankers
 
 SCORES = ("pctr", "pcvr", "ecpm", "final_value", "alpha", "reward_scale", "ad_value")
 """What `WorldParts.logged` holds of a world with rankers."""

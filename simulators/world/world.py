@@ -24,9 +24,8 @@ from gpr_rl.schema import Action, InputSpec, Request
 from simulators.rewards import Outcome, ecpm
 from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
 from simulators.world.features import FeatureBuilder, Features, prepared
-from simulators.world.history import DAY_S, History
+from simulators.world.history import DAY_S, HOUR_S, History, LoggedRequests
 from simulators.world.parts import WorldParts
-from simulators.world.requests import HOUR_S, LoggedRequests
 from simulators.world.tables import AGE_EDGES, BID_TYPES
 
 

@@ -25,7 +25,7 @@ from agents.warm_start import build_model
 from gpr_rl.models import HHDConfig
 from simulators.make import load_world
 from simulators.rewards import RewardMix
-from simulators.world.past_successes import past_successes
+from simulators.world.history import past_successes
 from tests.references.tabular import TableContext, TablePolicy, TableWorld
 
 REWARD = RewardMix.from_specs([])

@@ -73,14 +73,11 @@ class Pairs:
         lookup = bucket_of_distance(distance)  # far fewer distances than pairs
         return lookup[at[:, queries, None] - at[:, None, keys] + reach]
 
-    def elapsed(self, queries: slice, keys: slice) -> Int[Tensor, "B Q K"]:
-        """Return the buckets of how much time lies between."""
-        assert self.time is not None
-        return time_bucket(self.time[:, queries, None] - self.time[:, None, keys])
-
     def between(self, queries: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return `mask`, `distance` and, where times are known, `elapsed`."""
-        elapsed = None if self.time is None else self.elapsed(queries, keys)
+        """Return `mask`, `distance` and, where times are known, the buckets of the time between."""
+        elapsed = None
+        if self.time is not None:
+            elapsed = time_bucket(self.time[:, queries, None] - self.time[:, None, keys])
         return self.mask(queries, keys), self.distance(queries, keys), elapsed
 
     @cached_property

@@ -71,10 +71,7 @@ class TokenLayout:
         return found.view(len(self.rows), x.shape[1] * x.shape[3])
 
     def _index(self, num_vectors: int, num_heads: int) -> tuple[Tensor, Tensor]:
-        """Return the packed row of every padded one, and the padded row of every packed one.
-
-        Rows are heads: padded in the order (N, B, H, T), packed in the order (M, N, H).
-        """
+        """Return the packed (M, N, H) row of every padded (N, B, H, T) one, and the reverse."""
         if (num_vectors, num_heads) not in self._indices:
             batch, length = self.shape
             device = self.rows.device

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpr_rl.models.hsd import TokenEmbedding
 from gpr_rl.models.masks import NUM_TIME_BUCKETS, time_bucket, token_time
-from gpr_rl.models.rivals.parts import AdScorer, check_sizes, last_position
+from gpr_rl.models.rivals.parts import AdScorer, RivalConfig, last_position
 from gpr_rl.schema import InputSpec, Tokens
 
 _INIT_STD = 0.02
@@ -21,22 +21,13 @@ _EPS = 1e-6  # the authors'
 
 
 @dataclass(frozen=True, kw_only=True)
-class HSTUConfig:
-    """Sizes of `HSTU`."""
+class HSTUConfig(RivalConfig):
+    """Sizes of `HSTU`. Zhai et al.: dim 50 to 256, 1 to 8 heads, dropout 0.2 on public data."""
 
-    dim: int = 64
-    """D, width of every embedding. Zhai et al.: 50 to 256, by data set."""
-    num_heads: int = 4
-    """Attention heads; divides `dim`. Zhai et al.: 1 to 8; here as in `HHDConfig`."""
     num_layers: int = 2
     """Blocks. Zhai et al.: 2 to 16; here as in `HHDConfig`."""
-    dropout: float = 0.0
-    """Of embeddings and gated attention. Zhai et al.: 0.2 on public data."""
     query_chunk: int = 256
     """Queries that attend at a time; bounds memory and changes no result."""
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
 
 
 class HSTUBlock(nn.Module):

@@ -15,31 +15,22 @@ from gpr_rl.models.config import HHDConfig
 from gpr_rl.models.decoder import CodeDecoder, DecoderState
 from gpr_rl.models.hsd import TokenEmbedding
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.parts import check_sizes, last_position, path_loss, transformer_blocks
+from gpr_rl.models.rivals.parts import RivalConfig, last_position, path_loss, transformer_blocks
 from gpr_rl.schema import InputSpec, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneRecConfig:
-    """Sizes of `OneRec`. The sizes of GPR's OneRec baseline are not given in the paper."""
+class OneRecConfig(RivalConfig):
+    """Sizes of `OneRec`; GPR gives none of its OneRec baseline. The decoder has no dropout."""
 
-    dim: int = 64
-    """D, width of every embedding. Not given; as in `HHDConfig`."""
-    num_heads: int = 4
-    """Attention heads; divides `dim`. Not given; as in `HHDConfig`."""
     num_encoder_layers: int = 2
     """Blocks of the encoder. Not given; as many as the HSD has."""
     num_decoder_layers: int = 1
     """Blocks of the decoder. Not given; as many as the PTD has."""
     ffn_multiple: int = 2
     """Hidden width of feed-forward networks in units of `dim`. Not given; as in `HHDConfig`."""
-    dropout: float = 0.0
-    """Of embeddings, and in the encoder's blocks; the decoder has none. Not given."""
     max_rows: int = 128
     """Predictions whose pasts are encoded at a time in training; bounds memory."""
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
 
 
 class OneRec(nn.Module):

@@ -5,7 +5,7 @@ Dims: B windows or requests, T tokens, P positions, R predictions, N ads, D widt
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,18 +20,27 @@ from gpr_rl.models.retrieval import NextAdBatch
 from gpr_rl.schema import Tokens, TokenType
 
 
-def check_sizes(config: Any) -> None:
-    """Check a configuration with `dim`, `num_heads` and `dropout`, whose integers are sizes.
+@dataclass(frozen=True, kw_only=True)
+class RivalConfig:
+    """What every rival's configuration has; all integers are sizes.
 
     Raises:
         ValueError: An integer below 1, heads that do not divide the width, dropout outside [0, 1).
     """
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    check_at_least(1, **{k: v for k, v in values.items() if isinstance(v, int)})
-    if config.dim % config.num_heads:
-        raise ValueError(f"num_heads must divide dim={config.dim}, got {config.num_heads}")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {config.dropout}")
+
+    dim: int = 64
+    """D, width of every embedding, as in `HHDConfig`."""
+    num_heads: int = 4
+    """Attention heads; divides `dim`; as in `HHDConfig`."""
+    dropout: float = 0.0
+    """Of embeddings, attention and residual branches."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, **{k: v for k, v in asdict(self).items() if isinstance(v, int)})
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 def transformer_blocks(config: Any, num_layers: int) -> nn.ModuleList:

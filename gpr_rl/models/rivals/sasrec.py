@@ -10,29 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gpr_rl.models.checks import check_some, check_tokens
-from gpr_rl.models.rivals.parts import AdScorer, check_sizes, item_columns, transformer_blocks
+from gpr_rl.models.rivals.parts import AdScorer, RivalConfig, item_columns, transformer_blocks
 from gpr_rl.schema import Action, InputSpec, Tokens
 
 _INIT_STD = 0.02  # near-uniform predictions at the start
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASRecConfig:
-    """Sizes of `SASRec`."""
+class SASRecConfig(RivalConfig):
+    """Sizes of `SASRec`. Of SASRec itself: dim 50, 1 head, dropout 0.2 to 0.5."""
 
-    dim: int = 64
-    """D, width of every embedding. SASRec: 50."""
-    num_heads: int = 4
-    """Attention heads; divides `dim`. SASRec: 1; here as in `HHDConfig`."""
     num_layers: int = 2
     """Transformer blocks. SASRec: 2."""
     ffn_multiple: int = 2
     """Hidden width of the feed-forward network in units of `dim`. SASRec: 1; as in `HHDConfig`."""
-    dropout: float = 0.0
-    """Of embeddings, attention and both residual branches. SASRec: 0.2 to 0.5."""
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
 
 
 class SASRec(AdScorer):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
-from gpr_rl.models.rivals.parts import check_sizes, item_columns, last_position, path_loss
+from gpr_rl.models.rivals.parts import RivalConfig, item_columns, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
 
 PAD_ID = 0
@@ -27,13 +27,9 @@ _FIRST_CODE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class TIGERConfig:
-    """Sizes of `TIGER`."""
+class TIGERConfig(RivalConfig):
+    """Sizes of `TIGER`. Of TIGER itself: dim 128, 6 heads of width 64, dropout 0.1."""
 
-    dim: int = 64
-    """Width. TIGER: 128."""
-    num_heads: int = 4
-    """Attention heads; divides `dim`. TIGER: 6 of width 64."""
     num_encoder_layers: int = 2
     """TIGER: 4."""
     num_decoder_layers: int = 2
@@ -44,13 +40,8 @@ class TIGERConfig:
     """Ids that user attributes are hashed to. TIGER: 2,000, for user ids."""
     max_items: int = 50
     """Latest items that are read. TIGER: 20."""
-    dropout: float = 0.0
-    """Everywhere in T5. TIGER: 0.1."""
     max_rows: int = 512
     """Rows of the encoder in training, and of the decoder in search, at a time; bounds memory."""
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
 
 
 class TIGERContext(NamedTuple):

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from gpr_rl.tokenizers.fitting.autoencoder import ResidualMLP, power_of_two, rowwise
+from gpr_rl.tokenizers.fitting.autoencoder import ResidualMLP, power_of_two, rowwise, train
 
 _HIDDEN_DIM = 128
 _BATCH = 512
@@ -56,7 +56,7 @@ def train_adapter(
 
     Raises:
         ValueError: Misshapen or empty pairs, a row out of range, or weights that are negative or
-            without a positive sum.
+            without a positive sum; or a loss that is no longer finite.
     """
     pairs, weight = torch.as_tensor(pairs), torch.as_tensor(weight).double()
     _check_pairs(pairs, weight, len(x))
@@ -65,23 +65,27 @@ def train_adapter(
         torch.manual_seed(seed)
         adapter = Adapter(x.shape[1], power_of_two(x)).to(x.device)
     scaled = x / adapter.scale
-    optimizer = torch.optim.Adam(adapter.parameters(), lr=learning_rate)
-    losses = []
-    for _ in range(num_epochs):
+
+    def draw() -> Tensor:
         drawn = torch.multinomial(weight, len(pairs), replacement=True, generator=generator)
-        total = 0.0
-        for rows in pairs[drawn].to(x.device).split(_BATCH):
-            anchor, partner = (normalize(adapter.network(scaled[r]), dim=1) for r in rows.T)
-            similarity = anchor @ partner.T / temperature
-            same = (rows[:, 1] == rows[:, 1:]) | (rows[:, 1] == rows[:, :1])
-            same.fill_diagonal_(False)
-            target = torch.arange(len(rows), device=x.device)
-            loss = cross_entropy(similarity.masked_fill(same, -torch.inf), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(rows)
-        losses.append(total / len(pairs))
+        return pairs[drawn].to(x.device)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        anchor, partner = (normalize(adapter.network(scaled[r]), dim=1) for r in rows.T)
+        similarity = anchor @ partner.T / temperature
+        same = (rows[:, 1] == rows[:, 1:]) | (rows[:, 1] == rows[:, :1])
+        same.fill_diagonal_(False)
+        target = torch.arange(len(rows), device=x.device)
+        return cross_entropy(similarity.masked_fill(same, -torch.inf), target)
+
+    losses = train(
+        adapter,
+        loss_of,
+        draw,
+        num_epochs=num_epochs,
+        batch_size=_BATCH,
+        learning_rate=learning_rate,
+    )
     return adapter.requires_grad_(False), losses
 
 

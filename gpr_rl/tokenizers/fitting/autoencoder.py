@@ -3,7 +3,8 @@
 Dims: n rows, d embedding width, z latent width, L levels, V codes of a level.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -91,35 +92,33 @@ class ResidualMLP(nn.Module):
         return x + self.mlp(x)
 
 
-def train_autoencoder(
-    model: ResidualAutoencoder,
-    x: Float[Tensor, "n d"],
+def train(
+    module: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    order: Callable[[], Tensor],
     *,
     num_epochs: int,
     batch_size: int,
     learning_rate: float,
-    commitment: float,
-    generator: torch.Generator,
 ) -> list[float]:
     """Train in place with Adam and return the mean loss of every epoch.
 
-    `x` is in units of the model's scale; `generator` orders its rows anew for each epoch;
-    `commitment` is beta of the loss.
+    `order` gives the rows of an epoch, `loss_of` the mean loss of a batch of them.
 
     Raises:
         ValueError: The loss is no longer finite; it names the epoch.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
     losses = []
     for epoch in range(num_epochs):
-        total = 0.0
-        for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
-            loss = model.loss(x[rows], commitment)
+        total, rows = 0.0, order()
+        for batch in rows.split(batch_size):
+            loss = loss_of(batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += float(loss.detach()) * len(rows)
-        losses.append(total / len(x))
-        if not torch.isfinite(torch.tensor(losses[-1])):
+            total += float(loss.detach()) * len(batch)
+        losses.append(total / len(rows))
+        if not math.isfinite(losses[-1]):
             raise ValueError(f"the loss is {losses[-1]} in epoch {epoch}: lower the learning rate")
     return losses

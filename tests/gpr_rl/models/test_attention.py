@@ -237,7 +237,7 @@ def test_chunks_change_nothing(switches: dict[str, Any], recursions: int) -> Non
     gradients = []
     for chunk in (0, 5):
         model = make_model(attention_chunk=chunk, num_recursions=recursions, **switches)
-        h = model.hsd(tokens)
+        h = model.hsd(tokens)[0]
         weight = torch.linspace(-1, 1, h.numel(), dtype=h.dtype).view_as(h)
         (h * weight).sum().backward()
         gradients.append((h, [parameter.grad for parameter in model.hsd.parameters()]))
@@ -332,7 +332,7 @@ def test_time_matters_and_gives_its_bias_a_gradient() -> None:
     tokens = make_request(LENGTHS).tokens
     layout = TokenLayout.of(tokens.kind)
     x = model.hsd.embedding(tokens, layout).detach()
-    before = model.hsd.transform(x, tokens, layout)
+    before = model.hsd.transform(x, tokens, layout)[0]
     before.square().sum().backward()
     for block in model.hsd.blocks:
         gradient = block.time_bias.grad
@@ -340,7 +340,7 @@ def test_time_matters_and_gives_its_bias_a_gradient() -> None:
         assert gradient.ne(0).any()
         assert block.distance_bias is None
     tokens.time_gap = (tokens.time_gap + 5) % 16
-    assert (model.hsd.transform(x, tokens, layout) - before).abs().max() > 1e-4
+    assert (model.hsd.transform(x, tokens, layout)[0] - before).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

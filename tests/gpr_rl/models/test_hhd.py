@@ -156,7 +156,7 @@ def test_no_supervised_logit_depends_on_a_later_event() -> None:
     codes = make_targets(POSITIONS, 4).codes
     layout = TokenLayout.of(tokens.kind)
     x = model.hsd.embedding(tokens, layout).detach().requires_grad_()
-    h = model.hsd.transform(x, tokens, layout)
+    h = model.hsd.transform(x, tokens, layout)[0]
     logits = model.ptd.head_logits(model.ptd.decoder.begin(h, POSITIONS), codes)
     index = torch.arange(tokens.kind.shape[1])
     for row, p, head, level in itertools.product(range(3), range(3), range(4), range(3)):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -218,7 +219,7 @@ def test_every_switch_trains(switch: str) -> None:
 
 def test_a_model_comes_back_from_its_configuration() -> None:
     model = make_model(**SWITCHES["all"])
-    again = HHD(HHDConfig(**model.config.to_json()), SPEC).double()  # type: ignore[arg-type]
+    again = HHD(HHDConfig(**asdict(model.config)), SPEC).double()
     again.load_state_dict(model.state_dict())
     request, knowledge = make_request(LENGTHS), _knowledge("all")
     before, after = model.encode(request, knowledge), again.encode(request, knowledge)

@@ -87,7 +87,7 @@ def test_block_equals_a_plain_loop(switches: dict[str, bool]) -> None:
     tokens = make_tokens(KINDS, [5, 2])
     layout = TokenLayout.of(tokens.kind)
     x = model.hsd.embedding(tokens, layout)
-    h = model.hsd.transform(x, tokens, layout)
+    h = model.hsd.transform(x, tokens, layout)[0]
     visible = hybrid_mask(tokens.kind, tokens.prompt_length, hybrid=hybrid)
     bucket = bucket_of_distance(torch.arange(6)[:, None] - torch.arange(6))
     block = model.hsd.blocks[0]
@@ -153,7 +153,7 @@ def test_grouping_equals_computing_all_types_and_selecting() -> None:
 def test_a_type_that_is_absent_gets_no_gradient_and_breaks_nothing() -> None:
     model = make_model()
     tokens = make_tokens([[U, E], [U, E]], [2, 2])
-    model.hsd(tokens).square().sum().backward()
+    model.hsd(tokens)[0].square().sum().backward()
     gradient = model.hsd.blocks[0].ffn.weight_in.grad
     assert isinstance(gradient, Tensor)
     assert gradient[[1, 3]].eq(0).all()
@@ -165,7 +165,7 @@ def test_gradients_equal_finite_differences() -> None:
     tokens = make_request([6, 3]).tokens
     layout = TokenLayout.of(tokens.kind)
     x = model.hsd.embedding(tokens, layout).detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda y: model.hsd.transform(y, tokens, layout), x)
+    assert torch.autograd.gradcheck(lambda y: model.hsd.transform(y, tokens, layout)[0], x)
 
 
 @pytest.mark.parametrize("lengths", [[7, 4, 9], [6, 6]])
@@ -209,18 +209,18 @@ def test_gradients_find_their_way_to_the_packed_order(lengths: list[int]) -> Non
 def test_a_row_in_a_batch_equals_the_row_alone(num_heads: int, hybrid: bool) -> None:
     model = make_model(num_heads=num_heads, hybrid_attention=hybrid)
     tokens = make_request([9, 9, 9]).tokens
-    together = model.hsd(tokens)
+    together = model.hsd(tokens)[0]
     for row in range(3):
-        alone = model.hsd(tokens[row : row + 1])
+        alone = model.hsd(tokens[row : row + 1])[0]
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-12)
-    assert model.hsd(tokens[:0]).shape == (0, 9, 8)
+    assert model.hsd(tokens[:0])[0].shape == (0, 9, 8)
 
 
 def test_learned_biases_train_under_autocast() -> None:
     model = make_model().float()
     tokens = make_request([9, 5]).tokens
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model.hsd(tokens).square().mean()
+        loss = model.hsd(tokens)[0].square().mean()
     loss.backward()
     bias = model.hsd.blocks[0].distance_bias
     assert bias.grad.abs().sum() > 0

@@ -201,7 +201,7 @@ def test_the_slot_is_one_more_intent_embedding() -> None:
     request = make_request(LENGTHS)
     context = model.encode(request, _vectors())
     assert context.h.shape == (3, 13, 8)
-    assert torch.equal(context.h[:, 1:], model.hsd(request.tokens))
+    assert torch.equal(context.h[:, 1:], model.hsd(request.tokens)[0])
     assert context.key_mask.sum(1).tolist() == [10, 6, 13]
     assert context.position[:, 0].tolist() == [9, 5, 12]
     assert torch.equal(context.visible[:, 0], context.key_mask)

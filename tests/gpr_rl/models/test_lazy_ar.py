@@ -82,7 +82,7 @@ def test_the_trunk_equals_its_layers_one_position_at_a_time() -> None:
     model = make_model(num_thinking_tokens=0, **LAZY)
     decoder = _decoder(model)
     request = make_request([9])
-    h = model.hsd(request.tokens)
+    h = model.hsd(request.tokens)[0]
     context = model.encode(request)
     assert context.trunk is not None
     memory = decoder.memory(h[0]).unflatten(-1, (3, 2, 2, 4))

@@ -85,7 +85,7 @@ def test_one_certain_recursion_is_the_plain_stack() -> None:
         plain = make_model(num_hsd_layers=layers)
         looped = make_model(num_hsd_layers=layers, num_recursions=1)
         looped.hsd.load_state_dict(plain.hsd.state_dict(), strict=False)
-        torch.testing.assert_close(looped.hsd(tokens), plain.hsd(tokens), rtol=0, atol=1e-12)
+        torch.testing.assert_close(looped.hsd(tokens)[0], plain.hsd(tokens)[0], rtol=0, atol=1e-12)
 
 
 def test_the_number_of_blocks_stays() -> None:
@@ -109,7 +109,7 @@ def test_the_last_block_sees_tokens_that_left_early() -> None:
     tokens = make_request([9]).tokens
     layout = TokenLayout.of(tokens.kind)
     x = model.hsd.embedding(tokens, layout).detach().requires_grad_()
-    model.hsd.transform(x, tokens, layout)[0, -1].sum().backward()
+    model.hsd.transform(x, tokens, layout)[0][0, -1].sum().backward()
     assert x.grad is not None
     assert x.grad.ne(0).any(-1).all()
 
@@ -206,7 +206,7 @@ def test_the_router_learns_from_what_its_choice_led_to() -> None:
     seen: list[Tensor] = []
     assert model.hsd.router is not None
     model.hsd.router.register_forward_hook(lambda *call: seen.append(call[2]))
-    h = model.hsd(tokens)
+    h = model.hsd(tokens)[0]
     (gradient,) = torch.autograd.grad((h * torch.linspace(-1, 1, 8).double()).square().sum(), seen)
     assert gradient.ne(0).any(-1).all()  # tokens of every depth, the shallow ones too
     assert set(depth_of(seen[0]).tolist()) == {1, 2, 3}

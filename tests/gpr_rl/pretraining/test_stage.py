@@ -192,11 +192,11 @@ def test_bf16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch)
         kinds.append(out.dtype)
         return out.float().square().mean(), {}
 
-    config = StageConfig(num_steps=1, warmup_steps=1, bf16=True)
-    for has in (True, False):
+    for has, wanted in ((True, True), (False, True), (True, False)):
         monkeypatch.setattr("gpr_rl.pretraining.trainer.has_bf16", lambda device, has=has: has)
+        config = StageConfig(num_steps=1, warmup_steps=1, bf16=wanted)
         train_stage([net.parameters()], loss, config)
-    assert kinds == [torch.bfloat16, torch.float32]
+    assert kinds == [torch.bfloat16, torch.float32, torch.float32]
     assert isinstance(has_bf16(torch.device("cpu")), bool)
 
 

@@ -152,7 +152,7 @@ def test_training_learns_paths_and_buckets(world: World) -> None:
     tokens, held_out = WindowBatches(world, 77, 64, 6, 4)(0)
     with torch.no_grad():
         context = model.window(tokens, held_out.position)
-        logits = model.window_ecpm_logits(context, held_out.codes[:, :, 0])
+        logits = model.ecpm_logits(context, held_out.codes[:, :, 0])
     valid = held_out.valid[..., 0]
     bucket = head.bucket(held_out.ecpm[..., 0])[valid]
     assert float(torch.nn.functional.cross_entropy(logits[valid], bucket)) < math.log(8) - 0.1

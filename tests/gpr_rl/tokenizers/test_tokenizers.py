@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from gpr_rl.tokenizers import RQVAE, UASID, RQKMeans, RQKMeansPlus, Tokenizer, quality
 from gpr_rl.tokenizers.files import load_matrix
+from gpr_rl.tokenizers.fitting.autoencoder import train
 from gpr_rl.tokenizers.fitting.search import nearest
 from gpr_rl.tokenizers.kinds import TOKENIZERS, open_tokenizer
 from gpr_rl.tokenizers.streaming import encode_file
@@ -79,7 +80,7 @@ def test_same_seed_same_bits_whatever_the_number_of_threads(method: str) -> None
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
-    first, second = one._state()[1], two._state()[1]
+    first, second = one._tensors(), two._tensors()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = fresh(method, seed=1).fit(x)
@@ -165,7 +166,7 @@ def test_refuses_files_with_a_message_that_names_them(tmp_path: Path) -> None:
 def test_encodes_files_in_pieces(
     fitted: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpr_rl.tokenizers.streaming._BATCH_ROWS", 64)
+    monkeypatch.setattr("gpr_rl.tokenizers.streaming.BATCH_ROWS", 64)
     x = clusters(200, seed=5)
     np.save(tmp_path / "x.npy", x)
     pq.write_table(pa.table({"e": list(x)}), tmp_path / "x.parquet")
@@ -262,6 +263,19 @@ def test_the_autoencoders_loss_is_the_one_of_the_paper() -> None:
     # codebook term: d/de (r - e)^2 = -2 a row, over two rows; commitment: +0.25 * 2 * 1 a row
     assert model.codebooks[0].grad.flatten().tolist() == pytest.approx([-1.0, -1.0])
     assert encoder.bias.grad.item() == pytest.approx(-2.0 + 0.5)
+
+
+def test_an_epochs_loss_is_the_mean_over_its_rows() -> None:
+    layer = torch.nn.Linear(1, 1)
+    losses = train(
+        layer,
+        lambda rows: rows.float().mean() + 0.0 * layer.weight.sum(),
+        lambda: torch.tensor([1, 3, 5]),  # batches of means 2 and 5: (2 * 2 + 1 * 5) / 3
+        num_epochs=2,
+        batch_size=2,
+        learning_rate=0.1,
+    )
+    assert losses == [3.0, 3.0]
 
 
 def test_a_diverging_loss_stops_with_the_epoch() -> None:

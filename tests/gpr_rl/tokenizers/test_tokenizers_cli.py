@@ -10,7 +10,7 @@ import torch
 from gpr_rl.tokenizers import UASID, quality
 from gpr_rl.tokenizers import __main__ as cli
 from gpr_rl.tokenizers.kinds import open_tokenizer
-from gpr_rl.tokenizers.study.study import study_codes
+from gpr_rl.tokenizers.report import study_codes
 from tests.gpr_rl.tokenizers.tokenizer_data import clusters
 
 
@@ -82,7 +82,10 @@ def test_the_report_says_what_quality_says(
     ("words", "message"),
     [
         (("--codes", "400"), "got 240 rows for 400 codes"),
-        (("--method", "vq"), "unknown tokenizer 'vq': choose one of rq_kmeans, rq_vae"),
+        (
+            ("--method", "vq"),
+            "tokenizer must be one of rq_kmeans, rq_vae, rq_kmeans_plus, ua_sid, got",
+        ),
         (("--holdout", "1"), r"--holdout must lie in [0, 1), got 1"),
         (("--set", "depth=3"), "--set depth=3: RQKMeans takes num_iterations"),
         (("--set", "num_iterations=x"), "num_iterations is of type int"),

@@ -204,7 +204,7 @@ def test_swing_bounds_its_work_and_names_what_is_wrong() -> None:
         swing_pairs(user, item, alpha=0.0)
 
 
-def test_the_adapter_brings_pairs_together() -> None:
+def test_the_adapter_brings_pairs_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 12)).astype(np.float32)
     pairs = np.stack([np.arange(0, 200, 2), np.arange(1, 200, 2)], axis=1)
@@ -217,6 +217,8 @@ def test_the_adapter_brings_pairs_together() -> None:
     tokenizer = UASID(2, (16, 8), adapter_epochs=60, adapter_learning_rate=1e-2).fit(
         x, pairs=(pairs, weight)
     )
+    tokenizer.save(tmp_path)
+    assert torch.equal(UASID.load(tmp_path).encode(x), tokenizer.encode(x))
     plain = UASID(2, (16, 8)).fit(x)
     assert tokenizer.losses[-1] < 0.7 * tokenizer.losses[0]
     assert similarity(tokenizer._adapted(torch.from_numpy(x)).numpy()) > similarity(x) + 0.3

@@ -74,7 +74,7 @@ def test_a_stored_ensemble_is_read_not_trained(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("simulators.rankers.scores.fit_rankers", never)
+    monkeypatch.setattr("simulators.rankers.training.fit_rankers", never)
     again = pessimistic(world, seed=1, num_rankers=3, path=path)
     ids = world.request_ids("test")[:4]
     ads = torch.arange(9).expand(4, -1)

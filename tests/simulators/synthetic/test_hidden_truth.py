@@ -26,7 +26,7 @@ from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.cascade import Cascade
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
-from simulators.world.files import read_file
+from simulators.world.info import read_file
 
 SECRET_TYPES = (HiddenTruth, Cascade, TruthEvaluator)
 PUBLIC = {"truth.category", "cascade.category"}

@@ -17,9 +17,9 @@ from simulators.rankers.training import fit_calibration
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
+from simulators.world.features import no_rankers
 from simulators.world.history import DAY_S
 from simulators.world.info import WorldError
-from simulators.world.scoring import no_rankers
 from simulators.world.supervision import WindowBatches
 
 
