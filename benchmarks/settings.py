@@ -62,16 +62,7 @@ class Settings(Generic[Sizes]):
         cost: float = 1.0,
         **kwargs: object,
     ) -> Task:
-        """Return a task of this run.
-
-        Args:
-            name: See `Task`, as of what follows.
-            function: Without `benchmarks.`.
-            needs: Tasks before it.
-            files: What it leaves behind beside its rows.
-            cost: Expected time.
-            kwargs: Of the function.
-        """
+        """Return a task of this run; `function` lacks `benchmarks.`, `kwargs` are its own."""
         return Task(
             name=name,
             function=f"benchmarks.{function}",

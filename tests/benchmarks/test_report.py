@@ -13,13 +13,12 @@ from benchmarks.reports.blocks import (
     ABSENT,
     Bullets,
     Figure,
-    KeyValues,
     Paragraph,
     Section,
     SuiteReport,
     Table,
-    flatten,
     format_column,
+    key_values,
     print_tables,
     render_figure,
 )
@@ -202,7 +201,8 @@ def test_numbers_of_a_column_share_their_decimals():
 
 def test_settings_are_flattened():
     nested = {"a": {"b": 1, "c": (1, 2)}, "d": None, "e": {}}
-    assert flatten(nested) == [("a.b", "1"), ("a.c", "1, 2"), ("d", ABSENT), ("e", "{}")]
+    rows = [["a.b", "1"], ["a.c", "1, 2"], ["d", ABSENT], ["e", "{}"]]
+    assert key_values("Card", nested) == Table("Card", ["setting", "value"], rows)
 
 
 def test_piped_tables_have_no_control_codes():
@@ -258,7 +258,7 @@ def report() -> SuiteReport:
                 [
                     Paragraph("Text."),
                     Bullets(["one", "two"]),
-                    KeyValues("Card", {"auc": 0.7}),
+                    key_values("Card", {"auc": 0.7}),
                     Figure("curve", "A curve", figure),
                 ],
             )
