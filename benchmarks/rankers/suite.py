@@ -21,7 +21,7 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, open_world, world_tasks
 from simulators.building import grade_regime
 from simulators.rankers.cards import ranker_card, ranker_reliability
-from simulators.rankers.custom import RankerModel, use_rankers
+from simulators.rankers.custom import use_rankers
 from simulators.world import World
 
 SUITE = "rankers"
@@ -52,11 +52,6 @@ PRESETS = {
     "quick": RankersPreset(),
     "paper": RankersPreset(num_seeds=10),
 }
-
-
-def _model(world: World, sizes: RankersPreset) -> RankerModel:
-    """Return the rankers of `examples/lightgbm_rankers.py`, not fitted."""
-    return runpy.run_path(str(EXAMPLE))["LightGBMRankers"](world, num_trees=sizes.num_trees)
 
 
 def _card_rows(world: World, method: str, seed: int, num_bins: int) -> list[pd.DataFrame]:
@@ -93,7 +88,8 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
         regime = graded.ranker_card.get("regime", {})
     else:
         started = time.perf_counter()
-        graded = use_rankers(graded, _model(graded, sizes))
+        made = runpy.run_path(str(EXAMPLE))["LightGBMRankers"]
+        graded = use_rankers(graded, made(graded, num_trees=sizes.num_trees))
         metrics["fit_s"] = time.perf_counter() - started
         regime = grade_regime(graded) if graded.info.has_truth else {}
     metrics |= {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}

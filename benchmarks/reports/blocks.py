@@ -115,11 +115,8 @@ def format_column(cells: Sequence[Cell]) -> list[tuple[str, str]]:
         elif isinstance(cell, str):
             texts.append((cell, ""))
         elif isinstance(cell, Interval):
-            bounds = ""
-            if math.isfinite(cell.low) and math.isfinite(cell.high):
-                low, high = (format_number(b, decimals) for b in (cell.low, cell.high))
-                bounds = f"[{low}, {high}]"
-            texts.append((format_number(cell.value, decimals), bounds))
+            value, low, high = (format_number(x, decimals) for x in astuple(cell))
+            texts.append((value, f"[{low}, {high}]" if cell.has_bounds else ""))
         else:
             texts.append((format_number(cell, 0 if isinstance(cell, int) else decimals), ""))
     return texts

@@ -51,8 +51,7 @@ class Difference:
     @property
     def has_seeds(self) -> bool:
         """Whether there is enough for a verdict."""
-        bounds = (self.interval.low, self.interval.high)
-        return self.num_seeds >= MIN_SEEDS and all(map(math.isfinite, bounds))
+        return self.num_seeds >= MIN_SEEDS and self.interval.has_bounds
 
     @property
     def is_several(self) -> bool:
@@ -200,10 +199,8 @@ def correction_note(adjusted: Sequence[Difference]) -> str:
 
 
 def _size(interval: Interval) -> str:
-    size = f"{interval.value:+.3g}"
-    if all(map(math.isfinite, (interval.low, interval.high))):
-        size += f" [{interval.low:.3g}, {interval.high:.3g}]"
-    return size
+    bounds = f" [{interval.low:.3g}, {interval.high:.3g}]" if interval.has_bounds else ""
+    return f"{interval.value:+.3g}{bounds}"
 
 
 def coverage_note(num_seeds: int) -> str:
