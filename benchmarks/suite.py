@@ -81,13 +81,8 @@ def load_suite(name: str, suites: Suites = SUITES) -> Suite:
 def make_settings(suite: Suite, flags: Flags, suites: Suites = SUITES) -> Settings:
     """Return what a command line asks for, checked; nothing is written.
 
-    Args:
-        suite: What it compares.
-        flags: As read.
-        suites: All suites; the name of one is no method.
-
     Raises:
-        UserError: The first mistake on the command line.
+        UserError: The first mistake on the command line; the name of one of `suites` is no method.
     """
     if flags.preset not in suite.presets:
         raise UserError(

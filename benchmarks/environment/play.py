@@ -188,11 +188,8 @@ def time_plays(
 ) -> dict[str, Timing]:
     """Time several plays in turn, so that they meet the same machine.
 
-    Args:
-        plays: By name.
-        sizes: Says how often and how long.
-        with_reset: Whether choices pay for the resets.
-        least: Episodes that a repeat has at least.
+    `with_reset` says whether choices pay for the resets, `least` how many episodes a repeat has at
+    least.
     """
     counts = {name: max(warm_up(play, sizes), least) for name, play in plays.items()}
     found: dict[str, list[Played]] = {name: [] for name in plays}

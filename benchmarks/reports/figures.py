@@ -29,16 +29,9 @@ def learning_curves(
 ) -> Figure:
     """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
 
-    Args:
-        results: Tidy rows; those without conditions count.
-        metric: Drawn upwards.
-        methods: One line each; those without rows are left out.
-        split: Of the rows.
-        label: Of the upward axis.
-        x_label: Of the other axis.
-        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
-        x_metric: Drawn along in the place of steps, e.g. seconds of training: its interquartile
-            mean over seeds at each step.
+    Rows without conditions count; methods without rows are left out. Steps are multiplied by
+    `steps_to_x`, e.g. ranker evaluations per step. `x_metric` is drawn along in their place, e.g.
+    seconds of training: its interquartile mean over seeds at each step.
     """
     figure, axes = plain_axes(0.55)
     rows = without_conditions(results[results["split"] == split])
@@ -99,11 +92,8 @@ def interval_chart(
 ) -> Figure:
     """Return points with 95 % intervals, one row per name, side by side for a few measures.
 
-    Args:
-        groups: Per measure (shown in the legend) its (row name, interval) pairs; all measures list
-            the same names.
-        label: Of the axis.
-        reference: A level drawn as a line, e.g. 0 for differences.
+    `groups` has per measure (shown in the legend) its (row name, interval) pairs; all measures list
+    the same names. A `reference` is drawn as a line, e.g. 0 for differences.
     """
     names = [name for name, _ in next(iter(groups.values()))]
     figure, axes = plain_axes(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))

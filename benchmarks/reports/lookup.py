@@ -59,13 +59,7 @@ def interval_table(
 ) -> Table:
     """Return a row per method and a column per metric; empty rows and columns are left out.
 
-    Args:
-        results: Tidy rows; those of split `TEST` without conditions count.
-        title: Above the table.
-        methods: In the order wanted.
-        columns: Heading to metric.
-        note: Below the table.
-        first: Heading of the methods.
+    `columns` are headings and their metrics; rows of split `TEST` without conditions count.
     """
     cells = {method: interval_cells(results, method, columns.values(), TEST) for method in methods}
     shown = {method: row for method, row in cells.items() if any(c is not None for c in row)}

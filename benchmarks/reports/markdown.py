@@ -25,14 +25,10 @@ DPI = 130
 def report_text(
     report: SuiteReport, figures: str, kind: str, end: Sequence[Section], command: str = ""
 ) -> str:
-    """Return a report as Markdown.
+    """Return a report as Markdown, `end` after the report's own sections.
 
-    Args:
-        report: What it says.
-        figures: Folder of the figures, as seen from the page.
-        kind: Of the figures' files, `png` or `svg`.
-        end: Sections after the report's own.
-        command: What makes the run again; left out if empty.
+    `figures` is their folder as seen from the page, `kind` `png` or `svg`. An empty `command` is
+    left out.
     """
     parts = [f"# {escape(report.title)}", escape(report.lead)]
     parts += [f"```\n{command}\n```"] if command else []

@@ -115,16 +115,10 @@ def _lines(
 
 
 def fit_with_seeds(n: np.ndarray, loss: np.ndarray, seed: int, *, with_floor: bool = True) -> Fit:
-    """Return the fit to the means over seeds, and to those of resampled seeds.
+    """Return the fit of `n` [S] to the means of `loss` [S, R] over seeds, and to resampled means.
 
     Seeds are resampled for each size by itself: sizes share windows of a seed, but no noise that
-    the fit could use.
-
-    Args:
-        n: [S], parameters.
-        loss: [S, R].
-        seed: Of the resampling.
-        with_floor: See `fit_power_law`.
+    the fit could use. Without a floor see `fit_power_law`.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.integers(loss.shape[1], size=(NUM_RESAMPLES, *loss.shape))

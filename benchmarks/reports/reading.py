@@ -92,18 +92,10 @@ def compare(
     split: str = "test",
     higher_is_better: bool = True,
 ) -> list[Difference]:
-    """Return the seed-paired difference of every method from a baseline.
+    """Return the seed-paired difference of every method from a baseline, at the largest steps.
 
-    Methods without this metric, and the baseline itself, are left out.
-
-    Args:
-        results: Tidy rows; each seed's largest step counts.
-        metric: Name in the table.
-        measure: The same in words.
-        methods: In the order wanted.
-        baseline: What they are compared with.
-        split: Of the rows.
-        higher_is_better: False for losses and regret.
+    Methods without this metric, and the baseline itself, are left out. `measure` is the metric in
+    words; `higher_is_better` is False for losses and regret.
     """
     table = seed_table(results, metric, split)
     found = []

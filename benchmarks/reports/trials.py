@@ -16,11 +16,7 @@ def read_all(tuned: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
 def rate_table(tuned: Mapping[str, Path | None], name: str, score: str, note: str) -> Table | None:
     """Return every row's learning rates and what each came to; None without tuning.
 
-    Args:
-        tuned: Files of choices by row.
-        name: Of what a row is.
-        score: Of what a trial came to.
-        note: Under the table.
+    `name` heads the rows, `score` what a trial came to.
     """
     rows: list[list[Cell]] = []
     for row, log in read_all(tuned).items():

@@ -94,11 +94,7 @@ def open_run_folder(
 ) -> None:
     """Make the folder of a run, or check that this run may go on in it.
 
-    Args:
-        out: The folder.
-        settings: Everything the numbers depend on.
-        resume: Whether to go on with what is there.
-        extendable: Settings that may differ from those of the run; the new ones are written.
+    Settings that are `extendable` may differ from those of the run; the new ones are written.
 
     Raises:
         UserError: The folder holds a run and `resume` is not set; or it was made with other

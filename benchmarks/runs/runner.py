@@ -101,12 +101,8 @@ def run_tasks(
 ) -> pd.DataFrame:
     """Run what is not finished and return all rows, in the order of the tasks.
 
-    Args:
-        tasks: Each after what it needs.
-        num_workers: Processes; the rows don't depend on it.
-        log: JSON lines, appended to.
-        checkpoints: Folder whose safetensors files must be readable.
-        launcher: A name in `LAUNCHERS`.
+    The rows don't depend on the number of processes. `log` is appended to; all safetensors files in
+    `checkpoints` must be readable.
 
     Raises:
         UserError: A damaged file, or a user's mistake that a task met: at once.

@@ -69,10 +69,7 @@ _RUNNING: ContextVar[tuple[str, Path] | None] = ContextVar("running_task", defau
 def log_progress(step: int, num_steps: int, **measures: object) -> None:
     """Append a line about the running task to the run's `log.jsonl`; outside of a task, do nothing.
 
-    Args:
-        step: Steps done.
-        num_steps: Steps in all.
-        measures: Whatever else is worth keeping; NaN and inf are written as null.
+    NaN and inf among the measures are written as null.
     """
     running = _RUNNING.get()
     if running is not None:
