@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmarks.measure.timing import timed
 from benchmarks.rankers.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import applicable, tidy
@@ -72,12 +73,8 @@ def _speed_metrics(world: World, sizes: RankersPreset) -> dict[str, float]:
     """Return candidate scores per second with everything that a score needs; the best of three."""
     ids = world.request_ids("test")[: sizes.num_requests]
     ads = torch.arange(len(ids) * sizes.num_candidates).view(len(ids), -1) % world.num_ads
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        world.outcome(ids, ads)
-        seconds.append(time.perf_counter() - started)
-    return {"scores_per_s": ads.numel() / min(seconds)}
+    run = timed(lambda: world.outcome(ids, ads))
+    return {"scores_per_s": ads.numel() / min(run() for _ in range(3))}
 
 
 def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> pd.DataFrame:

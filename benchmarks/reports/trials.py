@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.runs.trials import read_trials
 
+Row = TypeVar("Row")
 
-def read_all(tuned: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
+
+def read_all(tuned: Mapping[Row, Path | None]) -> dict[Row, dict[str, Any]]:
     """Return the choice of every row that was tuned."""
     return {row: read_trials(path) for row, path in tuned.items() if path is not None}
 
