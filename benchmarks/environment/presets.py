@@ -67,7 +67,6 @@ PRESETS = {
         num_seeds=2,
         batches=(1, 64),
         day_requests=3,
-        num_repeats=2,
         repeat_s=0.02,
         limit_s=0.3,
         memory_batches=(64,),

@@ -36,8 +36,6 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import open_world, world_tasks
 
 MACHINE = "machine"
-MODES = ("rankers", "free")
-"""With the world's rankers, and with rankers that cost nothing."""
 _MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]
 
 
@@ -90,9 +88,9 @@ def measure_method(
     quotient of the two is `native_over_sync_choices_per_s`.
     """
     loaded = open_world(world, world_seed)
-    worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
-    if method == SYNC:
-        del worlds["free"]
+    worlds = {"rankers": loaded}
+    if method != SYNC:
+        worlds["free"] = without_rankers(loaded)
     batches, levels = batches_of(method, sizes), loaded.spec.num_levels
     compared = (VECTOR, SYNC) if method == SYNC else (method,)
     rows = []

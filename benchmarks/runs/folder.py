@@ -76,15 +76,6 @@ def _git_state() -> tuple[str | None, bool | None]:
     return commit, bool(status)
 
 
-def stored_settings(out: Path) -> Mapping[str, object] | None:
-    """Return the settings of the run in a folder; None where there is none.
-
-    Raises:
-        UserError: Its `config.json` can't be read.
-    """
-    return stored_config(out)["settings"] if (out / CONFIG).exists() else None
-
-
 def open_run_folder(
     out: Path,
     settings: Mapping[str, object],
