@@ -8,8 +8,8 @@ benchmarks/reports/statistics.py < benchmarks/test_stats.py benchmarks/test_sign
     _share_of_wins(left[None], right[None]) ==> _share_of_wins(right[None], left[None])
     above = table[..., None] > levels ==> above = table[..., None] >= levels
     0.5 + 0.5 * sign ==> 0.5 - 0.5 * sign
-    np.quantile(resampled, [tail, 1.0 - tail]) ==> np.quantile(resampled, [2 * tail, 1.0 - tail])
-    size=(num_resamples, num_runs, num_tasks)) ==> size=(num_resamples, num_runs, 1))
+    (resampled), [tail, 1.0 ==> (resampled), [2 * tail, 1.0
+    size=(num_resamples, *table.shape)) ==> size=(num_resamples, len(table), 1))
 benchmarks/reports/significance.py < benchmarks/test_significance.py
     (len(p) - np.arange(len(p))) ==> len(p)
     np.minimum(scaled, 1.0) ==> scaled
