@@ -204,7 +204,7 @@ def catalogue_tables(
     """Return time per choice and memory over N and B, and what making a catalogue takes."""
     mib = memory[memory["num_ads"] >= 0].set_index(["num_ads", "batch", "what"])["mib"].to_dict()
     per_choice: list[list[Cell]] = []
-    pieces_of: list[list[Cell]] = []
+    episodes: list[list[Cell]] = []
     making: list[list[Cell]] = []
     for size in sizes.catalogues:
         n = size.num_ads
@@ -224,9 +224,7 @@ def catalogue_tables(
         timed = (*PIECES, EPISODE)
         taken = [value(results, VECTOR, "part_ms", num_ads=n, part=name) for name in timed]
         if taken[-1] is not None:
-            pieces_of.append([n, *taken])
-    if not making:
-        return []
+            episodes.append([n, *taken])
     threads = _threads(min(sizes.threads))
     tables = [
         Table(
@@ -239,7 +237,7 @@ def catalogue_tables(
         Table(
             f"Pieces of an episode of {PIECES_BATCH} requests by catalogue, ms, {threads}",
             ["ads", *PIECES.values(), "episode"],
-            pieces_of,
+            episodes,
         ),
         Table(
             "Making a catalogue, seconds, and memory, MiB",

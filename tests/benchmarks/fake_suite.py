@@ -11,9 +11,9 @@ import pandas as pd
 from benchmarks.errors import UserError
 from benchmarks.flags import RewardFlags
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
+from benchmarks.reports.lookup import summarise
 from benchmarks.reports.reading import compare
 from benchmarks.reports.statistics import Interval
-from benchmarks.reports.summary import summarise
 from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.suite import Settings, Suite
 

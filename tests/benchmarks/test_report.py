@@ -23,12 +23,11 @@ from benchmarks.reports.blocks import (
     render_figure,
 )
 from benchmarks.reports.figures import learning_curves
-from benchmarks.reports.lookup import interval_of
+from benchmarks.reports.lookup import interval_of, summarise
 from benchmarks.reports.markdown import write_markdown
 from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
-from benchmarks.reports.summary import summarise
 from benchmarks.runs.progress import Display
 from benchmarks.runs.results import (
     check_results,
