@@ -42,8 +42,7 @@ class EvaluationSet:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `EvaluationSet.from_tensors` takes, for saving."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {k: v.contiguous() for k, v in fields.items() if v is not None}
+        return {name: x.contiguous() for name, x in vars(self).items() if x is not None}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "EvaluationSet":
@@ -110,10 +109,9 @@ def path_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor
         codes = example.expand(len(ids), -1, -1)
         mask = world.trie.restrict(legal).path_masks(codes)
         logits = model.logits(model.encode(world.request(ids)), codes)
-        logits = logits.masked_fill(~mask, -torch.inf)
-        log_prob = torch.log_softmax(logits, dim=-1)
-        chosen = log_prob[:, of_path[:, None], levels, paths]
-        total = chosen.sum(-1)  # NaN below a prefix without a legal child
+        log_prob = torch.log_softmax(logits.masked_fill(~mask, -torch.inf), dim=-1)
+        # NaN below a prefix without a legal child
+        total = log_prob[:, of_path[:, None], levels, paths].sum(-1)
         parts.append(total.where(total.isfinite(), -torch.inf))
     return torch.cat(parts)
 
@@ -171,14 +169,13 @@ def value_metrics(
     for name, table in (("proxy", data.value), ("truth", data.truth)):
         if table is None:
             continue
-        if distribution is not None:
-            value = (distribution * table).sum(-1)
+        if ad_id is not None:
+            mean = _pick(table, ad_id).mean()
         else:
-            assert ad_id is not None
-            value = _pick(table, ad_id)
+            assert distribution is not None
+            mean = (distribution * table).sum(-1).mean()
         logging = (data.logging * table).sum(-1).mean()
         best = table.masked_fill(~data.eligible, -torch.inf).amax(-1).mean()
-        mean = value.mean()
         metrics[f"{name}_{kind}"] = float(mean)
         metrics[f"{name}_share_{kind}"] = float((mean - logging) / (best - logging))
         metrics[f"{name}_regret_{kind}"] = float(best - mean)

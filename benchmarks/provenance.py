@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.suite import Settings, Suite
@@ -32,34 +32,32 @@ def _is_other_protocol(suite: Suite, settings: Settings) -> bool:
 def command(suite: Suite, settings: Settings) -> str:
     """Return the one command that makes a run, however it grew; what a preset says goes unsaid."""
     preset = suite.presets[settings.preset]
-    words = ["python", "-m", "benchmarks.run", settings.suite, "--preset", settings.preset]
-    if len(settings.seeds) != preset.num_seeds:
-        words += ["--seeds", str(len(settings.seeds))]
-    if settings.seeds[0] != 0:
-        words += ["--first-seed", str(settings.seeds[0])]
     own = [name for name in settings.methods if name not in suite.methods]
     # all modules are imported before names are looked up: each must stand before some name
     modules = settings.plugins + settings.plugins[-1:] * len(own)
     module_of = dict(zip(own, modules, strict=False))
     methods = [f"{module_of[m]}:{m}" if m in module_of else m for m in settings.methods]
-    for flag, chosen, usual in (
+    protocol = [settings.protocol] if _is_other_protocol(suite, settings) else []
+    num_trials, usual_trials = (
+        getattr(getattr(sizes, "tuning", None), "num_trials", None)
+        for sizes in (settings.sizes, preset)
+    )
+    flags: Sequence[tuple[str, Sequence[object], Sequence[object]]] = (
+        ("--seeds", [len(settings.seeds)], [preset.num_seeds]),
+        ("--first-seed", [settings.seeds[0]], [0]),
         ("--methods", methods, getattr(preset, "methods", suite.methods)),
         ("--markets", settings.markets, getattr(preset, "markets", ())),
         ("--ablate", settings.ablations, getattr(preset, "ablations", ())),
-    ):
+        ("--world", [settings.world], [preset.world]),
+        ("--protocol", protocol, []),
+        ("--embeddings", [settings.embeddings], [None]),
+        *(("--reward", [spec], []) for spec in settings.reward),
+        ("--tune", [num_trials], [usual_trials]),
+    )
+    words = ["python", "-m", "benchmarks.run", settings.suite, "--preset", settings.preset]
+    for flag, chosen, usual in flags:
         if list(chosen) != list(usual):
-            words += [flag, *chosen]
-    if settings.world != preset.world:
-        words += ["--world", settings.world]
-    if _is_other_protocol(suite, settings):
-        words += ["--protocol", settings.protocol]
-    if settings.embeddings is not None:
-        words += ["--embeddings", str(settings.embeddings)]
-    for spec in settings.reward:
-        words += ["--reward", spec]
-    num_trials = getattr(getattr(settings.sizes, "tuning", None), "num_trials", None)
-    if num_trials != getattr(getattr(preset, "tuning", None), "num_trials", None):
-        words += ["--tune", str(num_trials)]
+            words += [flag, *map(str, chosen)]
     return shlex.join(words)
 
 

@@ -24,9 +24,9 @@ from benchmarks.errors import describe_error, is_users_mistake
 from benchmarks.flags import Flags
 from benchmarks.provenance import command, made_with, page_name
 from benchmarks.reports.blocks import print_tables
+from benchmarks.reports.lookup import summarise
 from benchmarks.reports.markdown import write_markdown
 from benchmarks.reports.page import write_report
-from benchmarks.reports.summary import summarise
 from benchmarks.runs.files import write_text
 from benchmarks.runs.folder import (
     CHECKPOINTS,

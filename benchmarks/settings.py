@@ -62,16 +62,7 @@ class Settings(Generic[Sizes]):
         cost: float = 1.0,
         **kwargs: object,
     ) -> Task:
-        """Return a task of this run.
-
-        Args:
-            name: See `Task`, as of what follows.
-            function: Without `benchmarks.`.
-            needs: Tasks before it.
-            files: What it leaves behind beside its rows.
-            cost: Expected time.
-            kwargs: Of the function.
-        """
+        """Return a task of this run; `function` lacks `benchmarks.`, `kwargs` are its own."""
         return Task(
             name=name,
             function=f"benchmarks.{function}",
@@ -97,11 +88,9 @@ class Settings(Generic[Sizes]):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
 
     def extended(self, stored: Mapping[str, object], names: tuple[str, ...]) -> "Settings[Sizes]":
-        """Return these settings with the rows of a run that they are added to.
+        """Return these settings with the rows of the run that they are added to.
 
-        Args:
-            stored: The settings in a run's `config.json`; empty for a new run.
-            names: Which may be added to.
+        `stored` are its settings, empty for a new run; `names` says which may be added to.
         """
         merged = {}
         for name in names if stored else ():

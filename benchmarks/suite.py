@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.errors import UserError
 from benchmarks.flags import Flags, default_rows
 from benchmarks.reports.blocks import SuiteReport
-from benchmarks.runs.folder import stored_settings
+from benchmarks.runs.folder import CONFIG, stored_config
 from benchmarks.runs.launchers import LAUNCHERS
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Preset, Settings
@@ -81,13 +81,8 @@ def load_suite(name: str, suites: Suites = SUITES) -> Suite:
 def make_settings(suite: Suite, flags: Flags, suites: Suites = SUITES) -> Settings:
     """Return what a command line asks for, checked; nothing is written.
 
-    Args:
-        suite: What it compares.
-        flags: As read.
-        suites: All suites; the name of one is no method.
-
     Raises:
-        UserError: The first mistake on the command line.
+        UserError: The first mistake on the command line; the name of one of `suites` is no method.
     """
     if flags.preset not in suite.presets:
         raise UserError(
@@ -96,7 +91,8 @@ def make_settings(suite: Suite, flags: Flags, suites: Suites = SUITES) -> Settin
         )
     preset = suite.presets[flags.preset]
     out = (flags.out or Path("runs") / f"{suite.name}-{flags.preset}").absolute()
-    before = (stored_settings(out) if flags.resume and flags.EXTENDABLE else None) or {}
+    grows = flags.resume and flags.EXTENDABLE and (out / CONFIG).exists()
+    before = stored_config(out)["settings"] if grows else {}
     num_seeds = preset.num_seeds if flags.seeds is None else flags.seeds
     for flag, value, least in (
         ("--seeds", num_seeds, 1),

@@ -32,11 +32,11 @@ from benchmarks.reports.blocks import (
     Bullets,
     Cell,
     Figure,
-    KeyValues,
     Paragraph,
     Section,
     SuiteReport,
     Table,
+    key_values,
     present,
 )
 from benchmarks.reports.cards import group_table
@@ -301,7 +301,7 @@ def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -
         [
             _hyper_parameters(trained, settings, num_levels),
             Bullets(facts),
-            KeyValues("Training", asdict(settings.sizes.training)),
+            key_values("Training", asdict(settings.sizes.training)),
         ],
     )
 

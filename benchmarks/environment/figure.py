@@ -1,6 +1,7 @@
 """The figure of the environment suite: speed against batch, by interface."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -26,21 +27,19 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
     if VECTOR in methods:
         lines.append((VECTOR, "free", f"{VECTOR}, no rankers", "--"))
     for number, (method, mode, label, style) in enumerate(lines):
-        found = [
-            (batch, point)
+        found = {
+            batch: astuple(point)
             for batch in batches(results, method)
             if (point := figure(results, method, mode=mode, threads=threads, batch=batch))
-        ]
+        }
         if not found:
             continue
-        same = [m for m, *_ in lines].index(method)
-        x = [batch for batch, _ in found]
-        y, low, high = np.array([(point.value, point.low, point.high) for _, point in found]).T
+        y, low, high = np.array(list(found.values())).T
         axes.errorbar(
-            x,
+            list(found),
             y,
             yerr=[y - low, high - y],
-            color=COLOURS[same % len(COLOURS)],
+            color=COLOURS[methods.index(method) % len(COLOURS)],
             marker=_MARKS[number % len(_MARKS)],
             linestyle=style,
             linewidth=1.6,
@@ -49,8 +48,9 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
             label=label,
         )
     asked = ((SINGLE, 1, TARGET_SINGLE), (VECTOR, TARGET_BATCH, TARGET_VECTOR))
-    measured = (entry for entry in asked if entry[1] in batches(results, entry[0]))
-    for _, batch, target in measured:
+    for method, batch, target in asked:
+        if batch not in batches(results, method):
+            continue
         axes.annotate(
             f"target {target:,.0f}",
             (batch, target),
@@ -62,9 +62,7 @@ def speed_figure(results: pd.DataFrame, methods: Sequence[str], threads: int) ->
         )
         axes.plot([batch / 1.8, batch * 1.8], [target, target], ":", color="#222222", linewidth=1.6)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("B, environments side by side")
-    axes.set_ylabel("code choices per second")
+    axes.set(yscale="log", xlabel="B, environments side by side", ylabel="code choices per second")
     shown = sorted({batch for method in methods for batch in batches(results, method)})
     axes.set_xticks(shown, [f"{batch:,}" for batch in shown])
     axes.minorticks_off()

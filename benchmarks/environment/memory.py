@@ -8,16 +8,12 @@ Dims: B rows, N ads.
 
 import time
 from functools import partial
+from statistics import median
 
 import torch
 
 from benchmarks.environment.pieces import PIECES_BATCH, piece_seconds
-from benchmarks.environment.play import (
-    PREPARED,
-    make_environment,
-    make_play,
-    time_plays,
-)
+from benchmarks.environment.play import PREPARED, make_environment, make_play, time_plays
 from benchmarks.environment.presets import VECTOR, EnvironmentPreset
 from benchmarks.environment.worlds import CatalogueSize, random_catalogue
 from benchmarks.measure.memory import PeakMemory, free_bytes
@@ -46,9 +42,8 @@ def environment_memory(
         play = make_play(method, env, loaded.spec.num_levels, seed=0)
         for _ in range(2):
             play()
-    stages = {"world": of_world, "make": of_making, "run": of_run}
-    peaks = {stage: meter.peak_mib for stage, meter in stages.items()}
-    return {stage: peak for stage, peak in peaks.items() if peak is not None}
+    meters = {"world": of_world, "make": of_making, "run": of_run}
+    return {stage: m.peak_mib for stage, m in meters.items() if m.peak_mib is not None}
 
 
 def catalogue_figures(
@@ -85,13 +80,14 @@ def catalogue_figures(
             make_s = time.perf_counter() - started
             play = make_play(VECTOR, env, world.spec.num_levels, seed=0)
             least = PREPARED if batch == 1 else 1
-            rates = time_plays({VECTOR: play}, sizes, with_reset=True, least=least)[VECTOR]
+            timing = time_plays({VECTOR: play}, sizes, with_reset=True, least=least)[VECTOR]
         mib.append((batch, "run", of_run.peak_mib))
+        rates = timing.choices_per_s
         of_batch = {
             "make_s": make_s,
-            "choice_s": 1.0 / rates.median,
-            "fastest_choice_s": 1.0 / max(rates.choices_per_s),
-            "slowest_choice_s": 1.0 / min(rates.choices_per_s),
+            "choice_s": 1.0 / median(rates),
+            "fastest_choice_s": 1.0 / max(rates),
+            "slowest_choice_s": 1.0 / min(rates),
         }
         found.append((of_batch, {"batch": batch}))
         del env, play

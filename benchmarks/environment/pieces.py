@@ -20,28 +20,21 @@ NUM_CALLS = 9
 PIECES_BATCH = 64
 """B whose pieces are timed on every catalogue."""
 EPISODE, ENGINE, INPUTS = "episode", "engine", "features"
-PIECES = {
-    "request": "requests",
-    "eligible": "eligible ads",
-    "restrict": "code tree",
-    "choices": "codes chosen",
-    "outcome": "rankers",
-    "engine_rest": "other rules",
-    "copies": "copies",
-    "wrapper_rest": "infos",
+ROWS = {
+    "request": ("requests", "tokens, preference, popularity: `world.request`"),
+    "eligible": ("eligible ads", "`world.eligible`"),
+    "restrict": ("code tree", "`trie.restrict`"),
+    "choices": ("codes chosen", "the legal part of the tree as needed, masks, the ad: `Choices`"),
+    "outcome": ("rankers", "with their inputs and the outcome: `world.outcome`"),
+    INPUTS: ("of which inputs", "`world.features`"),
+    "engine_rest": ("other rules", "`Episodes` less all of the above"),
+    "copies": ("copies", "of observations, after the reset and every step"),
+    "wrapper_rest": ("infos", "the vector environment less all of the above"),
+    EPISODE: ("a whole episode", ""),
 }
+"""Metric -> a few words, and what is timed for it."""
+PIECES = {name: words for name, (words, _) in ROWS.items() if name not in (INPUTS, EPISODE)}
 """Metric -> a few words; together they are the episode."""
-CALLS = {
-    "request": "tokens, preference, popularity: `world.request`",
-    "eligible": "`world.eligible`",
-    "restrict": "`trie.restrict`",
-    "choices": "the legal part of the tree as needed, masks, the ad: `Choices`",
-    "outcome": "with their inputs and the outcome: `world.outcome`",
-    "engine_rest": "`Episodes` less all of the above",
-    "copies": "of observations, after the reset and every step",
-    "wrapper_rest": "the vector environment less all of the above",
-}
-"""What is timed for each piece."""
 
 
 def piece_seconds(world: World, batch: int, seed: int) -> dict[str, float]:

@@ -4,10 +4,10 @@ Dims: B rows, L levels, V codes per level.
 """
 
 import math
-import statistics
+import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from statistics import median
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -80,26 +80,16 @@ def _play(
     return play
 
 
-def single_play(env: gymnasium.Env, rng: np.random.Generator) -> Play:
-    """Return how one Gymnasium environment is played."""
+def gymnasium_play(
+    env: Any, num_rows: int, draw: Callable[[Any], Any], num_open: Callable[[Any], int]
+) -> Play:
+    """Return how a Gymnasium environment is played; `num_open` counts the rows that go on."""
 
-    def step(action: int) -> tuple[Any, int]:
+    def step(action: Any) -> tuple[Any, int]:
         observation, _, terminated, truncated, _ = env.step(action)
-        return observation, int(not (terminated or truncated))
+        return observation, num_open(terminated | truncated)
 
-    return _play(lambda: (env.reset()[0], 1), lambda o: draw_code(o["action_mask"], rng), step)
-
-
-def vector_play(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) -> Play:
-    """Return how a Gymnasium vector environment without autoreset is played."""
-
-    def step(action: NDArray[np.int64]) -> tuple[Any, int]:
-        observation, _, terminated, truncated, _ = env.step(action)
-        return observation, int((~(terminated | truncated)).sum())
-
-    return _play(
-        lambda: (env.reset()[0], env.num_envs), lambda o: draw_codes(o["action_mask"], rng), step
-    )
+    return _play(lambda: (env.reset()[0], num_rows), draw, step)
 
 
 def torch_play(env: Any) -> Play:
@@ -119,8 +109,7 @@ def rollout_play(env: Any, num_steps: int) -> Play:
     def play() -> Played:
         started = time.perf_counter()
         steps = env.rollout(num_steps)
-        step_s = time.perf_counter() - started
-        return Played(num_choices=steps["action"].numel(), step_s=step_s)
+        return Played(step_s=time.perf_counter() - started, num_choices=steps["action"].numel())
 
     return play
 
@@ -128,13 +117,19 @@ def rollout_play(env: Any, num_steps: int) -> Play:
 def make_play(method: str, env: Any, num_levels: int, seed: int) -> Play:
     """Seed an environment of `make_environment` and its actions; return how it is played."""
     rng = np.random.default_rng(seed)
-    if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
+    if method in names.TORCHES:
         env.set_seed(seed)
         torch.manual_seed(seed)
         return rollout_play(env, num_levels) if method == names.ROLLOUT else torch_play(env)
     env.reset(seed=seed)
-    is_single = method in (names.SINGLE, names.DAY)
-    return single_play(env, rng) if is_single else vector_play(env, rng)
+    if method in names.SINGLES:
+        return gymnasium_play(env, 1, lambda o: draw_code(o["action_mask"], rng), operator.not_)
+    return gymnasium_play(
+        env,
+        env.num_envs,
+        lambda o: draw_codes(o["action_mask"], rng),
+        lambda ended: int((~ended).sum()),
+    )
 
 
 def make_environment(
@@ -153,37 +148,26 @@ def make_environment(
         options["num_requests"] = day_requests
     if method in names.SINGLES:
         return gymnasium.make(name, **options)
-    if method in (names.VECTOR, names.DAY_VECTOR):
-        return gymnasium.make_vec(name, num_envs=batch, **options)
-    if method == names.SYNC:
-        return gymnasium.make_vec(
-            name,
-            num_envs=batch,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-            **options,
-        )
-    if method in (names.TORCH, names.ROLLOUT, names.DAY_TORCH):
+    if method in names.TORCHES:
         made = envs.AdDayTorchEnv if is_day else envs.AdRequestTorchEnv
         return made(batch_size=[batch], **options)
-    raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
+    if method == names.SYNC:
+        options["vectorization_mode"] = "sync"
+        options["vector_kwargs"] = {"autoreset_mode": AutoresetMode.DISABLED}
+    elif method not in names.METHODS:
+        raise ValueError(f"no interface {method!r}: one of {', '.join(names.METHODS)}")
+    return gymnasium.make_vec(name, num_envs=batch, **options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Figures of one configuration, one entry per repeat."""
+class Timing(NamedTuple):
+    """Figures of one configuration."""
 
-    choices_per_s: tuple[float, ...]
-    """Without the draws; of requests with the resets, of days without."""
+    choices_per_s: list[float]
+    """Of each repeat, without the draws; of requests with the resets, of days without."""
     draw_s: float
     """Median, per choice."""
     reset_s: float
     """Median, per reset of all rows."""
-
-    @property
-    def median(self) -> float:
-        """Choices per second."""
-        return statistics.median(self.choices_per_s)
 
 
 def warm_up(play: Play, sizes: EnvironmentPreset) -> int:
@@ -204,11 +188,8 @@ def time_plays(
 ) -> dict[str, Timing]:
     """Time several plays in turn, so that they meet the same machine.
 
-    Args:
-        plays: By name.
-        sizes: Says how often and how long.
-        with_reset: Whether choices pay for the resets.
-        least: Episodes that a repeat has at least.
+    `with_reset` says whether choices pay for the resets, `least` how many episodes a repeat has at
+    least.
     """
     counts = {name: max(warm_up(play, sizes), least) for name, play in plays.items()}
     found: dict[str, list[Played]] = {name: [] for name in plays}
@@ -221,11 +202,9 @@ def time_plays(
             found[name].append(Played(*map(sum, zip(*episodes, strict=True))))
     return {
         name: Timing(
-            choices_per_s=tuple(
-                p.num_choices / (p.step_s + with_reset * p.reset_s) for p in repeats
-            ),
-            draw_s=statistics.median(p.draw_s / p.num_choices for p in repeats),
-            reset_s=statistics.median(p.reset_s / counts[name] for p in repeats),
+            [p.num_choices / (p.step_s + with_reset * p.reset_s) for p in repeats],
+            median(p.draw_s / p.num_choices for p in repeats),
+            median(p.reset_s / counts[name] for p in repeats),
         )
         for name, repeats in found.items()
     }

@@ -11,6 +11,7 @@ DAY, DAY_VECTOR, DAY_TORCH = "day", "day_vector", "day_torchrl"
 SINGLES = (SINGLE, DAY)
 METHODS = (SINGLE, VECTOR, SYNC, TORCH, ROLLOUT, DAY, DAY_VECTOR, DAY_TORCH)
 DAYS = (DAY, DAY_VECTOR, DAY_TORCH)
+TORCHES = (TORCH, ROLLOUT, DAY_TORCH)
 
 TARGET_BATCH = 1_024
 TARGET_VECTOR = 200_000.0
@@ -66,7 +67,6 @@ PRESETS = {
         num_seeds=2,
         batches=(1, 64),
         day_requests=3,
-        num_repeats=2,
         repeat_s=0.02,
         limit_s=0.3,
         memory_batches=(64,),

@@ -10,7 +10,7 @@ from dataclasses import astuple
 import pandas as pd
 
 from benchmarks.environment.figure import speed_figure
-from benchmarks.environment.pieces import CALLS, EPISODE, INPUTS, PIECES, PIECES_BATCH
+from benchmarks.environment.pieces import EPISODE, PIECES, PIECES_BATCH, ROWS
 from benchmarks.environment.presets import (
     SINGLE,
     SYNC,
@@ -160,16 +160,12 @@ def pieces_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table | Non
     if not all(found.values()):
         return None
     batch = next(iter(found.values()))["batch"]
-    names = {name: (words, CALLS[name]) for name, words in PIECES.items()}
-    names |= {INPUTS: ("of which inputs", "`world.features`"), EPISODE: ("a whole episode", "")}
-    order = [*PIECES, EPISODE]
-    order.insert(order.index("outcome") + 1, INPUTS)
     rows: list[list[Cell]] = []
-    for name in order:
+    for name, about in ROWS.items():
         cells: list[Cell] = []
         for n in sizes.threads:
             cells += [found[n][name], 100 * found[n][name] / found[n][EPISODE]]
-        rows.append([*names[name], *cells])
+        rows.append([*about, *cells])
     columns = [x for n in sizes.threads for x in (f"ms, {_threads(n)}", f"%, {_threads(n)}")]
     return Table(
         f"Where a batch of {batch:,.0f} requests spends its time",
@@ -182,14 +178,15 @@ def pieces_table(results: pd.DataFrame, sizes: EnvironmentPreset) -> Table | Non
 
 def memory_table(memory: pd.DataFrame, methods: Sequence[str]) -> Table | None:
     """Return MiB of the interfaces; None where the system does not say."""
-    mine = memory[memory["num_ads"] < 0]
-    rows: list[list[Cell]] = []
-    for method in methods:
-        of_method = mine[mine["interface"] == method]
-        for batch in sorted(of_method["batch"].unique()):
-            stage = of_method[of_method["batch"] == batch].set_index("what")["mib"]
-            cells = [float(stage[name]) for name in ("world", "make", "run")]
-            rows.append([f"`{method}`", int(batch), *cells])
+    mine = memory[memory["num_ads"] < 0].pivot(
+        index=["interface", "batch"], columns="what", values="mib"
+    )
+    rows: list[list[Cell]] = [
+        [f"`{method}`", int(batch), *(float(mib[name]) for name in ("world", "make", "run"))]
+        for method in methods
+        for (interface, batch), mib in mine.iterrows()
+        if interface == method
+    ]
     if not rows:
         return None
     return Table(
@@ -205,31 +202,31 @@ def catalogue_tables(
     results: pd.DataFrame, memory: pd.DataFrame, sizes: EnvironmentPreset
 ) -> list[Table]:
     """Return time per choice and memory over N and B, and what making a catalogue takes."""
-    measured = [
-        size
-        for size in sizes.catalogues
-        if value(results, VECTOR, "world_s", num_ads=size.num_ads) is not None
-    ]
-    if not measured:
-        return []
     mib = memory[memory["num_ads"] >= 0].set_index(["num_ads", "batch", "what"])["mib"].to_dict()
     per_choice: list[list[Cell]] = []
+    episodes: list[list[Cell]] = []
     making: list[list[Cell]] = []
-    for size in measured:
+    for size in sizes.catalogues:
         n = size.num_ads
+        stages = ("world_s", "requests_s", "trie_s")
+        seconds = [value(results, VECTOR, name, num_ads=n) for name in stages]
+        if seconds[0] is None:
+            continue
         cells: list[Cell] = [n, size.num_codes]
         for batch in sizes.batches:
             found = figure(results, VECTOR, "choice_s", num_ads=n, batch=batch)
             cells.append(found and Interval(*(1e6 * x for x in astuple(found))))
         per_choice.append(cells)
-        stages = ("world_s", "requests_s", "trie_s")
-        seconds = [value(results, VECTOR, name, num_ads=n) for name in stages]
         makes = [value(results, VECTOR, "make_s", num_ads=n, batch=b) for b in sizes.batches]
         first = next((m for m in makes[1:] or makes if m is not None), None)
         runs = [mib.get((n, batch, "run")) for batch in sizes.batches]
         making.append([n, *seconds, first, mib.get((n, 0, "world")), *runs])
+        timed = (*PIECES, EPISODE)
+        taken = [value(results, VECTOR, "part_ms", num_ads=n, part=name) for name in timed]
+        if taken[-1] is not None:
+            episodes.append([n, *taken])
     threads = _threads(min(sizes.threads))
-    return [
+    tables = [
         Table(
             f"Time per choice by catalogue, µs, vector environment, {threads}",
             ["ads", "V", *(f"B = {b:,}" for b in sizes.batches)],
@@ -237,7 +234,11 @@ def catalogue_tables(
             SPREAD + " Catalogues are drawn: random paths over V^3, targeting and dates of a "
             "synthetic world, rankers of the usual size that were never trained.",
         ),
-        *_catalogue_pieces(results, [size.num_ads for size in measured], threads),
+        Table(
+            f"Pieces of an episode of {PIECES_BATCH} requests by catalogue, ms, {threads}",
+            ["ads", *PIECES.values(), "episode"],
+            episodes,
+        ),
         Table(
             "Making a catalogue, seconds, and memory, MiB",
             [
@@ -256,21 +257,7 @@ def catalogue_tables(
             "while the world is made, and while the environment is made and played.",
         ),
     ]
-
-
-def _catalogue_pieces(results: pd.DataFrame, numbers: Sequence[int], threads: str) -> list[Table]:
-    rows: list[list[Cell]] = []
-    for n in numbers:
-        cells = [
-            value(results, VECTOR, "part_ms", num_ads=n, part=name) for name in (*PIECES, EPISODE)
-        ]
-        if cells[-1] is not None:
-            rows.append([n, *cells])
-    if not rows:
-        return []
-    columns = [*PIECES.values(), "episode"]
-    title = f"Pieces of an episode of {PIECES_BATCH} requests by catalogue, ms, {threads}"
-    return [Table(title, ["ads", *columns], rows)]
+    return [table for table in tables if table.rows]
 
 
 def left_out(results: pd.DataFrame, sizes: EnvironmentPreset) -> list[str]:

@@ -5,19 +5,14 @@ thread and with two. A seed is a round of measurements; all rounds share one wor
 """
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.environment.memory import catalogue_figures, environment_memory
 from benchmarks.environment.pieces import piece_seconds
-from benchmarks.environment.play import (
-    PREPARED,
-    Timing,
-    make_environment,
-    make_play,
-    time_plays,
-)
+from benchmarks.environment.play import PREPARED, Timing, make_environment, make_play, time_plays
 from benchmarks.environment.presets import (
     DAYS,
     METHODS,  # noqa: F401, what `load_suite` reads
@@ -41,8 +36,6 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import open_world, world_tasks
 
 MACHINE = "machine"
-MODES = ("rankers", "free")
-"""With the world's rankers, and with rankers that cost nothing."""
 _MEMORY_COLUMNS = ["interface", "num_ads", "batch", "what", "mib"]
 
 
@@ -59,11 +52,12 @@ def _rows(method: str, seed: int, metrics: dict[str, float], **at: str | int) ->
 
 
 def _rates(timing: Timing, num_levels: int) -> dict[str, float]:
+    middle = median(timing.choices_per_s)
     return {
-        "choices_per_s": timing.median,
+        "choices_per_s": middle,
         "fastest_choices_per_s": max(timing.choices_per_s),
         "slowest_choices_per_s": min(timing.choices_per_s),
-        "requests_per_s": timing.median / num_levels,
+        "requests_per_s": middle / num_levels,
         "draw_s": timing.draw_s,
         "reset_s": timing.reset_s,
     }
@@ -94,9 +88,9 @@ def measure_method(
     quotient of the two is `native_over_sync_choices_per_s`.
     """
     loaded = open_world(world, world_seed)
-    worlds = dict(zip(MODES, (loaded, without_rankers(loaded)), strict=True))
-    if method == SYNC:
-        del worlds["free"]
+    worlds = {"rankers": loaded}
+    if method != SYNC:
+        worlds["free"] = without_rankers(loaded)
     batches, levels = batches_of(method, sizes), loaded.spec.num_levels
     compared = (VECTOR, SYNC) if method == SYNC else (method,)
     rows = []
@@ -125,11 +119,12 @@ def measure_method(
 
 
 def _quotients(native: Timing, sync: Timing) -> dict[str, float]:
-    pairs = zip(native.choices_per_s, sync.choices_per_s, strict=True)
-    quotients = [ours / theirs for ours, theirs in pairs]
+    rates = native.choices_per_s, sync.choices_per_s
+    quotients = [ours / theirs for ours, theirs in zip(*rates, strict=True)]
+    ours, theirs = map(median, rates)
     return {
-        "native_choices_per_s": native.median,
-        "native_over_sync_choices_per_s": native.median / sync.median,
+        "native_choices_per_s": ours,
+        "native_over_sync_choices_per_s": ours / theirs,
         "fastest_native_over_sync_choices_per_s": max(quotients),
         "slowest_native_over_sync_choices_per_s": min(quotients),
     }

@@ -30,15 +30,12 @@ MAX_REQUEST_CELLS = 200_000_000
 """R * N at most: a world checks once which requests have an eligible ad."""
 
 
-class FreeRankers:
-    """Rankers that say 0.5 of everything, for the cost of an environment without its rankers."""
-
-    def __call__(
-        self, inputs: object, past: object, ad_id: Tensor, *, exact: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Return pCTR and pCVR of candidates [B, K]."""
-        half = torch.full(ad_id.shape, 0.5)
-        return half, half.clone()
+def _free_rankers(
+    inputs: object, past: object, ad_id: Tensor, *, exact: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return 0.5 as pCTR and pCVR of candidates [B, K]."""
+    half = torch.full(ad_id.shape, 0.5)
+    return half, half.clone()
 
 
 def _no_inputs(request_id: Tensor) -> tuple[None, None]:
@@ -48,7 +45,7 @@ def _no_inputs(request_id: Tensor) -> tuple[None, None]:
 
 def without_rankers(world: World) -> World:
     """Return the world with rankers that cost nothing; the given world stays as it is."""
-    return world.replace(rankers=FreeRankers(), features=_no_inputs)
+    return world.replace(rankers=_free_rankers, features=_no_inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +88,16 @@ def random_catalogue(size: CatalogueSize, seed: int = 0) -> World:
     )
     embedding = np.concatenate([catalog.ad_embedding, catalog.organic_embedding])
     codes = streams[2].integers(config.num_codes, size=(len(embedding), NUM_LEVELS))
-    log = World(
-        WorldParts(
-            info=info,
-            users=users,
-            ads=catalog.ads,
-            organic=catalog.organic,
-            events=_random_events(info, size, streams[3]),
-            item_embedding=torch.from_numpy(embedding),
-            item_codes=torch.from_numpy(codes),
-        )
+    parts = WorldParts(
+        info=info,
+        users=users,
+        ads=catalog.ads,
+        organic=catalog.organic,
+        events=_random_events(info, size, streams[3]),
+        item_embedding=torch.from_numpy(embedding),
+        item_codes=torch.from_numpy(codes),
     )
-    return _with_untrained(log, seed)
+    return _with_untrained(World(parts), seed)
 
 
 def _random_events(info: WorldInfo, size: CatalogueSize, rng: np.random.Generator) -> pd.DataFrame:

@@ -35,15 +35,6 @@ def free_bytes() -> float:
     return _kib(_MEMORY_INFO, "MemAvailable") * 1024.0 if _MEMORY_INFO.is_file() else float("inf")
 
 
-def _give_back_free_memory() -> None:
-    """Return what was freed to the system: reused, it would hide what is taken next."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-        if trim is not None:
-            trim(0)
-
-
 class PeakMemory:
     """By how much resident memory rose at most inside a `with` block, in MiB.
 
@@ -54,7 +45,9 @@ class PeakMemory:
     peak_mib: float | None = None
 
     def __enter__(self) -> "PeakMemory":
-        _give_back_free_memory()
+        gc.collect()
+        if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+            trim(0)  # glibc: what was freed would be used again, and hide what is taken next
         if can_measure():
             _CLEAR.write_text(_RESET_PEAK)
             self._before = _kib(_STATUS, "VmRSS")

@@ -16,9 +16,7 @@ def examples_per_step(batches: WindowBatches) -> float:
 def non_embedding_parameters(module: nn.Module, *, critic: bool = False) -> int:
     """Return the trained numbers outside of tables that grow with codes, items or attributes.
 
-    Args:
-        module: An HHD or a rival.
-        critic: Whether those of the HTE count.
+    Those of an HHD's HTE count only with `critic`.
     """
     tables = ("embedding.table", "codes", "output", "item.weight", "ads", "shared.weight")
     return sum(

@@ -67,10 +67,7 @@ def reliability_figure(results: pd.DataFrame, task: str, methods: Sequence[str])
         line = np.array([min(ends), max(ends)])
         axes.plot(line, line, ":", color="#555555", linewidth=1.2, label="calibrated")
         axes.legend(loc="upper left", frameon=False)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel(f"mean {task} of the bin")
-    axes.set_ylabel("observed rate")
+    axes.set(xscale="log", yscale="log", xlabel=f"mean {task} of the bin", ylabel="observed rate")
     return figure
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmarks.measure.timing import timed
 from benchmarks.rankers.report import make_report
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.results import applicable, tidy
@@ -21,7 +22,7 @@ from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, open_world, world_tasks
 from simulators.building import grade_regime
 from simulators.rankers.cards import ranker_card, ranker_reliability
-from simulators.rankers.custom import RankerModel, use_rankers
+from simulators.rankers.custom import use_rankers
 from simulators.world import World
 
 SUITE = "rankers"
@@ -54,11 +55,6 @@ PRESETS = {
 }
 
 
-def _model(world: World, sizes: RankersPreset) -> RankerModel:
-    """Return the rankers of `examples/lightgbm_rankers.py`, not fitted."""
-    return runpy.run_path(str(EXAMPLE))["LightGBMRankers"](world, num_trees=sizes.num_trees)
-
-
 def _card_rows(world: World, method: str, seed: int, num_bins: int) -> list[pd.DataFrame]:
     """Return the grades by task and group, and the means by bin of the reliability diagrams."""
     rows = [
@@ -77,12 +73,8 @@ def _speed_metrics(world: World, sizes: RankersPreset) -> dict[str, float]:
     """Return candidate scores per second with everything that a score needs; the best of three."""
     ids = world.request_ids("test")[: sizes.num_requests]
     ads = torch.arange(len(ids) * sizes.num_candidates).view(len(ids), -1) % world.num_ads
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        world.outcome(ids, ads)
-        seconds.append(time.perf_counter() - started)
-    return {"scores_per_s": ads.numel() / min(seconds)}
+    run = timed(lambda: world.outcome(ids, ads))
+    return {"scores_per_s": ads.numel() / min(run() for _ in range(3))}
 
 
 def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> pd.DataFrame:
@@ -93,7 +85,8 @@ def run_method(*, world: str, seed: int, method: str, sizes: RankersPreset) -> p
         regime = graded.ranker_card.get("regime", {})
     else:
         started = time.perf_counter()
-        graded = use_rankers(graded, _model(graded, sizes))
+        made = runpy.run_path(str(EXAMPLE))["LightGBMRankers"]
+        graded = use_rankers(graded, made(graded, num_trees=sizes.num_trees))
         metrics["fit_s"] = time.perf_counter() - started
         regime = grade_regime(graded) if graded.info.has_truth else {}
     metrics |= {f"regime/{k}": v for k, v in regime.items() if not isinstance(v, str)}

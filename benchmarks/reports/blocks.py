@@ -7,7 +7,7 @@ A suite hands over a `SuiteReport` of plain blocks; how they look on a page is d
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -53,14 +53,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class KeyValues:
-    """Settings: nested mappings are shown with dotted names."""
-
-    title: str
-    values: Mapping[str, object]
-
-
-@dataclass(frozen=True)
 class Figure:
     """A matplotlib figure; `name` becomes figures/name.png and figures/name.svg."""
 
@@ -69,7 +61,7 @@ class Figure:
     canvas: "Canvas"
 
 
-Block = Paragraph | Bullets | Table | KeyValues | Figure
+Block = Paragraph | Bullets | Table | Figure
 
 
 def present(*blocks: Block | None) -> list[Block]:
@@ -123,23 +115,21 @@ def format_column(cells: Sequence[Cell]) -> list[tuple[str, str]]:
         elif isinstance(cell, str):
             texts.append((cell, ""))
         elif isinstance(cell, Interval):
-            bounds = ""
-            if math.isfinite(cell.low) and math.isfinite(cell.high):
-                low, high = (format_number(b, decimals) for b in (cell.low, cell.high))
-                bounds = f"[{low}, {high}]"
-            texts.append((format_number(cell.value, decimals), bounds))
+            value, low, high = (format_number(x, decimals) for x in astuple(cell))
+            texts.append((value, f"[{low}, {high}]" if cell.has_bounds else ""))
         else:
             texts.append((format_number(cell, 0 if isinstance(cell, int) else decimals), ""))
     return texts
 
 
-def _numbers(cell: Cell) -> list[float]:
+def _numbers(cell: Cell) -> Sequence[float]:
     if isinstance(cell, Interval):
-        return [cell.value, cell.low, cell.high]
+        return astuple(cell)
     return [float(cell)] if isinstance(cell, int | float) else []
 
 
-def _columns(table: Table) -> list[list[tuple[str, str]]]:
+def columns_of(table: Table) -> list[list[tuple[str, str]]]:
+    """Return `format_column` of every column."""
     return [format_column([row[i] for row in table.rows]) for i in range(len(table.columns))]
 
 
@@ -177,20 +167,21 @@ def _console_table(table: Table, separator: str) -> RichTable:
             overflow="fold",
             no_wrap=index == 0,
         )
-    for row in zip(*_columns(table), strict=True):
+    for row in zip(*columns_of(table), strict=True):
         shown.add_row(*[escape(f"{value}{separator}{bounds}".rstrip()) for value, bounds in row])
     return shown
 
 
-def flatten(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return (dotted name, text) pairs of nested settings."""
+def key_values(title: str, values: Mapping[str, object]) -> Table:
+    """Return a table of settings: nested mappings are shown with dotted names."""
 
     def text(value: object) -> str:
         if isinstance(value, list):
             return ", ".join(str(v) for v in value) or ABSENT
         return ABSENT if value is None else str(value)
 
-    return [(name, text(value)) for name, value in flat(to_plain(values))]
+    rows = [[name, text(value)] for name, value in flat(to_plain(values))]
+    return Table(title, ["setting", "value"], rows)
 
 
 def render_figure(canvas: "Canvas", kind: str) -> bytes:

@@ -19,13 +19,6 @@ CARD_COLUMNS = {
 """Heading to metric."""
 
 
-def card_groups(results: pd.DataFrame, task: str) -> list[str]:
-    """Return the groups of a task's card: all ads, verticals by number, new and old ads."""
-    mine = results.loc[results["task"] == task, "group"].unique()
-    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: (len(g), g))
-    return [g for g in (OVERALL, *verticals, "new ads", "old ads") if g in mine]
-
-
 def card_row(results: pd.DataFrame, task: str, group: str, method: str, side: str) -> list[Cell]:
     """Return one row's cells: the method's own grades, with `side` `_oracle` those of the truth."""
     shared = ("rate", "num_positives", "num_rows")
@@ -37,7 +30,9 @@ def group_table(results: pd.DataFrame, task: str, method: str) -> Table | None:
     """Return one task's grades by vertical and for new and old ads; None without rows."""
     rows: list[list[Cell]] = []
     oracle = {"AUC of the truth": "auc_oracle", "ECE of the truth": "ece_oracle"}
-    for group in card_groups(results, task):
+    mine = results.loc[results["task"] == task, "group"].unique()
+    verticals = sorted((g for g in mine if g.startswith("vertical ")), key=lambda g: (len(g), g))
+    for group in (OVERALL, *verticals, "new ads", "old ads"):
         row = [group, *card_row(results, task, group, method, "")]
         if row[-1] is not None:
             of_group = under(results, task=task, group=group)

@@ -28,14 +28,7 @@ def coverage(
 ) -> float:
     """Return the share of simulated experiments whose interval holds the true value.
 
-    The true value is what the interquartile mean of `num_seeds` runs is on average.
-
-    Args:
-        draw: (generator, n) -> n scores of one method.
-        num_seeds: n of every experiment.
-        num_runs: Simulated experiments.
-        num_resamples: Bootstrap samples of each.
-        seed: Root of the draws.
+    That is what the interquartile mean of `num_seeds` runs of `draw`'s scores is on average.
     """
     rng = np.random.default_rng(seed)
     truth = float(interquartile_mean(draw(rng, 50_000 * num_seeds).reshape(-1, num_seeds)).mean())

@@ -1,6 +1,7 @@
 """Figures of a report: curves over training, and intervals side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -28,16 +29,9 @@ def learning_curves(
 ) -> Figure:
     """Return a line per method: interquartile mean over seeds with its 95 % interval as a band.
 
-    Args:
-        results: Tidy rows; those without conditions count.
-        metric: Drawn upwards.
-        methods: One line each; those without rows are left out.
-        split: Of the rows.
-        label: Of the upward axis.
-        x_label: Of the other axis.
-        steps_to_x: Multiplies steps, e.g. by ranker evaluations per step.
-        x_metric: Drawn along in the place of steps, e.g. seconds of training: its interquartile
-            mean over seeds at each step.
+    Rows without conditions count; methods without rows are left out. Steps are multiplied by
+    `steps_to_x`, e.g. ranker evaluations per step. `x_metric` is drawn along in their place, e.g.
+    seconds of training: its interquartile mean over seeds at each step.
     """
     figure, axes = plain_axes(0.55)
     rows = without_conditions(results[results["split"] == split])
@@ -52,29 +46,22 @@ def learning_curves(
         x = np.array(list(points.groups), dtype=float) * steps_to_x
         if x_metric is not None:
             x = np.array([interquartile_mean(part[x_metric].to_numpy()) for _, part in points])
-        value = np.array([(f.value, f.low, f.high) for f in found])
-        _banded_line(axes, number, method, x, *value.T)
+        banded_line(axes, number, method, x, *np.array([astuple(f) for f in found]).T)
     _finish_lines(axes, x_label, label)
     return figure
 
 
 def profile_chart(profiles: Mapping[str, Profile], *, label: str) -> Figure:
-    """Return performance profiles: the share of runs above each threshold, a line per method.
-
-    Args:
-        profiles: By method.
-        label: Of the threshold axis.
-    """
+    """Return performance profiles: the share of runs above each threshold, a line per method."""
     figure, axes = plain_axes(0.5)
     for number, (method, profile) in enumerate(profiles.items()):
-        found = profile.threshold, profile.share, profile.low, profile.high
-        _banded_line(axes, number, method, *found)
+        banded_line(axes, number, method, *astuple(profile))
     axes.set_ylim(0.0, 1.02)
     _finish_lines(axes, label, "share of runs above")
     return figure
 
 
-def _banded_line(
+def banded_line(
     axes: Axes,
     number: int,
     name: str,
@@ -92,8 +79,7 @@ def _banded_line(
 
 def _finish_lines(axes: Axes, x_label: str, label: str) -> None:
     """Name the axes and the lines."""
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(label)
+    axes.set(xlabel=x_label, ylabel=label)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
 
@@ -106,20 +92,15 @@ def interval_chart(
 ) -> Figure:
     """Return points with 95 % intervals, one row per name, side by side for a few measures.
 
-    Args:
-        groups: Per measure (shown in the legend) its (row name, interval) pairs; all measures list
-            the same names.
-        label: Of the axis.
-        reference: A level drawn as a line, e.g. 0 for differences.
+    `groups` has per measure (shown in the legend) its (row name, interval) pairs; all measures list
+    the same names. A `reference` is drawn as a line, e.g. 0 for differences.
     """
     names = [name for name, _ in next(iter(groups.values()))]
     figure, axes = plain_axes(max(0.2, (0.24 * len(names) + 0.6) / WIDTH_IN))
     rows = np.arange(len(names))[::-1]
     for number, (measure, entries) in enumerate(groups.items()):
         shift = 0.22 * ((len(groups) - 1) / 2 - number)
-        value = np.array([interval.value for _, interval in entries])
-        low = np.array([interval.low for _, interval in entries])
-        high = np.array([interval.high for _, interval in entries])
+        value, low, high = np.array([astuple(interval) for _, interval in entries]).T
         colour = COLOURS[number % len(COLOURS)]
         axes.hlines(rows + shift, low, high, color=colour, linewidth=2.2, alpha=0.55)
         axes.plot(value, rows + shift, "o", color=colour, markersize=5.5, label=measure)

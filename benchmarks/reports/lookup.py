@@ -1,15 +1,18 @@
-"""Looking values up in a results table: the one way from rows to a report's cell."""
+"""Looking values up in a results table: from rows to a report's cell, and to the summary."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 
 import pandas as pd
 
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.statistics import Interval, bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED, without_conditions
+from benchmarks.runs.results import BOOTSTRAP_SEED, KEY, final_values, without_conditions
 
 TEST = "test"
 """The split of what a report compares."""
+_GROUP = [name for name in KEY if name not in ("seed", "step")]
+SUMMARY_COLUMNS = [*_GROUP, "num_seeds", "iqm", "ci_low", "ci_high"]
 
 
 def values_of(
@@ -59,13 +62,7 @@ def interval_table(
 ) -> Table:
     """Return a row per method and a column per metric; empty rows and columns are left out.
 
-    Args:
-        results: Tidy rows; those of split `TEST` without conditions count.
-        title: Above the table.
-        methods: In the order wanted.
-        columns: Heading to metric.
-        note: Below the table.
-        first: Heading of the methods.
+    `columns` are headings and their metrics; rows of split `TEST` without conditions count.
     """
     cells = {method: interval_cells(results, method, columns.values(), TEST) for method in methods}
     shown = {method: row for method, row in cells.items() if any(c is not None for c in row)}
@@ -73,3 +70,16 @@ def interval_table(
     names = list(columns)
     rows = [[method, *(row[i] for i in kept)] for method, row in shown.items()]
     return Table(title, [first, *(names[i] for i in kept)], rows, note)
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """Return interquartile mean and 95 % interval over seeds of every final value.
+
+    With one seed the interval is empty (NaN).
+    """
+    rows = []
+    groups = final_values(results).groupby(_GROUP, sort=False)["value"]
+    for key, values in groups:
+        found = bootstrap(values.to_numpy(), BOOTSTRAP_SEED)
+        rows.append((*key, len(values), *astuple(found)))
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

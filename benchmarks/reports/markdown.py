@@ -7,15 +7,12 @@ from pathlib import Path
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
-    Cell,
     Figure,
-    KeyValues,
     Paragraph,
     Section,
     SuiteReport,
     Table,
-    flatten,
-    format_column,
+    columns_of,
     is_number_column,
 )
 from benchmarks.reports.reading import reading
@@ -28,14 +25,10 @@ DPI = 130
 def report_text(
     report: SuiteReport, figures: str, kind: str, end: Sequence[Section], command: str = ""
 ) -> str:
-    """Return a report as Markdown.
+    """Return a report as Markdown, `end` after the report's own sections.
 
-    Args:
-        report: What it says.
-        figures: Folder of the figures, as seen from the page.
-        kind: Of the figures' files, `png` or `svg`.
-        end: Sections after the report's own.
-        command: What makes the run again; left out if empty.
+    `figures` is their folder as seen from the page, `kind` `png` or `svg`. An empty `command` is
+    left out.
     """
     parts = [f"# {escape(report.title)}", escape(report.lead)]
     parts += [f"```\n{command}\n```"] if command else []
@@ -54,12 +47,7 @@ def write_markdown(
 ) -> Path:
     """Write `folder/NAME.md` and `folder/NAME/*.png`; return the page's path.
 
-    Args:
-        folder: Made if it is not there.
-        name: Of the page and of its figures' folder.
-        report: What the page says.
-        command: What makes the run again.
-        made_with: Versions, machine and commit, a line each.
+    `made_with` are versions, machine and commit, a line each.
     """
     (folder / name).mkdir(parents=True, exist_ok=True)
     for figure in figures_of(report):
@@ -85,9 +73,6 @@ def _block(block: Block, figures: str, kind: str) -> str:
         return _bullets(block.items)
     if isinstance(block, Table):
         return _table(block)
-    if isinstance(block, KeyValues):
-        rows: list[list[Cell]] = [[name, text] for name, text in flatten(block.values)]
-        return _table(Table(block.title, ["setting", "value"], rows))
     assert isinstance(block, Figure)
     caption = escape(block.caption)
     return f"![{caption}]({figures}/{block.name}.{kind})\n\n*{caption}*"
@@ -98,11 +83,11 @@ def _bullets(items: Sequence[str]) -> str:
 
 
 def _table(block: Table) -> str:
-    columns = [
-        [" ".join(part for part in text if part) for text in format_column(list(cells))]
-        for cells in zip(*block.rows, strict=True)
+    rows = [
+        [" ".join(part for part in text if part) for text in row]
+        for row in zip(*columns_of(block), strict=True)
     ]
     numbers = [is_number_column(block, index) for index in range(len(block.columns))]
-    text = table(block.columns, list(zip(*columns, strict=True)), numbers)
+    text = table(block.columns, rows, numbers)
     title = f"**{escape(block.title)}**\n\n" if block.title else ""
     return title + text + (f"\n\n{escape(block.note)}" if block.note else "")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from benchmarks.reports.blocks import (
     Bullets,
-    KeyValues,
     Section,
     SuiteReport,
+    key_values,
     render_figure,
 )
 from benchmarks.reports.markdown import figures_of, report_text
@@ -36,11 +36,7 @@ def write_report(
 ) -> Path:
     """Write report.html and figures/ of a run and return the page's path.
 
-    Args:
-        out: The run's folder.
-        report: What the suite made.
-        settings: Of the run.
-        about: Versions, commit and platform.
+    `about` are versions, commit and platform.
     """
     images: dict[str, str] = {}
     for figure in figures_of(report):
@@ -54,7 +50,7 @@ def write_report(
         Section("How to read this", [Bullets([*how, last])]),
         Section(
             "Settings and versions",
-            [KeyValues("Settings", settings), KeyValues("Versions", about)],
+            [key_values("Settings", settings), key_values("Versions", about)],
         ),
     ]
     path = out / "report.html"

@@ -6,10 +6,10 @@ Dims: S sizes, R seeds or resamples, G exponents.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from benchmarks.reports.statistics import percentile_bounds
 
 NUM_RESAMPLES = 1_000
-LEVEL = 0.95
 MIN_SIZES = 4
 MIN_EXPONENT, MAX_EXPONENT = 1e-4, 10.0
 _GRID, _ROUNDS = 60, 5
@@ -42,18 +42,13 @@ class Fit:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % bootstrap interval of `floor`, `scale` or `exponent`."""
-        low, high = _bounds([getattr(law, name) for law in self.resampled]).tolist()
+        low, high = percentile_bounds([getattr(law, name) for law in self.resampled]).tolist()
         return low, high
 
     def band(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the 95 % bootstrap band of the loss at `n`."""
-        low, high = _bounds([law(n) for law in self.resampled])
+        low, high = percentile_bounds([law(n) for law in self.resampled])
         return low, high
-
-
-def _bounds(values: ArrayLike) -> np.ndarray:
-    tail = (1.0 - LEVEL) / 2.0
-    return np.quantile(np.asarray(values), [tail, 1.0 - tail], axis=0)
 
 
 def fit_power_law(n: np.ndarray, loss: np.ndarray, *, with_floor: bool = True) -> PowerLaw:
@@ -120,16 +115,10 @@ def _lines(
 
 
 def fit_with_seeds(n: np.ndarray, loss: np.ndarray, seed: int, *, with_floor: bool = True) -> Fit:
-    """Return the fit to the means over seeds, and to those of resampled seeds.
+    """Return the fit of `n` [S] to the means of `loss` [S, R] over seeds, and to resampled means.
 
     Seeds are resampled for each size by itself: sizes share windows of a seed, but no noise that
-    the fit could use.
-
-    Args:
-        n: [S], parameters.
-        loss: [S, R].
-        seed: Of the resampling.
-        with_floor: See `fit_power_law`.
+    the fit could use. Without a floor see `fit_power_law`.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.integers(loss.shape[1], size=(NUM_RESAMPLES, *loss.shape))

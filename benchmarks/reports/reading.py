@@ -51,8 +51,7 @@ class Difference:
     @property
     def has_seeds(self) -> bool:
         """Whether there is enough for a verdict."""
-        bounds = (self.interval.low, self.interval.high)
-        return self.num_seeds >= MIN_SEEDS and all(map(math.isfinite, bounds))
+        return self.num_seeds >= MIN_SEEDS and self.interval.has_bounds
 
     @property
     def is_several(self) -> bool:
@@ -93,18 +92,10 @@ def compare(
     split: str = "test",
     higher_is_better: bool = True,
 ) -> list[Difference]:
-    """Return the seed-paired difference of every method from a baseline.
+    """Return the seed-paired difference of every method from a baseline, at the largest steps.
 
-    Methods without this metric, and the baseline itself, are left out.
-
-    Args:
-        results: Tidy rows; each seed's largest step counts.
-        metric: Name in the table.
-        measure: The same in words.
-        methods: In the order wanted.
-        baseline: What they are compared with.
-        split: Of the rows.
-        higher_is_better: False for losses and regret.
+    Methods without this metric, and the baseline itself, are left out. `measure` is the metric in
+    words; `higher_is_better` is False for losses and regret.
     """
     table = seed_table(results, metric, split)
     found = []
@@ -200,10 +191,8 @@ def correction_note(adjusted: Sequence[Difference]) -> str:
 
 
 def _size(interval: Interval) -> str:
-    size = f"{interval.value:+.3g}"
-    if all(map(math.isfinite, (interval.low, interval.high))):
-        size += f" [{interval.low:.3g}, {interval.high:.3g}]"
-    return size
+    bounds = f" [{interval.low:.3g}, {interval.high:.3g}]" if interval.has_bounds else ""
+    return f"{interval.value:+.3g}{bounds}"
 
 
 def coverage_note(num_seeds: int) -> str:

@@ -7,6 +7,7 @@ strata and draws others under a seed, so published intervals would change.
 Dims: R runs (seeds), T tasks (worlds or markets that the same runs are repeated on).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether both bounds are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def interquartile_mean(scores: ArrayLike) -> Scores:
@@ -74,14 +80,12 @@ def bootstrap(
         ValueError: Empty or non-finite scores.
     """
     table = _as_table(scores)
-    num_runs, num_tasks = table.shape
     value = float(statistic(table.reshape(-1)))
-    if num_runs == 1:
-        return Interval(value, float("nan"), float("nan"))
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(num_runs, size=(num_resamples, num_runs, num_tasks))
-    resampled = np.take_along_axis(table[None], drawn, axis=1)
-    return _percentile(value, statistic(resampled.reshape(num_resamples, -1)), confidence)
+    if len(table) == 1:
+        return Interval(value, math.nan, math.nan)
+    drawn = _resample(table, num_resamples, np.random.default_rng(seed))
+    bounds = percentile_bounds(statistic(drawn.reshape(num_resamples, -1)), confidence)
+    return Interval(value, *bounds.tolist())
 
 
 def paired_difference(scores: ArrayLike, baseline: ArrayLike, seed: int) -> Interval:
@@ -134,13 +138,10 @@ def probability_of_improvement(
         )
     value = float(_share_of_wins(left[None], right[None])[0])
     if min(len(left), len(right)) == 1:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, math.nan, math.nan)
     generator = np.random.default_rng(seed)
-    sides = []
-    for table in (left, right):
-        drawn = generator.integers(len(table), size=(num_resamples, *table.shape))
-        sides.append(np.take_along_axis(table[None], drawn, axis=1))
-    return _percentile(value, _share_of_wins(*sides), CONFIDENCE)
+    sides = [_resample(table, num_resamples, generator) for table in (left, right)]
+    return Interval(value, *percentile_bounds(_share_of_wins(*sides)).tolist())
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,7 @@ class Profile:
     high: Scores
 
 
-def performance_profile(
-    scores: ArrayLike,
-    thresholds: ArrayLike,
-    seed: int,
-) -> Profile:
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike, seed: int) -> Profile:
     """Return the share of runs that score above each threshold (rliable's run-score distribution).
 
     Args:
@@ -180,9 +177,7 @@ def performance_profile(
     counts = np.stack(
         [np.take_along_axis(above, rows[:, :, None], axis=0).mean(axis=(0, 1)) for rows in drawn]
     )
-    tail = 0.5 * (1.0 - CONFIDENCE)
-    low, high = np.quantile(counts, [tail, 1.0 - tail], axis=0)
-    return Profile(levels, share, low, high)
+    return Profile(levels, share, *percentile_bounds(counts))
 
 
 def _share_of_wins(left: Scores, right: Scores) -> Scores:
@@ -191,10 +186,16 @@ def _share_of_wins(left: Scores, right: Scores) -> Scores:
     return 0.5 + 0.5 * sign.mean(axis=(1, 2, 3))
 
 
-def _percentile(value: float, resampled: Scores, confidence: float) -> Interval:
+def percentile_bounds(resampled: ArrayLike, confidence: float = CONFIDENCE) -> Scores:
+    """Return the interval that holds this share of the resamples [S, ...]: [2, ...], low first."""
     tail = 0.5 * (1.0 - confidence)
-    low, high = np.quantile(resampled, [tail, 1.0 - tail])
-    return Interval(value, float(low), float(high))
+    return np.quantile(np.asarray(resampled), [tail, 1.0 - tail], axis=0)
+
+
+def _resample(table: Scores, num_resamples: int, generator: np.random.Generator) -> Scores:
+    """Return as many runs drawn inside every task: [R, T] -> [S, R, T]."""
+    drawn = generator.integers(len(table), size=(num_resamples, *table.shape))
+    return np.take_along_axis(table[None], drawn, axis=1)
 
 
 def _as_table(scores: ArrayLike) -> Scores:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.runs.trials import read_trials
 
+Row = TypeVar("Row")
 
-def read_all(tuned: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
+
+def read_all(tuned: Mapping[Row, Path | None]) -> dict[Row, dict[str, Any]]:
     """Return the choice of every row that was tuned."""
     return {row: read_trials(path) for row, path in tuned.items() if path is not None}
 
@@ -16,11 +18,7 @@ def read_all(tuned: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
 def rate_table(tuned: Mapping[str, Path | None], name: str, score: str, note: str) -> Table | None:
     """Return every row's learning rates and what each came to; None without tuning.
 
-    Args:
-        tuned: Files of choices by row.
-        name: Of what a row is.
-        score: Of what a trial came to.
-        note: Under the table.
+    `name` heads the rows, `score` what a trial came to.
     """
     rows: list[list[Cell]] = []
     for row, log in read_all(tuned).items():

@@ -76,15 +76,6 @@ def _git_state() -> tuple[str | None, bool | None]:
     return commit, bool(status)
 
 
-def stored_settings(out: Path) -> Mapping[str, object] | None:
-    """Return the settings of the run in a folder; None where there is none.
-
-    Raises:
-        UserError: Its `config.json` can't be read.
-    """
-    return stored_config(out)["settings"] if (out / CONFIG).exists() else None
-
-
 def open_run_folder(
     out: Path,
     settings: Mapping[str, object],
@@ -94,11 +85,7 @@ def open_run_folder(
 ) -> None:
     """Make the folder of a run, or check that this run may go on in it.
 
-    Args:
-        out: The folder.
-        settings: Everything the numbers depend on.
-        resume: Whether to go on with what is there.
-        extendable: Settings that may differ from those of the run; the new ones are written.
+    Settings that are `extendable` may differ from those of the run; the new ones are written.
 
     Raises:
         UserError: The folder holds a run and `resume` is not set; or it was made with other

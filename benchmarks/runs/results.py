@@ -6,7 +6,6 @@ never null, so that pandas groups, joins and compares by all columns. A metric o
 `_ms` or `_per_s` and is outside the promise of equal numbers.
 """
 
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,9 +135,7 @@ def without_conditions(results: pd.DataFrame) -> pd.DataFrame:
 
 def write_results(path: Path, table: pd.DataFrame) -> None:
     """Write a tidy table as Parquet, all or nothing."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, table.to_parquet(index=False))
 
 
 def read_results(path: Path) -> pd.DataFrame:

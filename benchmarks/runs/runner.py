@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,9 @@ from benchmarks.runs.files import append_json_line
 from benchmarks.runs.launchers import LAUNCHERS, Launcher
 from benchmarks.runs.progress import Display
 from benchmarks.runs.results import empty_results, read_results
-from benchmarks.runs.tasks import Ending, Task, log_progress
+from benchmarks.runs.tasks import Ending, Task
 
 POLL_S = 0.25
-
-__all__ = ["Task", "TaskFailed", "UserError", "log_progress", "run_tasks"]
 
 
 class TaskFailed(Exception):
@@ -102,12 +101,8 @@ def run_tasks(
 ) -> pd.DataFrame:
     """Run what is not finished and return all rows, in the order of the tasks.
 
-    Args:
-        tasks: Each after what it needs.
-        num_workers: Processes; the rows don't depend on it.
-        log: JSON lines, appended to.
-        checkpoints: Folder whose safetensors files must be readable.
-        launcher: A name in `LAUNCHERS`.
+    The rows don't depend on the number of processes. `log` is appended to; all safetensors files in
+    `checkpoints` must be readable.
 
     Raises:
         UserError: A damaged file, or a user's mistake that a task met: at once.
@@ -121,15 +116,12 @@ def run_tasks(
     if finished:
         print(f"{len(finished)} of {len(tasks)} tasks were finished before", file=sys.stderr)
     if pending:
-        processes: Launcher = LAUNCHERS[launcher](min(num_workers, len(pending)))
-        try:
+        with ExitStack() as ends:
+            processes = LAUNCHERS[launcher](min(num_workers, len(pending)))
+            ends.callback(processes.stop)
             display = Display(pending, log, sys.stderr)
-            try:
-                _run_pending(pending, finished, processes, num_workers, log, display)
-            finally:
-                display.close()
-        finally:
-            processes.stop()
+            ends.callback(display.close)
+            _run_pending(pending, finished, processes, num_workers, log, display)
     tables = [read_results(task.output) for task in tasks]
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else empty_results()
@@ -171,8 +163,8 @@ def _run_pending(
                 waiting = _without_needs(waiting, task.name)
         display.tick()
     if failed:
-        first, *others = failed.values()
-        raise TaskFailed(first, [ending.name for ending in others])
+        first, *others = failed
+        raise TaskFailed(failed[first], others)
 
 
 def _without_needs(waiting: Sequence[Task], lost: str) -> list[Task]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.errors import describe_error, is_users_mistake
 from benchmarks.runs.files import append_json_line
@@ -69,10 +70,7 @@ _RUNNING: ContextVar[tuple[str, Path] | None] = ContextVar("running_task", defau
 def log_progress(step: int, num_steps: int, **measures: object) -> None:
     """Append a line about the running task to the run's `log.jsonl`; outside of a task, do nothing.
 
-    Args:
-        step: Steps done.
-        num_steps: Steps in all.
-        measures: Whatever else is worth keeping; NaN and inf are written as null.
+    NaN and inf among the measures are written as null.
     """
     running = _RUNNING.get()
     if running is not None:
@@ -84,6 +82,7 @@ def run_task(task: Task, log: Path) -> Ending:
     """Run a task in this process and write its rows; errors come back, they are not raised."""
     started = time.perf_counter()
     token = _RUNNING.set((task.name, log))
+    failure: dict[str, Any] = {}
     try:
         module_name, _, function_name = task.function.partition(":")
         function = getattr(importlib.import_module(module_name), function_name)
@@ -93,13 +92,8 @@ def run_task(task: Task, log: Path) -> Ending:
         table = empty_results() if rows is None else check_results(rows, f"task {task.name!r}")
         write_results(task.output, table)
     except Exception as error:
-        return Ending(
-            task.name,
-            time.perf_counter() - started,
-            error=describe_error(error),
-            is_users=is_users_mistake(error),
-            details=traceback.format_exc(),
-        )
+        failure = {"error": describe_error(error), "is_users": is_users_mistake(error)}
+        failure["details"] = traceback.format_exc()
     finally:
         _RUNNING.reset(token)
-    return Ending(task.name, time.perf_counter() - started)
+    return Ending(task.name, time.perf_counter() - started, **failure)

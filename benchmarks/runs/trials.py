@@ -27,11 +27,7 @@ Config = TypeVar("Config")
 def draw_trials(space: Mapping[str, tuple[Value, ...]], num_trials: int) -> list[dict[str, Value]]:
     """Return what every trial sets: nothing, then draws without replacement.
 
-    The draws have the same numbers in every space.
-
-    Args:
-        space: Values by name.
-        num_trials: At least 1; a small space gives fewer.
+    The draws have the same numbers in every space; a space smaller than `num_trials` gives fewer.
     """
     size = math.prod(len(values) for values in space.values())
     order = uniform(0, Purpose.TUNING, torch.arange(size)).argsort(stable=True).tolist()
@@ -50,12 +46,9 @@ def write_choice(
     trials: Sequence[Mapping[str, Any]],
     cost: Callable[[Mapping[str, Any]], Any],
 ) -> None:
-    """Write the trial with the least cost; one without a score can't be chosen, unless all are so.
+    """Write the trial with the least cost, the first of equal ones.
 
-    Args:
-        output: JSON file.
-        trials: Each with `settings` and `score`, None where it failed.
-        cost: Of a trial with a score; ties go to the first.
+    Each has `settings` and `score`; one whose score is None can't be chosen, unless all are so.
     """
     scored = [trial for trial in trials if trial["score"] is not None]
     best = min(scored, key=cost, default=trials[0])
@@ -70,14 +63,10 @@ def choose(
     output: Path,
     sign: float = 1.0,
 ) -> None:
-    """Write the trial whose means over the tuning seeds are least.
+    """Write the trial whose means over the tuning seeds are least, or largest where `sign` is -1.
 
-    Args:
-        settings: Of every trial.
-        parts: Tables of every trial, one for each seed; without rows where it failed.
-        metrics: The score, and what decides between equal ones.
-        output: JSON file.
-        sign: -1 where the largest score is best.
+    Every trial has `parts`, its tables by seed, without rows where it failed. The first of the
+    `metrics` is the score, the others decide between equal ones.
     """
     trials: list[dict[str, Any]] = []
     for setting, paths in zip(settings, parts, strict=True):
@@ -98,12 +87,8 @@ def trial_tasks(
 ) -> list[Task]:
     """Return a row's trials on every tuning seed, then the task `choose ROW`.
 
-    Args:
-        trial: All but the number and the seed of a trial; named as the row.
-        settings: Of every trial.
-        needs: What a trial needs, by tuning seed.
-        choice: File of what is chosen.
-        how: Arguments of `choose` that are the suite's own.
+    `trial` is named as the row and lacks the number and the seed of a trial; `needs` says by tuning
+    seed what is to be there before. `how` are arguments of `choose` that are the suite's own.
     """
     tasks = [
         replace(
@@ -138,14 +123,10 @@ def tune_rate(
     *,
     sign: float = 1.0,
 ) -> None:
-    """Try every learning rate and write the one with the least cost.
+    """Try learning rates, in the order of preference, and write the one with the least cost.
 
-    Args:
-        rates: In the order of preference.
-        config: With a field `learning_rate`.
-        cost: Trains; not finite, or a FloatingPointError, where training diverged.
-        output: JSON file.
-        sign: The score that is kept is the cost times this.
+    `cost` trains; it is not finite, or a FloatingPointError, where training diverged. The score
+    is the cost times `sign`.
     """
     trials = []
     for rate in rates:

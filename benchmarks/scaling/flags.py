@@ -1,12 +1,10 @@
 """The flags of the suite scaling."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from benchmarks import flags
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(flags.Flags):
     """Fig. 5: how the loss falls with the size of the HHD, from 10,000 to 10 million parameters."""
 

@@ -60,7 +60,6 @@ PRESETS = {
         world="tiny",
         num_seeds=2,
         training=StageConfig(num_steps=6, warmup_steps=2),
-        num_windows=8,
         learning_rates=(3e-3,),
         num_points=3,
         num_curve=32,

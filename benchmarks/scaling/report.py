@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from benchmarks.reports.blocks import Block, Bullets, Cell, Figure, Section, SuiteReport, Table
-from benchmarks.reports.figures import COLOURS, learning_curves, plain_axes
+from benchmarks.reports.figures import banded_line, learning_curves, plain_axes
 from benchmarks.reports.lookup import interval_cells, mean_of
 from benchmarks.reports.power_law import (
     MAX_EXPONENT,
@@ -70,18 +70,15 @@ def law_figure(n: np.ndarray, loss: np.ndarray, fits: Mapping[str, Fit]) -> Canv
     figure, axes = plain_axes(0.55)
     grid = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
     for number, (name, fit) in enumerate(fits.items()):
-        axes.plot(grid, fit.law(grid), color=COLOURS[number], label=name, linewidth=1.8)
-        axes.fill_between(grid, *fit.band(grid), color=COLOURS[number], alpha=0.14, linewidth=0)
+        banded_line(axes, number, name, grid, fit.law(grid), *fit.band(grid))
     for row, losses in zip(n, loss, strict=True):
         axes.plot([row] * len(losses), losses, "o", color="#000000", markersize=4, alpha=0.6)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="parameters outside of tables", ylabel="held-out loss (nats per path)")
     axes.yaxis.set_major_formatter("{x:.2f}")
     axes.yaxis.set_minor_formatter("{x:.2f}")
     room = 0.15 * (loss.max() - loss.min()) or 0.01 * loss.max()
     axes.set_ylim(loss.min() - room, loss.max() + room)  # a band may leave far above or below
-    axes.set_xlabel("parameters outside of tables")
-    axes.set_ylabel("held-out loss (nats per path)")
     axes.legend(frameon=False)
     return figure
 

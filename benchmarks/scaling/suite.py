@@ -17,9 +17,9 @@ from benchmarks.scaling.presets import (
     ScalingPreset,
 )
 from benchmarks.scaling.report import make_report
-from benchmarks.scaling.train import WORLD_SEED, study_world
+from benchmarks.scaling.train import WORLD_SEED
 from benchmarks.settings import Settings
-from benchmarks.worlds import needs_world, world_tasks
+from benchmarks.worlds import needs_world, open_world, world_tasks
 
 
 def make_tasks(settings: Settings[ScalingPreset]) -> list[Task]:
@@ -54,4 +54,4 @@ def make_tasks(settings: Settings[ScalingPreset]) -> list[Task]:
 def finish(settings: Settings, results: pd.DataFrame) -> SuiteReport:
     """Return the report of a finished run."""
     tuned = {size: settings.tuned_file(size) for size in settings.methods}
-    return make_report(results, settings, study_world(settings.world).info, tuned)
+    return make_report(results, settings, open_world(settings.world, WORLD_SEED).info, tuned)

@@ -30,13 +30,9 @@ from simulators.world.history import DAY_S
 from simulators.world.supervision import WindowBatches
 
 WORLD_SEED = 0
+"""Of the one world of all seeds."""
 _BATCH = 64
 _HELDOUT_SEED = 2_000
-
-
-def study_world(world: str) -> World:
-    """Return the one world of all seeds."""
-    return open_world(world, WORLD_SEED)
 
 
 def heldout_batches(world: World, split: str, count: int) -> list[tuple[Tokens, Targets]]:
@@ -130,7 +126,7 @@ def train_size(
 
 def run_trial(*, world: str, size: str, sizes: ScalingPreset, output: Path) -> None:
     """Try every learning rate on the tuning seed and write the one with the lowest loss."""
-    loaded = study_world(world)
+    loaded = open_world(world, WORLD_SEED)
 
     def final_loss(config: StageConfig) -> float:
         trained = train_size(loaded, size, sizes.tuning_seed, config, sizes, "validation")
@@ -144,7 +140,8 @@ def run_size(
 ) -> pd.DataFrame:
     """Train one size on one seed; facts stand at the last step."""
     config = with_choice(sizes.training, tuned)
-    curve, facts = train_size(study_world(world), size, seed, config, sizes, "test")
+    loaded = open_world(world, WORLD_SEED)
+    curve, facts = train_size(loaded, size, seed, config, sizes, "test")
     curve[max(curve)] |= facts
     test = {name for name in curve[max(curve)] if "loss" in name} - {"train_loss"}
     return pd.concat(

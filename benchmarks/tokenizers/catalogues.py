@@ -51,16 +51,9 @@ def load_catalogue(
 ) -> Catalogue:
     """Return a catalogue of one seed.
 
-    A named synthetic world draws its items anew for each seed; of the other sources each seed draws
-    `max_items` items without replacement.
-
-    Args:
-        name: `world`, `journey` or `file`.
-        world: Of `world`.
-        source: What `write_journey` wrote, or the matrix of `file`.
-        seed: Of the draw.
-        max_items: At most so many items of `journey` and `file`.
-        text_dim: Width of text embeddings.
+    A named synthetic world draws its items anew for each seed. Of `journey`, whose `source` is what
+    `write_journey` wrote, and of the matrix of `file` each seed draws at most `max_items` items
+    without replacement. Embeddings of texts are `text_dim` wide.
     """
     if name == WORLD:
         return _of_world(world, seed)

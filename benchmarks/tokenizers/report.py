@@ -9,8 +9,8 @@ from benchmarks.reports.blocks import Block, Bullets, Cell, Paragraph, Section, 
 from benchmarks.reports.lookup import interval_of, values_of
 from benchmarks.reports.reading import Difference, adjust, compare, correction_note
 from benchmarks.reports.statistics import bootstrap
+from benchmarks.reports.trials import read_all
 from benchmarks.runs.results import BOOTSTRAP_SEED, seed_table, under
-from benchmarks.runs.trials import read_trials
 from benchmarks.settings import Settings
 from benchmarks.tokenizers.catalogues import FILE, JOURNEY, WORLD
 from benchmarks.tokenizers.fit import SPACES
@@ -101,10 +101,7 @@ def entropy_table(results: pd.DataFrame, catalogue: str, methods: Sequence[str])
 def tuning_table(tuned: Tuned) -> Table | None:
     """Return which settings were chosen; None without tuning."""
     rows: list[list[Cell]] = []
-    for (method, catalogue), path in tuned.items():
-        if path is None:
-            continue
-        log = read_trials(path)
+    for (method, catalogue), log in read_all(tuned).items():
         scores = [entry["score"] for entry in log["trials"]]
         chosen = ", ".join(f"{k} = {v}" for k, v in log["chosen"].items()) or "defaults"
         best = min(score for score in scores if score is not None)
@@ -216,7 +213,13 @@ def make_report(
         sentences += expectations(results, catalogue, settings.methods)
         quotient = collision_quotient(results, catalogue)
         sentences += [quotient] if quotient else []
-    sections = [Section("The paper's order", [Bullets(sentences), _paper_table()])]
+    paper = Table(
+        "GPR Tab. 1, on private data",
+        ["", "collision rate", "usage 1", "path similarity"],
+        [[method, *values] for method, values in PAPER.items()],
+        "For the order to expect; sizes, data and codes per level are not given in the paper.",
+    )
+    sections = [Section("The paper's order", [Bullets(sentences), paper])]
     for catalogue in catalogues:
         blocks: list[Block] = [
             split_table(results, catalogue, settings.methods),
@@ -241,14 +244,4 @@ def make_report(
         "interquartile means with 95 % bootstrap intervals.",
         sections=sections,
         tables=tables,
-    )
-
-
-def _paper_table() -> Table:
-    rows: list[list[Cell]] = [[method, *values] for method, values in PAPER.items()]
-    return Table(
-        "GPR Tab. 1, on private data",
-        ["", "collision rate", "usage 1", "path similarity"],
-        rows,
-        "For the order to expect; sizes, data and codes per level are not given in the paper.",
     )

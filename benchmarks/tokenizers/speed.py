@@ -84,10 +84,9 @@ def encode_stream(*, seed: int, num_items: int) -> dict[str, float]:
                 flat = pa.array(rows.astype(np.float16).ravel())
                 column = pa.FixedSizeListArray.from_arrays(flat, WIDTH)
                 writer.write_table(pa.Table.from_arrays([column], schema=schema))
+        codes = Path(folder) / "codes.parquet"
         with torch_threads(2), PeakMemory() as memory:
-            started = time.perf_counter()
-            encode_file(tokenizer, source, Path(folder) / "codes.parquet")
-            seconds = time.perf_counter() - started
+            seconds = timed(lambda: encode_file(tokenizer, source, codes))()
     metrics = {"encoded_per_s": num_items / seconds, "num_items": float(num_items)}
     if memory.peak_mib is not None:
         metrics["peak_mib"] = memory.peak_mib

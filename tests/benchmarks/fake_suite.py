@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import pandas as pd
 
+from benchmarks.errors import UserError
 from benchmarks.flags import RewardFlags
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
+from benchmarks.reports.lookup import summarise
 from benchmarks.reports.reading import compare
 from benchmarks.reports.statistics import Interval
-from benchmarks.reports.summary import summarise
-from benchmarks.runs.runner import Task, UserError, log_progress
+from benchmarks.runs.tasks import Task, log_progress
 from benchmarks.suite import Settings, Suite
 
 METHODS = ("good", "bad", "crash", "mistake", "die", "nan")

@@ -13,23 +13,21 @@ from benchmarks.reports.blocks import (
     ABSENT,
     Bullets,
     Figure,
-    KeyValues,
     Paragraph,
     Section,
     SuiteReport,
     Table,
-    flatten,
     format_column,
+    key_values,
     print_tables,
     render_figure,
 )
 from benchmarks.reports.figures import learning_curves
-from benchmarks.reports.lookup import interval_of
+from benchmarks.reports.lookup import interval_of, summarise
 from benchmarks.reports.markdown import write_markdown
 from benchmarks.reports.page import write_report
 from benchmarks.reports.reading import Difference, compare, coverage_note, reading
 from benchmarks.reports.statistics import Interval
-from benchmarks.reports.summary import summarise
 from benchmarks.runs.progress import Display
 from benchmarks.runs.results import (
     check_results,
@@ -202,7 +200,8 @@ def test_numbers_of_a_column_share_their_decimals():
 
 def test_settings_are_flattened():
     nested = {"a": {"b": 1, "c": (1, 2)}, "d": None, "e": {}}
-    assert flatten(nested) == [("a.b", "1"), ("a.c", "1, 2"), ("d", ABSENT), ("e", "{}")]
+    rows = [["a.b", "1"], ["a.c", "1, 2"], ["d", ABSENT], ["e", "{}"]]
+    assert key_values("Card", nested) == Table("Card", ["setting", "value"], rows)
 
 
 def test_piped_tables_have_no_control_codes():
@@ -258,7 +257,7 @@ def report() -> SuiteReport:
                 [
                     Paragraph("Text."),
                     Bullets(["one", "two"]),
-                    KeyValues("Card", {"auc": 0.7}),
+                    key_values("Card", {"auc": 0.7}),
                     Figure("curve", "A curve", figure),
                 ],
             )

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.errors import UserError
-from benchmarks.reports.summary import SUMMARY_COLUMNS
+from benchmarks.reports.lookup import SUMMARY_COLUMNS
 from benchmarks.run import main
 from benchmarks.runs import folder as run_folder
 from benchmarks.runs.results import (

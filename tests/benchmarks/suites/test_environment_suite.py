@@ -114,8 +114,8 @@ def test_rates_of_plays_come_from_what_they_took() -> None:
     sizes = replace(LITTLE, num_repeats=3, limit_s=60.0)
     with_reset = time_plays({"x": lambda: played}, sizes, with_reset=True)["x"]
     without = time_plays({"x": lambda: played}, sizes, with_reset=False)["x"]
-    assert with_reset.choices_per_s == (2.0, 2.0, 2.0)
-    assert without.choices_per_s == (2.5, 2.5, 2.5)
+    assert with_reset.choices_per_s == [2.0, 2.0, 2.0]
+    assert without.choices_per_s == [2.5, 2.5, 2.5]
     assert (without.draw_s, without.reset_s) == (0.2, 1.0)
     calls: list[int] = []
 
