@@ -122,6 +122,14 @@ def reset_rows(mask: object, num_rows: int) -> NDArray[np.bool_]:
     return mask
 
 
+def row_integers(name: str, value: object, num_rows: int) -> NDArray[np.int64]:
+    """Return an integer of all rows, or one per row, as int64 [B]; ValueError for anything else."""
+    array = np.asarray(value)
+    if array.shape not in ((), (num_rows,)) or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be an integer or [{num_rows}], got {value!r}")
+    return np.broadcast_to(array, num_rows).astype(np.int64)
+
+
 def row_actions(actions: object, num_rows: int) -> NDArray[np.int64]:
     """Return actions as int64 [B]; ValueError for another shape or for what are no integers."""
     array = np.asarray(actions)

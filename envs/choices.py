@@ -140,15 +140,9 @@ class Choices:
             self._end(index[~allowed])
             illegal[index[~allowed]] = True
             index, code, level = index[allowed], code[allowed], level[allowed]
-        if not len(index):
-            return finished, illegal
-        if (level == level[0]).all():  # mostly: rows move in step
-            self._descend(index, code, int(level[0]), finished)
-            return finished, illegal
-        for depth in range(self.trie.num_levels):
+        for depth in set(level.tolist()):  # mostly one: rows move in step
             here = level == depth
-            if here.any():
-                self._descend(index[here], code[here], depth, finished)
+            self._descend(index[here], code[here], depth, finished)
         return finished, illegal
 
     def _describe(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.arguments import integer, one_of, real, reals
+from envs.arguments import integer, one_of, real, reals, row_integers
 from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import AuctionView, LastAuctions
 from envs.spaces import request_tensors
@@ -148,10 +148,7 @@ class Days(Engine):
         self._open(chosen)
 
     def _check_days(self, day: Any) -> Tensor:
-        wanted = np.asarray(day)
-        if wanted.dtype.kind not in "iu" or wanted.shape not in ((), (self.num_rows,)):
-            raise ValueError(f"day must be an integer or [{self.num_rows}], got {day!r}")
-        days = torch.from_numpy(np.broadcast_to(wanted, self.num_rows).astype(np.int64))
+        days = torch.from_numpy(row_integers("day", day, self.num_rows))
         known = self.simulator.playable(torch.arange(self.world.info.num_days))
         unknown = ~torch.isin(days, known)
         if unknown.any():

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from envs.arguments import integer
+from envs.arguments import row_integers
 from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import AuctionView, clock
 from envs.spaces import request_tensors
@@ -149,14 +149,8 @@ class Episodes(Engine):
 
     def _check_request_ids(self, request_id: Any, rows: Any) -> NDArray[np.int64]:
         """Return the ids of `rows` as int64, naming the first that can't be played."""
-        if np.ndim(request_id) == 0:
-            request_id = np.full(self.num_rows, integer("request_id", request_id))
-        ids = np.asarray(request_id)
-        if ids.shape != (self.num_rows,) or ids.dtype.kind not in "iu":
-            raise ValueError(
-                f"request_id must be [{self.num_rows}], got {list(ids.shape)} of {ids.dtype}"
-            )
-        ids, number = ids[rows].astype(np.int64), self.world.num_requests
+        ids = row_integers("request_id", request_id, self.num_rows)[rows]
+        number = self.world.num_requests
         unknown = (ids < 0) | (ids >= number)
         if unknown.any():
             raise ValueError(f"request_id must lie in [0, {number}), got {int(ids[unknown][0])}")
