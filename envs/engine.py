@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from envs.arguments import flag, integer, one_of, real
 from envs.choices import Choices
-from envs.render import AuctionView
 from simulators.make import load_world
 from simulators.rewards import RewardMix, RewardSpec
 from simulators.world import World
@@ -24,6 +24,8 @@ Arrays = dict[str, Any]
 SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 """Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
 is a key of the draw: rows may have different ones."""
+IDENTITY = ("request_id", "user_id", "timestamp")
+"""What says which request a row is at."""
 
 
 class Settings(TypedDict, total=False):
@@ -52,6 +54,9 @@ class Engine(ABC):
         truncated: bool [B], the episode was cut off (midnight).
         reported: bool [B], True where the last step ended a request.
     """
+
+    blank: Mapping[str, Any]
+    """What a report holds between the ends of requests, beside `components`."""
 
     def __init__(
         self,
@@ -84,6 +89,11 @@ class Engine(ABC):
         self._illegal = np.zeros(num_rows, dtype=np.bool_)
         self._seed = np.zeros(num_rows, dtype=np.int64)
         self._episode = np.zeros(num_rows, dtype=np.int64)
+        self._identity = {key: np.zeros(num_rows, dtype=np.int64) for key in IDENTITY}
+        self._report: Arrays = {key: np.full(num_rows, value) for key, value in self.blank.items()}
+        self._report["components"] = {
+            key: np.zeros(num_rows, dtype=np.float32) for key in self.reward.functions
+        }
 
     @property
     def awaiting(self) -> NDArray[np.bool_]:
@@ -130,13 +140,27 @@ class Engine(ABC):
     def info(self) -> Arrays:
         """Return what every row's `info` has, [B] each, without `action_mask`."""
 
-    @abstractmethod
     def report(self) -> Arrays:
         """Return what `info` adds at the end of a request, [B] each; see `reported`."""
+        return self._report
+
+    def _blank_report(self, rows: NDArray[np.bool_] | slice) -> None:
+        for key, value in self.blank.items():
+            self._report[key][rows] = value
+        for component in self._report["components"].values():
+            component[rows] = 0.0
+
+    def _write_report(
+        self, index: NDArray[np.int64], said: dict[str, Tensor], components: dict[str, Tensor]
+    ) -> None:
+        """Write what is said of rows `index`, [R] or [R, 1] each."""
+        for store, values in ((self._report, said), (self._report["components"], components)):
+            for key, value in values.items():
+                store[key][index] = value.detach().numpy().reshape(len(index))
 
     @abstractmethod
-    def view(self, row: int) -> AuctionView:
-        """Return the last auction of a row, for `render`."""
+    def view(self, row: int) -> str:
+        """Return the last auction of a row as a table of text."""
 
     @abstractmethod
     def eligible(self) -> NDArray[np.bool_]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from envs.arguments import integer
 from envs.days import DayArguments, Days
 from envs.engine import Arrays
-from envs.render import auction_text
 from envs.requests import Episodes
 from envs.spaces import observation_space
 from simulators.world import World
@@ -107,7 +106,7 @@ class SingleEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode is None:
             return None
         self._check_begun()
-        return auction_text(self._engine.view(0))
+        return self._engine.view(0)
 
     def _check_begun(self) -> None:
         if not self._has_begun:

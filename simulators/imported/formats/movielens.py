@@ -22,20 +22,9 @@ from simulators.imported.readers.log import (
 from simulators.imported.readers.tables import Table
 
 MIN_CONVERSION_RATING = 4.0
-_RATINGS: dict[str, Kind] = {
-    "userId": "integer",
-    "movieId": "integer",
-    "rating": "number",
-    "timestamp": "integer",
-}
+_RATINGS = schema(integer="userId movieId", number="rating") | schema(integer="timestamp")
 _MOVIES = schema(integer="movieId", text="title genres")
-_USERS: dict[str, Kind] = {
-    "userId": "integer",
-    "gender": "label",
-    "age": "number",
-    "occupation": "label",
-    "zip": "label",
-}
+_USERS = schema(integer="userId", label="gender", number="age") | schema(label="occupation zip")
 _NAMES = {"userId": "user_id", "movieId": "item_id"}
 
 
