@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.building import Draft, build_world
-from simulators.opening import read_world
+from simulators.building import Draft, build_world, read_world
 from simulators.progress import Progress, WorldArgs, run_command, silent, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
@@ -207,7 +206,7 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    return run_command(lambda: tyro.cli(MakeArgs, description=__doc__), _make, _report)
+    return run_command(MakeArgs, __doc__, _make, _report)
 
 
 def _make(args: MakeArgs) -> World:

@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
-from simulators.building import Progress
 from simulators.make import load_world
-from simulators.progress import silent
+from simulators.progress import Progress, silent
 from simulators.rewards import final_value
 from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
@@ -62,19 +62,6 @@ def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Legal:
-    """Which ads could be shown in each of G places, or on each of G days."""
-
-    start: IntArray  # where each row's ads begin, [G + 1]
-    ad_id: IntArray
-
-    @classmethod
-    def of(cls, table: NDArray[np.bool_]) -> "Legal":
-        """Read a table, bool [G, N]."""
-        return cls(np.r_[0, np.cumsum(table.sum(1))], np.nonzero(table)[1])
-
-
-@dataclass(frozen=True)
 class Visits:
     """Users at times (and places), in order of time."""
 
@@ -96,19 +83,20 @@ class Visits:
 
 
 def unbought_share(
-    legal: Legal, legal_row: IntArray, num_successes: int, unbought_per_visit: float
+    legal: csr_matrix, legal_row: IntArray, num_successes: int, unbought_per_visit: float
 ) -> float:
     """Return q, with which so many exposures without success are kept per visit, on average.
 
-    `legal_row` has the row of each visit. Where fewer could be shown, q is 1.
+    `legal` [G, N] has the ads that could be shown in each place, or on each day, `legal_row` the
+    row of each visit. Where fewer could be shown, q is 1.
     """
-    size = np.diff(legal.start)[legal_row].sum() - num_successes
+    size = np.diff(legal.indptr)[legal_row].sum() - num_successes
     wanted = unbought_per_visit * len(legal_row)
     return float(wanted / size) if wanted < size else 1.0
 
 
 def sample_unbought(
-    legal: Legal,
+    legal: csr_matrix,
     legal_row: IntArray,
     success_visit: IntArray,
     success_ad: IntArray,
@@ -117,10 +105,10 @@ def sample_unbought(
 ) -> tuple[IntArray, IntArray]:
     """Return visit and ad of the exposures without success that are kept with probability `share`.
 
-    `legal_row` [V] has the row of each visit. The gaps between kept cells of the (visit, ad) table
-    are geometric, so its other cells need no draw.
+    `legal` and `legal_row` are those of `unbought_share`. The gaps between kept cells of the
+    (visit, ad) table are geometric, so its other cells need no draw.
     """
-    stop = np.cumsum(np.diff(legal.start)[legal_row])
+    stop = np.cumsum(np.diff(legal.indptr)[legal_row])
     num_cells = int(stop[-1]) if len(stop) else 0
     parts, at = [], -1
     while at < num_cells:
@@ -130,8 +118,8 @@ def sample_unbought(
     cell = cell[cell < num_cells]
     visit = np.searchsorted(stop, cell, side="right")
     before = np.r_[0, stop][visit]
-    ad_id = legal.ad_id[legal.start[legal_row[visit]] + cell - before]
-    num_ads = int(max(legal.ad_id.max(initial=0), success_ad.max(initial=0))) + 1
+    ad_id = legal.indices[legal.indptr[legal_row[visit]] + cell - before].astype(np.int64)
+    num_ads = legal.shape[1]
     kept = ~np.isin(visit * num_ads + ad_id, success_visit * num_ads + success_ad)
     return visit[kept], ad_id[kept]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit
 from simulators.imported.events import (
-    Legal,
     Visits,
     event_table,
     sample_unbought,
@@ -83,7 +83,7 @@ def make_requests(
             table = (alive[0] <= day) & (day <= alive[1])
         else:
             table = takes.offered
-        events, share = _infer(takes, takes.visits, Legal.of(table), days, config, rng)
+        events, share = _infer(takes, takes.visits, csr_matrix(table), days, config, rng)
     is_ad = (events["kind"] == 1).to_numpy()
     scene, num_scenes = number_scenes(events[is_ad], log, config.num_labels)
     events["scene"] = _only_at(is_ad, scene)
@@ -118,7 +118,7 @@ def _only_at(where: NDArray[np.bool_], values: IntArray) -> IntArray:
 def _infer(
     takes: Takes,
     visits: Visits,
-    legal: Legal,
+    legal: csr_matrix,
     days: DaySplit,
     config: ImportConfig,
     rng: np.random.Generator,
@@ -126,7 +126,7 @@ def _infer(
     """Return the events of a log of successes alone, and q."""
     day = visits.frame["timestamp"].to_numpy() // DAY_S
     legal_row = day if takes.offered is None else visits.frame["place"].to_numpy()
-    legal_row = legal_row.astype(np.int64) % (len(legal.start) - 1)  # no place is the last row
+    legal_row = legal_row.astype(np.int64) % legal.shape[0]  # no place is the last row
     visit, ad_id = (takes.exposures[name].to_numpy() for name in ("visit", "item_id"))
     logged = day < days.num_log_days
     num_successes = int(logged[visit].sum())

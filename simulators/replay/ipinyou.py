@@ -29,8 +29,8 @@ from simulators.imported.readers.ipinyou import (
     has_counts,
     split_line,
 )
+from simulators.replay.replay import FloatArray
 
-FloatArray = NDArray[np.float64]
 # fmt: off
 _FEATURES = (
     "weekday", "hour", "useragent", "IP", "region", "city", "adexchange", "domain", "slotid",
