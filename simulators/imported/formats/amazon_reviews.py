@@ -7,7 +7,6 @@ Files are streamed a line at a time.
 
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,8 @@ from simulators.imported.readers.log import (
 _PIECE_LINES = 1 << 15
 _REVIEW = ("user_id", "parent_asin", "timestamp")
 _META = ("parent_asin", "title", "categories", "store", "main_category", "price")
-_AMOUNT = re.compile(r"\d+(?:\.\d+)?")
+_AMOUNT = r"(\d+(?:\.\d+)?)"
+"""The number in e.g. `$1,299.00` (without its comma) or `from 9.99`."""
 
 
 @register_format("amazon_reviews")
@@ -81,13 +81,14 @@ class AmazonReviews(LogSource):
             " ".join(str(word) for word in (title, *names, store) if word)
             for title, names, store in zip(found["title"], categories, found["store"], strict=True)
         ]
+        price = found["price"].astype("str").str.replace(",", "")
         frame = pd.DataFrame(
             {
                 "item_id": found["parent_asin"].astype("str"),
                 "vertical": found["main_category"].astype("str"),
                 "category": categories.str[-1].astype("str"),
                 "advertiser": found["store"].astype("str"),
-                "price": found["price"].map(_price).astype(float),
+                "price": price.str.extract(_AMOUNT, expand=False).astype(float),
                 "name": found["title"].astype("str"),
             }
         )
@@ -135,9 +136,3 @@ def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> It
 def _texts(cells: pd.Series) -> pd.Series:
     """Return ids as text; anything else counts as missing."""
     return cells.where([isinstance(cell, str) for cell in cells], None).astype("str")
-
-
-def _price(price: object) -> float:
-    """Return the first number of e.g. `$1,299.00` or `from 9.99`; NaN if there is none."""
-    found = _AMOUNT.search(str(price).replace(",", ""))
-    return float(found[0]) if found else float("nan")

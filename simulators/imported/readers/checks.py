@@ -166,11 +166,11 @@ class RowChecker:
             line, _, reason = min(broken, key=lambda row: row[0])
             self._first_bad = f"{rows.file}:{line}: {reason}"
         self._bad.update(rule for _, rule, _ in broken)
-        lines = [*(line for line, _, _ in broken), *rows.line[duplicates].tolist()]
-        reasons = [*(reason for _, _, reason in broken), *[_DUPLICATE] * len(duplicates)]
-        if lines:
-            cells = [[str(rows.file)] * len(lines), lines, reasons]
-            self._writer.write_table(pa.table(cells, schema=_SCHEMA))
+        file = str(rows.file)
+        listed = [(file, line, reason) for line, _, reason in broken]
+        listed += [(file, line, _DUPLICATE) for line in rows.line[duplicates].tolist()]
+        if listed:
+            self._writer.write_table(pa.table([*zip(*listed, strict=True)], schema=_SCHEMA))
         self._num_rows += len(rows.frame) + len(rows.unreadable)
         self._num_duplicates += len(duplicates)
         if self._num_rows - self._checked_at >= _CHECK_EVERY:
