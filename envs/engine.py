@@ -96,11 +96,6 @@ class Engine(ABC):
         }
 
     @property
-    def awaiting(self) -> NDArray[np.bool_]:
-        """Bool [B], True where a choice is due; False before the first reset and after an end."""
-        return self._choices.awaiting
-
-    @property
     def legal_mask(self) -> NDArray[np.bool_]:
         """Bool [B, V], what may be chosen; all True where no choice is due."""
         return self._choices.legal_mask

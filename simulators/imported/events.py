@@ -18,8 +18,6 @@ Random numbers are drawn in order of time: later rows of a log never change what
 Dims: n rows, V visits, E exposures, G places or days, N ads.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
@@ -27,6 +25,7 @@ from scipy.sparse import csr_matrix
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 
+NO_VISIT = -1
 _DRAWS = 1 << 16
 _FAR = 1 << 40
 
@@ -61,25 +60,19 @@ def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
     return rows.iloc[in_order(rows, "timestamp", "user_id", "item")]
 
 
-@dataclass(frozen=True)
-class Visits:
-    """Users at times (and places), in order of time."""
+def find_visits(rows: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
+    """Return the visits of the rows with a success, and each row's visit.
 
-    frame: pd.DataFrame
-    """user_id, timestamp, place and scene, [V]."""
-    row: IntArray
-    """The visit of each of the n rows, -1 where it is part of none."""
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame) -> "Visits":
-        """Find the visits of the rows with a success."""
-        success = (rows["action"] >= Action.CLICK).to_numpy()
-        names = ["timestamp", "user_id", "place"]
-        taken = rows.loc[success, [*names, "scene"]]
-        row = np.full(len(rows), -1, dtype=np.int64)
-        row[success] = taken.groupby(names).ngroup()
-        first = taken.drop_duplicates(names).sort_values(names, ignore_index=True)
-        return cls(first, row)
+    Returns:
+        timestamp, user_id, place and scene of the visits, in order of time, [V]; the visit of each
+        of the n rows, `NO_VISIT` where it is part of none.
+    """
+    success = (rows["action"] >= Action.CLICK).to_numpy()
+    names = ["timestamp", "user_id", "place"]
+    taken = rows.loc[success, [*names, "scene"]]
+    row = np.full(len(rows), NO_VISIT, dtype=np.int64)
+    row[success] = taken.groupby(names).ngroup()
+    return taken.drop_duplicates(names).sort_values(names, ignore_index=True), row
 
 
 def unbought_share(
@@ -124,7 +117,9 @@ def sample_unbought(
     return visit[kept], ad_id[kept]
 
 
-def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def spread_visits(
+    visits: pd.DataFrame, events: pd.DataFrame, rng: np.random.Generator
+) -> pd.DataFrame:
     """Return the events of visits with user, place, scene and a second of their own.
 
     `delay` is the time from the visit to the outcome in seconds. The order of a visit's exposures
@@ -133,9 +128,8 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
     events = events.iloc[in_order(events, "visit", "kind", "item_id")]
     visit, kind = events["visit"].to_numpy(), events["kind"].to_numpy()
     events = events.iloc[np.lexsort((rng.random(len(events)), -kind, visit))]
-    frame = visits.frame
-    user, time = (frame[name].to_numpy(dtype=np.int64) for name in ("user_id", "timestamp"))
-    length = np.bincount(visit, minlength=len(frame))
+    user, time = (visits[name].to_numpy(dtype=np.int64) for name in ("user_id", "timestamp"))
+    length = np.bincount(visit, minlength=len(visits))
     place_in_visit = np.arange(len(events)) - np.repeat(np.cumsum(length) - length, length)
     # no visit of a user begins before the last one has ended: events must not share a second
     order = np.lexsort((time, user))
@@ -148,8 +142,8 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
         user_id=user[visit],
         timestamp=second,
         seen=second + events["delay"].to_numpy(),
-        place=frame["place"].to_numpy()[visit],
-        scene=frame["scene"].to_numpy()[visit],
+        place=visits["place"].to_numpy()[visit],
+        scene=visits["scene"].to_numpy()[visit],
     )
 
 

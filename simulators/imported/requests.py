@@ -15,7 +15,7 @@ from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit
 from simulators.imported.events import (
-    Visits,
+    NO_VISIT,
     event_table,
     sample_unbought,
     spread_visits,
@@ -25,7 +25,7 @@ from simulators.imported.items import Chosen, positions
 from simulators.imported.labels import number_scenes
 from simulators.imported.readers.log import LogSource
 from simulators.imported.rows import Log
-from simulators.imported.takes import NO_VISIT, Takes, choose_takes
+from simulators.imported.takes import Takes, choose_takes
 from simulators.world.history import DAY_S
 
 _UNBOUGHT_PER_SUCCESS = 3.0
@@ -117,15 +117,15 @@ def _only_at(where: NDArray[np.bool_], values: IntArray) -> IntArray:
 
 def _infer(
     takes: Takes,
-    visits: Visits,
+    visits: pd.DataFrame,
     legal: csr_matrix,
     days: DaySplit,
     config: ImportConfig,
     rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, float]:
     """Return the events of a log of successes alone, and q."""
-    day = visits.frame["timestamp"].to_numpy() // DAY_S
-    legal_row = day if takes.offered is None else visits.frame["place"].to_numpy()
+    day = visits["timestamp"].to_numpy() // DAY_S
+    legal_row = day if takes.offered is None else visits["place"].to_numpy()
     legal_row = legal_row.astype(np.int64) % legal.shape[0]  # no place is the last row
     visit, ad_id = (takes.exposures[name].to_numpy() for name in ("visit", "item_id"))
     logged = day < days.num_log_days

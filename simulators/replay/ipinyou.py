@@ -22,13 +22,7 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
 from gpr_rl.files import write_text
-from simulators.imported.readers.ipinyou import (
-    ENCODING,
-    FIRST_SEASON_COLUMNS,
-    LOG_COLUMNS,
-    has_counts,
-    split_line,
-)
+from simulators.imported.readers.ipinyou import LOG_COLUMNS, has_counts, split_line
 from simulators.replay.replay import FloatArray
 
 # fmt: off
@@ -88,7 +82,7 @@ def read_ipinyou(
     bad: list[tuple[int, str]] = []
     parts = [sp.csr_matrix((0, NUM_FEATURES), dtype=np.float32)]
     num_rows = 0
-    with path.open(encoding=ENCODING, errors="replace", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         parse, first_line = _parser(path, file)
         while lines := list(islice(file, _CHUNK)):
             words = []
@@ -134,7 +128,7 @@ def _parser(path: Path, file: TextIO) -> tuple[Callable[[str], Row], int]:
             f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
         )
     header = split_line(file.readline())
-    known = LOG_COLUMNS if "advertiser" in header else FIRST_SEASON_COLUMNS
+    known = LOG_COLUMNS if "advertiser" in header else LOG_COLUMNS[:-2]  # the first season's
     pairs = zip_longest(known, header[: len(known)], fillvalue="nothing")
     for at, (name, got) in enumerate(pairs, 1):
         if got.strip() != name:

@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -105,32 +106,23 @@ def _reviews_of(meta: Path) -> Path:
 
 def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> Iterator[Rows]:
     """Yield columns of a JSON lines file, as they are."""
-    cells: list[list] = []
-    lines: list[int] = []
-    unreadable: list[tuple[int, str]] = []
-
-    def piece() -> Rows:
-        frame = pd.DataFrame(cells, columns=list(names), dtype=object)
-        return Rows(frame, path, np.array(lines, dtype=np.int64), tuple(unreadable))
-
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    cells.append([record[name] for name in names])
-                    lines.append(number)
-                except (ValueError, TypeError):
-                    unreadable.append((number, f"no JSON object: {line[:40]!r}"))
-                except KeyError as error:
-                    unreadable.append((number, f"field {error} is missing"))
-                if len(lines) + len(unreadable) == size:
-                    yield piece()
-                    cells, lines, unreadable = [], [], []
+            numbered = enumerate(file, 1)
+            while block := list(islice(numbered, size)):
+                cells, unreadable = {}, []
+                for number, line in block:
+                    try:
+                        record = json.loads(line)
+                        cells[number] = [record[name] for name in names]
+                    except (ValueError, TypeError):
+                        unreadable.append((number, f"no JSON object: {line[:40]!r}"))
+                    except KeyError as error:
+                        unreadable.append((number, f"field {error} is missing"))
+                frame = pd.DataFrame([*cells.values()], columns=list(names), dtype=object)
+                yield Rows(frame, path, np.array([*cells], dtype=np.int64), tuple(unreadable))
     except (OSError, EOFError) as error:
         raise LogFormatError(f"{path} can't be read: {error}") from error
-    if lines or unreadable:
-        yield piece()
 
 
 def _texts(cells: pd.Series) -> pd.Series:

@@ -12,13 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from simulators.imported.readers.columns import schema
-from simulators.imported.readers.ipinyou import (
-    ENCODING,
-    SEPARATOR,
-    TEST_COUNTS,
-    has_counts,
-    split_line,
-)
+from simulators.imported.readers.ipinyou import TEST_COUNTS, has_counts, split_line
 from simulators.imported.readers.log import (
     ItemTable,
     LogFormatError,
@@ -108,7 +102,7 @@ class IPinYou(LogSource):
 
 def _open(path: Path) -> Table:
     """Open a log; rows of test files have two counts more than the header may say."""
-    with path.open(encoding=ENCODING, errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         header, first = (split_line(file.readline()) for _ in range(2))
     names = [name.strip() for name in header]
     if has_counts(len(first), len(names)):
@@ -116,7 +110,7 @@ def _open(path: Path) -> Table:
     return Table(
         path,
         _LOG | _CREATIVE | _USER,
-        delimiter=SEPARATOR,
+        delimiter="\t",
         names=tuple(names),
         skip_header=True,
     )

@@ -12,16 +12,13 @@ LOG_COLUMNS = (
     "advertiser", "usertag",
 )
 # fmt: on
-FIRST_SEASON_COLUMNS = LOG_COLUMNS[:-2]
 TEST_COUNTS = ("nclick", "nconversation")
 """What rows of test files may have after the other columns."""
-SEPARATOR = "\t"
-ENCODING = "utf-8"
 
 
 def split_line(line: str) -> list[str]:
     """Return the cells of a line, as they are."""
-    return line.rstrip("\r\n").split(SEPARATOR)
+    return line.rstrip("\r\n").split("\t")
 
 
 def has_counts(num_cells: int, num_columns: int) -> bool:

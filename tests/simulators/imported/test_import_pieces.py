@@ -11,9 +11,9 @@ from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import last_days, split_days
 from simulators.imported.events import (
-    Visits,
     attribute,
     event_table,
+    find_visits,
     sample_unbought,
     spread_visits,
     unbought_share,
@@ -107,10 +107,10 @@ def test_visits_are_users_at_a_time_and_place() -> None:
         (1, 5, 30, BUY), (0, 5, 20, BUY), (0, 6, 20, BUY), (0, 6, 40, SHOWN), (0, 7, 20, CLICK)
     )
     table = table.assign(place=[0, 0, 0, 0, 1], scene=UNKNOWN)
-    visits = Visits.of(table)
-    found = visits.frame[["user_id", "timestamp", "place"]].values.tolist()
+    visits, visit = find_visits(table)
+    found = visits[["user_id", "timestamp", "place"]].values.tolist()
     assert found == [[0, 20, 0], [0, 20, 1], [1, 30, 0]]
-    assert visits.row.tolist() == [2, 0, 0, -1, 1]
+    assert visit.tolist() == [2, 0, 0, -1, 1]
 
 
 def test_share_of_unbought_exposures() -> None:
@@ -163,10 +163,9 @@ def test_later_visits_do_not_change_what_is_kept_of_earlier_ones() -> None:
 
 
 def test_events_of_a_visit_have_a_second_each_and_visits_do_not_overlap() -> None:
-    frame = pd.DataFrame(
+    visits = pd.DataFrame(
         {"user_id": [0, 1, 0], "timestamp": [100, 100, 102], "place": UNKNOWN, "scene": UNKNOWN}
     )
-    visits = Visits(frame, np.zeros(0, dtype=np.int64))
     events = pd.DataFrame(
         {
             "visit": [0, 0, 0, 0, 1, 2],
