@@ -67,10 +67,8 @@ def one_of(name: str, value: object, known: Sequence[str]) -> Any:
 
 def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Return the mode of this name (`"SAME_STEP"`) or value (`"SameStep"`), in any case."""
-    if isinstance(mode, AutoresetMode):
-        return mode
     for known in AutoresetMode:
-        if str(mode).lower() in (known.name.lower(), known.value.lower()):
+        if mode is known or str(mode).lower() in (known.name.lower(), known.value.lower()):
             return known
     names = ", ".join(known.name for known in AutoresetMode)
     raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.arguments import integer, one_of, real, reals, row_integers
-from envs.engine import IDENTITY, SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import LastAuctions
-from envs.spaces import request_tensors
+from envs.spaces import IDENTITY, request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
 from simulators.day.auction import MECHANISMS, AuctionConfig

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from envs.arguments import flag, integer, one_of, real
 from envs.choices import Choices
+from envs.spaces import IDENTITY
 from simulators.make import load_world
 from simulators.rewards import RewardMix, RewardSpec
 from simulators.world import World
@@ -24,8 +25,6 @@ Arrays = dict[str, Any]
 SPLIT_ROOTS = {"train": 0, "validation": 1, "test": 2}
 """Roots of the draws, so that equal seeds on two splits share no luck. The environment's own seed
 is a key of the draw: rows may have different ones."""
-IDENTITY = ("request_id", "user_id", "timestamp")
-"""What says which request a row is at."""
 
 
 class Settings(TypedDict, total=False):

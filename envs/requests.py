@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from envs.arguments import row_integers
-from envs.engine import IDENTITY, SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
+from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import auction_text, clock
-from envs.spaces import request_tensors
+from envs.spaces import IDENTITY, request_tensors
 from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import final_value

@@ -99,15 +99,10 @@ class LiveHistory:
         self._keys = keys
         markets, size = arrivals.user.shape
         # A market's store is in order of (user, time), so that a user's past is one run.
-        padding = torch.arange(size) >= arrivals.count[:, None]
-        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(
-            dim=1, stable=True
-        )
         index = torch.arange(size).expand(markets, -1)
-        user = arrivals.user.gather(1, order)
-        opens = torch.ones_like(user, dtype=torch.bool)
-        opens[:, 1:] = user[:, 1:] != user[:, :-1]
-        first = torch.where(opens, index, 0).cummax(1).values
+        padding = index >= arrivals.count[:, None]
+        user, order = arrivals.user.masked_fill(padding, len(self.world.users)).sort(stable=True)
+        first = torch.searchsorted(user, user)
         shape = (markets, size, self.num_slots)
         fresh = {
             "cell": torch.empty_like(order).scatter_(1, order, index).int(),
