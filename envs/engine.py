@@ -82,12 +82,9 @@ class Engine(ABC):
             raise ValueError(f"illegal_reward must be finite, got {self.illegal_reward}")
         self.strict = flag("strict", strict)
         self._choices = Choices(self.world.trie, num_rows)
-        self.terminated = np.zeros(num_rows, dtype=np.bool_)
-        self.truncated = np.zeros(num_rows, dtype=np.bool_)
-        self.reported = np.zeros(num_rows, dtype=np.bool_)
-        self._illegal = np.zeros(num_rows, dtype=np.bool_)
-        self._seed = np.zeros(num_rows, dtype=np.int64)
-        self._episode = np.zeros(num_rows, dtype=np.int64)
+        flags = np.zeros((4, num_rows), dtype=np.bool_)
+        self.terminated, self.truncated, self.reported, self._illegal = flags
+        self._seed, self._episode = np.zeros((2, num_rows), dtype=np.int64)
         self._identity = {key: np.zeros(num_rows, dtype=np.int64) for key in IDENTITY}
         self._report: Arrays = {key: np.full(num_rows, value) for key, value in self.blank.items()}
         self._report["components"] = {

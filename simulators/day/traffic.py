@@ -133,7 +133,8 @@ def draw_arrivals(
         order = padded.argsort(dim=1, stable=True)
         order = torch.where(number > last, order.gather(1, last), order)
         parts.append([x.gather(1, order).int() for x in (user, time, *place)])
-    return Arrivals(*(torch.cat(column) for column in zip(*parts, strict=True)), count=count)
+    user, time, scene, position, template = map(torch.cat, zip(*parts, strict=True))
+    return Arrivals(user, time, scene, position, template, count)
 
 
 def _cumulative(weight: np.ndarray) -> Tensor:

@@ -230,24 +230,19 @@ def load_ipinyou(
     """
     path = Path(path)
     rows = read_ipinyou(path, max_bad_share=max_bad_share, rejects=rejects)
-    log = rows.frame.copy()
     if pctr is None:
         train = path.with_name("train" + "".join(path.suffixes[-2:]))
-        if train == path:
-            pctr = fit_pctr(rows)
-        elif train.exists():
-            pctr = fit_pctr(read_ipinyou(train, max_bad_share=max_bad_share))
-        else:
+        if not train.exists():
             raise IPinYouError(
                 f"{path}: without pctr a click model is fitted on {train.name} beside it, which "
                 f"does not exist"
             )
+        same = train == path
+        pctr = fit_pctr(rows if same else read_ipinyou(train, max_bad_share=max_bad_share))
     if isinstance(pctr, PctrModel):
-        log["pctr"] = pctr.predict(rows)
-    else:
-        if len(pctr) != rows.num_rows:
-            raise IPinYouError(
-                f"{path}: pctr needs one value per data row ({rows.num_rows}), got {len(pctr)}"
-            )
-        log["pctr"] = np.asarray(pctr, dtype=np.float64)[rows.row]
-    return log
+        return rows.frame.assign(pctr=pctr.predict(rows))
+    if len(pctr) != rows.num_rows:
+        raise IPinYouError(
+            f"{path}: pctr needs one value per data row ({rows.num_rows}), got {len(pctr)}"
+        )
+    return rows.frame.assign(pctr=np.asarray(pctr, dtype=np.float64)[rows.row])
