@@ -26,19 +26,16 @@ _HOME = {
     "request_from_observation": "envs.spaces",
 }
 __all__ = [*_HOME, "register_environments"]
-_ENTRY_POINTS = {
-    "gpr_rl/AdDay-v0": ("envs.gym:AdDayEnv", "envs.vector:AdDayVectorEnv"),
-    "gpr_rl/AdRequest-v0": ("envs.gym:AdRequestEnv", "envs.vector:AdRequestVectorEnv"),
-}
-"""Id -> the single environment and the vector environment."""
 
 
 def register_environments() -> None:
     """Register the ids with Gymnasium; ids that are there already stay as they are."""
-    for name, (entry_point, vector_entry_point) in _ENTRY_POINTS.items():
-        if name not in gymnasium.registry:
+    for kind in ("AdDay", "AdRequest"):
+        if f"gpr_rl/{kind}-v0" not in gymnasium.registry:
             gymnasium.register(
-                id=name, entry_point=entry_point, vector_entry_point=vector_entry_point
+                id=f"gpr_rl/{kind}-v0",
+                entry_point=f"envs.gym:{kind}Env",
+                vector_entry_point=f"envs.vector:{kind}VectorEnv",
             )
 
 

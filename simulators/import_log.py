@@ -29,7 +29,8 @@ from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit, split_days
 from simulators.imported.items import embed_items, group_columns
 from simulators.imported.labels import make_users
-from simulators.imported.readers.log import LogFormatError, LogSource, open_log
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import LogSource, open_log
 from simulators.imported.requests import Requests, make_requests
 from simulators.imported.rows import Log, read_log
 from simulators.progress import Progress, WorldArgs, run_command, to_stderr
@@ -116,10 +117,10 @@ def _make_draft(
     progress(f"embeddings of {len(chosen.ad):,} ads and {len(chosen.organic):,} organic items")
     embedding = embed_items(items, chosen, log.rows[log.day < days.num_log_days], config)
     groups = group_columns(items.frame.iloc[chosen.both], config)
-    users = make_users(source.users(), log, days, config.num_labels)
-    context = (requests.num_scenes, 1, NUM_HOURS, users.num_devices)
+    users, user_sizes = make_users(source.users(), log, days, config.num_labels)
+    context = (requests.num_scenes, 1, NUM_HOURS, user_sizes.get("device", 1))
     ranker_config = RankerConfig(
-        user_cardinalities=users.cardinalities,
+        user_cardinalities=tuple(user_sizes.values()),
         context_cardinalities=context,
         num_items=len(embedding),
         embedding_dim=embedding.shape[1],
@@ -141,8 +142,8 @@ def _make_draft(
         has_conversions=Action.CONVERSION in log.actions,
         has_truth=False,
         context_cardinalities=context,
-        user_cardinalities=users.cardinalities,
-        user_columns=users.columns,
+        user_cardinalities=ranker_config.user_cardinalities,
+        user_columns=tuple(user_sizes),
         ranker_config=asdict(ranker_config),
         simulated=(*source.simulated, *requests.simulated, *simulated),
         notes=(*source.notes, *_notes(log, requests)),
@@ -156,7 +157,7 @@ def _make_draft(
     availability = requests.availability
     return Draft(
         info=info,
-        users=users.frame,
+        users=users,
         ads=ads.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
         organic=pd.DataFrame(organic).rename(columns={"advertiser": "creator"}),
         events=requests.events,

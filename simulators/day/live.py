@@ -113,10 +113,8 @@ class LiveHistory:
             "kept": torch.zeros(shape, dtype=torch.bool),
         }
         self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
-        columns = {
-            name: _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
-            for name in ("user", "time", "scene", "position", "template")
-        }
+        old, new = vars(self.arrivals), vars(arrivals)
+        columns = {name: _replace(old[name], rows, new[name]) for name in new if name != "count"}
         count = self.arrivals.count.masked_scatter(rows, arrivals.count)
         self.arrivals = Arrivals(**columns, count=count)
 

@@ -16,13 +16,8 @@ import numpy as np
 import pandas as pd
 
 from simulators.imported.readers.columns import seconds
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 
 _PIECE_LINES = 1 << 15
 _REVIEW = ("user_id", "parent_asin", "timestamp")

@@ -12,14 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from simulators.imported.readers.columns import Kind, schema
+from simulators.imported.readers.errors import LogFormatError
 from simulators.imported.readers.ipinyou import TEST_COUNTS, has_counts, split_line
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 _FEN_PER_CNY = 100.0

@@ -12,13 +12,8 @@ import numpy as np
 import pandas as pd
 
 from simulators.imported.readers.columns import Kind, schema
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 MIN_CONVERSION_RATING = 4.0

@@ -34,13 +34,8 @@ from numpy.typing import NDArray
 
 from gpr_rl.files import complete_file
 from simulators.imported.readers.duplicates import SeenHashes
-from simulators.imported.readers.log import (
-    ACTIONS,
-    COLUMNS,
-    OPTIONAL_COLUMNS,
-    LogFormatError,
-    Rows,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ACTIONS, COLUMNS, OPTIONAL_COLUMNS, Rows
 
 MAX_TIMESTAMP = 100_000_000_000
 """Seconds; in milliseconds it is in March 1973, before any log."""

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from simulators.imported.readers.errors import LogFormatError
+
 ACTIONS = ("view", "impression", "click", "conversion")
 """An organic interaction; an ad that was shown, clicked, or led to a conversion."""
 COLUMNS = ("user_id", "item_id", "timestamp", "action")
@@ -25,10 +27,6 @@ OPTIONAL_COLUMNS = ("value", "price", "bid", "scene", "place")
 the site it happened (any label), and the row of `offers` that says what could be shown."""
 
 BID_TYPES = ("CPM", "CPC", "OCPA")
-
-
-class LogFormatError(ValueError):
-    """A file that is not in the format that was named, or with too many bad rows."""
 
 
 @dataclass(frozen=True)
