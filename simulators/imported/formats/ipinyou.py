@@ -13,7 +13,7 @@ import pandas as pd
 
 from simulators.imported.readers.columns import Kind, schema
 from simulators.imported.readers.errors import LogFormatError
-from simulators.imported.readers.ipinyou import TEST_COUNTS, has_counts, split_line
+from simulators.imported.readers.ipinyou import TEST_COUNTS, split_line
 from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
@@ -99,7 +99,7 @@ def _open(path: Path) -> Table:
     with path.open(encoding="utf-8", errors="replace") as file:
         header, first = (split_line(file.readline()) for _ in range(2))
     names = [name.strip() for name in header]
-    if has_counts(len(first), len(names)):
+    if len(first) == len(names) + len(TEST_COUNTS):
         names += TEST_COUNTS
     return Table(
         path,

@@ -19,8 +19,3 @@ TEST_COUNTS = ("nclick", "nconversation")
 def split_line(line: str) -> list[str]:
     """Return the cells of a line, as they are."""
     return line.rstrip("\r\n").split("\t")
-
-
-def has_counts(num_cells: int, num_columns: int) -> bool:
-    """Return whether a row has the two counts of test files after its columns."""
-    return num_cells == num_columns + len(TEST_COUNTS)
