@@ -67,10 +67,8 @@ def one_of(name: str, value: object, known: Sequence[str]) -> Any:
 
 def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Return the mode of this name (`"SAME_STEP"`) or value (`"SameStep"`), in any case."""
-    if isinstance(mode, AutoresetMode):
-        return mode
     for known in AutoresetMode:
-        if str(mode).lower() in (known.name.lower(), known.value.lower()):
+        if mode is known or str(mode).lower() in (known.name.lower(), known.value.lower()):
             return known
     names = ", ".join(known.name for known in AutoresetMode)
     raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}")
@@ -120,6 +118,14 @@ def reset_rows(mask: object, num_rows: int) -> NDArray[np.bool_]:
     if not mask.any():
         raise ValueError("options['reset_mask'] must be True for at least one row")
     return mask
+
+
+def row_integers(name: str, value: object, num_rows: int) -> NDArray[np.int64]:
+    """Return an integer of all rows, or one per row, as int64 [B]; ValueError for anything else."""
+    array = np.asarray(value)
+    if array.shape not in ((), (num_rows,)) or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be an integer or [{num_rows}], got {value!r}")
+    return np.broadcast_to(array, num_rows).astype(np.int64)
 
 
 def row_actions(actions: object, num_rows: int) -> NDArray[np.int64]:

@@ -45,36 +45,22 @@ class Choices:
         self.ad_id = np.full(num_rows, -1, dtype=np.int64)
         self._node = np.ones(num_rows, dtype=np.int64)
         self._runs = trie.runs
-        self._legal: NDArray[np.bool_] | None = None  # [B, N]
-        self._owns_legal = False
+        self._legal = np.zeros((num_rows, trie.num_ads), dtype=np.bool_)
 
     def open(self, legal: LegalTrie, rows: Rows = None) -> None:
         """Begin new paths in `rows`. A row without a legal ad awaits no choice.
 
-        `legal` is of all B rows, or of the True ones of `rows` alone (ValueError otherwise). It is
-        read while the paths are open, never written; don't change it.
+        `legal` is of all B rows, or of the True ones of `rows` alone (ValueError otherwise).
         """
-        if rows is None or rows.all():
-            self._check_size(legal, self.num_rows)
-            self._legal, self._owns_legal = legal.eligible.numpy(), False
-            self._blank(slice(None), legal.root_mask.numpy())
-            return
-        index = np.flatnonzero(rows)
+        chosen = np.ones(self.num_rows, dtype=np.bool_) if rows is None else rows
+        index = slice(None) if chosen.all() else np.flatnonzero(chosen)
         root, eligible = legal.root_mask.numpy(), legal.eligible.numpy()
-        if legal.batch_size != len(index):
-            self._check_size(legal, self.num_rows)
+        if legal.batch_size == self.num_rows:
             root, eligible = root[index], eligible[index]
-        if self._legal is None:
-            self._legal = np.zeros((self.num_rows, self.trie.num_ads), dtype=np.bool_)
-        elif not self._owns_legal:
-            self._legal = self._legal.copy()
-        self._owns_legal = True
+        elif legal.batch_size != chosen.sum():
+            raise ValueError(f"legal must be of {self.num_rows} rows, got {legal.batch_size}")
         self._legal[index] = eligible
         self._blank(index, root)
-
-    def _check_size(self, legal: LegalTrie, size: int) -> None:
-        if legal.batch_size != size:
-            raise ValueError(f"legal must be of {size} rows, got {legal.batch_size}")
 
     def _blank(self, index: NDArray[np.int64] | slice, root: NDArray[np.bool_]) -> None:
         self.prefix[index] = 0
@@ -140,15 +126,9 @@ class Choices:
             self._end(index[~allowed])
             illegal[index[~allowed]] = True
             index, code, level = index[allowed], code[allowed], level[allowed]
-        if not len(index):
-            return finished, illegal
-        if (level == level[0]).all():  # mostly: rows move in step
-            self._descend(index, code, int(level[0]), finished)
-            return finished, illegal
-        for depth in range(self.trie.num_levels):
+        for depth in set(level.tolist()):  # mostly one: rows move in step
             here = level == depth
-            if here.any():
-                self._descend(index[here], code[here], depth, finished)
+            self._descend(index[here], code[here], depth, finished)
         return finished, illegal
 
     def _describe(
@@ -192,7 +172,6 @@ class Choices:
         self, index: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (row of `index`, place in tree order) of the eligible ads in R runs, in order."""
-        assert self._legal is not None
         if len(index) == 1:
             first = int(start[0])
             ads = self._runs.ad_id[first : int(stop[0])]

@@ -5,6 +5,7 @@ Dims: B rows (days in markets of their own), N ads, L levels, V codes per level.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.arguments import integer, one_of, real, reals
+from envs.arguments import integer, one_of, real, reals, row_integers
 from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
-from envs.render import AuctionView, LastAuctions
-from envs.spaces import request_tensors
+from envs.render import LastAuctions
+from envs.spaces import IDENTITY, request_tensors
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Request
 from simulators.day.auction import MECHANISMS, AuctionConfig
@@ -24,12 +25,6 @@ from simulators.day.pacing import KINDS
 from simulators.rewards import final_value
 from simulators.world import World
 
-_BLANK = {
-    **dict.fromkeys(("pctr", "pcvr", "ecpm", "final_value", "price", "charge"), np.float32(0)),
-    **dict.fromkeys(("ad_id", "slot", "answered_request_id"), np.int64(-1)),
-    "clicked": np.bool_(False),
-}
-"""What a report holds between the ends of requests, beside `components`."""
 _AUCTION = ("num_slots", "reserve_cpm", "position_effect")
 
 
@@ -88,6 +83,12 @@ class Days(Engine):
     the next such request is opened. See `AdDayEnv` for the rules as users see them.
     """
 
+    blank = MappingProxyType(
+        dict.fromkeys(("pctr", "pcvr", "ecpm", "final_value", "price", "charge"), np.float32(0))
+        | dict.fromkeys(("ad_id", "slot", "answered_request_id"), np.int64(-1))
+        | {"clicked": np.bool_(False)}
+    )
+
     def __init__(
         self,
         world: str | Path | World,
@@ -114,10 +115,6 @@ class Days(Engine):
             raise ValueError(f"split {self.split!r} of this world has no day with requests")
         self._open_clicks = np.zeros(num_rows, dtype=np.int64)
         self._request: Request | None = None
-        self._report: Arrays = {name: np.full(num_rows, value) for name, value in _BLANK.items()}
-        self._report["components"] = {
-            name: np.zeros(num_rows, dtype=np.float32) for name in self.reward.functions
-        }
         self._last = LastAuctions(num_rows)
 
     def reset(
@@ -148,10 +145,7 @@ class Days(Engine):
         self._open(chosen)
 
     def _check_days(self, day: Any) -> Tensor:
-        wanted = np.asarray(day)
-        if wanted.dtype.kind not in "iu" or wanted.shape not in ((), (self.num_rows,)):
-            raise ValueError(f"day must be an integer or [{self.num_rows}], got {day!r}")
-        days = torch.from_numpy(np.broadcast_to(wanted, self.num_rows).astype(np.int64))
+        days = torch.from_numpy(row_integers("day", day, self.num_rows))
         known = self.simulator.playable(torch.arange(self.world.info.num_days))
         unknown = ~torch.isin(days, known)
         if unknown.any():
@@ -165,6 +159,7 @@ class Days(Engine):
         """Show the requests at hand; `rows` begin new paths, or await nothing after midnight."""
         simulator = self.simulator
         self._request = simulator.moment.request(self.world)
+        self._identity = {key: getattr(self._request, key).numpy() for key in IDENTITY}
         open_rows = rows & ~simulator.over
         if open_rows.any():
             legal = self.world.trie.restrict(simulator.eligible[open_rows])
@@ -207,8 +202,7 @@ class Days(Engine):
         in_slot = served.auction.slot_candidate == 0
         shown = in_slot.any(1)
         reward[index] = torch.where(shown, total[:, 0], 0.0).float().numpy()
-        report = self._report
-        values = {
+        said = {
             "ad_id": own.ad_id[:, 0],
             "slot": torch.where(shown, in_slot.to(torch.int8).argmax(1), -1),
             "pctr": own.pctr[:, 0],
@@ -219,18 +213,8 @@ class Days(Engine):
             "charge": served.paid.sum(1),
             "clicked": (served.clicked & in_slot).any(1),
         }
-        for name, value in values.items():
-            report[name][index] = value.numpy()
-        for name, value in components.items():
-            report["components"][name][index] = value[:, 0].numpy()
+        self._write_report(index, said, components)
         self._last.add(index, served)
-
-    def _blank_report(self, rows: NDArray[np.bool_]) -> None:
-        report = self._report
-        for name, value in _BLANK.items():
-            report[name][rows] = value
-        for component in report["components"].values():
-            component[rows] = 0.0
 
     def _close_days(self, acting: NDArray[np.bool_]) -> None:
         ended = acting & self.simulator.over.numpy()
@@ -246,29 +230,18 @@ class Days(Engine):
 
     def info(self) -> Arrays:
         """Return the request's identity, and the day so far."""
-        request, simulator = self._request, self.simulator
-        info: Arrays = {
-            name: np.zeros(self.num_rows, dtype=np.int64)
-            if request is None
-            else getattr(request, name).numpy()
-            for name in ("request_id", "user_id", "timestamp")
-        }
-        info |= {
-            "day": simulator.day.numpy(),
+        info = self._identity | {
+            "day": self.simulator.day.numpy(),
             "illegal": self._illegal,
             "open_clicks": self._open_clicks,
         }
-        return info | {name: total.numpy() for name, total in simulator.totals.items()}
-
-    def report(self) -> Arrays:
-        """Return what `info` adds at the end of a request, [B] each; see `reported`."""
-        return self._report
+        return info | {name: total.numpy() for name, total in self.simulator.totals.items()}
 
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""
         return self.simulator.eligible.numpy()
 
-    def view(self, row: int) -> AuctionView:
+    def view(self, row: int) -> str:
         """Return the last auction of a row, of those since the last reset."""
         totals = {name: total[row].item() for name, total in self.simulator.totals.items()}
         summary = (

@@ -11,10 +11,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from envs.arguments import flag, integer, one_of, real
 from envs.choices import Choices
-from envs.render import AuctionView
+from envs.spaces import IDENTITY
 from simulators.make import load_world
 from simulators.rewards import RewardMix, RewardSpec
 from simulators.world import World
@@ -53,6 +54,9 @@ class Engine(ABC):
         reported: bool [B], True where the last step ended a request.
     """
 
+    blank: Mapping[str, Any]
+    """What a report holds between the ends of requests, beside `components`."""
+
     def __init__(
         self,
         world: str | Path | World,
@@ -78,17 +82,14 @@ class Engine(ABC):
             raise ValueError(f"illegal_reward must be finite, got {self.illegal_reward}")
         self.strict = flag("strict", strict)
         self._choices = Choices(self.world.trie, num_rows)
-        self.terminated = np.zeros(num_rows, dtype=np.bool_)
-        self.truncated = np.zeros(num_rows, dtype=np.bool_)
-        self.reported = np.zeros(num_rows, dtype=np.bool_)
-        self._illegal = np.zeros(num_rows, dtype=np.bool_)
-        self._seed = np.zeros(num_rows, dtype=np.int64)
-        self._episode = np.zeros(num_rows, dtype=np.int64)
-
-    @property
-    def awaiting(self) -> NDArray[np.bool_]:
-        """Bool [B], True where a choice is due; False before the first reset and after an end."""
-        return self._choices.awaiting
+        flags = np.zeros((4, num_rows), dtype=np.bool_)
+        self.terminated, self.truncated, self.reported, self._illegal = flags
+        self._seed, self._episode = np.zeros((2, num_rows), dtype=np.int64)
+        self._identity = {key: np.zeros(num_rows, dtype=np.int64) for key in IDENTITY}
+        self._report: Arrays = {key: np.full(num_rows, value) for key, value in self.blank.items()}
+        self._report["components"] = {
+            key: np.zeros(num_rows, dtype=np.float32) for key in self.reward.functions
+        }
 
     @property
     def legal_mask(self) -> NDArray[np.bool_]:
@@ -130,13 +131,27 @@ class Engine(ABC):
     def info(self) -> Arrays:
         """Return what every row's `info` has, [B] each, without `action_mask`."""
 
-    @abstractmethod
     def report(self) -> Arrays:
         """Return what `info` adds at the end of a request, [B] each; see `reported`."""
+        return self._report
+
+    def _blank_report(self, rows: NDArray[np.bool_] | slice) -> None:
+        for key, value in self.blank.items():
+            self._report[key][rows] = value
+        for component in self._report["components"].values():
+            component[rows] = 0.0
+
+    def _write_report(
+        self, index: NDArray[np.int64], said: dict[str, Tensor], components: dict[str, Tensor]
+    ) -> None:
+        """Write what is said of rows `index`, [R] or [R, 1] each."""
+        for store, values in ((self._report, said), (self._report["components"], components)):
+            for key, value in values.items():
+                store[key][index] = value.detach().numpy().reshape(len(index))
 
     @abstractmethod
-    def view(self, row: int) -> AuctionView:
-        """Return the last auction of a row, for `render`."""
+    def view(self, row: int) -> str:
+        """Return the last auction of a row as a table of text."""
 
     @abstractmethod
     def eligible(self) -> NDArray[np.bool_]:

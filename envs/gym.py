@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from envs.arguments import integer
 from envs.days import DayArguments, Days
 from envs.engine import Arrays
-from envs.render import auction_text
 from envs.requests import Episodes
 from envs.spaces import observation_space
 from simulators.world import World
@@ -107,7 +106,7 @@ class SingleEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode is None:
             return None
         self._check_begun()
-        return auction_text(self._engine.view(0))
+        return self._engine.view(0)
 
     def _check_begun(self) -> None:
         if not self._has_begun:
@@ -224,13 +223,9 @@ class AdDayEnv(SingleEnv):
     of the day are the log's. Clicks and conversions are drawn from the hidden truth in a world
     that has one, otherwise from the rankers; rewards come from the frozen rankers in both.
 
-    ## Action space
+    ## Action space, observation space
 
-    `Discrete(V)`: the next code. Only those with `action_mask` 1 lead to an eligible ad.
-
-    ## Observation space
-
-    That of `AdRequestEnv`, so the same policies play both.
+    Those of `AdRequestEnv`, so the same policies play both.
 
     ## Reward
 
@@ -267,14 +262,10 @@ class AdDayEnv(SingleEnv):
 
     ## Arguments
 
+    Those of `AdRequestEnv`, and:
+
     | argument               | default         | meaning                                          |
     |------------------------|-----------------|--------------------------------------------------|
-    | `world`                | `"tiny"`        | a name, a world's directory, or a `World`        |
-    | `reward`               | `final_value`   | as for `AdRequestEnv`                            |
-    | `split`                | `"train"`       | whose days: `train`, `validation` or `test`      |
-    | `illegal_reward`       | -1.0            | reward of an illegal code                        |
-    | `strict`               | False           | raise `IllegalActionError` at an illegal code    |
-    | `world_seed`           | 0               | seed of a named world                            |
     | `auction`              | `"first_price"` | or `"second_price"`, `"gsp"`                     |
     | `num_slots`            | 1               | S, ads shown per request                         |
     | `reserve_cpm`          | 0.0             | least eCPM that takes part                       |
@@ -285,7 +276,6 @@ class AdDayEnv(SingleEnv):
     | `num_requests`         | None            | requests of a day; None: as the world has        |
     | `conversion_delay_s`   | 14,400          | mean delay from click to conversion              |
     | `attribution_window_s` | 86,400          | a later conversion counts for nobody             |
-    | `render_mode`          | None            | or `"ansi"`: `render()` gives the last auction   |
 
     ## Version history
 

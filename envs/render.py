@@ -5,7 +5,6 @@ Dims: B rows.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,25 +19,18 @@ from simulators.world.tables import BID_TYPES
 WIDTH = 100
 
 
-@dataclass(frozen=True)
-class AuctionView:
-    """What there is to see of one request's auction."""
+def auction_text(title: str, candidates: pd.DataFrame | None, summary: str) -> str:
+    """Return one request's auction as a table without colours.
 
-    title: str
-    candidates: pd.DataFrame | None
-    """ad_id, pctr, pcvr, bid_type (0..2), bid, ecpm, slot (-1: not shown), price (per paid event),
-    note; the policy's own ad first. None: there was no auction."""
-    summary: str = ""
-
-
-def auction_text(view: AuctionView) -> str:
-    """Return the table, without colours."""
-    table = Table(title=view.title, title_justify="left", box=box.SIMPLE_HEAD)
+    `candidates` has ad_id, pctr, pcvr, bid_type (0..2), bid, ecpm, slot (-1: not shown), price (per
+    paid event) and note, the policy's own ad first. None: there was no auction.
+    """
+    if candidates is None:
+        return _plain([title, summary])
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("ad", "pCTR", "pCVR", "bid", "", "eCPM", "slot", "price", ""):
         table.add_column(name, justify="left" if name == "" else "right")
-    if view.candidates is None:
-        return _plain([view.title, view.summary])
-    for row in view.candidates.itertuples():
+    for row in candidates.itertuples():
         won = row.slot >= 0
         table.add_row(
             str(row.ad_id),
@@ -51,7 +43,7 @@ def auction_text(view: AuctionView) -> str:
             f"{row.price:.3f}" if won else "",
             str(row.note),
         )
-    return _plain([table, view.summary])
+    return _plain([table, summary])
 
 
 def _plain(parts: Sequence[Table | str]) -> str:
@@ -83,17 +75,17 @@ class LastAuctions:
         """Forget the auctions of `rows`."""
         self._served[rows] = None
 
-    def view(self, row: int, summary: str) -> AuctionView:
+    def view(self, row: int, summary: str) -> str:
         """Return the last auction of a row, above a line of text."""
         served, place = self._served[row], int(self._place[row])
         if served is None:
-            return AuctionView("no auction yet", None, summary)
+            return auction_text("no auction yet", None, summary)
         moment = served.moment
         title = (
             f"request {int(moment.number[place])} of user {int(moment.user[place])}, "
             f"{clock(int(moment.time[place]))}"
         )
-        return AuctionView(title, _candidates(served, place), summary)
+        return auction_text(title, _candidates(served, place), summary)
 
 
 def _candidates(served: Served, row: int) -> pd.DataFrame:

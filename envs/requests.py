@@ -3,9 +3,10 @@
 Dims: B rows (environments), n requests prepared at a time, N ads, L levels, V codes per level.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,10 +14,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from envs.arguments import integer
+from envs.arguments import row_integers
 from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
-from envs.render import AuctionView, clock
-from envs.spaces import request_tensors
+from envs.render import auction_text, clock
+from envs.spaces import IDENTITY, request_tensors
 from gpr_rl.decoding.trie import LegalTrie
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import final_value
@@ -45,7 +46,7 @@ class _Requests:
         ids = torch.from_numpy(request_id)
         request = world.request(ids)
         tensors = request_tensors(request)
-        tensors |= {key: getattr(request, key) for key in _IDENTITY}
+        tensors |= {key: getattr(request, key) for key in IDENTITY}
         entries = {key: value.numpy() for key, value in tensors.items()}
         legal = world.trie.restrict(world.eligible(ids))
         return cls(entries, legal, world.prepared(ids) if singly else None)
@@ -56,15 +57,14 @@ class _Requests:
         return _Requests(entries, self.legal.part(row, row + 1), self.features)
 
 
-_IDENTITY = ("request_id", "user_id", "timestamp")
-
-
 class Episodes(Engine):
     """Draws requests, follows the codes chosen, and scores the ads reached.
 
     Each row has its own seed, its own episode count and its own level. The n-th request of a row
     is a function of its seed, n and the split.
     """
+
+    blank = MappingProxyType({"ad_id": np.int64(-1)} | dict.fromkeys(OUTCOME_KEYS, np.float32(0)))
 
     def __init__(
         self, world: str | Path | World, num_rows: int, **settings: Unpack[Settings]
@@ -83,11 +83,6 @@ class Episodes(Engine):
         self._requests: _Requests | None = None
         self._ahead: list[_Requests] = []
         self._num_ahead = 0
-
-        def zeros(names: Iterable[str]) -> dict[str, NDArray]:
-            return {name: np.zeros(num_rows, dtype=np.float32) for name in names}
-
-        self._outcome, self._components = zeros(OUTCOME_KEYS), zeros(self.reward.functions)
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
         """Start the streams of `rows` (None: all) anew, and drop what was prepared."""
@@ -127,6 +122,7 @@ class Episodes(Engine):
         self._choices.open(requests.legal, rows)
         if rows is None:
             self._requests = requests
+            self._identity = {key: requests.entries[key] for key in IDENTITY}
         else:
             assert self._requests is not None
             for key, values in requests.entries.items():
@@ -134,8 +130,7 @@ class Episodes(Engine):
         self._episode[chosen] += 1
         for flags in (self.terminated, self.reported, self._illegal):
             flags[chosen] = False
-        for values in (*self._outcome.values(), *self._components.values()):
-            values[chosen] = 0.0
+        self._blank_report(chosen)
 
     def _next(self) -> _Requests:
         """Return a single row's next request; some are prepared at once: 1, 2, 4, ..."""
@@ -149,14 +144,8 @@ class Episodes(Engine):
 
     def _check_request_ids(self, request_id: Any, rows: Any) -> NDArray[np.int64]:
         """Return the ids of `rows` as int64, naming the first that can't be played."""
-        if np.ndim(request_id) == 0:
-            request_id = np.full(self.num_rows, integer("request_id", request_id))
-        ids = np.asarray(request_id)
-        if ids.shape != (self.num_rows,) or ids.dtype.kind not in "iu":
-            raise ValueError(
-                f"request_id must be [{self.num_rows}], got {list(ids.shape)} of {ids.dtype}"
-            )
-        ids, number = ids[rows].astype(np.int64), self.world.num_requests
+        ids = row_integers("request_id", request_id, self.num_rows)[rows]
+        number = self.world.num_requests
         unknown = (ids < 0) | (ids >= number)
         if unknown.any():
             raise ValueError(f"request_id must lie in [0, {number}), got {int(ids[unknown][0])}")
@@ -170,7 +159,7 @@ class Episodes(Engine):
     ) -> NDArray[np.float32]:
         """Choose the next code; see `Engine`. A row that awaits no choice stays as it is."""
         finished, illegal = self._choices.step(
-            action, rows, strict=self.strict, request_id=self._identity("request_id")
+            action, rows, strict=self.strict, request_id=self._identity["request_id"]
         )
         self.reported = finished | illegal
         self.terminated |= self.reported
@@ -184,54 +173,43 @@ class Episodes(Engine):
         """Ask the rankers about the ads of rows `index`, once; write what they say."""
         assert self._requests is not None
         outcome = self.world.outcome(
-            torch.from_numpy(self._identity("request_id")[index]),
+            torch.from_numpy(self._identity["request_id"][index]),
             torch.from_numpy(self._choices.ad_id[index, None]),
             exact=True,
             features=self._requests.features,
         )
         total, components = self.reward(outcome)
         reward[index] = total.detach().numpy()[:, 0]
-        said = {key: getattr(outcome, key) for key in OUTCOME_KEYS[:-1]}
+        said = {key: getattr(outcome, key) for key in ("ad_id", *OUTCOME_KEYS[:-1])}
         known = self.reward.functions.get("final_value") is final_value
         said["final_value"] = components["final_value"] if known else final_value(outcome)
-        for store, values in ((self._outcome, said), (self._components, components)):
-            for name, value in values.items():
-                store[name][index] = value.detach().numpy()[:, 0]
-
-    def _identity(self, key: str) -> NDArray[np.int64]:
-        if self._requests is None:
-            return np.zeros(self.num_rows, dtype=np.int64)
-        return self._requests.entries[key]
+        self._write_report(index, said, components)
 
     def shown(self) -> dict[str, NDArray]:
         """Return the request tensors."""
         assert self._requests is not None
         entries = self._requests.entries
-        return {key: entries[key] for key in entries if key not in _IDENTITY}
+        return {key: entries[key] for key in entries if key not in IDENTITY}
 
     def info(self) -> Arrays:
         """Return `request_id`, `user_id`, `timestamp` and `illegal`."""
-        return {key: self._identity(key) for key in _IDENTITY} | {"illegal": self._illegal}
-
-    def report(self) -> Arrays:
-        """Return what `info` adds at the end, [B] each; 0 (ad_id -1) where there is no ad."""
-        return {"ad_id": self._choices.ad_id, **self._outcome, "components": self._components}
+        return self._identity | {"illegal": self._illegal}
 
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""
-        return self.world.eligible(torch.from_numpy(self._identity("request_id"))).numpy()
+        return self.world.eligible(torch.from_numpy(self._identity["request_id"])).numpy()
 
-    def view(self, row: int) -> AuctionView:
+    def view(self, row: int) -> str:
         """Return the ad that a row chose: one candidate, one slot, first price."""
-        request_id, user_id, time = (int(self._identity(key)[row]) for key in _IDENTITY)
+        request_id, user_id, time = (int(self._identity[key][row]) for key in IDENTITY)
         title = f"request {request_id} of user {user_id}, {clock(time)}"
         codes = self._choices.prefix[row, : self._choices.level[row]].tolist()
         ad_id = int(self._choices.ad_id[row])
         if ad_id < 0:
             illegal = ", the last one illegal" if self._illegal[row] else ""
-            return AuctionView(title, None, f"codes {codes}{illegal}")
+            return auction_text(title, None, f"codes {codes}{illegal}")
         bid = self.world.bid[ad_id].item()
-        said = {name: [float(self._outcome[name][row])] for name in OUTCOME_KEYS[:3]}
+        said = {name: [float(self._report[name][row])] for name in OUTCOME_KEYS[:3]}
         terms = {"bid_type": [int(self.world.bid_type[ad_id])], "bid": [bid], "price": [bid]}
         ad = pd.DataFrame({"ad_id": [ad_id], **said, **terms, "slot": [0], "note": ["chosen"]})
-        return AuctionView(title, ad, f"codes {codes}")
+        return auction_text(title, ad, f"codes {codes}")

@@ -5,6 +5,7 @@ Dims: B requests, T tokens, L levels, V codes per level, A user attributes, C co
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ TOKEN_KEYS = {
     "prompt_length": "prompt_length",
 }
 """Observation key -> field of `gpr_rl.schema.Tokens`. `action` is the environment's own word."""
+IDENTITY = ("request_id", "user_id", "timestamp")
+"""What says which request a row is at; infos have it, and TensorDicts."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +98,20 @@ def request_from_observation(
         Request, batch [B]. `request_id`, `user_id` and `timestamp` are -1 where neither argument
         has them; no model reads them, but keyed draws (`sample_paths`) do.
     """
-    kind = torch.as_tensor(observation["token_kind"])
+    known: dict[str, Any] = {**(info or {}), **observation}
+    kind = torch.as_tensor(known["token_kind"])
     batched = kind.ndim > 1
     batch_size = kind.shape[:1] if batched else torch.Size([1])
 
-    def take(source: Mapping | TensorDictBase, key: str) -> Tensor:
-        value = torch.as_tensor(source[key])
+    def take(key: str) -> Tensor:
+        value = torch.as_tensor(known[key])
         return value if batched else value.unsqueeze(0)
 
-    def identity(key: str) -> Tensor:
-        for source in (observation, info):
-            if source is not None and key in source.keys():  # noqa: SIM118 - TensorDict needs it
-                return take(source, key)
-        return kind.new_full(batch_size, -1)
-
-    tokens = {name: take(observation, key) for key, name in TOKEN_KEYS.items()}
     return Request(
-        request_id=identity("request_id"),
-        user_id=identity("user_id"),
-        timestamp=identity("timestamp"),
-        tokens=Tokens(**tokens, batch_size=batch_size),
-        popularity=take(observation, "popularity"),
+        **{key: take(key) if key in known else kind.new_full(batch_size, -1) for key in IDENTITY},
+        tokens=Tokens(
+            **{name: take(key) for key, name in TOKEN_KEYS.items()}, batch_size=batch_size
+        ),
+        popularity=take("popularity"),
         batch_size=batch_size,
     )

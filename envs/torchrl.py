@@ -119,7 +119,7 @@ class TorchEnv(EnvBase):
 
     def eligible_ads(self) -> Bool[Tensor, "B N"]:
         """Return the ads that each request's user may see now."""
-        return self._on_device(torch.from_numpy(self._engine.eligible()))
+        return torch.from_numpy(self._engine.eligible()).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
@@ -139,7 +139,7 @@ class TorchEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action").cpu().numpy()
         reward = self._engine.step(action, self._rows(tensordict, "_step"))
-        return self._state().set("reward", self._on_device(torch.from_numpy(reward).unsqueeze(-1)))
+        return self._state().set("reward", torch.from_numpy(reward).unsqueeze(-1).to(self.device))
 
     def _state(self) -> TensorDict:
         """Return what the policy may see and what has been scored, and move the spec's mask."""
@@ -154,12 +154,9 @@ class TorchEnv(EnvBase):
         state = _copied(arrays, self.batch_size)
         for name, flag in zip(_ENDS, ends, strict=True):
             state.set(name, torch.from_numpy(flag.copy()).unsqueeze(-1))
-        state = state if self.device is None else state.to(self.device)
+        state = state.to(self.device)
         self.action_spec.update_mask(state["action_mask"])
         return state
-
-    def _on_device(self, x: Tensor) -> Tensor:
-        return x if self.device is None else x.to(self.device)
 
 
 class AdRequestTorchEnv(TorchEnv):

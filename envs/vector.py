@@ -25,7 +25,6 @@ from envs.arguments import (
 from envs.days import DayArguments, Days
 from envs.engine import Arrays
 from envs.gym import SingleEnv
-from envs.render import auction_text
 from envs.requests import Episodes
 from envs.spaces import observation_space
 from simulators.world import World
@@ -190,7 +189,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         if self.render_mode is None:
             return None
         self._check_begun()
-        return tuple(auction_text(self._engine.view(row)) for row in range(self.num_envs))
+        return tuple(self._engine.view(row) for row in range(self.num_envs))
 
     def _renew(self, reported: NDArray[np.bool_]) -> Infos:
         """Reset the rows that ended and return what their last step said, and others' reports."""

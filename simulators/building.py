@@ -1,4 +1,4 @@
-"""Turns tables into a finished world: semantic IDs, trained and graded rankers, files.
+"""Turns tables into a finished world (semantic IDs, trained and graded rankers, files), and back.
 
 Synthetic worlds and imported logs both end here.
 
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpr_rl.schema import with_tuples
 from simulators.progress import Progress
-from simulators.rankers.frozen import ranker_tensors
+from simulators.rankers.frozen import ranker_tensors, restore_rankers
 from simulators.rankers.training import RankerLog, RankerTraining
 from simulators.rewards import final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World, WorldInfo, WorldParts
-from simulators.world.info import TABLES
+from simulators.world.info import FORMAT_VERSION, TABLES, WorldError, read_file
 from simulators.world.item_codes import make_ids
+from simulators.world.parts import SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +106,17 @@ def _write(draft: Draft, folder: Path, progress: Progress) -> World:
     most = max(info.num_codes, int(codes.max()) + 1)  # levels differ, and a suffix counts on
     info = replace(info, num_levels=codes.shape[1], num_codes=most)
     fitted.save(folder / "tokenizer")
+    tables: dict[str, Any] = {name: getattr(draft, name) for name in TABLES}
     parts = WorldParts(
         info=info,
-        users=draft.users,
-        ads=draft.ads,
-        organic=draft.organic,
-        events=draft.events,
+        **tables,
         item_embedding=torch.from_numpy(draft.item_embedding),
         item_codes=codes,
         availability=draft.availability,
         directory=folder,
     )
-    for name in TABLES:
-        getattr(parts, name).to_parquet(folder / f"{name}.parquet", index=False)
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
     tensors = {"item_embedding": parts.item_embedding, "item_codes": codes}
     if parts.availability is not None:
         tensors["availability"] = parts.availability
@@ -181,3 +182,44 @@ def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str
         "share": (argmax - logging) / (best - logging) if best > logging else 0.0,
         "regime": "good" if argmax > logging or best <= logging else "hacking",
     }
+
+
+def read_world(directory: str | Path) -> World:
+    """Read a world that was made before.
+
+    Raises:
+        WorldError: The directory is no world, has another format, or a file is damaged; the
+            message names the file.
+    """
+    directory = Path(directory)
+    if not (directory / "world.json").exists():
+        raise WorldError(f"{directory} is not a world: it has no world.json")
+    meta = read_file(directory / "world.json")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise WorldError(
+            f"{directory / 'world.json'} has format {meta.get('format_version')}, "
+            f"this version reads {FORMAT_VERSION}"
+        )
+    try:
+        info = WorldInfo(**with_tuples(meta))
+    except TypeError as error:
+        raise WorldError(f"{directory / 'world.json'} is not of a world: {error}") from error
+    frames = {name: read_file(directory / f"{name}.parquet") for name in TABLES}
+    tensors = read_file(directory / "embeddings.safetensors")
+    scores = read_file(directory / "scores.safetensors")
+    missing = [name for name in SCORES if name not in scores]
+    if missing:
+        raise WorldError(f"{directory / 'scores.safetensors'} has no {', '.join(missing)}")
+    stored = read_file(directory / "rankers.safetensors")
+    card = read_file(directory / "ranker_card.json")
+    try:
+        tables: dict[str, Any] = frames | tensors
+        log = World(WorldParts(info=info, **tables, directory=directory))
+        rankers = restore_rankers(log, stored)
+        world = log.replace(rankers=rankers, logged=scores, ranker_card=card)
+        _ = world.trie  # damaged codes are found here
+    except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise WorldError(
+            f"{directory} is not a whole world: {type(error).__name__} {error}"
+        ) from error
+    return world

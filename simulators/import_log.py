@@ -22,15 +22,15 @@ import torch
 import tyro
 
 import simulators.imported.formats  # noqa: F401  (registers the formats)
-from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.building import Draft, build_world
 from simulators.imported.ads import make_ads
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit, split_days
-from simulators.imported.items import Chosen, embed_items, group_columns
+from simulators.imported.items import embed_items, group_columns
 from simulators.imported.labels import make_users
-from simulators.imported.readers.log import LogFormatError, LogSource, open_log
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import LogSource, open_log
 from simulators.imported.requests import Requests, make_requests
 from simulators.imported.rows import Log, read_log
 from simulators.progress import Progress, WorldArgs, run_command, to_stderr
@@ -117,10 +117,10 @@ def _make_draft(
     progress(f"embeddings of {len(chosen.ad):,} ads and {len(chosen.organic):,} organic items")
     embedding = embed_items(items, chosen, log.rows[log.day < days.num_log_days], config)
     groups = group_columns(items.frame.iloc[chosen.both], config)
-    users = make_users(source.users(), log, days, config.num_labels)
-    context = (requests.num_scenes, 1, NUM_HOURS, users.num_devices)
+    users, user_sizes = make_users(source.users(), log, days, config.num_labels)
+    context = (requests.num_scenes, 1, NUM_HOURS, user_sizes.get("device", 1))
     ranker_config = RankerConfig(
-        user_cardinalities=users.cardinalities,
+        user_cardinalities=tuple(user_sizes.values()),
         context_cardinalities=context,
         num_items=len(embedding),
         embedding_dim=embedding.shape[1],
@@ -142,19 +142,24 @@ def _make_draft(
         has_conversions=Action.CONVERSION in log.actions,
         has_truth=False,
         context_cardinalities=context,
-        user_cardinalities=users.cardinalities,
-        user_columns=users.columns,
+        user_cardinalities=ranker_config.user_cardinalities,
+        user_columns=tuple(user_sizes),
         ranker_config=asdict(ranker_config),
         simulated=(*source.simulated, *requests.simulated, *simulated),
         notes=(*source.notes, *_notes(log, requests)),
         impression_share=config.impression_share,
     )
+    organic = {
+        "item_id": np.arange(len(chosen.organic)),
+        "product_id": items.frame["item_id"].iloc[chosen.organic].to_numpy(),
+        **{name: group[len(chosen.ad) :] for name, group in groups.items()},
+    }
     availability = requests.availability
     return Draft(
         info=info,
-        users=users.frame,
+        users=users,
         ads=ads.assign(**{k: group[: len(chosen.ad)] for k, group in groups.items()}),
-        organic=_organic(items.frame, chosen, groups),
+        organic=pd.DataFrame(organic).rename(columns={"advertiser": "creator"}),
         events=requests.events,
         item_embedding=embedding,
         availability=None if availability is None else torch.from_numpy(availability),
@@ -162,19 +167,6 @@ def _make_draft(
         training=_training(requests.events, days, config),
         tokenizer=config.tokenizer,
         resolve=config.resolve,
-    )
-
-
-def _organic(items: pd.DataFrame, chosen: Chosen, groups: dict[str, IntArray]) -> pd.DataFrame:
-    of_organic = {name: group[len(chosen.ad) :] for name, group in groups.items()}
-    return pd.DataFrame(
-        {
-            "item_id": np.arange(len(chosen.organic)),
-            "product_id": items["item_id"].iloc[chosen.organic].to_numpy(),
-            "vertical": of_organic["vertical"],
-            "category": of_organic["category"],
-            "creator": of_organic["advertiser"],
-        }
     )
 
 
@@ -236,8 +228,7 @@ class ImportArgs(WorldArgs):
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    description = (__doc__ or "").partition("Dims:")[0]
-    return run_command(lambda: tyro.cli(ImportArgs, description=description), _make, _report)
+    return run_command(ImportArgs, (__doc__ or "").partition("Dims:")[0], _make, _report)
 
 
 def _make(args: ImportArgs) -> World:

@@ -1,19 +1,16 @@
 """A world from real logs: The Complete Journey, a year of a grocery panel.
 
-`simulators.imported.formats.journey` says what stands for what. That a household met a promoted
-product is inferred: nobody saw who looked. Other purchases are organic views. Nothing was clicked,
-so pCTR is 1 and eCPM = 1000 pCVR bid. Bids and budgets are simulated.
+`simulators.imported.formats.journey` says what stands for what. Nothing was clicked, so pCTR is 1
+and eCPM = 1000 pCVR bid. Bids and budgets are simulated.
 
 A visit meets hundreds of promoted products and buys two, so only a share q of the unbought ones,
 `config["unbought_share"]`, is kept (`simulators.imported.events`). The sampled log is the
 population of this world: rankers, calibration and eCPM are about it. In the panel itself the odds
 of a purchase are q times as high: add `config["logit_correction"]` = log q to a logit.
 
-The scene is what is known when the visit begins: weekday or weekend, the same store as last time
-or another. Mailer and display placement belong to (product, store, week): as context of a request
-they would tell which product it is about, so they are left out, and the position is constant.
-
-Repeat buying dominates, so the rankers see how often the household bought the product before.
+Mailer and display placement belong to (product, store, week): as context of a request they would
+tell which product it is about, so they are left out. Repeat buying dominates, so the rankers see
+how often the household bought the product before.
 """
 
 from dataclasses import replace

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from simulators.building import Draft, build_world
-from simulators.opening import read_world
+from simulators.building import Draft, build_world, read_world
 from simulators.progress import Progress, WorldArgs, run_command, silent, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
@@ -149,7 +148,7 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
             started = time.monotonic()
             progress(f"making world {str(world)!r} (seed {seed}), once; cached in {directory}")
             try:
-                _make_named(str(world), seed, directory, progress)
+                make_named(str(world), seed, directory, progress)
             except (ValueError, OSError):
                 if not directory.exists():  # else another process was faster
                     raise
@@ -170,14 +169,24 @@ def world_names() -> tuple[str, ...]:
     return (*PRESETS, "journey", "journey-smoke")
 
 
-def _make_named(name: str, seed: int, directory: Path, progress: Progress) -> None:
+def make_named(
+    name: str, seed: int, directory: Path, progress: Progress, dials: tuple[str, ...] = ()
+) -> World:
+    """Make a world by name in `directory`; `dials` are those of `MakeArgs.set`.
+
+    Raises:
+        ValueError: An unknown name or dial, or dials for a world that is not synthetic.
+    """
     config = named_config(name)
     if config is not None:
-        make_world(config, seed, directory, progress)
-        return
+        return make_world(_with_dials(config, dials), seed, directory, progress)
+    if dials:
+        raise ValueError(f"--set changes synthetic worlds only, not {name!r}")
+    if name not in world_names():
+        raise ValueError(f"unknown world {name!r}: choose one of {', '.join(world_names())}")
     from simulators.journey import make_journey  # optional package
 
-    make_journey(name, seed, directory, progress)
+    return make_journey(name, seed, directory, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,19 +216,12 @@ def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
 
 def main() -> int:
     """Run the command line; 2 on a user's mistake."""
-    return run_command(lambda: tyro.cli(MakeArgs, description=__doc__), _make, _report)
-
-
-def _make(args: MakeArgs) -> World:
-    config = named_config(args.name)
-    if args.set and config is None:
-        raise ValueError(f"--set changes synthetic worlds only, not {args.name!r}")
-    if config is not None:
-        return make_world(_with_dials(config, args.set), args.seed, args.out, to_stderr)
-    if args.name not in world_names():
-        raise ValueError(f"unknown world {args.name!r}: choose one of {', '.join(world_names())}")
-    _make_named(args.name, args.seed, args.out, to_stderr)
-    return read_world(args.out)
+    return run_command(
+        MakeArgs,
+        __doc__,
+        lambda args: make_named(args.name, args.seed, args.out, to_stderr, args.set),
+        _report,
+    )
 
 
 def _report(world: World) -> str:

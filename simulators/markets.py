@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpr_rl.random import Purpose, uniform
-from simulators.building import Progress
 from simulators.make import load_world
-from simulators.progress import silent
+from simulators.progress import Progress, silent
 from simulators.rewards import final_value
 from simulators.rewards.outcome import Outcome, ecpm
 from simulators.synthetic.config import MARKET_DIALS, PRESETS
@@ -223,17 +222,14 @@ class RealisedWorld(MarketWorld):
 class MarketTruth(TruthEvaluator):
     """The hidden truth under a market's rules."""
 
-    def __init__(self, world: MarketWorld) -> None:
-        super().__init__(world)
-        self._market = world
-
     def outcome(self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
         """Return the true outcome of candidates `ad_id` (int64 [B, K]; -1 is scored as ad 0)."""
+        market = self._world
+        assert isinstance(market, MarketWorld)
         happened = super().outcome(request_id, ad_id)
-        if not self._market.rules.second_price:
+        if not market.rules.second_price:
             return happened
-        seen = World.outcome(self._market, request_id, ad_id)
-        return self._market.settle(seen, happened, request_id)
+        return market.settle(World.outcome(market, request_id, ad_id), happened, request_id)
 
 
 def _spread(outcome: Outcome) -> float:

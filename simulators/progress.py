@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import tyro
+
 from simulators.world import World
 
 Progress = Callable[[str], None]
@@ -36,7 +38,10 @@ Args = TypeVar("Args", bound=WorldArgs)
 
 
 def run_command(
-    parse: Callable[[], Args], make: Callable[[Args], World], report: Callable[[World], str]
+    kind: type[Args],
+    description: str | None,
+    make: Callable[[Args], World],
+    report: Callable[[World], str],
 ) -> int:
     """Make a world as the command line says, print the rankers' grades and return 0.
 
@@ -44,7 +49,7 @@ def run_command(
     """
     started = time.monotonic()
     try:
-        args = parse()
+        args = tyro.cli(kind, description=description)
         if args.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {args.seed}")
         if args.out.exists():

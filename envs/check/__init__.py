@@ -4,9 +4,7 @@ Imports Gymnasium and NumPy only: any Gymnasium environments can be checked.
 Start with `vector.check_vector_env`; `differences` compares what two environments returned.
 """
 
-from envs.check.differences import (
-    VectorMismatchError,
-)
+from envs.check.differences import VectorMismatchError
 from envs.check.vector import (
     check_vector_env,
     legal_actions,

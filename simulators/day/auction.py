@@ -80,13 +80,10 @@ class AuctionResult:
     """eCPM of each candidate in slot 0, what candidates are ranked by; 0 where not valid."""
 
 
-def _check(name: str, value: Tensor, valid: Tensor, high: float) -> None:
-    """Raise for the first valid entry that is NaN, infinite, negative or above `high`."""
-    good = (value >= 0.0) & (value <= high) & torch.isfinite(value)
-    bad = valid & ~good
+def _check(name: str, rule: str, value: Tensor, bad: Tensor) -> None:
+    """Raise for the first bad entry."""
     if bad.any():
         row, candidate = bad.nonzero()[0].tolist()
-        rule = "must be finite and not negative" if high == math.inf else "must lie in [0, 1]"
         raise ValueError(
             f"{name} {rule}, got {value[row, candidate].item()} in row {row}, candidate {candidate}"
         )
@@ -118,16 +115,11 @@ def run_auction(
     """
     if valid is None:
         valid = torch.ones_like(bid_type, dtype=torch.bool)
-    _check("pctr", pctr, valid, 1.0)
-    _check("pcvr", pcvr, valid, 1.0)
-    _check("bid", bid, valid, math.inf)
-    unknown = valid & ((bid_type < CPM) | (bid_type > OCPA))
-    if unknown.any():
-        row, candidate = unknown.nonzero()[0].tolist()
-        raise ValueError(
-            f"bid_type must be 0 (CPM), 1 (CPC) or 2 (OCPA), got {bid_type[row, candidate].item()} "
-            f"in row {row}, candidate {candidate}"
-        )
+    for name, rate in (("pctr", pctr), ("pcvr", pcvr)):
+        _check(name, "must lie in [0, 1]", rate, valid & ~((rate >= 0.0) & (rate <= 1.0)))
+    _check("bid", "must be finite and not negative", bid, valid & ~((bid >= 0.0) & bid.isfinite()))
+    unknown = (bid_type < CPM) | (bid_type > OCPA)
+    _check("bid_type", "must be 0 (CPM), 1 (CPC) or 2 (OCPA)", bid_type, valid & unknown)
     pctr, pcvr, bid = (x.double().where(valid, 0.0) for x in (pctr, pcvr, bid))
     score = ecpm(pctr, pcvr, bid, bid_type)
     compared = score.round(decimals=_DECIMALS)

@@ -126,10 +126,7 @@ class Budgets:
 
     def reset(self, markets: Bool[Tensor, " M"] | None = None) -> None:
         """Begin a new day, in the given markets or in all."""
-        if markets is None:
-            self._spent.zero_()
-        else:
-            self._spent[markets] = 0
+        self._spent[slice(None) if markets is None else markets] = 0
 
     @staticmethod
     def _check(name: str, value: Tensor, high: float | int) -> None:

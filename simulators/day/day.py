@@ -270,8 +270,15 @@ class DaySimulator:
         surplus = charges(bid, bid_type, filled, clicked, none) - paid
         action = int(Action.IMPRESSION) + (int(Action.CLICK) - int(Action.IMPRESSION)) * clicks
         self.live.record(market, moment.number, shown, action)
-        self._add(market, impressions=filled, clicks=clicks, num_unfilled=~filled.any(1)[:, None])
-        self._add(market, revenue=paid, advertiser_surplus=surplus, user_value=clicks)
+        self._add(
+            market,
+            impressions=filled,
+            clicks=clicks,
+            num_unfilled=~filled.any(1),
+            revenue=paid,
+            advertiser_surplus=surplus,
+            user_value=clicks,
+        )
         at = clicked.nonzero().unbind(1)
         if len(at[0]):
             click = Conversions(
@@ -312,19 +319,20 @@ class DaySimulator:
         paid = self.budgets.settle(come.market, owner, due, order=come.time)
         worth = charges(world.bid[come.ad_id], bid_type, none, none, yes)
         self.live.convert(come.market, come.number, come.slot)
-        for name, amount in (
-            ("conversions", yes),
-            ("revenue", paid),
-            ("advertiser_surplus", worth - paid),
-            ("user_value", yes),
-            ("gmv", world.price[come.ad_id]),
-        ):
-            total = self.totals[name]
-            total.index_add_(0, come.market, amount.to(total.dtype))
+        self._add(
+            come.market,
+            conversions=yes,
+            revenue=paid,
+            advertiser_surplus=worth - paid,
+            user_value=yes,
+            gmv=world.price[come.ad_id],
+        )
 
     def _add(self, market: Tensor, **values: Tensor) -> None:
+        """Add amounts, [B] or [B, S], to the totals of B rows' markets."""
         for name, value in values.items():
-            self.totals[name][market] += value.sum(1).to(self.totals[name].dtype)
+            total = self.totals[name]
+            total.index_add_(0, market, value.view(len(value), -1).sum(1).to(total.dtype))
 
     def open_clicks(self, market: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the clicks without a conversion whose attribution window outlasts midnight."""

@@ -98,15 +98,10 @@ class LiveHistory:
         self._keys = keys
         markets, size = arrivals.user.shape
         # A market's store is in order of (user, time), so that a user's past is one run.
-        padding = torch.arange(size) >= arrivals.count[:, None]
-        order = arrivals.user.masked_fill(padding, len(self.world.users)).argsort(
-            dim=1, stable=True
-        )
         index = torch.arange(size).expand(markets, -1)
-        user = arrivals.user.gather(1, order)
-        opens = torch.ones_like(user, dtype=torch.bool)
-        opens[:, 1:] = user[:, 1:] != user[:, :-1]
-        first = torch.where(opens, index, 0).cummax(1).values
+        padding = index >= arrivals.count[:, None]
+        user, order = arrivals.user.masked_fill(padding, len(self.world.users)).sort(stable=True)
+        first = torch.searchsorted(user, user)
         shape = (markets, size, self.num_slots)
         fresh = {
             "cell": torch.empty_like(order).scatter_(1, order, index).int(),
@@ -117,10 +112,8 @@ class LiveHistory:
             "kept": torch.zeros(shape, dtype=torch.bool),
         }
         self._store = {name: _replace(self._store[name], rows, fresh[name]) for name in fresh}
-        columns = {
-            name: _replace(getattr(self.arrivals, name), rows, getattr(arrivals, name))
-            for name in ("user", "time", "scene", "position", "template")
-        }
+        old, new = vars(self.arrivals), vars(arrivals)
+        columns = {name: _replace(old[name], rows, new[name]) for name in new if name != "count"}
         count = self.arrivals.count.masked_scatter(rows, arrivals.count)
         self.arrivals = Arrivals(**columns, count=count)
 

@@ -128,15 +128,11 @@ def draw_arrivals(
         second = (u[4] * HOUR_S).long()
         time = day[rows, None] * DAY_S + hour * HOUR_S + second
         last = count[rows, None] - 1
-        time = torch.where(number > last, torch.iinfo(torch.int32).max, time)
-        time, order = time.sort(dim=1, stable=True)
+        padded = torch.where(number > last, torch.iinfo(torch.int32).max, time)
+        order = padded.argsort(dim=1, stable=True)
         order = torch.where(number > last, order.gather(1, last), order)
-        columns = [x.gather(1, order) for x in (user, *place)]
-        time = torch.where(number > last, time.gather(1, last), time)
-        parts.append([x.int() for x in (columns[0], time, *columns[1:])])
-    user, time, scene, position, template = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
+        parts.append([x.gather(1, order).int() for x in (user, time, *place)])
+    user, time, scene, position, template = map(torch.cat, zip(*parts, strict=True))
     return Arrivals(user, time, scene, position, template, count)
 
 

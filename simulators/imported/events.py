@@ -18,15 +18,14 @@ Random numbers are drawn in order of time: later rows of a log never change what
 Dims: n rows, V visits, E exposures, G places or days, N ads.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 
+NO_VISIT = -1
 _DRAWS = 1 << 16
 _FAR = 1 << 40
 
@@ -61,54 +60,36 @@ def attribute(rows: pd.DataFrame, window_s: int) -> pd.DataFrame:
     return rows.iloc[in_order(rows, "timestamp", "user_id", "item")]
 
 
-@dataclass(frozen=True)
-class Legal:
-    """Which ads could be shown in each of G places, or on each of G days."""
+def find_visits(rows: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
+    """Return the visits of the rows with a success, and each row's visit.
 
-    start: IntArray  # where each row's ads begin, [G + 1]
-    ad_id: IntArray
-
-    @classmethod
-    def of(cls, table: NDArray[np.bool_]) -> "Legal":
-        """Read a table, bool [G, N]."""
-        return cls(np.r_[0, np.cumsum(table.sum(1))], np.nonzero(table)[1])
-
-
-@dataclass(frozen=True)
-class Visits:
-    """Users at times (and places), in order of time."""
-
-    frame: pd.DataFrame
-    """user_id, timestamp, place and scene, [V]."""
-    row: IntArray
-    """The visit of each of the n rows, -1 where it is part of none."""
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame) -> "Visits":
-        """Find the visits of the rows with a success."""
-        success = (rows["action"] >= Action.CLICK).to_numpy()
-        names = ["timestamp", "user_id", "place"]
-        taken = rows.loc[success, [*names, "scene"]]
-        row = np.full(len(rows), -1, dtype=np.int64)
-        row[success] = taken.groupby(names).ngroup()
-        first = taken.drop_duplicates(names).sort_values(names, ignore_index=True)
-        return cls(first, row)
+    Returns:
+        timestamp, user_id, place and scene of the visits, in order of time, [V]; the visit of each
+        of the n rows, `NO_VISIT` where it is part of none.
+    """
+    success = (rows["action"] >= Action.CLICK).to_numpy()
+    names = ["timestamp", "user_id", "place"]
+    taken = rows.loc[success, [*names, "scene"]]
+    row = np.full(len(rows), NO_VISIT, dtype=np.int64)
+    row[success] = taken.groupby(names).ngroup()
+    return taken.drop_duplicates(names).sort_values(names, ignore_index=True), row
 
 
 def unbought_share(
-    legal: Legal, legal_row: IntArray, num_successes: int, unbought_per_visit: float
+    legal: csr_matrix, legal_row: IntArray, num_successes: int, unbought_per_visit: float
 ) -> float:
     """Return q, with which so many exposures without success are kept per visit, on average.
 
-    `legal_row` has the row of each visit. Where fewer could be shown, q is 1.
+    `legal` [G, N] has the ads that could be shown in each place, or on each day, `legal_row` the
+    row of each visit. Where fewer could be shown, q is 1.
     """
-    size = np.diff(legal.start)[legal_row].sum() - num_successes
+    size = np.diff(legal.indptr)[legal_row].sum() - num_successes
     wanted = unbought_per_visit * len(legal_row)
     return float(wanted / size) if wanted < size else 1.0
 
 
 def sample_unbought(
-    legal: Legal,
+    legal: csr_matrix,
     legal_row: IntArray,
     success_visit: IntArray,
     success_ad: IntArray,
@@ -117,10 +98,10 @@ def sample_unbought(
 ) -> tuple[IntArray, IntArray]:
     """Return visit and ad of the exposures without success that are kept with probability `share`.
 
-    `legal_row` [V] has the row of each visit. The gaps between kept cells of the (visit, ad) table
-    are geometric, so its other cells need no draw.
+    `legal` and `legal_row` are those of `unbought_share`. The gaps between kept cells of the
+    (visit, ad) table are geometric, so its other cells need no draw.
     """
-    stop = np.cumsum(np.diff(legal.start)[legal_row])
+    stop = np.cumsum(np.diff(legal.indptr)[legal_row])
     num_cells = int(stop[-1]) if len(stop) else 0
     parts, at = [], -1
     while at < num_cells:
@@ -130,13 +111,15 @@ def sample_unbought(
     cell = cell[cell < num_cells]
     visit = np.searchsorted(stop, cell, side="right")
     before = np.r_[0, stop][visit]
-    ad_id = legal.ad_id[legal.start[legal_row[visit]] + cell - before]
-    num_ads = int(max(legal.ad_id.max(initial=0), success_ad.max(initial=0))) + 1
+    ad_id = legal.indices[legal.indptr[legal_row[visit]] + cell - before].astype(np.int64)
+    num_ads = legal.shape[1]
     kept = ~np.isin(visit * num_ads + ad_id, success_visit * num_ads + success_ad)
     return visit[kept], ad_id[kept]
 
 
-def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def spread_visits(
+    visits: pd.DataFrame, events: pd.DataFrame, rng: np.random.Generator
+) -> pd.DataFrame:
     """Return the events of visits with user, place, scene and a second of their own.
 
     `delay` is the time from the visit to the outcome in seconds. The order of a visit's exposures
@@ -145,9 +128,8 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
     events = events.iloc[in_order(events, "visit", "kind", "item_id")]
     visit, kind = events["visit"].to_numpy(), events["kind"].to_numpy()
     events = events.iloc[np.lexsort((rng.random(len(events)), -kind, visit))]
-    frame = visits.frame
-    user, time = (frame[name].to_numpy(dtype=np.int64) for name in ("user_id", "timestamp"))
-    length = np.bincount(visit, minlength=len(frame))
+    user, time = (visits[name].to_numpy(dtype=np.int64) for name in ("user_id", "timestamp"))
+    length = np.bincount(visit, minlength=len(visits))
     place_in_visit = np.arange(len(events)) - np.repeat(np.cumsum(length) - length, length)
     # no visit of a user begins before the last one has ended: events must not share a second
     order = np.lexsort((time, user))
@@ -160,8 +142,8 @@ def spread_visits(visits: Visits, events: pd.DataFrame, rng: np.random.Generator
         user_id=user[visit],
         timestamp=second,
         seen=second + events["delay"].to_numpy(),
-        place=frame["place"].to_numpy()[visit],
-        scene=frame["scene"].to_numpy()[visit],
+        place=visits["place"].to_numpy()[visit],
+        scene=visits["scene"].to_numpy()[visit],
     )
 
 

@@ -55,12 +55,8 @@ def group_columns(frame: pd.DataFrame, config: ImportConfig) -> dict[str, IntArr
         "category": config.num_categories,
         "advertiser": config.num_advertisers,
     }
-    return {
-        name: group_numbers(frame[name], size)
-        if name in frame
-        else np.zeros(len(frame), dtype=np.int64)
-        for name, size in sizes.items()
-    }
+    frame = frame.reindex(columns=list(sizes))  # what is not known has number 0
+    return {name: group_numbers(frame[name], size) for name, size in sizes.items()}
 
 
 def embed_items(

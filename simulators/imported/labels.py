@@ -3,8 +3,6 @@
 Dims: n values, U users.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -43,20 +41,14 @@ def label_codes(labels: pd.Series, size: int) -> tuple[IntArray, int]:
     return np.where(rare, len(count) + 1, code), len(count) + 1 + bool(rare.any())
 
 
-@dataclass(frozen=True)
-class UserTable:
-    """Users and which of their columns are attributes."""
+def make_users(
+    known: pd.DataFrame, log: Log, days: DaySplit, num_labels: int
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the users of a log, and how many codes each of their attributes may have.
 
-    frame: pd.DataFrame
-    """user_id, source_id (the log's own), `World`'s columns and attributes as codes; age in years,
-    and what is not known 0."""
-    columns: tuple[str, ...]
-    cardinalities: tuple[int, ...]
-    num_devices: int
-
-
-def make_users(known: pd.DataFrame, log: Log, days: DaySplit, num_labels: int) -> UserTable:
-    """Return the users of a log, with their activity on the log days."""
+    Columns are user_id, source_id (the log's own), those of `World` and attributes as codes; age is
+    in years, activity that of the log days, and what is not known 0.
+    """
     attributes = known.set_index("user_id").reindex(log.source_user)
     frame = pd.DataFrame({"user_id": np.arange(len(log.source_user)), "source_id": log.source_user})
     sizes: dict[str, int] = {}
@@ -78,7 +70,7 @@ def make_users(known: pd.DataFrame, log: Log, days: DaySplit, num_labels: int) -
     frame["activity"] = rows / days.num_log_days
     frame["activity_group"] = rank * NUM_ACTIVITY_GROUPS // len(frame)
     sizes["activity_group"] = NUM_ACTIVITY_GROUPS
-    return UserTable(frame, tuple(sizes), tuple(sizes.values()), sizes.get("device", 1))
+    return frame, sizes
 
 
 def number_scenes(requests: pd.DataFrame, log: Log, num_labels: int) -> tuple[IntArray, int]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from gpr_rl.data.streams import IntArray
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit
 from simulators.imported.events import (
-    Legal,
-    Visits,
+    NO_VISIT,
     event_table,
     sample_unbought,
     spread_visits,
@@ -25,7 +25,7 @@ from simulators.imported.items import Chosen, positions
 from simulators.imported.labels import number_scenes
 from simulators.imported.readers.log import LogSource
 from simulators.imported.rows import Log
-from simulators.imported.takes import NO_VISIT, Takes, choose_takes
+from simulators.imported.takes import Takes, choose_takes
 from simulators.world.history import DAY_S
 
 _UNBOUGHT_PER_SUCCESS = 3.0
@@ -83,7 +83,7 @@ def make_requests(
             table = (alive[0] <= day) & (day <= alive[1])
         else:
             table = takes.offered
-        events, share = _infer(takes, takes.visits, Legal.of(table), days, config, rng)
+        events, share = _infer(takes, takes.visits, csr_matrix(table), days, config, rng)
     is_ad = (events["kind"] == 1).to_numpy()
     scene, num_scenes = number_scenes(events[is_ad], log, config.num_labels)
     events["scene"] = _only_at(is_ad, scene)
@@ -117,16 +117,16 @@ def _only_at(where: NDArray[np.bool_], values: IntArray) -> IntArray:
 
 def _infer(
     takes: Takes,
-    visits: Visits,
-    legal: Legal,
+    visits: pd.DataFrame,
+    legal: csr_matrix,
     days: DaySplit,
     config: ImportConfig,
     rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, float]:
     """Return the events of a log of successes alone, and q."""
-    day = visits.frame["timestamp"].to_numpy() // DAY_S
-    legal_row = day if takes.offered is None else visits.frame["place"].to_numpy()
-    legal_row = legal_row.astype(np.int64) % (len(legal.start) - 1)  # no place is the last row
+    day = visits["timestamp"].to_numpy() // DAY_S
+    legal_row = day if takes.offered is None else visits["place"].to_numpy()
+    legal_row = legal_row.astype(np.int64) % legal.shape[0]  # no place is the last row
     visit, ad_id = (takes.exposures[name].to_numpy() for name in ("visit", "item_id"))
     logged = day < days.num_log_days
     num_successes = int(logged[visit].sum())

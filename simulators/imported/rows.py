@@ -130,8 +130,7 @@ def read_log(
     users, scenes, places = Numbers(), Numbers(), Numbers()
     sample = _Sample(config.max_users, seed)
     parts: list[pd.DataFrame] = []
-    first, last, read, told = np.inf, -np.inf, 0, 0
-    held, compact_at = 0, _COMPACT_FROM
+    first, last, read, told, compact_at = np.inf, -np.inf, 0, 0, _COMPACT_FROM
     for piece in source.rows():
         frame = checker.check(piece)
         read += len(piece.frame)
@@ -155,11 +154,9 @@ def read_log(
             "place": places.of(frame["place"]),
         }
         parts.append(pd.DataFrame(columns).loc[sample.keeps(user)])
-        held += len(parts[-1])
-        if held > compact_at:  # users that were kept at first may be out by now
+        if sum(map(len, parts)) > compact_at:  # users that were kept at first may be out by now
             parts = [_kept(parts, sample)]
-            held = len(parts[0])
-            compact_at = 2 * held + _COMPACT_FROM
+            compact_at = 2 * len(parts[0]) + _COMPACT_FROM
     counts = checker.finish()
     midnight = int(first) // DAY_S * DAY_S
     rows = _kept(parts, sample)

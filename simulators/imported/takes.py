@@ -14,13 +14,12 @@ from gpr_rl.random import Purpose
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import DaySplit
-from simulators.imported.events import Visits, attribute
+from simulators.imported.events import NO_VISIT, attribute, find_visits
 from simulators.imported.items import Chosen, most_frequent, positions
 from simulators.imported.readers.log import LogSource
 from simulators.imported.rows import Log, keyed_draw
 from simulators.world.history import DAY_S
 
-NO_VISIT = -1
 _CANDIDATES_PER_AD = 5
 
 BoolArray = NDArray[np.bool_]
@@ -34,8 +33,8 @@ class Takes:
     """Of ads (kind 1), with the time `seen` of their outcome."""
     organic: pd.DataFrame
     """Views, and successes that are no exposures of ads (kind 0)."""
-    visits: Visits | None
-    """Of a log of successes alone; rows name their visit, or `NO_VISIT`."""
+    visits: pd.DataFrame | None
+    """Of a log of successes alone (`find_visits`); rows name their visit, or `NO_VISIT`."""
     chosen: Chosen
     offered: BoolArray | None
     """What was offered at each place, [G + 1, N]; None: not known. The last row, for rows without
@@ -92,9 +91,10 @@ def choose_takes(
     ad_item = most_frequent(item[as_ad & logged], config.max_ads)
     if not len(ad_item):
         raise ValueError("the log days have no exposure of an ad")
-    visits = None if shown else Visits.of(exposures)
-    if visits is not None:
-        exposures, views = exposures.assign(visit=visits.row), views.assign(visit=NO_VISIT)
+    visits = None
+    if not shown:
+        visits, visit = find_visits(exposures)
+        exposures, views = exposures.assign(visit=visit), views.assign(visit=NO_VISIT)
     taken = as_ad & (positions(ad_item, item) >= 0)
     others = exposures[~taken & success & organic_too[item]]
     organic = pd.concat([views, others.assign(action=int(Action.VIEW)).drop(columns="seen")])

@@ -17,12 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 from gpr_rl.files import write_text
-from simulators.replay.auction_log import check_log
 from simulators.replay.ipinyou import load_ipinyou
-from simulators.replay.replay import AnyBidder, ConstantBidder, MaxCPCBidder, run, tune_linear
+from simulators.replay.replay import (
+    AnyBidder,
+    ConstantBidder,
+    MaxCPCBidder,
+    check_log,
+    run,
+    tune_linear,
+)
 from simulators.replay.rlb import RLBBidder
 
-BIDDERS = ("constant", "max_cpc", "linear", "rlb")
+BIDDERS = {"constant": "price", "max_cpc": "max_cpc", "linear": "base_bid", "rlb": None}
+"""Name -> its number that is given or fitted."""
 _IPINYOU = (".log.txt", ".yzx.txt")
 _SHOWN = {
     "fitted": ",.6g",
@@ -91,12 +98,12 @@ def replay(args: ReplayArgs) -> tuple[float, int, list[Row]]:
     budget = amount * float(log["market_price"].sum()) if is_share else amount
     rows = []
     for name in args.bidder:
-        bidder, value = _bidder(name, args, train, budget, len(log))
+        bidder, number = _bidder(name, args, train, budget, len(log)), BIDDERS[name]
         result = run(log, bidder, budget)
         rows.append(
             {
                 "bidder": name,
-                "fitted": value,
+                "fitted": getattr(bidder, number) if number else None,
                 "impressions": result.impressions,
                 "clicks": result.clicks,
                 "spend": result.cost,
@@ -150,25 +157,23 @@ def _in_folder(folder: Path, part: str) -> Path:
 
 def _bidder(
     name: str, args: ReplayArgs, train: pd.DataFrame | None, budget: float, num_auctions: int
-) -> tuple[AnyBidder, float | None]:
-    """Return a bidder and its number: given, or fitted on the training log."""
+) -> AnyBidder:
+    """Return a bidder as given, or fitted on the training log."""
     if name == "constant" and args.price is not None:
-        return ConstantBidder(args.price), args.price
+        return ConstantBidder(args.price)
     if name == "max_cpc" and args.max_cpc is not None:
-        return MaxCPCBidder(args.max_cpc), args.max_cpc
+        return MaxCPCBidder(args.max_cpc)
     assert train is not None  # `replay` has read it
     if name == "rlb":
-        return RLBBidder.fit(train), None
+        return RLBBidder.fit(train)
     if not train["click"].any():
         raise ValueError(f"--bidder {name} needs a click in the training log, and it has none")
     if name == "max_cpc":
-        max_cpc = MaxCPCBidder.fit(train)
-        return max_cpc, max_cpc.max_cpc
+        return MaxCPCBidder.fit(train)
     if not args.base_bids:
         raise ValueError("--base-bids needs at least one bid to try")
     scaled = budget * len(train) / num_auctions if num_auctions else budget
-    linear = tune_linear(train, scaled, args.base_bids)
-    return linear, linear.base_bid
+    return tune_linear(train, scaled, args.base_bids)
 
 
 def _print(rows: list[Row], budget: float, num_auctions: int) -> None:

@@ -22,15 +22,9 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 
 from gpr_rl.files import write_text
-from simulators.imported.readers.ipinyou import (
-    ENCODING,
-    FIRST_SEASON_COLUMNS,
-    LOG_COLUMNS,
-    has_counts,
-    split_line,
-)
+from simulators.imported.readers.ipinyou import LOG_COLUMNS, TEST_COUNTS, split_line
+from simulators.replay.replay import FloatArray
 
-FloatArray = NDArray[np.float64]
 # fmt: off
 _FEATURES = (
     "weekday", "hour", "useragent", "IP", "region", "city", "adexchange", "domain", "slotid",
@@ -88,7 +82,7 @@ def read_ipinyou(
     bad: list[tuple[int, str]] = []
     parts = [sp.csr_matrix((0, NUM_FEATURES), dtype=np.float32)]
     num_rows = 0
-    with path.open(encoding=ENCODING, errors="replace", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         parse, first_line = _parser(path, file)
         while lines := list(islice(file, _CHUNK)):
             words = []
@@ -134,12 +128,12 @@ def _parser(path: Path, file: TextIO) -> tuple[Callable[[str], Row], int]:
             f"{path}: the name must end in .log.txt or .yzx.txt, which tells the format"
         )
     header = split_line(file.readline())
-    known = LOG_COLUMNS if "advertiser" in header else FIRST_SEASON_COLUMNS
+    known = LOG_COLUMNS if "advertiser" in header else LOG_COLUMNS[:-2]  # the first season's
     pairs = zip_longest(known, header[: len(known)], fillvalue="nothing")
     for at, (name, got) in enumerate(pairs, 1):
         if got.strip() != name:
             raise IPinYouError(f"{path}: column {at} of the header must be {name!r}, got {got!r}")
-    if len(header) != len(known) and not has_counts(len(header), len(known)):
+    if len(header) - len(known) not in (0, len(TEST_COUNTS)):
         raise IPinYouError(
             f"{path}: the header has {len(header)} columns, must be {len(known)} or two more"
         )
@@ -149,7 +143,7 @@ def _parser(path: Path, file: TextIO) -> tuple[Callable[[str], Row], int]:
 def _parse_log(columns: tuple[str, ...], line: str) -> Row:
     """Return click, payprice and feature words of a line of a log; ValueError says what is bad."""
     cells = split_line(line)
-    if len(cells) != len(columns) and not has_counts(len(cells), len(columns)):
+    if len(cells) - len(columns) not in (0, len(TEST_COUNTS)):
         raise ValueError(f"{len(cells)} columns, must be {len(columns)} or two more")
     cell = dict(zip(columns, cells, strict=False))
     _whole("weekday", cell["weekday"], 6)
@@ -236,24 +230,19 @@ def load_ipinyou(
     """
     path = Path(path)
     rows = read_ipinyou(path, max_bad_share=max_bad_share, rejects=rejects)
-    log = rows.frame.copy()
     if pctr is None:
         train = path.with_name("train" + "".join(path.suffixes[-2:]))
-        if train == path:
-            pctr = fit_pctr(rows)
-        elif train.exists():
-            pctr = fit_pctr(read_ipinyou(train, max_bad_share=max_bad_share))
-        else:
+        if not train.exists():
             raise IPinYouError(
                 f"{path}: without pctr a click model is fitted on {train.name} beside it, which "
                 f"does not exist"
             )
+        same = train == path
+        pctr = fit_pctr(rows if same else read_ipinyou(train, max_bad_share=max_bad_share))
     if isinstance(pctr, PctrModel):
-        log["pctr"] = pctr.predict(rows)
-    else:
-        if len(pctr) != rows.num_rows:
-            raise IPinYouError(
-                f"{path}: pctr needs one value per data row ({rows.num_rows}), got {len(pctr)}"
-            )
-        log["pctr"] = np.asarray(pctr, dtype=np.float64)[rows.row]
-    return log
+        return rows.frame.assign(pctr=pctr.predict(rows))
+    if len(pctr) != rows.num_rows:
+        raise IPinYouError(
+            f"{path}: pctr needs one value per data row ({rows.num_rows}), got {len(pctr)}"
+        )
+    return rows.frame.assign(pctr=np.asarray(pctr, dtype=np.float64)[rows.row])

@@ -1,7 +1,9 @@
 """Replay of logged second-price auctions: what a bidder would have won and paid.
 
 The log holds the highest competing bid of each auction (`market_price`), which is what a winner of
-a second-price auction pays. Other bidders are taken as they were: they do not react.
+a second-price auction pays. Other bidders are taken as they were: they do not react. A log has a
+row per auction, in order, with the columns click (0 or 1), market_price (at least 0) and pctr (in
+[0, 1]). Others may be there and are not read.
 
 Dims: n auctions. Money is in the unit of `market_price`, whatever the log has (iPinYou: CNY fen per
 1,000 impressions, one price per impression, as that literature sums them).
@@ -18,7 +20,31 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpr_rl.checks import check_at_least, check_finite, check_positive
-from simulators.replay.auction_log import FloatArray, check_log
+
+FloatArray = NDArray[np.float64]
+_COLUMNS: dict[str, tuple[str, Callable[[FloatArray], NDArray[np.bool_]]]] = {
+    "click": ("must be 0 or 1", lambda x: (x == 0) | (x == 1)),
+    "market_price": ("must be finite and at least 0", lambda x: (x >= 0) & np.isfinite(x)),
+    "pctr": ("must lie in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+}
+
+
+def check_log(log: pd.DataFrame) -> None:
+    """Raise ValueError, naming column, row (counted from 0) and value, if a log can't be replayed.
+
+    Finite numbers only; the rules are the module's. An empty log is fine.
+    """
+    for name, (rule, holds) in _COLUMNS.items():
+        if name not in log:
+            raise ValueError(f"log lacks the column {name!r}; it needs {', '.join(_COLUMNS)}")
+        try:
+            value = log[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"log column {name!r} {rule}, and can't be read: {error}") from error
+        good = holds(value)
+        if not good.all():
+            row = int((~good).argmax())
+            raise ValueError(f"log column {name!r} {rule}, got {value[row]} in row {row}")
 
 
 @runtime_checkable
@@ -70,8 +96,7 @@ def run(log: pd.DataFrame, bidder: AnyBidder, budget: float) -> ReplayResult:
     still be won.
 
     Args:
-        log: Columns click (0 or 1), market_price (at least 0) and pctr (in [0, 1]), a row per
-            auction, in order. May be empty.
+        log: As in the module. May be empty.
         bidder: `VectorBidder`, `Bidder`, or a plain function. A function or a `bid` method gets as
             many of (pctr, remaining_budget, remaining_auctions) as it has positional parameters;
             pctr alone is enough.

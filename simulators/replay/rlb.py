@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from gpr_rl.checks import check_at_least, check_positive
-from simulators.replay.auction_log import FloatArray, check_log
+from simulators.replay.replay import FloatArray, check_log
 
 _SLACK = 1e-9
 """Relative; a budget of 0.3 holds three steps of 0.1."""

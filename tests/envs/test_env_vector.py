@@ -18,7 +18,6 @@ from envs import AdRequestEnv, AdRequestVectorEnv, check_vector_env
 from envs.check import sampled_actions
 from envs.choices import IllegalActionError
 from envs.engine import Engine
-from envs.render import AuctionView
 from envs.spaces import observation_space
 from envs.vector import VectorEnv
 from gpr_rl.schema import InputSpec
@@ -413,8 +412,8 @@ class Rings(Engine):
     def eligible(self) -> np.ndarray:
         return self.ads
 
-    def view(self, row: int) -> AuctionView:
-        return AuctionView(title=f"ring of row {row}", candidates=None)
+    def view(self, row: int) -> str:
+        return f"ring of row {row}"
 
     def _rows(self, rows: np.ndarray | None) -> np.ndarray:
         return np.ones(self.num_rows, dtype=np.bool_) if rows is None else rows

@@ -7,27 +7,23 @@ Files are streamed a line at a time.
 
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from simulators.imported.readers.columns import seconds
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 
 _PIECE_LINES = 1 << 15
 _REVIEW = ("user_id", "parent_asin", "timestamp")
 _META = ("parent_asin", "title", "categories", "store", "main_category", "price")
-_AMOUNT = re.compile(r"\d+(?:\.\d+)?")
+_AMOUNT = r"(\d+(?:\.\d+)?)"
+"""The number in e.g. `$1,299.00` (without its comma) or `from 9.99`."""
 
 
 @register_format("amazon_reviews")
@@ -81,13 +77,14 @@ class AmazonReviews(LogSource):
             " ".join(str(word) for word in (title, *names, store) if word)
             for title, names, store in zip(found["title"], categories, found["store"], strict=True)
         ]
+        price = found["price"].astype("str").str.replace(",", "")
         frame = pd.DataFrame(
             {
                 "item_id": found["parent_asin"].astype("str"),
                 "vertical": found["main_category"].astype("str"),
                 "category": categories.str[-1].astype("str"),
                 "advertiser": found["store"].astype("str"),
-                "price": found["price"].map(_price).astype(float),
+                "price": price.str.extract(_AMOUNT, expand=False).astype(float),
                 "name": found["title"].astype("str"),
             }
         )
@@ -104,40 +101,25 @@ def _reviews_of(meta: Path) -> Path:
 
 def _records(path: Path, names: tuple[str, ...], size: int = _PIECE_LINES) -> Iterator[Rows]:
     """Yield columns of a JSON lines file, as they are."""
-    cells: list[list] = []
-    lines: list[int] = []
-    unreadable: list[tuple[int, str]] = []
-
-    def piece() -> Rows:
-        frame = pd.DataFrame(cells, columns=list(names), dtype=object)
-        return Rows(frame, path, np.array(lines, dtype=np.int64), tuple(unreadable))
-
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    cells.append([record[name] for name in names])
-                    lines.append(number)
-                except (ValueError, TypeError):
-                    unreadable.append((number, f"no JSON object: {line[:40]!r}"))
-                except KeyError as error:
-                    unreadable.append((number, f"field {error} is missing"))
-                if len(lines) + len(unreadable) == size:
-                    yield piece()
-                    cells, lines, unreadable = [], [], []
+            numbered = enumerate(file, 1)
+            while block := list(islice(numbered, size)):
+                cells, unreadable = {}, []
+                for number, line in block:
+                    try:
+                        record = json.loads(line)
+                        cells[number] = [record[name] for name in names]
+                    except (ValueError, TypeError):
+                        unreadable.append((number, f"no JSON object: {line[:40]!r}"))
+                    except KeyError as error:
+                        unreadable.append((number, f"field {error} is missing"))
+                frame = pd.DataFrame([*cells.values()], columns=list(names), dtype=object)
+                yield Rows(frame, path, np.array([*cells], dtype=np.int64), tuple(unreadable))
     except (OSError, EOFError) as error:
         raise LogFormatError(f"{path} can't be read: {error}") from error
-    if lines or unreadable:
-        yield piece()
 
 
 def _texts(cells: pd.Series) -> pd.Series:
     """Return ids as text; anything else counts as missing."""
     return cells.where([isinstance(cell, str) for cell in cells], None).astype("str")
-
-
-def _price(price: object) -> float:
-    """Return the first number of e.g. `$1,299.00` or `from 9.99`; NaN if there is none."""
-    found = _AMOUNT.search(str(price).replace(",", ""))
-    return float(found[0]) if found else float("nan")

@@ -32,13 +32,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from simulators.imported.readers.columns import Kind, is_text, join_words, schema
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 ACTION_WORDS = {

@@ -11,21 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from simulators.imported.readers.columns import schema
-from simulators.imported.readers.ipinyou import (
-    ENCODING,
-    SEPARATOR,
-    TEST_COUNTS,
-    has_counts,
-    split_line,
-)
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.columns import Kind, schema
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.ipinyou import TEST_COUNTS, split_line
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 _FEN_PER_CNY = 100.0
@@ -37,6 +26,7 @@ _LOG = schema(
     label="adexchange",
 )
 _CREATIVE = schema(id="creative", label="keypage")
+_ADVERTISER = schema(label="advertiser")  # the first season has none
 _USER = schema(id="ipinyouid", label="region useragent")
 _NAMES = {
     "ipinyouid": "user_id",
@@ -82,14 +72,7 @@ class IPinYou(LogSource):
 
     def items(self) -> ItemTable:
         """Return the creatives: words of advertiser, landing page and creative."""
-        parts = []
-        for table in self._tables:
-            # the first season has no advertiser
-            extra = schema(label="advertiser") if "advertiser" in table.types else {}
-            for piece in table.pieces(_CREATIVE | extra):
-                parts.append(piece.frame.drop_duplicates("creative"))
-        found = pd.concat(parts, ignore_index=True).dropna(subset="creative")
-        found = found.drop_duplicates("creative", ignore_index=True)
+        found = self._first_rows("creative", _CREATIVE | _ADVERTISER)
         text = "creative_" + found["creative"]
         frame = found[["creative"]].rename(columns=_NAMES).assign(is_ad=True, bid_type="CPM")
         if "advertiser" in found:
@@ -99,24 +82,29 @@ class IPinYou(LogSource):
 
     def users(self) -> pd.DataFrame:
         """Return region and device of each user's first row; see `LogSource`."""
-        known = pd.DataFrame()
+        return self._first_rows("ipinyouid", _USER).rename(columns=_NAMES)
+
+    def _first_rows(self, key: str, columns: dict[str, Kind]) -> pd.DataFrame:
+        """Return the first row of every value of a column, with those `columns` that there are."""
+        found = pd.DataFrame()
         for table in self._tables:
-            for piece in table.pieces(_USER):
-                known = pd.concat([known, piece.frame]).drop_duplicates("ipinyouid")
-        return known.dropna(subset="ipinyouid").reset_index(drop=True).rename(columns=_NAMES)
+            there = {name: kind for name, kind in columns.items() if name in table.types}
+            for piece in table.pieces(there):
+                found = pd.concat([found, piece.frame]).drop_duplicates(key)
+        return found.dropna(subset=key).reset_index(drop=True)
 
 
 def _open(path: Path) -> Table:
     """Open a log; rows of test files have two counts more than the header may say."""
-    with path.open(encoding=ENCODING, errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         header, first = (split_line(file.readline()) for _ in range(2))
     names = [name.strip() for name in header]
-    if has_counts(len(first), len(names)):
+    if len(first) == len(names) + len(TEST_COUNTS):
         names += TEST_COUNTS
     return Table(
         path,
         _LOG | _CREATIVE | _USER,
-        delimiter=SEPARATOR,
+        delimiter="\t",
         names=tuple(names),
         skip_header=True,
     )

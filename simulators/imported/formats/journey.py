@@ -19,13 +19,8 @@ import pandas as pd
 
 from simulators.imported.readers.columns import join_words, schema
 from simulators.imported.readers.duplicates import SeenHashes
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import PIECE_ROWS, Table
 
 _TIME_ZONE = "America/New_York"

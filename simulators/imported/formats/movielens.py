@@ -12,30 +12,14 @@ import numpy as np
 import pandas as pd
 
 from simulators.imported.readers.columns import Kind, schema
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.tables import Table
 
 MIN_CONVERSION_RATING = 4.0
-_RATINGS: dict[str, Kind] = {
-    "userId": "integer",
-    "movieId": "integer",
-    "rating": "number",
-    "timestamp": "integer",
-}
+_RATINGS = schema(integer="userId movieId", number="rating") | schema(integer="timestamp")
 _MOVIES = schema(integer="movieId", text="title genres")
-_USERS: dict[str, Kind] = {
-    "userId": "integer",
-    "gender": "label",
-    "age": "number",
-    "occupation": "label",
-    "zip": "label",
-}
+_USERS = schema(integer="userId", label="gender", number="age") | schema(label="occupation zip")
 _NAMES = {"userId": "user_id", "movieId": "item_id"}
 
 

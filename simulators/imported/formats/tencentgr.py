@@ -19,13 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from simulators.imported.readers.columns import Kind, convert, join_words, schema
-from simulators.imported.readers.log import (
-    ItemTable,
-    LogFormatError,
-    LogSource,
-    Rows,
-    register_format,
-)
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ItemTable, LogSource, Rows, register_format
 from simulators.imported.readers.safe_pickle import read_plain_pickle
 from simulators.imported.readers.tables import Table
 

@@ -34,14 +34,14 @@ from numpy.typing import NDArray
 
 from gpr_rl.files import complete_file
 from simulators.imported.readers.duplicates import SeenHashes
-from simulators.imported.readers.log import ACTIONS, OPTIONAL_COLUMNS, LogFormatError, Rows
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import ACTIONS, COLUMNS, OPTIONAL_COLUMNS, Rows
 
 MAX_TIMESTAMP = 100_000_000_000
 """Seconds; in milliseconds it is in March 1973, before any log."""
 _LARGEST = float(np.finfo(np.float32).max)
 _CHECK_EVERY = 100_000
 _AMOUNTS = ("value", "price", "bid")
-_LABELS = tuple(name for name in OPTIONAL_COLUMNS if name not in _AMOUNTS)
 _DUPLICATE = "duplicate: an earlier row has the same user, item, time and action"
 _SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
 
@@ -101,7 +101,7 @@ class RowChecker:
         Raises:
             LogFormatError: More than the share allowed is bad, once 100,000 rows have been read.
         """
-        frame = rows.frame
+        frame = rows.frame.reindex(columns=[*COLUMNS, *OPTIONAL_COLUMNS])
         verdict = _Verdict(len(frame))
         user_id, item_id = frame["user_id"], frame["item_id"]
         self._check_ids(user_id, "user_id", verdict)
@@ -110,30 +110,15 @@ class RowChecker:
         action = _check_actions(frame["action"], verdict)
         at_item = self._items.get_indexer(pd.Index(item_id))
         verdict.fail("unknown item", at_item < 0, item_id)
-        amounts = {
-            name: _check_amounts(frame[name], name, verdict)
-            if name in frame
-            else np.full(len(frame), np.nan, dtype=np.float32)
-            for name in _AMOUNTS
-        }
+        amounts = {name: _check_amounts(frame[name], name, verdict) for name in _AMOUNTS}
         good = np.flatnonzero(verdict.good)
         users = user_id.iloc[good].infer_objects()
         keys = {"item": at_item[good], "time": timestamp[good], "action": action[good]}
         keyed = pd.DataFrame({"user": users.array, **keys})
         new = self._seen.add(pd.util.hash_pandas_object(keyed, index=False).to_numpy())
-        kept = good[new]
         self._count(rows, verdict, good[~new])
-        columns = {
-            "user_id": users.to_numpy()[new] if users.dtype != "str" else users.array[new],
-            "item_id": item_id.iloc[kept].infer_objects().array,
-            "timestamp": timestamp[kept],
-            "action": action[kept],
-            **{name: amount[kept] for name, amount in amounts.items()},
-        }
-        unknown = pd.Series(None, index=frame.index, dtype="str")
-        for name in _LABELS:
-            columns[name] = frame.get(name, unknown).iloc[kept].array
-        return pd.DataFrame(columns)
+        kept = frame.assign(timestamp=timestamp, action=action, **amounts).iloc[good[new]]
+        return kept.infer_objects().reset_index(drop=True)
 
     def finish(self) -> CheckCounts:
         """Return the counts; the list of rejected rows is then whole and has its name.
@@ -176,11 +161,11 @@ class RowChecker:
             line, _, reason = min(broken, key=lambda row: row[0])
             self._first_bad = f"{rows.file}:{line}: {reason}"
         self._bad.update(rule for _, rule, _ in broken)
-        lines = [*(line for line, _, _ in broken), *rows.line[duplicates].tolist()]
-        reasons = [*(reason for _, _, reason in broken), *[_DUPLICATE] * len(duplicates)]
-        if lines:
-            cells = [[str(rows.file)] * len(lines), lines, reasons]
-            self._writer.write_table(pa.table(cells, schema=_SCHEMA))
+        file = str(rows.file)
+        listed = [(file, line, reason) for line, _, reason in broken]
+        listed += [(file, line, _DUPLICATE) for line in rows.line[duplicates].tolist()]
+        if listed:
+            self._writer.write_table(pa.table([*zip(*listed, strict=True)], schema=_SCHEMA))
         self._num_rows += len(rows.frame) + len(rows.unreadable)
         self._num_duplicates += len(duplicates)
         if self._num_rows - self._checked_at >= _CHECK_EVERY:

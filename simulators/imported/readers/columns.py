@@ -4,6 +4,7 @@ Dims: n rows.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
@@ -78,8 +79,7 @@ def convert(column: pa.Array, kind: Kind) -> pd.Series:
         column = _decoded(column)
     text = is_text(column.type)
     if kind == "flag":
-        words = [None if cell is None else str(cell) for cell in column.to_pylist()]
-        flags = [None if word is None else _FLAGS.get(word.lower(), word) for word in words]
+        flags = _each(column, lambda cell: _FLAGS.get(str(cell).lower(), str(cell)))
         known = all(isinstance(flag, bool) for flag in flags)
         return pd.Series(flags, dtype=bool if known else object)
     if kind in ("text", "label") or (kind == "id" and text):
@@ -94,18 +94,18 @@ def convert(column: pa.Array, kind: Kind) -> pd.Series:
         if not text:
             raise
         parse = _PARSERS.get(kind, _integer)
-        cells = [cell if cell is None else _read(cell, parse) for cell in column.to_pylist()]
-        return pd.Series(cells, dtype=object)
+        return pd.Series(_each(column, partial(_read, parse=parse)), dtype=object)
 
 
 def _decoded(column: pa.Array) -> pa.Array:
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
-        cells = [
-            cell if cell is None else cell.decode(errors="replace") for cell in column.to_pylist()
-        ]
-        return pa.array(cells, pa.string())
+        return pa.array(_each(column, lambda cell: cell.decode(errors="replace")), pa.string())
+
+
+def _each(column: pa.Array, change: Callable) -> list:
+    return [None if cell is None else change(cell) for cell in column.to_pylist()]
 
 
 def _read(text: str, parse: Callable[[str], int | float]) -> int | float | str:

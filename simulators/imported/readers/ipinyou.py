@@ -12,18 +12,10 @@ LOG_COLUMNS = (
     "advertiser", "usertag",
 )
 # fmt: on
-FIRST_SEASON_COLUMNS = LOG_COLUMNS[:-2]
 TEST_COUNTS = ("nclick", "nconversation")
 """What rows of test files may have after the other columns."""
-SEPARATOR = "\t"
-ENCODING = "utf-8"
 
 
 def split_line(line: str) -> list[str]:
     """Return the cells of a line, as they are."""
-    return line.rstrip("\r\n").split(SEPARATOR)
-
-
-def has_counts(num_cells: int, num_columns: int) -> bool:
-    """Return whether a row has the two counts of test files after its columns."""
-    return num_cells == num_columns + len(TEST_COUNTS)
+    return line.rstrip("\r\n").split("\t")

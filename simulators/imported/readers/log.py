@@ -9,11 +9,13 @@ Dims: n rows, d embedding width.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from simulators.imported.readers.errors import LogFormatError
 
 ACTIONS = ("view", "impression", "click", "conversion")
 """An organic interaction; an ad that was shown, clicked, or led to a conversion."""
@@ -25,10 +27,6 @@ OPTIONAL_COLUMNS = ("value", "price", "bid", "scene", "place")
 the site it happened (any label), and the row of `offers` that says what could be shown."""
 
 BID_TYPES = ("CPM", "CPC", "OCPA")
-
-
-class LogFormatError(ValueError):
-    """A file that is not in the format that was named, or with too many bad rows."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,6 @@ class ItemTable:
                 raise LogFormatError(f"items: bid_type must be one of {BID_TYPES}, got {word!r}")
 
 
-@runtime_checkable
 class LogSource(Protocol):
     """One data set of a user, opened and with its columns checked; a base of readers."""
 
@@ -120,8 +117,6 @@ class LogSource(Protocol):
 
 
 Opener = Callable[[Path], LogSource]
-
-
 _FORMATS: dict[str, Opener] = {}
 
 
@@ -141,11 +136,6 @@ def register_format(name: str) -> Callable[[Opener], Opener]:
     return add
 
 
-def format_names() -> tuple[str, ...]:
-    """Return the names of all formats."""
-    return tuple(sorted(_FORMATS))
-
-
 def open_log(source: str | Path, name: str) -> LogSource:
     """Open a data set; its files and columns are checked, its rows are not read yet.
 
@@ -158,5 +148,7 @@ def open_log(source: str | Path, name: str) -> LogSource:
             which file and column and what was expected.
     """
     if name not in _FORMATS:
-        raise LogFormatError(f"unknown format {name!r}: choose one of {', '.join(format_names())}")
+        raise LogFormatError(
+            f"unknown format {name!r}: choose one of {', '.join(sorted(_FORMATS))}"
+        )
     return _FORMATS[name](Path(source))

@@ -8,7 +8,7 @@ plain values, whose types are checked afterwards.
 import pickle
 from pathlib import Path
 
-from simulators.imported.readers.log import LogFormatError
+from simulators.imported.readers.errors import LogFormatError
 
 
 class _Refused(Exception):

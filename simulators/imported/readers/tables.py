@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simulators.imported.readers.columns import EXPECTED, Kind, convert
-from simulators.imported.readers.log import LogFormatError, Rows
+from simulators.imported.readers.errors import LogFormatError
+from simulators.imported.readers.log import Rows
 
 PIECE_ROWS = 1 << 17
 _BLOCK_BYTES = 1 << 22

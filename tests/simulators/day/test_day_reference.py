@@ -194,7 +194,7 @@ def compare_state(
             )
     if ask is None:
         assert engine.legal_mask[row].all(), where
-        assert not engine.awaiting[row], where
+        assert not engine._choices.awaiting[row], where
     else:
         legal = legal_codes(world, ask, prefix)
         assert np.flatnonzero(engine.legal_mask[row]).tolist() == legal, where

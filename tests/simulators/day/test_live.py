@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from gpr_rl.schema import Action
+from simulators.building import read_world
 from simulators.day.live import LiveHistory, Moment
 from simulators.day.traffic import Arrivals
 from simulators.make import cached_directory, load_world
-from simulators.opening import read_world
 from simulators.progress import silent
 from simulators.world import World
 from simulators.world.history import DAY_S

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from gpr_rl.schema import Action
+from simulators.building import read_world
 from simulators.day.traffic import LoggedTraffic, traffic_of
 from simulators.import_log import import_log, main
 from simulators.imported.config import ImportConfig
 from simulators.imported.readers.log import LogFormatError, open_log
-from simulators.opening import read_world
 from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 from tests.simulators.imported.logs_in_memory import DAY_S, SMALL, START, make, random_log, rows

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
 from gpr_rl.schema import Action
 from simulators.imported.config import ImportConfig
 from simulators.imported.days import last_days, split_days
 from simulators.imported.events import (
-    Legal,
-    Visits,
     attribute,
     event_table,
+    find_visits,
     sample_unbought,
     spread_visits,
     unbought_share,
@@ -107,15 +107,15 @@ def test_visits_are_users_at_a_time_and_place() -> None:
         (1, 5, 30, BUY), (0, 5, 20, BUY), (0, 6, 20, BUY), (0, 6, 40, SHOWN), (0, 7, 20, CLICK)
     )
     table = table.assign(place=[0, 0, 0, 0, 1], scene=UNKNOWN)
-    visits = Visits.of(table)
-    found = visits.frame[["user_id", "timestamp", "place"]].values.tolist()
+    visits, visit = find_visits(table)
+    found = visits[["user_id", "timestamp", "place"]].values.tolist()
     assert found == [[0, 20, 0], [0, 20, 1], [1, 30, 0]]
-    assert visits.row.tolist() == [2, 0, 0, -1, 1]
+    assert visit.tolist() == [2, 0, 0, -1, 1]
 
 
 def test_share_of_unbought_exposures() -> None:
-    legal = Legal.of(np.array([[True, True, True, False], [False, False, True, False]]))
-    assert legal.ad_id.tolist() == [0, 1, 2, 2]
+    legal = csr_matrix(np.array([[True, True, True, False], [False, False, True, False]]))
+    assert legal.indices.tolist() == [0, 1, 2, 2]
     # three visits could see 3 + 3 + 1 ads, of which 2 were taken: 5 are left for 3 x 0.5
     rows_of_visits = np.array([0, 0, 1])
     assert unbought_share(legal, rows_of_visits, 2, 0.5) == pytest.approx(0.3)
@@ -130,7 +130,7 @@ def test_share_of_unbought_exposures() -> None:
 
 def test_each_unbought_exposure_is_kept_with_the_same_chance() -> None:
     table = np.random.default_rng(1).random((5, 40)) < 0.5
-    legal, place = Legal.of(table), np.arange(20_000) % 5
+    legal, place = csr_matrix(table), np.arange(20_000) % 5
     taken = np.array([np.flatnonzero(table[p])[0] for p in place])
     share, rng = 0.03, np.random.default_rng(2)
     visit, ad_id = sample_unbought(legal, place, np.arange(len(place)), taken, share, rng)
@@ -151,7 +151,7 @@ def test_each_unbought_exposure_is_kept_with_the_same_chance() -> None:
 
 
 def test_later_visits_do_not_change_what_is_kept_of_earlier_ones() -> None:
-    legal, place = Legal.of(np.ones((1, 50), dtype=bool)), np.zeros(9_000, dtype=np.int64)
+    legal, place = csr_matrix(np.ones((1, 50), dtype=bool)), np.zeros(9_000, dtype=np.int64)
     bought = np.arange(9_000), np.full(9_000, 3)
     whole = sample_unbought(legal, place, *bought, 0.4, np.random.default_rng(5))
     part = sample_unbought(
@@ -163,10 +163,9 @@ def test_later_visits_do_not_change_what_is_kept_of_earlier_ones() -> None:
 
 
 def test_events_of_a_visit_have_a_second_each_and_visits_do_not_overlap() -> None:
-    frame = pd.DataFrame(
+    visits = pd.DataFrame(
         {"user_id": [0, 1, 0], "timestamp": [100, 100, 102], "place": UNKNOWN, "scene": UNKNOWN}
     )
-    visits = Visits(frame, np.zeros(0, dtype=np.int64))
     events = pd.DataFrame(
         {
             "visit": [0, 0, 0, 0, 1, 2],

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gpr_rl.schema import Action
+from simulators.building import read_world
 from simulators.journey import PRESETS, make_journey
-from simulators.opening import read_world
 from simulators.world import World
 
 pytestmark = pytest.mark.skipif(

@@ -10,8 +10,8 @@ from gpr_rl.decoding import beam_search
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.tokenizers import UASID, RQKMeans
 from gpr_rl.tokenizers.kinds import TOKENIZERS, open_tokenizer
+from simulators.building import read_world
 from simulators.make import make_world
-from simulators.opening import read_world
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.world import World
 

@@ -9,9 +9,8 @@ import pytest
 
 from envs.gym import AdDayEnv
 from envs.vector import AdDayVectorEnv
-from simulators.building import Draft, build_world
+from simulators.building import Draft, build_world, read_world
 from simulators.make import make_world
-from simulators.opening import read_world
 from simulators.progress import silent
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.world import World

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.isotonic import IsotonicRegression
 
 from gpr_rl.schema import Action, TokenType
+from simulators.building import read_world
 from simulators.make import load_world, make_world
-from simulators.opening import read_world
 from simulators.rankers.training import fit_calibration
 from simulators.synthetic.config import PRESETS, WorldConfig
 from simulators.synthetic.evaluator import TruthEvaluator
