@@ -132,7 +132,7 @@ def test_batches_mix_and_do_not_matter(world: World, rehearsal: RehearsalWorld) 
 def test_a_schedule_draws_the_stated_share(world: World, rehearsal: RehearsalWorld) -> None:
     config = TrainConfig(num_requests=16, arr_share=0.25)
     schedule = make_schedule(rehearsal, config, 0)
-    seen = [schedule.batch(step) for step in range(5)]
+    seen = [schedule(step) for step in range(5)]
     for batch in seen:
         assert (batch >= world.num_requests).sum() == 4
         assert len(batch) == 16
