@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ _INFO_FILE = "tokenizer.json"
 
 Embeddings = ArrayLike | Tensor | Path
 """A matrix [n, d] of any float type (or integers), or the path of a file with one."""
+
+
+_T = TypeVar("_T", bound="Tokenizer")
 
 
 class Tokenizer(ABC):
@@ -122,7 +125,7 @@ class Tokenizer(ABC):
                 old.unlink()
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls: type[_T], directory: str | Path) -> _T:
         """Return the tokenizer that `save` wrote to `directory`.
 
         Raises:

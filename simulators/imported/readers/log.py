@@ -9,7 +9,7 @@ Dims: n rows, d embedding width.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,7 @@ class ItemTable:
                 raise LogFormatError(f"items: bid_type must be one of {BID_TYPES}, got {word!r}")
 
 
+@runtime_checkable
 class LogSource(Protocol):
     """One data set of a user, opened and with its columns checked; a base of readers."""
 
