@@ -9,7 +9,36 @@ from collections.abc import Container, Sequence
 
 import torch
 from jaxtyping import Bool, Float
+from tensordict import TensorDict
 from torch import Tensor
+
+
+class AdBaseline:
+    """Running mean of the terminal reward of every ad, keyed by its id; an unseen ad has 0.
+
+    Args:
+        num_ads: N.
+        decay: Of what was seen before, per update.
+    """
+
+    def __init__(self, num_ads: int, decay: float = 0.99) -> None:
+        self._decay = decay
+        self.total, self.count = torch.zeros(num_ads), torch.zeros(num_ads)
+
+    def subtract(self, data: TensorDict) -> None:
+        """Take the ads' means off a rollout's terminal rewards in place, then learn from them."""
+        valid = data["valid"]
+        ad_id, reward = data["ad_id"].clamp_min(0), data["terminal_reward"]
+        mean = self.total / self.count.clamp_min(1e-9)
+        left = (reward - mean[ad_id]).where(valid, 0.0)
+        self.total *= self._decay
+        self.count *= self._decay
+        self.total.index_add_(0, ad_id[valid], reward[valid].to(self.total.dtype))
+        self.count.index_add_(0, ad_id[valid], torch.ones_like(ad_id[valid], dtype=torch.float32))
+        data["terminal_reward"] = left
+        step_reward = data["next", "reward"].clone()
+        step_reward[:, :, -1, 0] = left
+        data["next", "reward"] = step_reward
 
 
 def check_shape(

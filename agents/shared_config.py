@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from agents.candidates import check_above, check_range
+from agents.candidates import check_above, check_choice, check_range
 from agents.rollout import RolloutConfig
+
+BASELINES = ("none", "ad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,9 @@ class SharedConfig(RolloutConfig):
     kl_stop: float | None = 2.0
     """No further update in a step once KL(behaviour || policy) of the batch is above this, nats per
     path. None: all epochs. Not given in the paper."""
+    baseline: str = "none"
+    """Subtracted from a candidate's terminal reward: `none`, or `ad`, the running mean of what its
+    ad earned before (decay .99 a step). What is left is who an ad is shown to."""
     arr_share: float = 0.0
     """Share of a step's requests that rehearse users' current states (ARR, GPR 3.3); needs
     `simulators.synthetic.arr.RehearsalWorld`."""
@@ -36,6 +41,7 @@ class SharedConfig(RolloutConfig):
         super().__post_init__()
         for name in ("num_steps", "num_requests", "num_epochs"):
             check_range(name, getattr(self, name), 1)
+        check_choice("baseline", self.baseline, BASELINES)
         check_range("arr_share", self.arr_share, 0.0, 1.0)
         check_range("kl_penalty", self.kl_penalty, 0)
         for name in ("learning_rate", "max_grad_norm", "kl_stop"):

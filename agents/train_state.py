@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from agents.actor_critic import ActorCriticModel
+from agents.candidates import AdBaseline
 from agents.critic import CriticLearner
 from agents.rollout import RolloutSource
 from agents.train_config import TrainConfig
@@ -38,6 +39,8 @@ class TrainState:
     optimizer: torch.optim.Adam
     """Of the policy."""
     critic: CriticLearner
+    baseline: AdBaseline | None = None
+    """Of the terminal rewards, where the configuration asks for it."""
     step: int = 0
     """Steps done."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -52,6 +55,7 @@ class TrainState:
                 list(model.policy_parameters()), lr=learning_rate, fused=True
             ),
             critic=CriticLearner(model, run.config, run.seed),
+            baseline=AdBaseline(run.world.trie.num_ads) if run.config.baseline == "ad" else None,
         )
 
     @property
@@ -71,6 +75,8 @@ class TrainState:
         }
         for name, optimizer in self._optimizers.items():
             parts[name], meta[name] = flatten_optimizer_state(optimizer)
+        if self.baseline is not None:
+            parts["baseline"] = {"total": self.baseline.total, "count": self.baseline.count}
         replay = self.critic.replay
         if replay is not None and len(replay):
             parts["replay"], meta["replay_cursor"] = replay.tensors()
@@ -86,7 +92,8 @@ class TrainState:
         tensors, meta = load_checkpoint(path)
         stored = {**meta, **meta["config"]}
         settings = {"method": run.method, "seed": run.seed, **asdict(run.config)}
-        for name, value in settings.items():
+        for name, setting in settings.items():
+            value = list(setting) if isinstance(setting, tuple) else setting  # as JSON has it
             if name != "num_steps" and stored.get(name) != value:
                 raise ValueError(
                     f"{path} was made with {name}={stored.get(name)!r}, this run has {value!r}"
@@ -95,6 +102,9 @@ class TrainState:
         self.reference.load_state_dict(below("reference.", tensors))
         for name, optimizer in self._optimizers.items():
             restore_optimizer_state(optimizer, below(f"{name}.", tensors), meta[name])
+        if self.baseline is not None:
+            self.baseline.total = tensors["baseline.total"]
+            self.baseline.count = tensors["baseline.count"]
         if self.critic.replay is not None and meta["replay_cursor"] is not None:
             self.critic.replay.load(below("replay.", tensors), meta["replay_cursor"])
         self.step = meta["step"]

@@ -147,6 +147,8 @@ def _step(
         keep_graph=on_policy,
         clock=clock,
     )
+    if state.baseline is not None:
+        state.baseline.subtract(data)
     with clock("model"):
         part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
         part = score_reference(part, state.reference, config.temperature)

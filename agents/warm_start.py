@@ -23,6 +23,7 @@ from gpr_rl.pretraining.mtp import mtp_loss, validate_targets
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from gpr_rl.pretraining.vaft import (
     explained_variance,
+    exponential_weight,
     hte_loss,
     vaft_loss,
     vaft_weight,
@@ -62,6 +63,8 @@ class WarmStartConfig:
     """The HTE on sampled candidates of the finished policy, scored by the rankers."""
     vsl: VSLConfig = field(default_factory=VSLConfig)
     """Weights of VSL, which `train_vsl` runs in the place of VAFT for as many steps."""
+    exp_temperature: float = 1.0
+    """lambda of `train_exp_sft`, in standard deviations of the logged values."""
     num_ecpm_buckets: int = 16
     """Q of the eCPM token, in models made for VSL. Not given in the source."""
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
@@ -79,7 +82,16 @@ class WarmStartConfig:
 
 
 def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
-    """Return an untrained HHD of the world's shape; its weights depend on `seed` alone."""
+    """Return an untrained HHD of the world's shape; its weights depend on `seed` alone.
+
+    Raises:
+        ValueError: The model takes external knowledge, which no stage of training passes.
+    """
+    if config.knowledge_dim:
+        raise ValueError(
+            "knowledge_dim must be 0: warm start, rollouts and evaluation pass no external "
+            f"knowledge, got {config.knowledge_dim}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = HHD(config, world.spec)
@@ -152,6 +164,20 @@ def train_vaft(
         return vaft_loss(logits, targets, model.head_logits, config.entropy_weight), logged
 
     _train_windows("vaft", objective, model, world, config, seed, on_stage)
+
+
+def train_exp_sft(
+    model: HHD, world: World, config: WarmStartConfig, seed: int, on_stage: OnStage | None = None
+) -> None:
+    """Run exponentially reward-weighted likelihood in place, in VAFT's stead; no simulator."""
+    scale = config.exp_temperature * world.reward_scale
+
+    def objective(context: Context, targets: Targets) -> tuple[Tensor, dict[str, float]]:
+        logits = model.window_logits(context, targets.codes)
+        weight = exponential_weight(targets, scale)
+        return mtp_loss(logits, targets, model.head_logits, config.entropy_weight, weight), {}
+
+    _train_windows("exp_sft", objective, model, world, config, seed, on_stage)
 
 
 def train_vsl(

@@ -22,8 +22,11 @@ from simulators.markets import truth_of
 from simulators.rewards import RewardSpec
 from simulators.world import World
 from simulators.world.history import DAY_S
+from simulators.world.tables import BID_TYPES
 
 _CHUNK = 8
+SERVED = (1, 5, 10)
+"""k of served@k beside the whole beam: the best by the rankers of a policy's first k."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class EvaluationSet:
     truth: Tensor | None  # float32 [E, N], reward under the hidden truth
     logging: Tensor  # float32 [E, N], probability of the policy that wrote the logs
     is_small: Tensor | None = None  # bool [E, N], ads of advertisers with a small budget
+    bid_type: Tensor | None = None  # int64 [N], index in `BID_TYPES`
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `EvaluationSet.from_tensors` takes, for saving."""
@@ -48,6 +52,11 @@ class EvaluationSet:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "EvaluationSet":
         """Rebuild from `tensors()`; a world without a truth has none."""
         return cls(**{name: tensors.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+
+    def tables(self) -> list[tuple[str, Tensor]]:
+        """Return the reward of every ad under the rankers (`proxy`) and the truth, [E, N]."""
+        truth = [] if self.truth is None else [("truth", self.truth)]
+        return [("proxy", self.value), *truth]
 
     def proxy_best(self) -> Tensor:
         """Return the ad that the rankers like best, int64 [E]."""
@@ -83,7 +92,13 @@ def make_evaluation_set(
             tables["logging"].append(legal / legal.sum(-1, keepdim=True))
     found = {name: torch.cat(parts) for name, parts in tables.items()}
     return EvaluationSet.from_tensors(
-        {"request_id": ids, "eligible": eligible, "path_of_ad": _path_of_ad(world), **found}
+        {
+            "request_id": ids,
+            "eligible": eligible,
+            "path_of_ad": _path_of_ad(world),
+            "bid_type": world.bid_type,
+            **found,
+        }
     )
 
 
@@ -159,30 +174,64 @@ def value_metrics(
 ) -> dict[str, float]:
     """Return mean value, regret and share of the gain under rankers and truth, and their gap.
 
+    The share comes with its standard error over requests, `..._share_KIND_se`.
+
     Args:
         data: The held-out requests.
-        kind: `expected`, `greedy` or `served`; part of the metric's name.
+        kind: `expected`, `greedy`, `served` and the like; part of the metric's name.
         distribution: float [E, N], probability of every ad; or
         ad_id: int64 [E], the one ad that is shown.
     """
     metrics = {}
-    for name, table in (("proxy", data.value), ("truth", data.truth)):
-        if table is None:
-            continue
-        if ad_id is not None:
-            mean = _pick(table, ad_id).mean()
+    for name, table in data.tables():
+        if distribution is not None:
+            value = (distribution * table).sum(-1)
         else:
-            assert distribution is not None
-            mean = (distribution * table).sum(-1).mean()
-        logging = (data.logging * table).sum(-1).mean()
+            assert ad_id is not None
+            value = _pick(table, ad_id)
+        logging = (data.logging * table).sum(-1)
         best = table.masked_fill(~data.eligible, -torch.inf).amax(-1).mean()
+        mean, gain = value.mean(), best - logging.mean()
+        error = (value - logging).std() / len(value) ** 0.5
         metrics[f"{name}_{kind}"] = float(mean)
-        metrics[f"{name}_share_{kind}"] = float((mean - logging) / (best - logging))
+        metrics[f"{name}_share_{kind}"] = float((mean - logging.mean()) / gain)
+        metrics[f"{name}_share_{kind}_se"] = float(error / gain)
         metrics[f"{name}_regret_{kind}"] = float(best - mean)
     if data.truth is not None:
         gap = metrics[f"proxy_share_{kind}"] - metrics[f"truth_share_{kind}"]
         metrics[f"hacking_gap_{kind}"] = gap
     return metrics
+
+
+def served_metrics(data: EvaluationSet, ad_id: Tensor) -> dict[str, float]:
+    """Return the values of what is served of a list (int64 [E, K], -1 none), best first.
+
+    `served` is the best of the list by the rankers, `served_k` the best of its first k, for k of
+    `SERVED`.
+    """
+    value = _pick(data.value, ad_id).masked_fill(ad_id < 0, -torch.inf)
+    metrics: dict[str, float] = {}
+    for kind, k in [(f"served_{k}", k) for k in SERVED] + [("served", ad_id.shape[1])]:
+        place = value[:, :k].argmax(-1, keepdim=True)
+        metrics |= value_metrics(data, kind, ad_id=ad_id.gather(1, place)[:, 0])
+    return metrics
+
+
+def personal_metrics(data: EvaluationSet, distribution: Tensor) -> dict[str, float]:
+    """Return how much of a policy's gain is in whom it shows an ad to, in shares of the gain.
+
+    That is its value less that of serving everybody its own mix of impressions, restricted to the
+    ads that a request may see. `distribution` is float [E, N].
+    """
+    mix = distribution.mean(0) * data.eligible
+    mix = mix / mix.sum(-1, keepdim=True).clamp_min(1e-12)
+    own = value_metrics(data, "own", distribution=distribution)
+    for_all = value_metrics(data, "own", distribution=mix)
+    names = [name for name, _ in data.tables()]
+    return {
+        f"{name}_personal_share": own[f"{name}_share_own"] - for_all[f"{name}_share_own"]
+        for name in names
+    }
 
 
 def concentration_metrics(
@@ -197,8 +246,9 @@ def concentration_metrics(
 
     Returns:
         `effective_ads`: exp(entropy) of the impressions over ads, all requests together;
-        `distinct_first_share`: distinct first ads per request; `small_advertiser_share` of the
-        impressions, where the world knows budgets.
+        `distinct_first_share`: distinct first ads per request; `impressions_cpm`, `_cpc` and
+        `_ocpa`: their shares of the impressions; `small_advertiser_share` of the impressions,
+        where the world knows budgets.
     """
     impressions = distribution.double().mean(0)
     entropy = -(impressions * impressions.clamp_min(1e-300).log()).sum()
@@ -206,6 +256,13 @@ def concentration_metrics(
         "effective_ads": float(entropy.exp()),
         "distinct_first_share": len(first.unique()) / len(first),
     }
+    if data.bid_type is not None:
+        by_type = torch.zeros(len(BID_TYPES), dtype=torch.float64)
+        by_type.index_add_(0, data.bid_type, impressions)
+        metrics |= {
+            f"impressions_{name.lower()}": float(share)
+            for name, share in zip(BID_TYPES, by_type, strict=True)
+        }
     if data.is_small is not None:
         metrics["small_advertiser_share"] = float((distribution * data.is_small).sum(-1).mean())
     return metrics
@@ -232,6 +289,11 @@ def pool_metrics(value: Tensor) -> dict[str, float]:
         "pool_min": float(known.nan_to_num(torch.inf).min()),
         "pool_max": float(value.max()),
     }
+
+
+def coverage(ad_id: Tensor, num_ads: int) -> float:
+    """Return the share of the catalogue that is in any of the lists (int64 [E, K], -1 none)."""
+    return len(ad_id[ad_id >= 0].unique()) / num_ads
 
 
 def illegal_rate(data: EvaluationSet, ad_id: Tensor) -> float:
@@ -265,16 +327,17 @@ def evaluate_model(
     beam = policy_beam(model, world, data.request_id, data.eligible, num_candidates)
     greedy = policy_beam(model, world, data.request_id, data.eligible, 1)
     values = _pick(data.value, beam.ad_id).masked_fill(beam.ad_id < 0, -torch.inf)
-    served = beam.ad_id.gather(1, values.argmax(-1, keepdim=True))[:, 0]
     score = log_prob.gather(1, data.path_of_ad[shared.clamp_min(0)])
     metrics = {
         **value_metrics(data, "expected", distribution=by_ad),
         **value_metrics(data, "greedy", ad_id=greedy.ad_id[:, 0]),
-        **value_metrics(data, "served", ad_id=served),
+        **served_metrics(data, beam.ad_id),
+        **personal_metrics(data, by_ad),
         **concentration_metrics(data, by_ad, greedy.ad_id[:, 0]),
         **list_metrics(data, shared, score, ""),
         **list_metrics(data, beam.ad_id, beam.log_prob, "_own"),
         **pool_metrics(values),
+        "coverage": coverage(beam.ad_id, world.num_ads),
         "illegal_rate": illegal_rate(data, torch.cat([beam.ad_id, greedy.ad_id], dim=1)),
         "illegal_mass": float((1.0 - by_ad.where(data.eligible, 0.0).sum(-1)).abs().max()),
         "entropy": float(-(probability * log_prob.nan_to_num(neginf=0.0)).sum(-1).mean()),

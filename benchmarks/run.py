@@ -98,6 +98,8 @@ def run(suite: Suite, args: Flags, suites: Suites) -> None:
     console = Console(
         file=sys.stdout, force_terminal=is_terminal, width=None if is_terminal else PIPED_WIDTH
     )
+    if report.answer:
+        console.print(report.answer, highlight=False, markup=False)
     print_tables(report.tables, console)
     print(f"report: {path}", file=sys.stderr)
 

@@ -26,8 +26,7 @@ from gpr_rl.schema import with_tuples
 from simulators.progress import Progress
 from simulators.rankers.frozen import ranker_tensors, restore_rankers
 from simulators.rankers.training import RankerLog, RankerTraining
-from simulators.rewards import final_value
-from simulators.synthetic.evaluator import TruthEvaluator
+from simulators.synthetic.worth import check_personal, measure_worth, regime_of
 from simulators.world import World, WorldInfo, WorldParts
 from simulators.world.info import FORMAT_VERSION, TABLES, WorldError, read_file
 from simulators.world.item_codes import make_ids
@@ -51,6 +50,8 @@ class Draft:
     """Name to tensors: files that only the evaluator reads."""
     side_files: Mapping[str, Path] = field(default_factory=dict)
     """Further files by the name that they get; they are moved."""
+    must_be_personal: bool = False
+    """Whether a world is refused that pays for one list of ads for everybody."""
     training: RankerTraining = field(default_factory=RankerTraining)
     """How the rankers are fitted."""
     tokenizer: str = "rq_kmeans"
@@ -128,8 +129,11 @@ def _write(draft: Draft, folder: Path, progress: Progress) -> World:
     frozen, logit = rows.fit(info.seed, rows.rows[: rows.num_fitted])
     world = rows.ranked(frozen, frozen.calibration(logit))
     if info.has_truth and len(world.request_ids("test")):
-        regime = grade_regime(world)
-        world = world.replace(ranker_card=world.ranker_card | {"regime": regime})
+        worth = measure_worth(world)
+        if draft.must_be_personal:
+            check_personal(worth)
+        regime = regime_of(worth)
+        world = world.replace(ranker_card=world.ranker_card | {"regime": regime, "worth": worth})
         if regime["regime"] == "hacking":
             progress(
                 "NOTE: reward-hacking regime: the ad that the rankers like best is truly worth "
@@ -151,37 +155,6 @@ def _open_to_readers(folder: Path) -> None:
     os.umask(mask)
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def grade_regime(world: World, num_requests: int = 300) -> dict[str, float | str]:
-    """Say whether optimising the rankers helps under the truth.
-
-    Returns:
-        Mean true final value on held-out requests of the logging policy, of the ad that the
-        rankers like best (`proxy_argmax`) and of the truly best ad; `share`, the position of the
-        proxy-argmax between logging (0) and best (1); and `regime`: `good` when it beats logging,
-        else `hacking`.
-    """
-    truth = TruthEvaluator(world)
-    ids = world.request_ids("test")
-    ids = ids[torch.linspace(0, len(ids) - 1, min(num_requests, len(ids))).long()]
-    totals = torch.zeros(3, dtype=torch.float64)
-    for part in ids.split(100):
-        legal = world.eligible(part)
-        true_value = final_value(truth.outcome_all(part))
-        proxy = final_value(world.outcome_all(part)).masked_fill(~legal, -torch.inf)
-        logging = (truth.logging_distribution(part) * true_value).sum(-1)
-        argmax = true_value.gather(1, proxy.argmax(-1, keepdim=True))[:, 0]
-        best = true_value.masked_fill(~legal, -torch.inf).amax(-1)
-        totals += torch.stack([logging.sum(), argmax.sum(), best.sum()]).double()
-    logging, argmax, best = (totals / len(ids)).tolist()
-    return {
-        "logging": logging,
-        "proxy_argmax": argmax,
-        "best": best,
-        "share": (argmax - logging) / (best - logging) if best > logging else 0.0,
-        "regime": "good" if argmax > logging or best <= logging else "hacking",
-    }
 
 
 def read_world(directory: str | Path) -> World:

@@ -26,7 +26,7 @@ from gpr_rl.schema import Action
 from simulators.building import Draft, build_world
 from simulators.imported.ads import make_ads
 from simulators.imported.config import ImportConfig
-from simulators.imported.days import DaySplit, split_days
+from simulators.imported.days import split_days
 from simulators.imported.items import embed_items, group_columns
 from simulators.imported.labels import make_users
 from simulators.imported.readers.errors import LogFormatError
@@ -37,11 +37,9 @@ from simulators.progress import Progress, WorldArgs, run_command, to_stderr
 from simulators.rankers.network import RankerConfig
 from simulators.rankers.training import RankerTraining
 from simulators.world import World
-from simulators.world.history import DAY_S
 from simulators.world.info import WorldInfo
 
 NUM_HOURS = 24
-_STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH = 200, 64, 2_048
 
 
 def import_log(
@@ -75,18 +73,6 @@ def import_log(
     except BaseException:
         rejected.unlink(missing_ok=True)
         raise
-
-
-def _training(events: pd.DataFrame, days: DaySplit, config: ImportConfig) -> RankerTraining:
-    """Return how the rankers are fitted: a small log has small batches, for as many steps."""
-    until = (days.num_log_days - days.num_calibration_days) * DAY_S
-    fitted = (events["kind"] == 1) & (events["timestamp"] < until)
-    num_rows = min(int(fitted.sum()), config.num_ranker_rows)
-    return RankerTraining(
-        num_calibration_days=days.num_calibration_days,
-        max_rows=config.num_ranker_rows,
-        batch_size=int(np.clip(num_rows // _STEPS_PER_EPOCH, _LEAST_BATCH, _LARGEST_BATCH)),
-    )
 
 
 def _make_draft(
@@ -164,7 +150,9 @@ def _make_draft(
         item_embedding=embedding,
         availability=None if availability is None else torch.from_numpy(availability),
         side_files={"rejected.parquet": rejected},
-        training=_training(requests.events, days, config),
+        training=RankerTraining(
+            num_calibration_days=days.num_calibration_days, max_rows=config.num_ranker_rows
+        ),
         tokenizer=config.tokenizer,
         resolve=config.resolve,
     )

@@ -16,17 +16,19 @@ import tyro
 from simulators.building import Draft, build_world, read_world
 from simulators.progress import Progress, WorldArgs, run_command, silent, to_stderr
 from simulators.rankers.network import RankerConfig
+from simulators.rankers.training import RankerTraining
 from simulators.synthetic.behavior import NUM_HOURS, NUM_POSITIONS, NUM_SCENES, make_truth
-from simulators.synthetic.cascade import make_cascade, market_bids
+from simulators.synthetic.cascade import make_cascade, market_bids, price_level
 from simulators.synthetic.catalog import (
     NUM_DEVICES,
     NUM_REGIONS,
     context_targeting,
     make_catalog,
 )
-from simulators.synthetic.config import PRESETS, WorldConfig, named_config
+from simulators.synthetic.config import GATED, PRESETS, WorldConfig, named_config
 from simulators.synthetic.logs import simulate_logs
 from simulators.synthetic.users import NUM_ACTIVITY_GROUPS, make_interests, make_users
+from simulators.synthetic.worth import NotPersonalError
 from simulators.world.info import FORMAT_VERSION, WorldInfo
 from simulators.world.tables import NUM_AGE_BUCKETS
 from simulators.world.world import World, age_bucket
@@ -37,11 +39,20 @@ _MAX_LOADED = 3
 
 
 def make_world(
-    config: WorldConfig, seed: int, directory: str | Path, progress: Progress = silent
+    config: WorldConfig,
+    seed: int,
+    directory: str | Path,
+    progress: Progress = silent,
+    *,
+    allow_constant: bool = True,
 ) -> World:
     """Make a synthetic world in `directory`, which must not exist yet.
 
     The same config and seed give the same files. `progress` is called with one line per stage.
+
+    Raises:
+        ValueError: The directory exists.
+        NotPersonalError: Without `allow_constant`: one list of ads serves everybody.
     """
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
     progress(f"catalogue and users of world {config.name!r}, seed {seed}")
@@ -60,6 +71,8 @@ def make_world(
     cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
     progress("logged traffic")
     events = simulate_logs(config, users, catalog, truth, cascade, streams[5])
+    catalog.ads["bid"] *= price_level(config, catalog.ads, events)
+    cascade = make_cascade(config, truth, catalog.ads, np.random.default_rng(errors))
     draft = Draft(
         info=synthetic_info(config, seed),
         users=users,
@@ -68,6 +81,8 @@ def make_world(
         events=events,
         item_embedding=np.concatenate([catalog.ad_embedding, catalog.organic_embedding]),
         hidden={"truth": truth.tensors(), "cascade": cascade.tensors()},
+        training=RankerTraining(num_epochs=config.ranker_epochs),
+        must_be_personal=not allow_constant,
         tokenizer=config.tokenizer,
         resolve=config.resolve,
     )
@@ -131,8 +146,8 @@ def load_world(world: str | Path | World, seed: int = 0, progress: Progress = to
 
     A named world is made on first use, with progress lines, and cached under `cache_folder()`.
     A world is read once per process and shared; treat it as read-only. Names are `tiny`, `small`,
-    `standard`, `weak` and `journey`; the seed is of a named world, and `progress` gets a line per
-    stage of making it.
+    `medium`, `constant`, `standard`, `weak` and `journey`; the seed is of a named world, and
+    `progress` gets a line per stage of making it.
 
     Raises:
         ValueError: Neither a known name nor a directory with a world.
@@ -170,16 +185,29 @@ def world_names() -> tuple[str, ...]:
 
 
 def make_named(
-    name: str, seed: int, directory: Path, progress: Progress, dials: tuple[str, ...] = ()
+    name: str,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+    dials: tuple[str, ...] = (),
+    allow_constant: bool = False,
 ) -> World:
-    """Make a world by name in `directory`; `dials` are those of `MakeArgs.set`.
+    """Make a world by name in `directory`; `dials` and `allow_constant` as in `MakeArgs`.
 
     Raises:
-        ValueError: An unknown name or dial, or dials for a world that is not synthetic.
+        ValueError: An unknown name or dial, dials for a world that is not synthetic, or a world of
+            `GATED` that pays for one list of ads for everybody.
     """
     config = named_config(name)
     if config is not None:
-        return make_world(_with_dials(config, dials), seed, directory, progress)
+        free = allow_constant or bool(dials) or name not in GATED
+        made = _with_dials(config, dials)
+        try:
+            return make_world(made, seed, directory, progress, allow_constant=free)
+        except NotPersonalError as error:
+            raise ValueError(
+                f"world {name!r}, seed {seed}: {error}; --allow-constant makes it all the same"
+            ) from error
     if dials:
         raise ValueError(f"--set changes synthetic worlds only, not {name!r}")
     if name not in world_names():
@@ -194,10 +222,12 @@ class MakeArgs(WorldArgs):
     """Make a world and write it to a directory."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """tiny, small, standard, weak, journey or journey-smoke; `small-drift` and its like are the
-    worlds of `simulators.markets`."""
+    """tiny, small, medium, constant, standard, weak, journey or journey-smoke; `small-drift` and
+    its like are the worlds of `simulators.markets`."""
     set: tuple[str, ...] = ()
     """Dials of a synthetic world, each `field=value`, for instance `drift=0.1`."""
+    allow_constant: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Make `small` or `medium` even where one list of ads serves everybody."""
 
 
 def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
@@ -219,7 +249,9 @@ def main() -> int:
     return run_command(
         MakeArgs,
         __doc__,
-        lambda args: make_named(args.name, args.seed, args.out, to_stderr, args.set),
+        lambda args: make_named(
+            args.name, args.seed, args.out, to_stderr, args.set, args.allow_constant
+        ),
         _report,
     )
 

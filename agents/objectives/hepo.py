@@ -41,9 +41,10 @@ POPULARITIES = ("codes", "prefix", "shuffled")
 class HEPOConfig(SurrogateConfig, TerminalConfig, CriticConfig):
     """The dials of hepo and hepo_terminal."""
 
-    process_reward_scale: float = 1.0
-    """alpha of Eq. 7 in units of the reward's standard deviation (the reward is divided by it
-    before). The paper says "small"; the deltas it multiplies are mostly below 0.3."""
+    process_reward_scale: float | tuple[float, ...] = 1.0
+    """alpha of Eq. 7, for all coarse levels or L - 1 of them, in units of the reward's standard
+    deviation (the reward is divided by it before). The paper says "small"; the deltas it
+    multiplies are mostly below 0.3."""
     process_reward: str = "capped"
     """`capped` (Eq. 7), `uncapped` (delta may be negative) or `potential` (differences of
     potentials, which can't change the optimum)."""
@@ -57,7 +58,9 @@ class HEPOConfig(SurrogateConfig, TerminalConfig, CriticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("process_reward_scale", self.process_reward_scale, 0)
+        scale = self.process_reward_scale
+        for alpha in scale if isinstance(scale, tuple) else (scale,):
+            check_range("process_reward_scale", alpha, 0)
         check_choice("process_reward", self.process_reward, PROCESS_REWARDS)
         check_choice("popularity", self.popularity, POPULARITIES)
 

@@ -40,6 +40,9 @@ class SurrogateConfig(SharedConfig):
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus per level and nat (not dpo, rspo). Not in the paper."""
 
+    level_weight: tuple[float, ...] = ()
+    """c_l of Eq. 9, L of them; (): 1 at every level."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_clip(self.clip)
@@ -162,10 +165,15 @@ class SurrogateLoss(RolloutLoss):
     @classmethod
     def of(cls, config: SurrogateConfig, surrogate: Surrogate | None = None) -> "SurrogateLoss":
         """Return the loss of a method without a critic in it, for `logits` that are at hand."""
+        if surrogate is not None and config.level_weight:
+            raise ValueError(
+                f"level_weight must be () for a surrogate of its own, got {config.level_weight}"
+            )
         return cls(
             make_policy_head(),
             clip=config.clip,
             entropy_coefficient=config.entropy_coefficient,
+            level_weight=config.level_weight or None,
             surrogate=surrogate,
         )
 

@@ -80,7 +80,12 @@ ABLATIONS: dict[str, Ablation] = {
         for k, n in ((4, 256), (8, 128), (40, 26))
     },
     "beam": Ablation(
-        "candidates from a beam, as in the paper", (*HEPO, "grpo"), {"behavior": "beam"}
+        "candidates from a beam, as in the paper",
+        (*HEPO, "grpo", "rspo", "raft"),
+        {"behavior": "beam"},
+    ),
+    "ad_baseline": Ablation(
+        "an ad's own mean reward is taken off", (*ACTOR_CRITIC, "grpo", "rspo"), {"baseline": "ad"}
     ),
     "gumbel": Ablation(
         "candidates without replacement, importance-weighted",

@@ -1,7 +1,8 @@
 """The alignment suite's flags."""
 
+import ast
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -27,6 +28,11 @@ class Flags(RewardFlags):
     """Ablations: rows with one change each. An unknown name lists them."""
     tune: Annotated[int | None, flag("N")] = None
     """Settings tried per method on seeds of their own, before the comparison; 0: defaults."""
+    baseline: Annotated[Literal["none", "ad"] | None, flag("NAME", "none")] = None
+    """What is taken off every reward before it is learned from: an ad's own running mean."""
+    set: Annotated[tuple[str, ...], flag("FIELD=VALUE ...", "none")] = ()
+    """Dials of training for all methods, e.g. `level_weight=1,1,2 num_steps=150`; the fields of
+    `agents.train_config.TrainConfig`."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder, perhaps with more methods, seeds, markets or ablations.
     What is finished is not run again."""
@@ -48,6 +54,8 @@ class Flags(RewardFlags):
             if self.tune < 0:
                 raise UserError(f"--tune must be at least 0, got {self.tune}")
             sizes = replace(sizes, tuning=replace(sizes.tuning, num_trials=self.tune))
+        dials = (*self.set, *((f"baseline={self.baseline}",) if self.baseline else ()))
+        sizes = replace(sizes, training=_with_dials(sizes.training, dials))
         return replace(
             settings,
             sizes=sizes,
@@ -87,3 +95,21 @@ class Flags(RewardFlags):
         own = tuple(name.lower() for _, colon, name in parts if colon)
         import_methods(modules, own)
         return tuple(name for *_, name in parts), modules, own
+
+
+def _with_dials(training: Any, dials: tuple[str, ...]) -> Any:
+    """Return a `TrainConfig` with `FIELD=VALUE` changes; numbers divided by commas are a tuple."""
+    for dial in dials:
+        name, equals, text = dial.partition("=")
+        if not equals or name not in training.__dataclass_fields__:
+            known = ", ".join(sorted(training.__dataclass_fields__))
+            raise UserError(f"--set: {dial!r} must be FIELD=VALUE with a field of {known}")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            training = replace(training, **{name: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--set {dial}: {error}") from error
+    return training

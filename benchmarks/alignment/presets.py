@@ -12,10 +12,13 @@ from gpr_rl.pretraining.trainer import StageConfig
 SUITE = "alignment"
 WARM_ROWS = ("mtp", "vaft")
 MAIN_METHODS = ("dpo", "ppo", "grpo", "reinforce", "raft", "rspo", "hepo", "hepo_terminal")
-EXTRA_METHODS = ("vsl", "dpo_offline", "sdpo", "grpo_mean", "ecpo", "gbpo", "vsl_rspo")
-SUPERVISED = ("vsl",)
+QUICK_METHODS = ("dpo", "ppo", "grpo", "rspo", "hepo", "hepo_terminal")
+DISTILLED = {"distilled": 1, "distilled_x10": 10}
+"""The architecture's upper bounds, in units of `AlignmentPreset.distil_steps`."""
+EXTRA_METHODS = ("vsl", "exp_sft", "dpo_offline", "sdpo", "grpo_mean", "ecpo", "gbpo", "vsl_rspo")
+SUPERVISED = (*DISTILLED, "vsl", "exp_sft")
 """Rows without RL that are compared like methods."""
-METHODS = (*WARM_ROWS, *MAIN_METHODS, *EXTRA_METHODS)
+METHODS = (*WARM_ROWS, *DISTILLED, *MAIN_METHODS, *EXTRA_METHODS)
 CONDITION_MARKETS = ("deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree")
 """Conditions under which HEPO might differ from its rivals; only `CONDITION_METHODS` run there."""
 CONDITION_METHODS = ("ppo", "grpo", "hepo", "hepo_terminal")
@@ -53,7 +56,7 @@ class AlignmentPreset:
     num_seeds: int = 3
     num_other_seeds: int = 3
     """Seeds of extra methods, of markets beside the base and of ablations."""
-    methods: tuple[str, ...] = (*WARM_ROWS, *MAIN_METHODS)
+    methods: tuple[str, ...] = (*WARM_ROWS, "distilled", *MAIN_METHODS)
     """Default of `--methods`."""
     extra_methods: tuple[str, ...] = EXTRA_METHODS
     """Methods with `num_other_seeds`, on the base market only."""
@@ -64,9 +67,11 @@ class AlignmentPreset:
     tuning: TuningPlan = field(default_factory=TuningPlan)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
-    num_test_requests: int = 300
+    distil_steps: int = 100
+    """Steps of `distilled`, each of which scores all ads of 64 requests."""
+    num_test_requests: int = 600
     """Held-out requests that every row is measured on."""
-    num_validation_requests: int = 64
+    num_validation_requests: int = 300
     """Requests of the first held-out day for the curves during training, and for tuning."""
     validate_every: int = 20
     """Training steps between points of the curves."""
@@ -97,6 +102,7 @@ PRESETS = {
             num_candidates=8,
             critic_warmup_steps=2,
         ),
+        distil_steps=10,
         num_test_requests=60,
         num_validation_requests=24,
         validate_every=5,
@@ -106,9 +112,9 @@ PRESETS = {
             mtp=StageConfig(num_steps=150),
             vaft=StageConfig(num_steps=60, learning_rate=1e-3),
         ),
-        training=TrainConfig(num_steps=50),
-        num_test_requests=200,
-        validate_every=25,
+        methods=("vaft", "distilled", *QUICK_METHODS),
+        training=TrainConfig(num_steps=80, critic_warmup_steps=0),
+        validate_every=40,
     ),
     "paper": AlignmentPreset(
         num_seeds=10,
@@ -116,9 +122,9 @@ PRESETS = {
         markets=MARKETS,
         ablations=tuple(ABLATIONS),
         tuning=TuningPlan(num_trials=6),
-        training=TrainConfig(num_steps=150),
-        num_test_requests=400,
-        num_validation_requests=128,
-        validate_every=25,
+        training=TrainConfig(num_steps=600, critic_warmup_steps=0),
+        num_test_requests=2_000,
+        num_validation_requests=1_000,
+        validate_every=50,
     ),
 }

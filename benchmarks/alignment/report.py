@@ -17,16 +17,20 @@ from benchmarks.alignment.studies import (
     tuning_section,
 )
 from benchmarks.alignment.tables import (
+    BOUNDS,
     KINDS,
     REFERENCES,
     VIEWS,
     WARM_START,
     add_normalised,
+    answer,
     filled,
     same_clock_table,
     time_table,
     verdict_table,
+    worth_table,
 )
+from benchmarks.evaluation import SERVED
 from benchmarks.reports.blocks import (
     Block,
     Bullets,
@@ -48,6 +52,7 @@ from benchmarks.runs.trials import with_choice
 from benchmarks.worlds import BASE, world_words
 from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
+from simulators.world.tables import BID_TYPES
 
 TASKS = ("pctr", "pcvr")
 CARD = {
@@ -68,7 +73,11 @@ _VALUES = {
     VIEWS["rankers"]: "the expected value under the rankers",
     VIEWS["truth"]: "the expected value under the hidden truth",
 }
-AGAINST_START = {**_VALUES, "truth_share_served": "the served value under the hidden truth"}
+AGAINST_START = {
+    **_VALUES,
+    "truth_share_served": "the served value under the hidden truth",
+    "truth_share_served_5": "the value served of 5 under the hidden truth",
+}
 AGAINST_RIVALS = {
     **_VALUES,
     "ndcg": "the nDCG on the shared list (GPR Tab. 3)",
@@ -103,6 +112,21 @@ MAIN_TABLES = {
         f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
         "best ad is the best of all legal ads, those included whose path another ad holds.",
     ),
+    "What is served, under the truth, and how personal it is": (
+        {
+            **{f"served@{k}": f"truth_share_served_{k}" for k in SERVED},
+            "served@40": "truth_share_served",
+            "error": "truth_share_served_se",
+            "personal, rankers": "proxy_personal_share",
+            "personal, truth": "truth_personal_share",
+            "ads in use": "effective_ads",
+            "coverage": "coverage",
+        },
+        "Shares of the gain. served@k: the best by the rankers of the first k of a beam; with all "
+        "40 the last. error: standard error of served@40 over requests, within a seed. personal: "
+        "what the policy earns more than its own mix of ads shown to everybody who may see them. "
+        "coverage: share of the catalogue in any beam.",
+    ),
 }
 """Title to columns (heading to metric) and note."""
 END_TABLES = {
@@ -127,6 +151,7 @@ END_TABLES = {
             "KL to warm start (nats)": "kl_to_warm_start",
             "ads in use": "effective_ads",
             "distinct first ads": "distinct_first_share",
+            **{f"{name} ads": f"impressions_{name.lower()}" for name in BID_TYPES},
             "small advertisers": "small_advertiser_share",
         },
         "Entropy and KL exact over all legal paths. ads in use: exp(entropy) of the impressions of "
@@ -176,6 +201,7 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
     title, note = "Frozen rankers on held-out days", "Over the worlds used."
     parts = results[results["group"] != OVERALL]
     blocks = present(
+        worth_table(results),
         Table(title, ["task", *CARD], filled(rows), note),
         *(group_table(parts, task, "rankers") for task in TASKS),
     )
@@ -312,7 +338,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     base = under(results, market=BASE)
     final = under(add_normalised(results), market=BASE)
     warm = [m for m in WARM_ROWS if m not in methods]
-    order = [*REFERENCES[:2], *warm, *methods, *REFERENCES[2:]]
+    order = [*REFERENCES, *warm, *methods, *BOUNDS]
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
     clock = time_table(results)
@@ -334,6 +360,9 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
+    served = "truth_share_served" if info.has_truth else "proxy_share_served"
+    what = "the served value under the " + ("hidden truth" if info.has_truth else "rankers")
+    by_rl = adjust(compare(final, served, what, trained, WARM_START))
     main = [interval_table(final, title, order, *how) for title, how in MAIN_TABLES.items()]
     return SuiteReport(
         title="Value alignment by reinforcement learning",
@@ -341,4 +370,5 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         sections=[section for section in sections if section is not None],
         tables=[*main, verdicts],
         differences=differences,
+        answer=answer(final, by_rl, served, what),
     )

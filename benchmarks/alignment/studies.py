@@ -42,7 +42,9 @@ def markets_section(results: pd.DataFrame, settings: AlignmentSettings) -> Secti
     """Return how every method does on every market."""
     if not settings.markets:
         return None
-    methods = list(dict.fromkeys(["logging", "popularity", "mtp", "vaft", *settings.methods]))
+    methods = list(
+        dict.fromkeys(["logging", "popularity", "constant", "mtp", "vaft", *settings.methods])
+    )
     markets = [BASE, *settings.markets]
     blocks: list[Block] = [
         Bullets([f"`{name}`: {MARKETS[name].summary}" for name in markets]),

@@ -65,7 +65,7 @@ def _start_tasks(settings: AlignmentSettings, market: str, seeds: tuple[int, ...
         _task(
             settings,
             _warm_name(market, seed),
-            "setup:prepare_seed",
+            "start:prepare_seed",
             needs=needs_world(settings.world, seed, market),
             files=tuple(checkpoint(settings.out, name, seed, market) for name in names),
             cost=2.0,
@@ -79,7 +79,7 @@ def _start_tasks(settings: AlignmentSettings, market: str, seeds: tuple[int, ...
 
 def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
-    function, more = "train:run_vsl", {}
+    function, more = "train:run_supervised", dict[str, Any](method=row.method)
     if row.method not in SUPERVISED:
         tuned = settings.tuned_file(row.method)
         execution = Execution(

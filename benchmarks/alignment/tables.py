@@ -6,7 +6,7 @@ import pandas as pd
 
 from benchmarks.alignment.rows import labelled
 from benchmarks.reports.blocks import Cell, Table
-from benchmarks.reports.lookup import TEST, interval_of
+from benchmarks.reports.lookup import TEST, interval_cells, interval_of
 from benchmarks.reports.reading import Difference, compare
 from benchmarks.reports.significance import smallest_p_value
 from benchmarks.reports.statistics import bootstrap
@@ -19,10 +19,15 @@ from benchmarks.runs.results import (
 )
 
 WARM_START = "vaft"
-REFERENCES = ("logging", "popularity", "proxy_argmax", "best")
+REFERENCES = ("logging", "popularity", "item_mean", "constant", "signature", "cluster")
+"""Production, and lists that know little or nothing of the user; above the policies."""
+BOUNDS = ("vaft_reranked", "proxy_argmax", "best")
+"""What the rankers make of the warm start's beam, and of all ads; the best ad by each measure."""
 KINDS = ("expected", "greedy", "served")
 VIEWS = {"rankers": "proxy_share_expected", "truth": "truth_share_expected"}
 """The two measures that comparisons are made on."""
+WORTH = ("rankers@1", "truth@1", "rankers@5", "truth@5", "rankers@40", "truth@40")
+"""What a list serves, and by whose value."""
 
 
 def filled(rows: Sequence[list[Cell]]) -> list[list[Cell]]:
@@ -72,6 +77,48 @@ def verdict_table(differences: Sequence[Difference], title: str) -> Table:
     )
     columns = ["method", "verdict", "difference", "P(better)", "p", "p, Holm", "seeds"]
     return Table(title, columns, rows, note)
+
+
+def answer(
+    final: pd.DataFrame, against_start: Sequence[Difference], metric: str, measure: str
+) -> str:
+    """Return in words whether RL helped on a measure, who was best, and how sure that is.
+
+    Args:
+        final: The results, for the best method's lead over the next.
+        against_start: Every trained method against the warm start on this measure, adjusted.
+        metric: The measure's name in the results.
+        measure: The same in words.
+    """
+    if not against_start:
+        return ""
+    by_verdict: dict[str, list[str]] = {}
+    for d in against_start:
+        by_verdict.setdefault(d.verdict, []).append(f"`{d.method}`")
+    seeds = min(d.num_seeds for d in against_start)
+    if "too few seeds" in by_verdict:
+        return f"Did RL help? With {seeds} seeds this run cannot tell: 3 are needed."
+    raised, lowered = by_verdict.get("improves", []), by_verdict.get("lowers", [])
+    said = [f"raised it with {', '.join(raised)}"] * bool(raised)
+    said += [f"lowered it with {', '.join(lowered)}"] * bool(lowered)
+    unclear = by_verdict.get("no clear difference", [])
+    if not said:
+        first = f"Did RL help? This run cannot tell: on {measure} no method differs clearly"
+        first += f" from the warm start over {seeds} seeds."
+    else:
+        word = "Yes" if raised and not lowered else "No" if lowered and not raised else "In part"
+        first = f"Did RL help? {word}: of {measure}, RL {' and '.join(said)}."
+        first += f" It cannot be told for {', '.join(unclear)}." if unclear else ""
+    ranked = sorted(against_start, key=lambda d: -d.interval.value)
+    best = ranked[0]
+    size = f"{best.interval.value:+.2f} [{best.interval.low:.2f}, {best.interval.high:.2f}]"
+    second = f"Highest was `{best.method}`, {size} of the gain against the warm start"
+    if len(ranked) == 1:
+        return f"{first} {second}."
+    (lead,) = compare(final, metric, measure, [best.method], ranked[1].method)
+    value = f"{lead.interval.value:+.2f} [{lead.interval.low:.2f}, {lead.interval.high:.2f}]"
+    sure = "is clear" if lead.verdict == "improves" else "is not clear"
+    return f"{first} {second}; its lead over the next, `{lead.baseline}`, {sure} ({value})."
 
 
 def add_normalised(results: pd.DataFrame) -> pd.DataFrame:
@@ -179,4 +226,25 @@ def time_table(results: pd.DataFrame) -> Table | None:
         "forward, backward and optimizer, for the warm start all of pre-training with its input; "
         "rankers: with their inputs; evaluation: exact distributions and beams of the policy. "
         "tensor operations: all of these but the making of requests. Making worlds is not counted.",
+    )
+
+
+def worth_table(results: pd.DataFrame) -> Table | None:
+    """Return what lists that know little of the user earn in the worlds used."""
+    prefix = "gain/"
+    metrics = results.loc[results["metric"].str.startswith(prefix), "metric"]
+    lists = list(dict.fromkeys(metric.split("/")[1] for metric in metrics))
+    rows: list[list[Cell]] = [
+        [name, *interval_cells(results, "rankers", [f"{prefix}{name}/{w}" for w in WORTH], TEST)]
+        for name in lists
+    ]
+    if not rows:
+        return None
+    return Table(
+        "What the worlds pay for: shares of the gain, measured when they were made",
+        ["list", *WORTH],
+        rows,
+        "constant: one order of ads for everybody; signature: one for users whom targeting can't "
+        "tell apart; cluster: one for each kind of user; logging: production's own ranking; "
+        "favourite: the rankers'. @k: the best by the rankers of the first k.",
     )

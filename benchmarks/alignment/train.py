@@ -12,9 +12,10 @@ from torchrl.record.loggers import get_logger
 from agents.methods import method_config
 from agents.train_config import TrainConfig
 from agents.trainer import train
-from agents.warm_start import train_critic, train_vsl
+from agents.warm_start import train_critic, train_exp_sft, train_vsl
 from benchmarks.alignment.ablations import ABLATIONS
-from benchmarks.alignment.presets import AlignmentPreset
+from benchmarks.alignment.distilled import DistilConfig, distil
+from benchmarks.alignment.presets import DISTILLED, AlignmentPreset
 from benchmarks.alignment.rows import Row
 from benchmarks.alignment.setup import (
     Setup,
@@ -31,7 +32,7 @@ from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import with_choice
 from benchmarks.worlds import BASE
 from gpr_rl.checkpoint import CheckpointError
-from gpr_rl.policy import save_policy
+from gpr_rl.policy import load_policy, save_policy
 from simulators.markets import train_view
 from simulators.rankers.ensemble import pessimistic
 from simulators.synthetic.arr import RehearsalWorld
@@ -142,19 +143,39 @@ def training_world(
     return RehearsalWorld(seen, seed) if config.arr_share else seen
 
 
-def run_vsl(
-    *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
+def run_supervised(
+    *,
+    out: Path,
+    world: str,
+    reward: tuple[str, ...],
+    seed: int,
+    sizes: AlignmentPreset,
+    method: str,
 ) -> pd.DataFrame:
-    """Train GR4AD's supervised row: VSL in the place of VAFT, from the same MTP weights."""
+    """Train a row without RL and return its results.
+
+    `vsl` and `exp_sft` stand in the place of VAFT, from the same MTP weights; what is `distilled`
+    goes on from the warm start.
+    """
     setup = Setup.load(out, world, reward, seed)
     loaded = setup.world
     started = time.perf_counter()
-    model = vsl_model(checkpoint(out, "mtp", seed), loaded, sizes, seed)
-    train_vsl(model, loaded, sizes.warm_start, seed)
-    train_critic(model, loaded, sizes.warm_start, seed, setup.reward)
+    if method in DISTILLED:
+        model = load_policy(checkpoint(out, "vaft", seed))
+        steps = DISTILLED[method] * sizes.distil_steps
+        distil(model, loaded, setup.reward, DistilConfig(), steps, seed)
+    else:
+        saved = checkpoint(out, "mtp", seed)
+        if method == "vsl":
+            model = vsl_model(saved, loaded, sizes, seed)
+            train_vsl(model, loaded, sizes.warm_start, seed)
+        else:
+            model = load_policy(saved)
+            train_exp_sft(model, loaded, sizes.warm_start, seed)
+        train_critic(model, loaded, sizes.warm_start, seed, setup.reward)
     model.eval()
     train_s = time.perf_counter() - started
-    save_policy(model, checkpoint(out, "vsl", seed), world=world, method="vsl", seed=seed)
+    save_policy(model, checkpoint(out, method, seed), world=world, method=method, seed=seed)
     metrics = evaluate_model(
         model, setup.world, setup.data, setup.shared, setup.warm, sizes.list_size
     )
@@ -162,8 +183,8 @@ def run_vsl(
     spent["evaluation_s"] = spent["total_s"] - train_s
     return pd.concat(
         [
-            rows_frame("vsl", seed, 0, "test", {**metrics, "train_s": train_s}, market=BASE),
-            rows_frame("vsl", seed, 0, "time", spent, market=BASE),
+            rows_frame(method, seed, 0, "test", {**metrics, "train_s": train_s}, market=BASE),
+            rows_frame(method, seed, 0, "time", spent, market=BASE),
         ],
         ignore_index=True,
     )

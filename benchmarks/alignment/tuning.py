@@ -10,13 +10,8 @@ from agents.methods import method_config, search_space
 from agents.rollout import NonFiniteError
 from agents.trainer import train
 from benchmarks.alignment.presets import AlignmentPreset
-from benchmarks.alignment.setup import (
-    Setup,
-    checkpoint,
-    rows_frame,
-    train_warm_start,
-    validation_metrics,
-)
+from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, validation_metrics
+from benchmarks.alignment.start import train_warm_start
 from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
 from benchmarks.runs.tasks import log_progress

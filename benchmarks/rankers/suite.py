@@ -20,9 +20,9 @@ from benchmarks.runs.results import applicable, tidy
 from benchmarks.runs.tasks import Task
 from benchmarks.settings import Settings
 from benchmarks.worlds import needs_world, open_world, world_tasks
-from simulators.building import grade_regime
 from simulators.rankers.cards import ranker_card, ranker_reliability
 from simulators.rankers.custom import use_rankers
+from simulators.synthetic.worth import grade_regime
 from simulators.world import World
 
 SUITE = "rankers"

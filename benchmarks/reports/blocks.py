@@ -89,6 +89,8 @@ class SuiteReport:
     """Printed on the terminal; also shown first on the page."""
     differences: Sequence[Difference] = field(default_factory=tuple)
     """Turned into sentences; the reading is never written beforehand."""
+    answer: str = ""
+    """The suite's question answered in a few computed sentences, first on page and terminal."""
     how_to_read: Sequence[str] = ()
     """In the place of what the page says about means and intervals over seeds."""
 

@@ -30,7 +30,7 @@ def report_text(
     `figures` is their folder as seen from the page, `kind` `png` or `svg`. An empty `command` is
     left out.
     """
-    parts = [f"# {escape(report.title)}", escape(report.lead)]
+    parts = [f"# {escape(report.title)}", escape(report.answer), escape(report.lead)]
     parts += [f"```\n{command}\n```"] if command else []
     words = reading(report.differences)
     if words:

@@ -45,6 +45,17 @@ def weight_by_action(
     }
 
 
+def exponential_weight(targets: Targets, scale: float) -> Float[Tensor, "B P N"]:
+    """Return exp(final value / scale) with mean 1 over the batch's valid targets; no gradient.
+
+    Exponentially reward-weighted likelihood (arXiv 2603.10279) on logged paths. `scale` is in the
+    value's unit. 0 where not valid.
+    """
+    logit = (targets.final_value.detach() / scale).where(targets.valid, -torch.inf)
+    share = logit.flatten().softmax(0).view(logit.shape)
+    return share * targets.valid.sum()
+
+
 def vaft_loss(
     logits: Float[Tensor, "B P N L V"],
     targets: Targets,

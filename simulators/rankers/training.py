@@ -3,7 +3,9 @@
 Dims: R logged requests, F of them from row `first` on, B batch, N ads.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -24,16 +26,20 @@ from simulators.world.features import Features, RankerInput, WorldRankers
 from simulators.world.history import DAY_S
 
 _CHUNK = 2_048
+_BATCHES_PER_EPOCH, _SMALLEST_BATCH = 100, 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerTraining:
     """How the rankers are fitted."""
 
-    num_epochs: int = 4
+    num_epochs: int = 6
+    """At most: the epoch that is best on the calibration days is kept."""
     batch_size: int = 2_048
+    """At most: a small log has about a hundred batches an epoch."""
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-5
+    weight_decay: float = 1.0
+    """Of AdamW."""
     max_rows: int = 1_000_000
     """Rows used at most, the latest ones."""
     num_calibration_days: int = 1
@@ -79,38 +85,56 @@ def fit_rankers(
     rankers: Rankers,
     rows: LoggedRows,
     *,
+    held_out: LoggedRows,
     has_clicks: bool,
     config: RankerTraining,
     generator: torch.Generator,
 ) -> None:
-    """Train both towers by log-loss; conversions are learned on clicked rows only.
+    """Train both towers by log-loss and keep the epoch that is best on `held_out`, if it has rows.
 
-    In a world without clicks every shown ad is a trial for the conversion. The rankers are trained
-    in place; the generator gives the order of the rows.
+    A conversion is a trial of a click; its loss is a mean over all rows, clicked or not, so that
+    few conversions do not outweigh the clicks in what both towers share. In a world without clicks
+    every shown ad is a trial for the conversion. The rankers are trained in place; the generator
+    gives the order of the rows.
     """
-    optimizer = torch.optim.Adam(
+    optimizer = torch.optim.AdamW(
         rankers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    num_rows = len(rows.ad_id)
-    first = max(0, num_rows - config.max_rows)
-    steps = config.num_epochs * ((num_rows - first) // config.batch_size + 1)
+    rows = rows[max(0, len(rows) - config.max_rows) :]
+    size = min(config.batch_size, max(_SMALLEST_BATCH, len(rows) // _BATCHES_PER_EPOCH))
+    order = partial(torch.randperm, len(rows), generator=generator)
+    steps = config.num_epochs * (len(rows) // size + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
-    clicked, converted = rows.clicked, rows.converted
-    trial = clicked if has_clicks else torch.ones_like(clicked)
-    bce = nn.functional.binary_cross_entropy_with_logits
+    best, least = None, torch.inf
     for _ in range(config.num_epochs):
-        order = first + torch.randperm(num_rows - first, generator=generator)
-        for batch in order.split(config.batch_size):
-            logit = rows.logits(rankers, batch)
-            loss = bce(logit[:, 1], converted[batch], weight=trial[batch], reduction="sum")
-            loss = loss / trial[batch].sum().clamp_min(1)
-            if has_clicks:
-                loss = loss + bce(logit[:, 0], clicked[batch])
+        for batch in order().split(size):
+            loss = _log_loss(rankers, rows, batch, has_clicks) / len(batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+        if len(held_out):
+            with torch.no_grad():
+                parts = torch.arange(len(held_out)).split(4 * _CHUNK)
+                total = sum(_log_loss(rankers, held_out, p, has_clicks).item() for p in parts)
+            if total < least:
+                best, least = deepcopy(rankers.state_dict()), total
+    if best is not None:
+        rankers.load_state_dict(best)
     rankers.eval()
+
+
+def _log_loss(rankers: Rankers, rows: LoggedRows, batch: Tensor, has_clicks: bool) -> Tensor:
+    """Return the log-loss of both tasks, summed over a batch of rows; nats."""
+    bce = partial(nn.functional.binary_cross_entropy_with_logits, reduction="sum")
+    logit, clicked, converted = (
+        rows.logits(rankers, batch),
+        rows.clicked[batch],
+        rows.converted[batch],
+    )
+    if not has_clicks:
+        return bce(logit[:, 1], converted)
+    return bce(logit[:, 0], clicked) + bce(logit[:, 1], converted, weight=clicked)
 
 
 def _centred_knots(logit: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:
@@ -187,6 +211,7 @@ class RankerLog:
         fit_rankers(
             rankers,
             rows,
+            held_out=self.rows[self._calibration_rows()],
             has_clicks=self.world.info.has_clicks,
             config=self.training,
             generator=torch.Generator().manual_seed(seed),
@@ -197,12 +222,14 @@ class RankerLog:
         calibration, info = self.calibrate(logit), self.world.info
         return FrozenRankers(rankers, calibration, info.has_clicks, info.has_conversions), logit
 
+    def _calibration_rows(self) -> slice:
+        """Return the rows of the last logged days, on which nothing was fitted."""
+        logged = self.world.request_time[self.first :] // DAY_S < self.world.info.num_log_days
+        return slice(self.num_fitted, int(logged.sum()))
+
     def calibrate(self, logit: Float[Tensor, "F 2"]) -> Calibration:
         """Fit the monotone maps on the last logged days, given raw logits of the rows."""
-        day = torch.from_numpy(self.world.request_time[self.first :] // DAY_S)
-        rows = self.rows
-        known = torch.nonzero(day < self.world.info.num_log_days)[:, 0]
-        known = known[known >= self.num_fitted]
+        rows, known = self.rows, self._calibration_rows()
         clicked, converted = rows.clicked[known], rows.converted[known]
         return fit_calibration(logit[known], clicked, converted, self.world.info.has_clicks)
 

@@ -12,8 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpr_rl.schema import Action
+from simulators.rewards import ecpm
 from simulators.synthetic.behavior import HiddenTruth
 from simulators.synthetic.config import WorldConfig
+from simulators.world.tables import BID_TYPES
 
 
 @dataclass(frozen=True)
@@ -111,31 +114,55 @@ def market_bids(
     rng: np.random.Generator,
     num_draws: int = 4_000,
 ) -> pd.Series:
-    """Return the bids, scaled per bid type so that what production shows earns the market price.
+    """Return the bids, scaled per bid type so that an impression of each is worth `market_cpm`.
 
-    Bids are drawn relative to each other; what a click or a conversion must cost for a mean eCPM
-    of `market_cpm` depends on who is shown what, so it is measured on draws of the cascade.
+    Bids are drawn relative to each other. What a click or a conversion must cost depends on who is
+    shown what: a random request, or those to whom production shows the ad (`bids_priced_on`).
+    Targeting is drawn apart from interests, so it is left out.
     """
     users, days, _ = truth.affinity.shape
     user = torch.from_numpy(rng.integers(0, users, num_draws))
     day = torch.from_numpy(rng.integers(0, days, num_draws))
-    scaled = ads["bid"].copy()
-    units, shown = torch.zeros(3, len(ads)), torch.zeros(len(ads))
+    every = torch.arange(len(ads))
+    kind = torch.from_numpy(ads["bid_type"].map(BID_TYPES.index).to_numpy(copy=True))
+    bid = torch.from_numpy(ads["bid"].to_numpy(dtype=np.float32))
+    earned, shown = torch.zeros(len(ads)), torch.zeros(len(ads))
     for part in torch.arange(num_draws).split(500):
         legal = torch.ones(len(part), len(ads), dtype=torch.bool)
-        probability = cascade.distribution(user[part], day[part], legal)
+        share = legal.float()
+        if config.bids_priced_on == "impressions":
+            share = cascade.distribution(user[part], day[part], legal)
         afternoon, scene, position = (torch.full_like(part, value) for value in (14, 1, 1))
-        candidates = torch.arange(len(ads)).expand(len(part), -1)
-        none_seen = torch.zeros(len(part), len(ads))
         pctr, pcvr = truth.probabilities(
-            user[part], day[part], afternoon, scene, position, candidates, none_seen
+            user[part],
+            day[part],
+            afternoon,
+            scene,
+            position,
+            every.expand(len(part), -1),
+            torch.zeros(len(part), len(ads)),
         )
-        per_unit = torch.stack([torch.ones_like(pctr), 1000 * pctr, 1000 * pctr * pcvr])
-        units += (probability * per_unit).sum(1)
-        shown += probability.sum(0)
-    for index, name in enumerate(("CPM", "CPC", "OCPA")):
-        of_type = (ads["bid_type"] == name).to_numpy()
-        earned = (ads["bid"].to_numpy() * units[index].numpy())[of_type].sum()
-        if earned > 0.0:  # some ad has this type
-            scaled[of_type] *= config.market_cpm / (earned / shown.numpy()[of_type].sum())
-    return scaled
+        earned += (share * ecpm(pctr, pcvr, bid, kind)).sum(0)
+        shown += share.sum(0)
+    scale = torch.ones(len(ads))
+    for of_type in (kind == index for index in range(len(BID_TYPES))):
+        if (mean := earned[of_type].sum() / shown[of_type].sum()) > 0.0:  # some ad has this type
+            scale[of_type] = config.market_cpm / mean
+    return ads["bid"] * scale.double().numpy()
+
+
+def price_level(config: WorldConfig, ads: pd.DataFrame, events: pd.DataFrame) -> float:
+    """Return what all bids must be multiplied by for logged impressions to earn `market_cpm`.
+
+    What production shows does not depend on it: it compares bids with each other.
+    """
+    shown = events[events["kind"] == 1]
+    if shown.empty:
+        return 1.0
+    ad = ads.loc[shown["item_id"], ["bid", "bid_type"]]
+    paid = ad["bid_type"].map(
+        {"CPM": Action.IMPRESSION, "CPC": Action.CLICK, "OCPA": Action.CONVERSION}
+    )
+    unit = np.where(ad["bid_type"] == "CPM", 1.0, 1_000.0)
+    earned = ad["bid"] * unit * (shown["action"].to_numpy() >= paid)
+    return config.market_cpm / earned.mean() if earned.any() else 1.0

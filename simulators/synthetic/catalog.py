@@ -116,9 +116,11 @@ def make_catalog(config: WorldConfig, rng: np.random.Generator) -> Catalog:
     ad_embedding = centre[advertiser] + 0.5 * rng.normal(size=(n, config.embedding_dim))
     organic_embedding = centre[creator] + 0.5 * rng.normal(size=(m, config.embedding_dim))
 
-    bid_type = rng.choice(3, size=n, p=[0.1, 0.45, 0.45])
-    level_bid = rng.lognormal(0.0, 0.25, config.num_advertisers)[advertiser]
-    ecpm = config.market_cpm * level_bid * rng.lognormal(-0.08, 0.4, size=n)
+    shares = [config.cpm_share, config.cpc_share, 1.0 - config.cpm_share - config.cpc_share]
+    bid_type = rng.choice(3, size=n, p=shares)
+    level_bid = rng.lognormal(0.0, config.advertiser_bid_spread, config.num_advertisers)[advertiser]
+    spread = config.ad_bid_spread
+    ecpm = config.market_cpm * level_bid * rng.lognormal(-(spread**2) / 2, spread, size=n)
     per_unit = np.array([1.0, 1000 * config.base_ctr, 1000 * config.base_ctr * config.base_cvr])
     days = config.num_days
     first_day = np.where(rng.random(n) < 0.3, rng.integers(1, days, size=n), 0)

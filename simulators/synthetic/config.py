@@ -1,5 +1,6 @@
 """The dials of a synthetic world, and the named sizes."""
 
+import math
 from dataclasses import dataclass, replace
 
 from gpr_rl.checks import check_at_least, check_positive
@@ -35,9 +36,9 @@ class WorldConfig:
     """Categories over all verticals."""
     num_advertisers: int = 128
     """Advertisers over all categories; the advertiser level of the content hierarchy."""
-    num_interests: int = 4
+    num_interests: int = 3
     """Interests of a user, each a category with a weight."""
-    coarse_share: float = 0.7
+    coarse_share: float = 0.9
     """Share of the interest match's variance that category and vertical explain; the rest is
     a match of user and item latents."""
     shuffle_tree: bool = False
@@ -47,9 +48,9 @@ class WorldConfig:
     """Standard deviation of the interest match in the click logit."""
     drift: float = 0.03
     """Probability per day that an interest is replaced by another category."""
-    base_ctr: float = 0.02
+    base_ctr: float = 0.012
     """Click rate of uniformly drawn ads; scenes spread it (0.4-10 % in public logs)."""
-    base_cvr: float = 0.05
+    base_cvr: float = 0.035
     """Conversions per click of uniformly drawn ads."""
     fatigue: float = 0.25
     """Loss of click logit per log(1 + impressions of the advertiser today and yesterday)."""
@@ -70,6 +71,22 @@ class WorldConfig:
     """Share of the catalogue that the production system's retrieval passes on to its ranking."""
     market_cpm: float = 75.0
     """Mean market price in eCPM units; 60-95 in public logs."""
+    cpm_share: float = 0.1
+    """Share of ads that pay per impression."""
+    cpc_share: float = 0.45
+    """Share of ads that pay per click; the others pay per conversion."""
+    bids_priced_on: str = "requests"
+    """What an equal mean eCPM of the bid types is measured on: `requests`, what a random eligible
+    request would bring, or `impressions`, what production shows. The latter overprices ads that
+    pay whoever looks: production shows the others to interested users only."""
+    ad_bid_spread: float = 0.25
+    """Standard deviation of the ads' log bids around their advertiser's."""
+    advertiser_bid_spread: float = 0.15
+    """Standard deviation of the advertisers' log bids."""
+    quality_spread: float = 0.18
+    """Standard deviation of the ads' quality, in the click and the conversion logit."""
+    ranker_epochs: int = 6
+    """Passes of the rankers' training over the log at most; the best on its last day is kept."""
     tokenizer: str = "rq_kmeans"
     """Of the semantic IDs: rq_kmeans, rq_vae, rq_kmeans_plus or ua_sid."""
     resolve: str = "highest_value"
@@ -81,17 +98,31 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.rankers not in ("strong", "weak"):
-            raise ValueError(f"rankers must be 'strong' or 'weak', got {self.rankers!r}")
+        for name, choices in (
+            ("rankers", ("strong", "weak")),
+            ("bids_priced_on", ("requests", "impressions")),
+        ):
+            if getattr(self, name) not in choices:
+                options = " or ".join(map(repr, choices))
+                raise ValueError(f"{name} must be {options}, got {getattr(self, name)!r}")
         check_ids(self.tokenizer, self.resolve, self.num_levels, self.num_codes)
-        shares = ("coarse_share", "exploration", "targeting_share", "drift")
-        for name in (*shares, "context_targeting_share"):
+        shares = ("coarse_share", "exploration", "targeting_share", "drift", "cpm_share")
+        for name in (*shares, "cpc_share", "context_targeting_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("num_users", "num_organic", "num_codes"):
             check_at_least(1, **{name: getattr(self, name)})
         check_at_least(2, num_levels=self.num_levels, num_heldout_days=self.num_heldout_days)
         check_at_least(3, num_log_days=self.num_log_days)
+        if self.cpm_share + self.cpc_share > 1.0:
+            raise ValueError(
+                "cpm_share and cpc_share must not exceed 1 together, got "
+                f"{self.cpm_share} and {self.cpc_share}"
+            )
+        for name in ("ad_bid_spread", "advertiser_bid_spread", "quality_spread"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(1, ranker_epochs=self.ranker_epochs)
         for name in ("budget_tightness", "impressions_per_user", "logging_temperature"):
             check_positive(**{name: getattr(self, name)})
         if self.num_ads < self.num_codes:
@@ -112,8 +143,31 @@ class WorldConfig:
 
 
 SMALL = WorldConfig()
+CONSTANT = replace(
+    SMALL,
+    name="constant",
+    num_interests=4,
+    coarse_share=0.7,
+    base_ctr=0.02,
+    base_cvr=0.05,
+    bids_priced_on="impressions",
+    ad_bid_spread=0.4,
+    advertiser_bid_spread=0.25,
+    quality_spread=0.3,
+)
 PRESETS: dict[str, WorldConfig] = {
     "small": SMALL,
+    "medium": replace(
+        SMALL,
+        name="medium",
+        num_users=1_500,
+        num_ads=8_000,
+        num_codes=128,
+        num_verticals=16,
+        num_categories=64,
+        num_advertisers=384,
+    ),
+    "constant": CONSTANT,
     "tiny": replace(
         SMALL,
         name="tiny",
@@ -124,6 +178,8 @@ PRESETS: dict[str, WorldConfig] = {
         num_verticals=4,
         num_categories=12,
         num_advertisers=36,
+        base_ctr=0.02,
+        base_cvr=0.05,
         impressions_per_user=120.0,
         organic_per_user=30.0,
     ),
@@ -138,9 +194,14 @@ PRESETS: dict[str, WorldConfig] = {
         num_categories=96,
         num_advertisers=768,
     ),
-    "weak": replace(SMALL, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"),
+    "weak": replace(
+        CONSTANT, name="weak", impressions_per_user=60.0, exploration=0.1, rankers="weak"
+    ),
 }
-"""Worlds that have a name. `weak` is the reward-hacking regime."""
+"""Worlds that have a name. `constant` pays for one list of ads for everybody, since its ads that
+pay per impression are overpriced; `weak` is the reward-hacking regime."""
+GATED = ("small", "medium")
+"""Worlds that are refused where they don't pay for who an ad is shown to (`synthetic.worth`)."""
 MARKET_DIALS: dict[str, dict[str, object]] = {
     "sparse_logs": {"impressions_per_user": 40.0, "exploration": 0.1},
     "drift": {"drift": 0.3},

@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents.actor_critic import make_policy_head
+from agents.candidates import AdBaseline
 from agents.objectives import (
     HEPOAdvantage,
     HEPOLoss,
@@ -137,3 +138,26 @@ def test_unified_weights_where_ranks_disagree() -> None:
     loss, imitation = unified_loss(log_prob, None, value, 1.0, 1.0, 0.1)
     torch.testing.assert_close(loss, (0.25 * each[0] + 0.25 * each[1]) / 3)
     torch.testing.assert_close(imitation, tensor(0.5 * 3.0 / 3))  # only 4 is above the mean, 5/3
+
+
+def test_the_baseline_of_an_ad_by_hand() -> None:
+    baseline = AdBaseline(3, decay=0.5)
+
+    def rollout(ad_id: list[int], reward: list[float], valid: list[bool]) -> TensorDict:
+        data = TensorDict(
+            {
+                "ad_id": torch.tensor([ad_id]),
+                "valid": torch.tensor([valid]),
+                "terminal_reward": torch.tensor([reward]),
+                "next": {"reward": torch.zeros(1, len(ad_id), 2, 1)},
+            },
+            batch_size=[1],
+        )
+        baseline.subtract(data)
+        assert torch.equal(data["next", "reward"][0, :, -1, 0], data["terminal_reward"][0])
+        return data["terminal_reward"][0].tolist()
+
+    assert rollout([0, 0, 1], [2.0, 4.0, 7.0], [True, True, False]) == [2.0, 4.0, 0.0]
+    assert rollout([0, 1, -1], [5.0, 1.0, 9.0], [True, True, False]) == [2.0, 1.0, 0.0]
+    # ad 0 has (0.5 * 6 + 5) / (0.5 * 2 + 1) = 4
+    assert rollout([0, 1], [4.0, 1.0], [True, True]) == [0.0, 0.0]

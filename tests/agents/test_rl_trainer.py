@@ -386,12 +386,17 @@ def test_same_seed_same_bits(method: str) -> None:
     assert not same(results[0], results[2])
 
 
-@pytest.mark.parametrize("method", ["hepo", "dpo"])
-def test_a_resumed_run_equals_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
-    world = TableWorld()
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("hepo", {}), ("dpo", {}), ("grpo", {"baseline": "ad", "level_weight": (1.0, 2.0)})],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    method: str, changes: dict, tmp_path: Path
+) -> None:
+    world, dials = TableWorld(), config(**changes)
     path = tmp_path / "run.safetensors"
     whole, parts = policy(world), policy(world)
-    history = train(whole, world, method, config(), 0)
+    history = train(whole, world, method, dials, 0)
 
     class Interrupted(Exception):
         pass
@@ -402,11 +407,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(method: str, tmp_path: Path) 
 
     with pytest.raises(Interrupted):
         train(
-            parts, world, method, config(), 0, on_step=stop, checkpoint_path=path,
+            parts, world, method, dials, 0, on_step=stop, checkpoint_path=path,
             checkpoint_every=2,
         )  # fmt: skip
     again = policy(world)
-    resumed = train(again, world, method, config(), 0, checkpoint_path=path, resume=True)
+    resumed = train(again, world, method, dials, 0, checkpoint_path=path, resume=True)
     assert same(weights(whole), weights(again))
     for one, other in zip(history, resumed, strict=True):
         assert untimed(one) == untimed(other)

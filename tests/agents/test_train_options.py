@@ -14,10 +14,12 @@ from torchrl.record.loggers import get_logger
 from agents.critic import CriticReplay
 from agents.methods import (
     default_learning_rate,
+    make_method,
     method_names,
     register_method,
     search_space,
 )
+from agents.objectives.surrogate import SurrogateLoss
 from agents.rollout import RolloutConfig, rollout
 from agents.train_config import TrainConfig
 from agents.trainer import train
@@ -264,3 +266,20 @@ def test_past_successes_agree_with_the_popularity_of_requests() -> None:
             share = count / max(len(own), 1)
             torch.testing.assert_close(popularity[row, level].double(), share, rtol=1e-6, atol=0)
     assert valid.any(-1).float().mean() > 0.5
+
+
+def test_external_knowledge_is_refused_where_nothing_passes_it() -> None:
+    with pytest.raises(ValueError, match=r"knowledge_dim must be 0: warm start, .* got 4"):
+        build_model(load_world("tiny"), HHDConfig(dim=16, num_heads=2, knowledge_dim=4), 0)
+
+
+def test_level_weights_reach_the_loss() -> None:
+    loss = SurrogateLoss.of(TrainConfig(level_weight=(0.5, 1.0, 2.0)))
+    assert loss.level_weight == (0.5, 1.0, 2.0)
+    assert SurrogateLoss.of(TrainConfig()).level_weight is None
+    with pytest.raises(ValueError, match=r"level_weight must be \(\) for a surrogate of its own"):
+        make_method("gbpo", TrainConfig(level_weight=(0.5, 1.0, 2.0)), 3)
+    method, _ = make_method("hepo", TrainConfig(process_reward_scale=(1.0, 2.0)), 3)
+    assert method.advantage is not None
+    with pytest.raises(ValueError, match="process_reward_scale"):
+        TrainConfig(process_reward_scale=(1.0, -2.0))

@@ -13,13 +13,18 @@ from benchmarks.alignment.rows import labelled
 from benchmarks.alignment.studies import ablations_section, conditions_section
 from benchmarks.alignment.tables import (
     add_normalised,
+    answer,
     market_table,
     paired,
     same_clock_table,
     time_table,
+    worth_table,
 )
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
+from benchmarks.reports.markdown import report_text
+from benchmarks.reports.reading import adjust, compare
 from benchmarks.settings import Settings
+from gpr_rl.page import escape
 from tests.benchmarks.reports.frames import frame, rows_of
 
 INFO = SimpleNamespace(
@@ -136,18 +141,18 @@ def test_the_figure_has_the_rankers_and_the_truth(made: SuiteReport) -> None:
 
 
 def test_verdicts_against_the_warm_start(made: SuiteReport, tmp_path: Path) -> None:
-    assert {row[0]: row[1] for row in made.tables[2].rows} == {
+    assert {row[0]: row[1] for row in made.tables[3].rows} == {
         "hepo": "better",
         "ppo": "worse",
         "grpo": "same",
     }
-    assert rows_of(made.tables[2])["hepo"]["difference"] == 100
-    assert rows_of(made.tables[2])["hepo"]["P(better)"] == 1
-    assert rows_of(made.tables[2])["ppo"]["P(better)"] == 0
-    assert rows_of(made.tables[2])["ppo"]["p"] == 0.25  # 2 / 2^3
-    assert made.tables[2].title.endswith("the expected value under the hidden truth")
+    assert rows_of(made.tables[3])["hepo"]["difference"] == 100
+    assert rows_of(made.tables[3])["hepo"]["P(better)"] == 1
+    assert rows_of(made.tables[3])["ppo"]["P(better)"] == 0
+    assert rows_of(made.tables[3])["ppo"]["p"] == 0.25  # 2 / 2^3
+    assert made.tables[3].title.endswith("the expected value under the hidden truth")
     blind = report(tmp_path, results(), has_truth=False)
-    assert blind.tables[2].title.endswith("the expected value under the rankers")
+    assert blind.tables[3].title.endswith("the expected value under the rankers")
     assert "There is no known truth" in blind.lead
 
 
@@ -265,3 +270,51 @@ def test_markets_conditions_and_ablations(tmp_path: Path) -> None:
             "rankers, itself": 3, "rankers": -2, "truth": 4, "entropy (nats)": -3, "seeds": 3
         }
     }  # fmt: skip
+
+
+def served(**shares: tuple[float, ...]) -> str:
+    """Return the answer on shares of three seeds; the warm start is `vaft`."""
+    values = {(method, "truth_share_served"): value for method, value in shares.items()}
+    final = frame(values, step=5)
+    methods = [method for method in shares if method != "vaft"]
+    measure = "the served value"
+    found = adjust(compare(final, "truth_share_served", measure, methods, "vaft"))
+    return answer(final, found, "truth_share_served", measure)
+
+
+def test_the_answer_in_words() -> None:
+    start = (0.1, 0.2, 0.3)
+    up, down, unsure = (0.4, 0.5, 0.6), (0.0, 0.1, 0.2), (0.0, 0.3, 0.3)
+    said = served(vaft=start, rspo=up, ppo=unsure)
+    assert said.startswith(
+        "Did RL help? Yes: of the served value, RL raised it with `rspo`. It cannot be told for "
+        "`ppo`."
+    )
+    assert "Highest was `rspo`, +0.30 [0.30, 0.30] of the gain against the warm start" in said
+    assert "its lead over the next, `ppo`, is clear (+0.30 [0.20, 0.40])" in said
+    assert served(vaft=start, hepo=down).startswith("Did RL help? No: of the served value, RL low")
+    mixed = served(vaft=start, hepo=down, rspo=up)
+    assert "In part: of the served value, RL raised it with `rspo` and lowered it with" in mixed
+    close = served(vaft=start, rspo=up, grpo=(0.3, 0.6, 0.59))
+    assert "its lead over the next, `grpo`, is not clear" in close
+    assert served(vaft=start, ppo=unsure).startswith("Did RL help? This run cannot tell: on the")
+    assert served(vaft=(0.1, 0.2), rspo=(0.4, 0.5)) == (
+        "Did RL help? With 2 seeds this run cannot tell: 3 are needed."
+    )
+
+
+def test_the_answer_comes_first(made: SuiteReport) -> None:
+    assert made.answer.startswith("Did RL help? In part: of the served value under the hidden")
+    assert report_text(made, "figures", "png", []).split("\n\n")[1] == escape(made.answer)
+
+
+def test_what_the_worlds_pay_for() -> None:
+    assert worth_table(results()) is None
+    gains = {
+        ("rankers", f"gain/{name}/truth@5"): k for k, name in ((1, "constant"), (2, "cluster"))
+    }
+    table = worth_table(frame(gains))
+    assert table is not None
+    rows = rows_of(table)
+    assert [rows[name]["truth@5"] for name in ("constant", "cluster")] == [1, 2]
+    assert rows["cluster"]["rankers@1"] is None

@@ -3,12 +3,18 @@
 import pytest
 import torch
 
+from benchmarks.alignment.distilled import DistilConfig, distil
 from benchmarks.evaluation import (
+    EvaluationSet,
     ad_distribution,
+    concentration_metrics,
+    coverage,
     evaluate_model,
     make_evaluation_set,
     path_log_prob,
+    personal_metrics,
     policy_beam,
+    served_metrics,
     value_metrics,
 )
 from gpr_rl.decoding import sample_paths
@@ -72,3 +78,74 @@ def test_the_warm_start_is_at_no_distance_from_itself(world: World, model: HHD, 
     assert metrics["illegal_rate"] == 0.0
     assert metrics["ndcg"] == pytest.approx(metrics["ndcg_own"], abs=1e-6)
     assert metrics["proxy_served"] >= metrics["proxy_greedy"]
+
+
+def three_ads() -> EvaluationSet:
+    """Return two requests and three ads; the third ad is closed to the second request."""
+    return EvaluationSet(
+        request_id=torch.arange(2),
+        eligible=torch.tensor([[True, True, True], [True, True, False]]),
+        path_ad=torch.arange(3).expand(2, 3),
+        path_of_ad=torch.arange(3),
+        value=torch.tensor([[0.0, 4.0, 2.0], [6.0, 0.0, 9.0]]),
+        ecpm=torch.ones(2, 3),
+        truth=torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 9.0]]),
+        logging=torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        bid_type=torch.tensor([0, 1, 1]),
+    )
+
+
+def test_what_is_served_is_the_best_by_the_rankers_of_the_first_k() -> None:
+    lists = torch.tensor([[2, 1, 0], [1, 0, -1]])
+    found = served_metrics(three_ads(), lists)
+    # production earns 0; the best ads 4 and 6 (rankers), 3 and 2 (truth)
+    assert found["proxy_served_1"] == (2 + 0) / 2
+    assert found["truth_served_1"] == (3 + 0) / 2
+    assert found["proxy_share_served_5"] == pytest.approx(1.0)
+    assert found["proxy_share_served"] == pytest.approx(1.0)
+    assert found["truth_share_served"] == pytest.approx((1 + 2) / (3 + 2))
+    spread = torch.tensor([1.0, 2.0]).std() / 2**0.5 / 2.5  # of (value - production) / gain
+    assert found["truth_share_served_se"] == pytest.approx(float(spread))
+
+
+def test_the_personal_share_is_what_the_mix_for_all_does_not_earn() -> None:
+    data = three_ads()
+    best = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    # the mix shows ads 0 and 1 to half: (0 + 4) / 2 and (6 + 0) / 2 of 4 and 6
+    assert personal_metrics(data, best)["proxy_personal_share"] == pytest.approx(1 - 2.5 / 5)
+    same = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    assert personal_metrics(data, same)["proxy_personal_share"] == pytest.approx(0)
+    third = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    # half 0, half 2 for the first request (0 + 2) / 2; the second may see ad 0 only: 6
+    assert personal_metrics(data, third)["proxy_personal_share"] == pytest.approx(
+        ((2 + 6) - (1 + 6)) / 2 / 5
+    )
+
+
+def test_coverage_and_impressions_by_bid_type() -> None:
+    assert coverage(torch.tensor([[2, 1], [1, -1]]), 4) == 0.5
+    shown = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])
+    found = concentration_metrics(three_ads(), shown, torch.tensor([1, 0]))
+    assert (found["impressions_cpm"], found["impressions_cpc"]) == (0.5, 0.5)
+    assert found["impressions_ocpa"] == 0
+
+
+def test_distilling_raises_the_value_and_is_seeded(world: World) -> None:
+    reward = RewardMix.from_specs([])
+    data = make_evaluation_set(world, reward, 40)
+
+    def made() -> HHD:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return HHD(HHDConfig(dim=16, num_heads=2, num_hsd_layers=1), world.spec).eval()
+
+    def value(policy: HHD) -> float:
+        log_prob = path_log_prob(policy, world, data.request_id, data.eligible)
+        by_ad = ad_distribution(log_prob.exp(), data)
+        return value_metrics(data, "expected", distribution=by_ad)["proxy_share_expected"]
+
+    first, second, sizes = made(), made(), DistilConfig(num_requests=16, learning_rate=1e-2)
+    for policy in (first, second):
+        distil(policy, world, reward, sizes, 50, seed=3)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert value(first) > value(made()) + 0.05

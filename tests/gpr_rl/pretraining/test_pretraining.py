@@ -9,6 +9,7 @@ from gpr_rl.models import HHD, HHDConfig, HTEOutput
 from gpr_rl.pretraining.mtp import mtp_loss, path_log_prob, validate_targets
 from gpr_rl.pretraining.vaft import (
     explained_variance,
+    exponential_weight,
     hte_loss,
     vaft_loss,
     vaft_weight,
@@ -236,3 +237,16 @@ def test_critic_learns_values_and_leaves_the_policy_alone() -> None:
     assert explained_variance(values, targets.ecpm, targets.valid).min() > 0.9
     after = model.policy_parameters()
     assert all(torch.equal(before[str(i)], parameter) for i, parameter in enumerate(after))
+
+
+def test_exponential_weights_by_hand() -> None:
+    _, targets, _ = _by_hand()
+    assert targets.valid.numel() >= 4
+    valid = torch.zeros_like(targets.valid)
+    valid.view(-1)[:3] = True
+    value = torch.full_like(targets.final_value, torch.nan)
+    value.view(-1)[:3] = torch.tensor([0.0, 2.0 * math.log(2.0), 2.0 * math.log(3.0)])
+    targets = targets.replace(valid=valid, final_value=value)
+    weight = exponential_weight(targets, scale=2.0)
+    assert weight.view(-1)[:3].tolist() == pytest.approx([0.5, 1.0, 1.5])  # 1 : 2 : 3, mean 1
+    assert (weight.view(-1)[3:] == 0).all()

@@ -133,8 +133,8 @@ def test_training_learns_paths_and_buckets(world: World) -> None:
     config = WarmStartConfig(
         model=HHDConfig(dim=32, num_hsd_layers=1, num_ecpm_buckets=8),
         mtp=StageConfig(num_steps=10),
-        vaft=StageConfig(num_steps=120, learning_rate=3e-3),
-        num_windows=32,
+        vaft=StageConfig(num_steps=200, learning_rate=3e-3),
+        num_windows=64,
     )
     model = build_model(world, config.model, 0)
     train_mtp(model, world, config, 0)
