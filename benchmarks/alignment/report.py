@@ -360,9 +360,11 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
-    served = "truth_share_served" if info.has_truth else "proxy_share_served"
-    what = "the served value under the " + ("hidden truth" if info.has_truth else "rankers")
-    by_rl = adjust(compare(final, served, what, trained, WARM_START))
+    side, by = ("truth", "hidden truth") if info.has_truth else ("proxy", "rankers")
+    served = {
+        f"{side}_share_served_5": f"the value served of a list of 5 under the {by}",
+        f"{side}_share_served": f"the value served of a list of {settings.sizes.list_size}",
+    }
     main = [interval_table(final, title, order, *how) for title, how in MAIN_TABLES.items()]
     return SuiteReport(
         title="Value alignment by reinforcement learning",
@@ -370,5 +372,5 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         sections=[section for section in sections if section is not None],
         tables=[*main, verdicts],
         differences=differences,
-        answer=answer(final, by_rl, served, what),
+        answer=answer(final, trained, served),
     )

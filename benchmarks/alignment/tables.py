@@ -1,13 +1,13 @@
 """Tables of the alignment suite that every part of its report needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from benchmarks.alignment.rows import labelled
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.lookup import TEST, interval_cells, interval_of
-from benchmarks.reports.reading import Difference, compare
+from benchmarks.reports.reading import MIN_SEEDS, Difference, adjust, compare
 from benchmarks.reports.significance import smallest_p_value
 from benchmarks.reports.statistics import bootstrap
 from benchmarks.runs.results import (
@@ -79,46 +79,57 @@ def verdict_table(differences: Sequence[Difference], title: str) -> Table:
     return Table(title, columns, rows, note)
 
 
-def answer(
-    final: pd.DataFrame, against_start: Sequence[Difference], metric: str, measure: str
-) -> str:
-    """Return in words whether RL helped on a measure, who was best, and how sure that is.
+def answer(final: pd.DataFrame, methods: Sequence[str], measures: Mapping[str, str]) -> str:
+    """Return in words whether RL helped, who was best, and how sure that is.
 
     Args:
-        final: The results, for the best method's lead over the next.
-        against_start: Every trained method against the warm start on this measure, adjusted.
-        metric: The measure's name in the results.
-        measure: The same in words.
+        final: The results.
+        methods: What was trained by RL.
+        measures: Metric to words. The first answers the question, the others follow it.
     """
-    if not against_start:
-        return ""
-    by_verdict: dict[str, list[str]] = {}
-    for d in against_start:
-        by_verdict.setdefault(d.verdict, []).append(f"`{d.method}`")
-    seeds = min(d.num_seeds for d in against_start)
-    if "too few seeds" in by_verdict:
-        return f"Did RL help? With {seeds} seeds this run cannot tell: 3 are needed."
-    raised, lowered = by_verdict.get("improves", []), by_verdict.get("lowers", [])
-    said = [f"raised it with {', '.join(raised)}"] * bool(raised)
-    said += [f"lowered it with {', '.join(lowered)}"] * bool(lowered)
-    unclear = by_verdict.get("no clear difference", [])
-    if not said:
-        first = f"Did RL help? This run cannot tell: on {measure} no method differs clearly"
-        first += f" from the warm start over {seeds} seeds."
-    else:
-        word = "Yes" if raised and not lowered else "No" if lowered and not raised else "In part"
-        first = f"Did RL help? {word}: of {measure}, RL {' and '.join(said)}."
-        first += f" It cannot be told for {', '.join(unclear)}." if unclear else ""
-    ranked = sorted(against_start, key=lambda d: -d.interval.value)
-    best = ranked[0]
-    size = f"{best.interval.value:+.2f} [{best.interval.low:.2f}, {best.interval.high:.2f}]"
-    second = f"Highest was `{best.method}`, {size} of the gain against the warm start"
-    if len(ranked) == 1:
-        return f"{first} {second}."
-    (lead,) = compare(final, metric, measure, [best.method], ranked[1].method)
-    value = f"{lead.interval.value:+.2f} [{lead.interval.low:.2f}, {lead.interval.high:.2f}]"
+    said: list[str] = []
+    for metric, words in measures.items():
+        found = adjust(compare(final, metric, words, methods, WARM_START))
+        if not found:
+            continue
+        seeds = min(d.num_seeds for d in found)
+        if any(not d.has_seeds for d in found):
+            return f"Did RL help? With {seeds} seeds this run cannot tell: {MIN_SEEDS} are needed."
+        said.append(_verdict_words(found, words, with_answer=not said))
+        said.append(_best_words(final, found, metric, words))
+    return " ".join(said)
+
+
+def _verdict_words(found: Sequence[Difference], words: str, *, with_answer: bool) -> str:
+    """Return which methods raised and lowered a measure, with a word for all before it."""
+    names = {
+        verdict: ", ".join(f"`{d.method}`" for d in found if d.verdict == verdict)
+        for verdict in ("improves", "lowers", "no clear difference")
+    }
+    raised, lowered, unclear = names.values()
+    parts = [f"{verb} with {of}" for verb, of in (("raised", raised), ("lowered", lowered)) if of]
+    parts += [f"not clearly changed with {unclear}"] if unclear else []
+    text = f"{words} was {'; '.join(parts)}."
+    if not with_answer:
+        return text[:1].upper() + text[1:]
+    word = "In part" if raised and lowered else "Yes" if raised else "No" if lowered else ""
+    word = "Not clearly" if not raised and unclear else word
+    return f"Did RL help? {word}: {text}"
+
+
+def _best_words(final: pd.DataFrame, found: Sequence[Difference], metric: str, words: str) -> str:
+    """Return who was highest, by how much, and whether its lead over the next is clear."""
+    best, *others = sorted(found, key=lambda d: -d.interval.value)
+
+    def size(d: Difference) -> str:
+        return f"{d.interval.value:+.2f} [{d.interval.low:.2f}, {d.interval.high:.2f}]"
+
+    text = f"Highest was `{best.method}`, {size(best)} of the gain against the warm start"
+    if not others:
+        return f"{text}."
+    (lead,) = compare(final, metric, words, [best.method], others[0].method)
     sure = "is clear" if lead.verdict == "improves" else "is not clear"
-    return f"{first} {second}; its lead over the next, `{lead.baseline}`, {sure} ({value})."
+    return f"{text}; its lead over the next, `{lead.baseline}`, {sure} ({size(lead)})."
 
 
 def add_normalised(results: pd.DataFrame) -> pd.DataFrame:

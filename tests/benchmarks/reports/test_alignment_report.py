@@ -22,7 +22,6 @@ from benchmarks.alignment.tables import (
 )
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.markdown import report_text
-from benchmarks.reports.reading import adjust, compare
 from benchmarks.settings import Settings
 from gpr_rl.page import escape
 from tests.benchmarks.reports.frames import frame, rows_of
@@ -272,39 +271,42 @@ def test_markets_conditions_and_ablations(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def served(**shares: tuple[float, ...]) -> str:
-    """Return the answer on shares of three seeds; the warm start is `vaft`."""
-    values = {(method, "truth_share_served"): value for method, value in shares.items()}
-    final = frame(values, step=5)
+def said(**shares: tuple[float, ...]) -> str:
+    """Return the answer on what three seeds served; the warm start is `vaft`."""
+    values = {(method, "served"): value for method, value in shares.items()}
+    final = frame(values, num_seeds=len(shares["vaft"]), step=5)
     methods = [method for method in shares if method != "vaft"]
-    measure = "the served value"
-    found = adjust(compare(final, "truth_share_served", measure, methods, "vaft"))
-    return answer(final, found, "truth_share_served", measure)
+    return answer(final, methods, {"served": "what was served", "absent": "nothing"})
 
 
 def test_the_answer_in_words() -> None:
     start = (0.1, 0.2, 0.3)
     up, down, unsure = (0.4, 0.5, 0.6), (0.0, 0.1, 0.2), (0.0, 0.3, 0.3)
-    said = served(vaft=start, rspo=up, ppo=unsure)
-    assert said.startswith(
-        "Did RL help? Yes: of the served value, RL raised it with `rspo`. It cannot be told for "
-        "`ppo`."
+    assert said(vaft=start, rspo=up, ppo=unsure) == (
+        "Did RL help? Yes: what was served was raised with `rspo`; not clearly changed with `ppo`. "
+        "Highest was `rspo`, +0.30 [0.30, 0.30] of the gain against the warm start; its lead over "
+        "the next, `ppo`, is clear (+0.30 [0.20, 0.40])."
     )
-    assert "Highest was `rspo`, +0.30 [0.30, 0.30] of the gain against the warm start" in said
-    assert "its lead over the next, `ppo`, is clear (+0.30 [0.20, 0.40])" in said
-    assert served(vaft=start, hepo=down).startswith("Did RL help? No: of the served value, RL low")
-    mixed = served(vaft=start, hepo=down, rspo=up)
-    assert "In part: of the served value, RL raised it with `rspo` and lowered it with" in mixed
-    close = served(vaft=start, rspo=up, grpo=(0.3, 0.6, 0.59))
+    assert said(vaft=start, hepo=down) == (
+        "Did RL help? No: what was served was lowered with `hepo`. Highest was `hepo`, -0.10 "
+        "[-0.10, -0.10] of the gain against the warm start."
+    )
+    mixed = "Did RL help? In part: what was served was raised with `rspo`; lowered with `hepo`."
+    assert said(vaft=start, hepo=down, rspo=up).startswith(mixed)
+    close = said(vaft=start, rspo=up, grpo=(0.3, 0.6, 0.59))
     assert "its lead over the next, `grpo`, is not clear" in close
-    assert served(vaft=start, ppo=unsure).startswith("Did RL help? This run cannot tell: on the")
-    assert served(vaft=(0.1, 0.2), rspo=(0.4, 0.5)) == (
+    for other in ({}, {"hepo": down}):
+        found = said(vaft=start, ppo=unsure, **other)
+        assert found.startswith("Did RL help? Not clearly: what was served was ")
+    assert said(vaft=(0.1, 0.2), rspo=(0.4, 0.5)) == (
         "Did RL help? With 2 seeds this run cannot tell: 3 are needed."
     )
+    assert said(vaft=start) == ""
 
 
 def test_the_answer_comes_first(made: SuiteReport) -> None:
-    assert made.answer.startswith("Did RL help? In part: of the served value under the hidden")
+    start = "Did RL help? In part: the value served of a list of 40 was raised with `hepo`; lowered"
+    assert made.answer.startswith(start)
     assert report_text(made, "figures", "png", []).split("\n\n")[1] == escape(made.answer)
 
 
