@@ -142,7 +142,8 @@ def market_bids(
             every.expand(len(part), -1),
             torch.zeros(len(part), len(ads)),
         )
-        earned += (share * ecpm(pctr, pcvr, bid, kind)).sum(0)
+        value = ecpm(pctr, pcvr, bid.expand_as(pctr), kind.expand_as(pctr))
+        earned += (share * value).sum(0)
         shown += share.sum(0)
     scale = torch.ones(len(ads))
     for of_type in (kind == index for index in range(len(BID_TYPES))):
