@@ -27,9 +27,6 @@ from simulators.synthetic.worth import list_scorers, spaced
 from simulators.world import World
 from simulators.world.history import DAY_S
 
-LISTS = ("popularity", "item_mean", "constant", "signature", "cluster")
-"""Orders of ads: by clicks, by the value that an ad's own past rates give, and by the rankers' mean
-value over train requests: of everybody, of users who may see the same ads, of users of a kind."""
 NUM_LIST_REQUESTS = 1_000
 """Train requests that lists are ordered on."""
 _PRIOR_SUCCESSES = 2.0

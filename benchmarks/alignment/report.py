@@ -209,7 +209,7 @@ def _ranker_card(results: pd.DataFrame) -> list[Block]:
     if len(share):
         hacking = int((share <= 0).sum())
         text = (
-            "On 300 held-out requests per world, taken when the world was made, the ad that the "
+            "On 600 held-out requests per world, taken when the world was made, the ad that the "
             f"rankers like best reaches {share.mean():.2f} of the way from the logging policy (0) "
             "to the truly best ad (1) under the hidden truth. "
         )
