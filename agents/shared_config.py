@@ -1,9 +1,10 @@
 """What every training run can be told, whatever its method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents.candidates import check_above, check_choice, check_range
 from agents.rollout import RolloutConfig
+from gpr_rl.pretraining.auxiliary import AuxiliaryConfig
 
 BASELINES = ("none", "ad")
 
@@ -36,6 +37,9 @@ class SharedConfig(RolloutConfig):
     """Weight of KL(policy || warm start) per level and nat, for methods whose loss has no
     reference of its own (not dpo, rspo). Not in the paper; without it policies collapse
     onto a few ads (`docs/log.md`)."""
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    """Weights of what parts of the model learn beside the policy's loss, on one of each request's
+    candidates; nothing where the model has no such part."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ from agents.actor_critic import (
     categorical_kl,
     masked_log_softmax,
 )
-from agents.candidates import mean_over_candidates
+from agents.candidates import keep_valid, mean_over_candidates
 from agents.clock import Clock
 from agents.critic import attached_value_loss
 from agents.registry import Method, make_method
@@ -41,6 +41,9 @@ from agents.rollout import (
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
 from agents.train_state import TrainRun, TrainState
+from gpr_rl.models import HHD
+from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
+from gpr_rl.random import Purpose, random_bits
 from simulators.rewards import RewardSpec
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
@@ -71,9 +74,11 @@ def train(
     `component/NAME` and `component_weighted/NAME` (means over the candidates that it applies to;
     left out where it applies to none), `entropy` and `kl` to the warm start (nats per path, exact
     at the visited prefixes; `kl` over 16 of the requests unless the loss needs the reference),
-    `distinct_share` of the candidates, `loss`, `grad_norm`, `clip_fraction` or what else the
-    method's loss reports (means over the epochs), `num_epochs` run and `behavior_kl` (of the policy
-    before the last one run from the candidates' distribution, nats per path), `critic_loss`,
+    `entropy/LEVEL`, `distinct_share` of the candidates, `equal_share` of the requests whose
+    candidates all earn the same, `loss`, `grad_norm`, `gradient/LEVEL` (norm at the level's logits,
+    before clipping), `clip_fraction` or what else the method's loss reports (means over the
+    epochs), `num_epochs` run and `behavior_kl` (of the policy before the last one run from the
+    candidates' distribution, nats per path), `critic_loss`,
     `explained_variance/LEVEL` and `value_error/LEVEL` (root mean square, in units of the reward
     scale; of the values the advantages used; level 1 is the coarsest; the share is left out where
     the targets are constant), `step_s` and `time/SECTION_s` (requests, model, decoding, rankers,
@@ -165,21 +170,24 @@ def _step(
             measures |= _critic_measures(data)
             measures["critic_loss"] = state.critic.update(data, state.step)
         if not warm_up:
-            measures |= _update_policy(state, data, method, config, starts_attached=on_policy)
+            measures |= _update_policy(state, data, method, run, starts_attached=on_policy)
     return measures | clock.measures()
 
 
 def _update_policy(
-    state: TrainState, data: TensorDict, method: Method, config: TrainConfig, starts_attached: bool
+    state: TrainState, data: TensorDict, method: Method, run: TrainRun, starts_attached: bool
 ) -> dict[str, float]:
     """Run the epochs, the first on the rollout's own pass if it may; return the mean reports."""
+    config = run.config
     policy_logits = PolicyLogits(state.model, temperature=config.temperature)
     parameters = state.model.policy_parameters()
     moves_trunk = method.uses_critic and config.critic_moves_trunk
+    parts = has_parts(state.model)
     reports: list[dict[str, float]] = []
     for epoch in range(config.num_epochs):
-        attached = epoch == 0 and starts_attached and not moves_trunk
+        attached = epoch == 0 and starts_attached and not (moves_trunk or parts)
         batch = data.copy() if attached else policy_logits(data.copy())
+        gradient = _watch_gradient(batch["logits"])
         log_probs = masked_log_softmax(batch["logits"], batch["legal_mask"])
         moved = _path_kl(batch, batch["log_probs"], log_probs.detach())
         behavior_kl = 0.0 if epoch == 0 and starts_attached else moved.item()
@@ -191,6 +199,8 @@ def _update_policy(
             out["loss_kl"] = config.kl_penalty * kl
         if moves_trunk:
             out["loss_critic"] = attached_value_loss(state.model, batch)
+        if parts:
+            out["loss_parts"] = _parts_loss(state, batch, run, epoch)
         losses = [value for key, value in out.items() if key.startswith("loss_")]
         loss = torch.stack(losses).sum()
         check_finite("the policy loss", loss)
@@ -200,9 +210,36 @@ def _update_policy(
         check_finite("the policy gradient's norm", norm)
         state.optimizer.step()
         report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
-        reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()})
+        reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()} | gradient)
     means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
     return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
+
+
+def _watch_gradient(logits: Tensor) -> dict[str, float]:
+    """Return what will hold, after the backward pass, its norm at the logits of every level."""
+    found: dict[str, float] = {}
+
+    def keep(gradient: Tensor) -> None:
+        norms = gradient.square().sum((0, 1, 3)).sqrt()
+        found.update({f"gradient/{level}": x for level, x in enumerate(norms.tolist(), 1)})
+
+    logits.register_hook(keep)
+    return found
+
+
+def _parts_loss(state: TrainState, batch: TensorDict, run: TrainRun, epoch: int) -> Tensor:
+    """Return what the model's parts learn of every request's first candidate (`auxiliary_parts`).
+
+    That is a draw of the policy, so the parts follow what it has become, and no reward enters.
+    """
+    bits = random_bits(
+        run.seed, Purpose.REFINING_NOISE, torch.tensor(state.step), torch.tensor(epoch)
+    )
+    generator = torch.Generator().manual_seed(int(bits))
+    assert isinstance(state.model, HHD)
+    first = batch["codes"][:, :1], batch["valid"][:, :1]
+    losses = parts_losses(state.model, batch["context"], *first, generator)
+    return torch.as_tensor(run.config.auxiliary.total(losses))
 
 
 def _path_kl(data: TensorDict, log_probs: Tensor, other: Tensor) -> Tensor:
@@ -217,10 +254,17 @@ def _rollout_measures(data: TensorDict) -> dict[str, float]:
     ordered = torch.where(valid, data["ad_id"], -1).sort(-1).values
     opens = ordered[:, 1:] != ordered[:, :-1]
     distinct = opens.sum() + (ordered[:, 0] >= 0).sum()  # every request's first ad counts
+    reward = data["terminal_reward"]
+    spread = torch.where(valid, reward, -torch.inf).amax(1) > torch.where(
+        valid, reward, torch.inf
+    ).amin(1)
+    by_level = keep_valid(data["entropy"], valid).sum((0, 1)) / count
     measures = {
         "reward": (data["reward"].sum() / count).item(),
-        "entropy": mean_over_candidates(data["entropy"], valid).item(),
+        "entropy": by_level.sum().item(),
+        **{f"entropy/{level}": x for level, x in enumerate(by_level.tolist(), 1)},
         "distinct_share": (distinct / count).item(),
+        "equal_share": 1.0 - spread.float().mean().item(),
     }
     for key in ("component", "component_weighted"):
         for name, component in data[key].items():

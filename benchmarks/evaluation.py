@@ -113,22 +113,34 @@ def _path_of_ad(world: World) -> Tensor:
 def path_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor) -> Tensor:
     """Return log pi(path) of every path, float32 [E, P]; -inf where illegal.
 
-    One teacher-forced pass over the distinct prefixes of length L - 1 holds all levels.
+    The legal tree is walked level by level, so every prefix is decoded once.
     """
-    paths = world.trie.paths
-    prefix, of_path = paths[:, :-1].unique(dim=0, return_inverse=True)
-    example = torch.cat([prefix, torch.zeros_like(prefix[:, :1])], dim=1)
-    levels = torch.arange(paths.shape[1])
-    parts = []
-    for ids, legal in zip(request_id.split(_CHUNK), eligible.split(_CHUNK), strict=True):
-        codes = example.expand(len(ids), -1, -1)
-        mask = world.trie.restrict(legal).path_masks(codes)
-        logits = model.logits(model.encode(world.request(ids)), codes)
-        log_prob = torch.log_softmax(logits.masked_fill(~mask, -torch.inf), dim=-1)
-        # NaN below a prefix without a legal child
-        total = log_prob[:, of_path[:, None], levels, paths].sum(-1)
-        parts.append(total.where(total.isfinite(), -torch.inf))
-    return torch.cat(parts)
+    return torch.cat(
+        [
+            _tree_log_prob(model, world, ids, legal)
+            for ids, legal in zip(request_id.split(_CHUNK), eligible.split(_CHUNK), strict=True)
+        ]
+    )
+
+
+def _tree_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor) -> Tensor:
+    """Return `path_log_prob` of few requests, which share what is legal for any of them."""
+    trie, batch = world.trie, len(request_id)
+    legal = trie.restrict(eligible)
+    context = model.encode(world.request(request_id))
+    log_prob, _, cache = model.begin(context, valued=False)
+    node, total = trie.root(batch, 1), log_prob.new_zeros(batch, 1)
+    for level in range(trie.num_levels):
+        mask = legal.child_mask(level, node)
+        own = log_prob.masked_fill(~mask, -torch.inf).log_softmax(-1)
+        parent, code = mask.any(0).nonzero().unbind(1)
+        total = total[:, parent] + own[:, parent, code]  # NaN below a prefix that is illegal here
+        parent, code = (x.expand(batch, -1) for x in (parent, code))
+        node = trie.child(level, node.gather(1, parent), code)
+        if level + 1 < trie.num_levels:
+            log_prob, _, cache = model.extend(context, cache, parent, code)
+    found = total.new_full((batch, trie.num_paths), -torch.inf)
+    return found.scatter_(1, node.long() - 1, total.where(total.isfinite(), -torch.inf))
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,12 @@ from benchmarks.evaluation import (
     served_metrics,
     value_metrics,
 )
-from gpr_rl.schema import Action
 from simulators.markets import log_view
+from simulators.rankers.cards import item_rates
 from simulators.synthetic.worth import list_scorers, spaced
-from simulators.world import World
-from simulators.world.history import DAY_S
 
 NUM_LIST_REQUESTS = 1_000
 """Train requests that lists are ordered on."""
-_PRIOR_SUCCESSES = 2.0
-"""Clicks, or conversions, at the mean rate that are added to an ad's own."""
 
 
 def reference_rows(setup: Setup, market: str, seed: int, list_size: int) -> list[pd.DataFrame]:
@@ -69,34 +65,12 @@ def item_mean_value(setup: Setup) -> Float[Tensor, "E N"]:
     towards the mean of all ads.
     """
     world = setup.world
-    pctr, pcvr = item_rates(world)
+    pctr, pcvr = item_rates(log_view(world))
     parts = []
     for ids in setup.data.request_id.split(64):
         ads = torch.arange(world.num_ads).expand(len(ids), -1)
         parts.append(setup.reward(world.make_outcome(ids, ads, pctr[ads], pcvr[ads]))[0])
     return torch.cat(parts)
-
-
-def item_rates(world: World) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Return each ad's clicks per impression and conversions per click in the logged days."""
-    log = log_view(world)
-    logged = torch.from_numpy(log.request_time[: len(log.request_ad)]) < (
-        log.info.num_log_days * DAY_S
-    )
-    ad, action = log.request_ad[logged], log.request_action[logged]
-    shown, clicked, converted = (
-        torch.bincount(ad[action >= least], minlength=world.num_ads).float()
-        for least in (Action.IMPRESSION, Action.CLICK, Action.CONVERSION)
-    )
-    trials = clicked if world.info.has_clicks else shown
-    pctr = _shrunk(clicked, shown) if world.info.has_clicks else torch.ones_like(shown)
-    return pctr, _shrunk(converted, trials)
-
-
-def _shrunk(count: Tensor, trials: Tensor) -> Tensor:
-    """Return rates drawn towards the mean one, which is 0 where nothing ever succeeded."""
-    mean = count.sum() / trials.sum().clamp_min(1)
-    return (count + _PRIOR_SUCCESSES) / (trials + _PRIOR_SUCCESSES / mean) if mean > 0 else count
 
 
 def _one_ad_metrics(setup: Setup, ad_id: Tensor) -> dict[str, float]:

@@ -58,6 +58,7 @@ TASKS = ("pctr", "pcvr")
 CARD = {
     "AUC": "auc",
     "AUC of the truth": "auc_oracle",
+    "AUC of the item mean": "auc_item_mean",
     "log-loss": "log_loss",
     "ECE": "ece",
     "sum(p)/sum(y)": "ratio",

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpr_rl.checks import check_at_least
@@ -52,12 +52,34 @@ def auxiliary_parts(
     `AuxiliaryConfig.total` of them is what to add to a stage's loss. `context` is of `model.window`
     at the targets' positions; head 1's targets are learned.
     """
+    return parts_losses(model, context, targets.codes[:, :, 0], targets.valid[..., 0], generator)
+
+
+def has_parts(model: object) -> bool:
+    """Return whether any part of a model has a loss of its own; other models than HHD have none."""
+    if not isinstance(model, HHD):
+        return False
+    config = model.config
+    return bool(
+        config.num_recursions
+        or config.num_refining_steps
+        or (config.decoder == "lazy_ar" and config.num_lazy_layers)
+    )
+
+
+def parts_losses(
+    model: HHD,
+    context: Context,
+    codes: Int[Tensor, "B P L"],
+    valid: Bool[Tensor, "B P"],
+    generator: torch.Generator | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Return `auxiliary_parts` for the paths that follow a context's P states, where `valid`."""
     parts: dict[str, Tensor] = {}
     if context.router_logits is not None:
         real = _real(context)
         parts["balance"] = balance_loss(context.router_logits, real)
         parts["router_z"] = z_loss(context.router_logits, real)
-    codes, valid = targets.codes[:, :, 0], targets.valid[..., 0]
     if model.refiner is not None:
         assert context.thought is not None
         embedding = model.hsd.embedding

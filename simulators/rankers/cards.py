@@ -24,6 +24,9 @@ NEW_DAYS = 3
 """An ad is new on the day it starts and on this many days after it."""
 OVERALL = "overall"
 
+_PRIOR_SUCCESSES = 2.0
+"""Clicks, or conversions, at the mean rate that are added to an ad's own."""
+
 Card = dict[str, dict[str, dict[str, float]]]
 """Task (`pctr`, `pcvr`), group (`overall`, `vertical 3`, `new ads`, `old ads`), metric."""
 
@@ -124,12 +127,48 @@ def _groups(world: World, request_id: Int[Tensor, " H"]) -> dict[str, Bool[Tenso
 def overall_card(world: World, logged: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     """Return each task's grades over all held-out rows; a task without a trial is left out.
 
+    `auc_item_mean` is that of a model that knows the shown ad and nothing else (`item_rates`).
     `logged` holds pctr and pcvr of all logged rows, float [R].
     """
     ids = _heldout(world)
     every = {OVERALL: torch.ones(len(ids), dtype=torch.bool)}
     card = _card(world, ids, logged, _oracle(world, ids), every, min_positives=1)
-    return {task: groups[OVERALL] for task, groups in card.items() if groups}
+    of_ad = dict(zip(("pctr", "pcvr"), item_rates(world), strict=True))
+    by_ad = {task: rates[world.request_ad] for task, rates in of_ad.items()}
+    by_mean = _card(world, ids, by_ad, {}, every, min_positives=1)
+    return {
+        task: groups[OVERALL]
+        | {
+            f"{name}_item_mean": grade
+            for name, grade in by_mean[task][OVERALL].items()
+            if name == "auc"
+        }
+        for task, groups in card.items()
+        if groups
+    }
+
+
+def item_rates(world: World) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Return each ad's clicks per impression and conversions per click in the logged days.
+
+    They are drawn towards the mean of all ads.
+    """
+    day = torch.from_numpy(world.request_time[: len(world.request_ad)] // DAY_S)
+    logged = day < world.info.num_log_days
+    ad, action = world.request_ad[logged], world.request_action[logged]
+    shown, clicked, converted = (
+        torch.bincount(ad[action >= least], minlength=world.num_ads).float()
+        for least in (Action.IMPRESSION, Action.CLICK, Action.CONVERSION)
+    )
+    trials = clicked if world.info.has_clicks else shown
+    pctr = _shrunk(clicked, shown) if world.info.has_clicks else torch.ones_like(shown)
+    return pctr, _shrunk(converted, trials)
+
+
+def _shrunk(count: Tensor, trials: Tensor) -> Tensor:
+    """Return rates drawn towards the mean one, which is 0 where nothing ever succeeded."""
+    mean = count.sum() / trials.sum().clamp_min(1)
+    return (count + _PRIOR_SUCCESSES) / (trials + _PRIOR_SUCCESSES / mean) if mean > 0 else count
 
 
 def ranker_card(world: World, *, with_oracle: bool = True) -> Card:
