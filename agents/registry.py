@@ -42,24 +42,31 @@ SearchSpace = Mapping[str, tuple[int | float, ...]]
 """Dials and the values that tuning may give them."""
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 KL_PENALTIES = (0.05, 0.2, 0.5)
+CANDIDATES = (8, 16, 32)
+"""K; a comparison at equal ranker evaluations takes fewer requests where it is larger."""
+ENTROPIES = (0.0, 0.003, 0.01)
+EPOCHS = (1, 2, 4)
 
 
-def tuning_space(**own: tuple[int | float, ...]) -> SearchSpace:
-    """Return four learning rates, three strengths of the pull to the warm start, and `own`.
+def tuning_space(*, has_entropy: bool = True, **own: tuple[int | float, ...]) -> SearchSpace:
+    """Return learning rates, K, the pull to the warm start, the entropy bonus, and `own`.
 
-    With three values of one dial, or of two where one is a `beta` and so the pull itself, all
-    methods have as many combinations.
+    A loss without a bonus (`has_entropy=False`) varies its epochs instead. With three values of one
+    dial of its own, or of two where one is a `beta` and so the pull itself, all methods have as
+    many combinations.
     """
     pulls = any(name.endswith("_beta") for name in own)
     return {
         "learning_rate": LEARNING_RATES,
+        "num_candidates": CANDIDATES,
         **({} if pulls else {"kl_penalty": KL_PENALTIES}),
+        **({"entropy_coefficient": ENTROPIES} if has_entropy else {"num_epochs": EPOCHS}),
         **own,
     }
 
 
 DEFAULT_SPACE = tuning_space(clip=(0.1, 0.2, 0.3))
-EPOCHS_SPACE = tuning_space(num_epochs=(1, 2, 4))
+EPOCHS_SPACE = tuning_space(num_epochs=EPOCHS)
 """For methods without a clip."""
 
 

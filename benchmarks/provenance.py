@@ -7,14 +7,18 @@ from pathlib import Path
 
 from benchmarks.suite import Settings, Suite
 
+_DEFAULT_PRESET = "quick"
+
 
 def page_name(suite: Suite, settings: Settings) -> str:
     """Return the name of a run's page: its suite's, with unusual world, protocol and rewards.
 
-    A run with other rows or more seeds is taken for a new edition of the same page.
+    Usual is the world of the default preset. A run with other rows or more seeds is taken for a new
+    edition of the same page.
     """
     words = [suite.name]
-    if settings.world != suite.presets[settings.preset].world:
+    usual = suite.presets.get(_DEFAULT_PRESET, suite.presets[settings.preset])
+    if settings.world != usual.world:
         words.append(Path(settings.world).resolve().name)
     if _is_other_protocol(suite, settings):
         words.append(settings.protocol)

@@ -193,8 +193,9 @@ class SDPOLoss(RolloutLoss):
         return TensorDict({"loss_objective": loss})
 
 
-_PAIRS_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), dpo_num_pairs=(2, 4, 8))
-_LIST_SPACE = tuning_space(dpo_beta=(0.2, 0.5, 1.0), sdpo_num_negatives=(3, 7, 15))
+_BETAS = (0.2, 0.5, 1.0)
+_PAIRS_SPACE = tuning_space(has_entropy=False, dpo_beta=_BETAS, dpo_num_pairs=(1, 2, 4))
+_LIST_SPACE = tuning_space(has_entropy=False, dpo_beta=_BETAS, sdpo_num_negatives=(1, 3, 7))
 
 
 @register_method("dpo", config=DPOConfig, search_space=_PAIRS_SPACE)

@@ -74,7 +74,10 @@ class RAFTLoss(RolloutLoss):
         return TensorDict({"loss_objective": loss})
 
 
-@register_method("raft", config=RAFTConfig, search_space=tuning_space(raft_num_best=(1, 2, 4)))
+_SPACE = tuning_space(has_entropy=False, raft_num_best=(1, 2, 4))
+
+
+@register_method("raft", config=RAFTConfig, search_space=_SPACE)
 def raft(config: RAFTConfig, num_levels: int) -> Method:
     """Imitation of each request's best candidates."""
     check_range("raft_num_best", config.raft_num_best, 1, config.num_candidates)

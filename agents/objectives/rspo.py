@@ -161,7 +161,7 @@ class RSPOLoss(RolloutLoss):
         return TensorDict({"loss_objective": loss})
 
 
-_SPACE = tuning_space(rspo_beta=(0.1, 0.3, 1.0), rspo_delta=(0.3, 1.0, 3.0))
+_SPACE = tuning_space(has_entropy=False, rspo_beta=(0.1, 0.3, 1.0), rspo_delta=(0.3, 1.0, 3.0))
 
 
 @register_method("rspo", config=RSPOConfig, search_space=_SPACE)

@@ -141,7 +141,7 @@ class UnifiedLoss(RSPOLoss):
         return TensorDict({"loss_objective": preferred, "loss_supervised": supervised})
 
 
-_SPACE = tuning_space(rspo_beta=(0.1, 0.3, 1.0), unified_weight=(0.03, 0.1, 0.3))
+_SPACE = tuning_space(has_entropy=False, rspo_beta=(0.1, 0.3, 1.0), unified_weight=(0.03, 0.1, 0.3))
 
 
 @register_method("vsl_rspo", config=UnifiedConfig, search_space=_SPACE)

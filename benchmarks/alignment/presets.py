@@ -34,7 +34,7 @@ class TuningPlan:
 
     num_trials: int = 0
     """Settings tried per method, its defaults first; 0: every method keeps its defaults."""
-    num_steps: int = 60
+    num_steps: int = 150
     """Training steps of a trial."""
     num_seeds: int = 2
     """Worlds and warm starts that a trial is averaged over."""
@@ -102,6 +102,7 @@ PRESETS = {
             num_candidates=8,
             critic_warmup_steps=2,
         ),
+        tuning=TuningPlan(num_steps=10),
         distil_steps=10,
         num_test_requests=60,
         num_validation_requests=24,
@@ -117,14 +118,15 @@ PRESETS = {
         validate_every=40,
     ),
     "paper": AlignmentPreset(
+        world="medium",
         num_seeds=10,
         methods=METHODS,
         markets=MARKETS,
         ablations=tuple(ABLATIONS),
-        tuning=TuningPlan(num_trials=6),
+        tuning=TuningPlan(num_trials=8),
         training=TrainConfig(num_steps=600, critic_warmup_steps=0),
         num_test_requests=2_000,
         num_validation_requests=1_000,
-        validate_every=50,
+        validate_every=75,
     ),
 }

@@ -13,6 +13,8 @@ from benchmarks.evaluation import (
     EvaluationSet,
     ad_distribution,
     path_log_prob,
+    policy_beam,
+    served_metrics,
     value_metrics,
 )
 from benchmarks.runs.results import applicable, tidy
@@ -88,12 +90,20 @@ def checkpoint(out: Path, row: str, seed: int, market: str = BASE) -> Path:
     return out / "checkpoints" / f"{on_market(row, market)}-seed{seed}.safetensors"
 
 
-def validation_metrics(model: HHD, setup: Setup) -> dict[str, float]:
-    """Return the expected value on validation requests, for curves and tuning."""
+def validation_metrics(model: HHD, setup: Setup, list_size: int) -> dict[str, float]:
+    """Return the values expected and served on validation requests, for curves."""
     data = setup.validation
     log_prob = path_log_prob(model, setup.world, data.request_id, data.eligible)
     by_ad = ad_distribution(log_prob.exp(), data)
-    return value_metrics(data, "expected", distribution=by_ad)
+    expected = value_metrics(data, "expected", distribution=by_ad)
+    return {**expected, **served_on_validation(model, setup, list_size)}
+
+
+def served_on_validation(model: HHD, setup: Setup, list_size: int) -> dict[str, float]:
+    """Return what is served of a beam of `list_size` ads on validation requests."""
+    data = setup.validation
+    beam = policy_beam(model, setup.world, data.request_id, data.eligible, list_size)
+    return served_metrics(data, beam.ad_id)
 
 
 def starting_model(

@@ -6,6 +6,7 @@ methods are compared inside a seed. Markets change the world's rules, ablations 
 method, and tuning gives every method the same number of trials on seeds of their own.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import SCORE, trial_settings
+from benchmarks.alignment.tuning import ERROR, SCORE, trial_settings
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
@@ -29,17 +30,19 @@ from benchmarks.worlds import BASE, needs_world, on_market, open_world, world_ta
 
 
 def make_tasks(settings: AlignmentSettings) -> list[Task]:
-    """Return worlds, warm starts and tuning, then every (row, seed) pair, the base market first."""
+    """Return worlds, warm starts and tuning, then every (row, seed) pair, the base market first.
+
+    Seed by seed, so that a run that is stopped has all rows of some seeds.
+    """
     rows = rows_of(settings)
     plain = {r: seeds for r, seeds in rows.items() if r.market == BASE and not r.ablation}
     others = {row: seeds for row, seeds in rows.items() if row not in plain}
     tasks = _start_tasks(settings, BASE, settings.seeds)
     tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
-    tasks += [_row_task(settings, row, seed) for row, seeds in plain.items() for seed in seeds]
+    tasks += _row_tasks(settings, plain)
     for market in settings.markets:
         tasks += _start_tasks(settings, market, seeds_on(market, rows, settings))
-    tasks += [_row_task(settings, row, seed) for row, seeds in others.items() for seed in seeds]
-    return tasks
+    return tasks + _row_tasks(settings, others)
 
 
 def _task(settings: AlignmentSettings, name: str, function: str, **more: Any) -> Task:
@@ -77,6 +80,15 @@ def _start_tasks(settings: AlignmentSettings, market: str, seeds: tuple[int, ...
     return [*world_tasks(settings, seeds, market=market), *starts]
 
 
+def _row_tasks(settings: AlignmentSettings, rows: Mapping[Row, tuple[int, ...]]) -> list[Task]:
+    return [
+        _row_task(settings, row, seed)
+        for seed in settings.seeds
+        for row, seeds in rows.items()
+        if seed in seeds
+    ]
+
+
 def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
     function, more = "train:run_supervised", dict[str, Any](method=row.method)
@@ -111,8 +123,9 @@ def _tuning_tasks(settings: AlignmentSettings, methods: list[str]) -> list[Task]
         assert choice is not None
         run = "tuning:run_trial"
         trial = _task(settings, method, run, cost=0.5, method=method, plugins=plugins)
-        tried = trial_settings(method, plan.num_trials)
-        tasks += trial_tasks(trial, tried, needs, choice, metrics=(SCORE,), sign=-1.0)
+        tried = trial_settings(method, settings.sizes)
+        how = {"metrics": (SCORE,), "sign": -1.0, "error": ERROR}
+        tasks += trial_tasks(trial, tried, needs, choice, **how)
     return tasks
 
 

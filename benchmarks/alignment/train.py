@@ -75,7 +75,7 @@ def run_row(
     def measure(step: int) -> None:
         nonlocal curve_s
         began = time.perf_counter()
-        curve[step] = validation_metrics(model, setup)
+        curve[step] = validation_metrics(model, setup, sizes.list_size)
         write_bytes(curve_file, json.dumps(curve).encode())
         curve_s += time.perf_counter() - began
 

@@ -10,7 +10,7 @@ from agents.methods import method_config, search_space
 from agents.rollout import NonFiniteError
 from agents.trainer import train
 from benchmarks.alignment.presets import AlignmentPreset
-from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, validation_metrics
+from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, served_on_validation
 from benchmarks.alignment.start import train_warm_start
 from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
@@ -20,14 +20,26 @@ from benchmarks.worlds import BASE, open_world
 from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix
 
-SCORE = "proxy_share_expected"
-"""What tuning maximises: the share of the gain under the rankers, on validation requests. The truth
-is never looked at."""
+SCORE = "proxy_share_served_5"
+"""What tuning maximises: the share of the gain of the best of 5, by the rankers and as they value
+it, on validation requests. The truth is never looked at."""
+ERROR = f"{SCORE}_se"
+"""The score's standard error over requests."""
 
 
-def trial_settings(method: str, num_trials: int) -> list[dict[str, float]]:
-    """Return what every trial of a method sets: its defaults first, then draws from its space."""
-    return draw_trials(search_space(method), num_trials)
+def trial_settings(method: str, sizes: AlignmentPreset) -> list[dict[str, float]]:
+    """Return what every trial of a method sets: its defaults first, then draws from its space.
+
+    A trial with more candidates has fewer requests: all have the same ranker evaluations.
+    """
+    budget = sizes.training.num_requests * sizes.training.num_candidates
+    trials = draw_trials(search_space(method), sizes.tuning.num_trials)
+    return [
+        {**trial, "num_requests": budget // int(trial["num_candidates"])}
+        if "num_candidates" in trial
+        else trial
+        for trial in trials
+    ]
 
 
 def prepare_tuning(
@@ -59,14 +71,14 @@ def run_trial(
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
     import_methods(plugins)
     setup = Setup.load(out, world, reward, seed)
-    settings = trial_settings(method, sizes.tuning.num_trials)[trial]
+    settings = trial_settings(method, sizes)[trial]
     training = method_config(method, sizes.training)
     config = replace(training, **settings, num_steps=sizes.tuning.num_steps)  # type: ignore[arg-type]
     model = load_policy(checkpoint(out, "vaft", seed))
     metrics: dict[str, float] = {}
     try:
         train(model, setup.world, method, config, seed, reward=setup.reward)
-        metrics = validation_metrics(model.eval(), setup)
+        metrics = served_on_validation(model.eval(), setup, sizes.list_size)
     except NonFiniteError as error:
         log_progress(0, config.num_steps, failed=str(error))
     return rows_frame(

@@ -62,11 +62,13 @@ def choose(
     metrics: Sequence[str],
     output: Path,
     sign: float = 1.0,
+    error: str = "",
 ) -> None:
     """Write the trial whose means over the tuning seeds are least, or largest where `sign` is -1.
 
     Every trial has `parts`, its tables by seed, without rows where it failed. The first of the
-    `metrics` is the score, the others decide between equal ones.
+    `metrics` is the score, the others decide between equal ones. `error` names the metric that is a
+    score's standard error within a seed; then a trial's `error` is that of its mean.
     """
     trials: list[dict[str, Any]] = []
     for setting, paths in zip(settings, parts, strict=True):
@@ -74,7 +76,11 @@ def choose(
         scores = [table.loc[table["metric"] == name, "value"].tolist() for name in metrics]
         known = all(len(values) == len(paths) for values in scores)
         means = [sum(values) / len(values) for values in scores] if known else [None]
-        trials.append({"settings": setting, "scores": scores[0], "score": means[0], "means": means})
+        trial = {"settings": setting, "scores": scores[0], "score": means[0], "means": means}
+        if error and known:
+            within = table.loc[table["metric"] == error, "value"]
+            trial["error"] = math.sqrt((within**2).sum()) / len(within)
+        trials.append(trial)
     write_choice(output, trials, lambda trial: [sign * mean for mean in trial["means"]])
 
 

@@ -217,7 +217,7 @@ def test_all_search_spaces_have_one_size() -> None:
             size *= len(values)
         sizes[name] = size
         assert default_learning_rate(name) in search_space(name)["learning_rate"]
-    assert set(sizes.values()) == {36}, sizes
+    assert set(sizes.values()) == {324}, sizes
 
 
 def test_a_search_space_with_a_wrong_field_is_refused() -> None:
