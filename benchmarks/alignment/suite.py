@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.alignment.page.report import make_report
 from benchmarks.alignment.presets import (
     METHODS,  # noqa: F401
     PRESETS,  # noqa: F401
     SUPERVISED,
     AlignmentSettings,
 )
-from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution

@@ -51,6 +51,39 @@ def learning_curves(
     return figure
 
 
+def line_chart(
+    lines: Mapping[str, Sequence[tuple[float, Interval]]],
+    *,
+    x_label: str,
+    label: str,
+    log_x: bool = False,
+) -> Figure:
+    """Return a line per name through its (x, interval) points, the intervals as a band."""
+    figure, axes = plain_axes(0.5)
+    for number, (name, points) in enumerate(lines.items()):
+        x = np.array([at for at, _ in points], dtype=float)
+        banded_line(axes, number, name, x, *np.array([astuple(i) for _, i in points]).T)
+    if log_x:
+        axes.set_xscale("log")
+        ticks = sorted({at for points in lines.values() for at, _ in points})
+        axes.set_xticks(ticks, [f"{at:g}" for at in ticks], minor=False)
+        axes.minorticks_off()
+    _finish_lines(axes, x_label, label)
+    return figure
+
+
+def scatter_chart(
+    groups: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, label: str
+) -> Figure:
+    """Return the (x, y) points of every name in its own colour."""
+    figure, axes = plain_axes(0.5)
+    for number, (name, points) in enumerate(groups.items()):
+        x, y = np.array(points, dtype=float).T
+        axes.plot(x, y, "o", color=COLOURS[number % len(COLOURS)], label=name, markersize=5.5)
+    _finish_lines(axes, x_label, label)
+    return figure
+
+
 def profile_chart(profiles: Mapping[str, Profile], *, label: str) -> Figure:
     """Return performance profiles: the share of runs above each threshold, a line per method."""
     figure, axes = plain_axes(0.5)

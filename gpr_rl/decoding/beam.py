@@ -36,8 +36,9 @@ def beam_search(
 
     A path scores sum_l log pi(z_l | s, z_{1:l-1}) + value_weight V(s, z_{1:l}) / reward_scale,
     with the value of the newest prefix only. Illegal codes leave before the top-k. With a value
-    weight, each beam's `num_valued` likeliest children are valued and then compared across beams;
-    at the last level the policy's `final_value` stands in for V, and without one nothing does.
+    weight, all legal first codes are valued, then each beam's K likeliest children, and compared
+    across beams; at the last level the policy's `final_value` stands in for V, and without one
+    nothing does.
     Equal scores go to the path that is smaller in lexicographic order, exactly.
 
     With value weight 0 and K at least the number of legal paths this is exhaustive. No request's
@@ -47,8 +48,8 @@ def beam_search(
     `eligible` the ads each may show (None: all). `value_weight` is in nats per unit of scaled
     reward; at 0 the value is not evaluated. `renormalize` lets probabilities sum to one over the
     legal codes of each prefix, as in `sample_paths`, instead of taking the policy's own.
-    `num_valued` is K by default, so that the first code is chosen by log-probability alone; with V
-    all children are valued.
+    `num_valued` is how many of a beam's likeliest children are valued instead, the root's included;
+    with V all are.
 
     Returns:
         Candidates [B, K]. Where a request has fewer than K legal paths: codes 0, log_prob -inf,
@@ -59,19 +60,21 @@ def beam_search(
             positive, or a policy that returns wrong shapes, NaN or +inf.
     """
     check_at_least(1, num_candidates=num_candidates)
-    num_valued = num_candidates if num_valued is None else num_valued
-    if num_valued < num_candidates:
+    at_root, below = (trie.num_codes, num_candidates) if num_valued is None else (num_valued,) * 2
+    if below < num_candidates:
         raise ValueError(
             f"num_valued must be at least num_candidates = {num_candidates}, got {num_valued}"
         )
     check_positive(reward_scale=reward_scale)
     beams = Beams(policy, request, trie, eligible)
     states, score = beams.states, beams.total
-    for _ in range(trie.num_levels):
+    for level in range(trie.num_levels):
         log_prob = beams.next_log_prob(renormalize=renormalize)
         total = beams.total[..., None] + log_prob  # [B, W, V]
         if value_weight and (not beams.is_last or hasattr(policy, "final_value")):
-            child, parent, prefix = _likely_children(total, beams.codes, num_valued)
+            child, parent, prefix = _likely_children(
+                total, beams.codes, below if level else at_root
+            )
             value = states.value
             if beams.is_last:
                 guide = policy.final_value(states.context, prefix)

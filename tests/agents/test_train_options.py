@@ -24,7 +24,8 @@ from agents.rollout import RolloutConfig, rollout
 from agents.train_config import TrainConfig
 from agents.trainer import train
 from agents.warm_start import build_model
-from gpr_rl.models import HHDConfig
+from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.pretraining.auxiliary import AuxiliaryConfig
 from simulators.make import load_world
 from simulators.rewards import RewardMix
 from simulators.world.history import past_successes
@@ -283,3 +284,74 @@ def test_level_weights_reach_the_loss() -> None:
     assert method.advantage is not None
     with pytest.raises(ValueError, match="process_reward_scale"):
         TrainConfig(process_reward_scale=(1.0, -2.0))
+
+
+# ---- parts of the model with losses of their own
+
+PARTS = {
+    "refining": {"num_refining_steps": 2, "num_noise_steps": 4},
+    "recursions": {"num_recursions": 2},
+    "lazy": {"decoder": "lazy_ar", "num_ptd_layers": 2, "num_lazy_layers": 1},
+}
+
+
+def with_parts(
+    sizes: dict, tmp_path: Path | None = None, **changes: object
+) -> tuple[HHD, Measures]:
+    world = load_world("tiny", seed=0)
+    model = build_model(world, HHDConfig(dim=16, num_heads=2, num_hsd_layers=1, **sizes), 0)
+    settings = {"num_steps": 3, "num_requests": 4, "num_candidates": 4, **changes}
+    path = tmp_path and tmp_path / "run.safetensors"
+    return model, train(
+        model, world, "grpo", TrainConfig(**settings), seed=0, checkpoint_path=path, resume=True
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_keep_their_losses(name: str, tmp_path: Path) -> None:
+    model, history = with_parts(PARTS[name])
+    assert all(m["loss_parts"] > 0.0 for m in history)
+    none = AuxiliaryConfig(balance=0.0, router_z=0.0, refining=0.0, trunk=0.0)
+    other, without = with_parts(PARTS[name], auxiliary=none)
+    assert all(m["loss_parts"] == 0.0 for m in without)
+    mine, theirs = model.state_dict(), other.state_dict()
+    assert not all(torch.equal(mine[key], theirs[key]) for key in mine)
+    with_parts(PARTS[name], tmp_path, num_steps=1)
+    again, _ = with_parts(PARTS[name], tmp_path)  # goes on to the same bits, noise included
+    assert all(torch.equal(x, mine[key]) for key, x in again.state_dict().items())
+
+
+def test_the_denoiser_follows_its_moving_target() -> None:
+    fresh, _ = with_parts(PARTS["refining"], num_steps=1, learning_rate=1e-12)
+    trained, _ = with_parts(PARTS["refining"])
+    before, after = fresh.refiner.denoiser.state_dict(), trained.refiner.denoiser.state_dict()
+    moved = [key for key in before if not torch.allclose(before[key], after[key], atol=1e-6)]
+    assert "output.weight" in moved
+
+
+def test_a_plain_model_has_no_parts() -> None:
+    _, history = with_parts({})
+    assert "loss_parts" not in history[0]
+
+
+# ---- what a step measures
+
+
+def test_the_gradient_is_measured_level_by_level() -> None:
+    alone = {"kl_penalty": 0.0, "num_epochs": 1, "level_weight": (0.0, 1.0)}
+    _, history = run("grpo", **alone)
+    assert all(m["gradient/1"] == 0.0 < m["gradient/2"] for m in history)
+    _, doubled = run("grpo", **{**alone, "level_weight": (0.0, 2.0)})
+    assert doubled[0]["gradient/2"] == pytest.approx(2 * history[0]["gradient/2"])
+
+
+def test_entropy_by_level_adds_up_and_equal_candidates_are_counted() -> None:
+    _, history = run("grpo")
+    for measures in history:
+        levels = measures["entropy/1"] + measures["entropy/2"]
+        assert levels == pytest.approx(measures["entropy"])
+        assert 0.0 <= measures["equal_share"] < 1.0
+    world = TableWorld()
+    world.spoil = torch.zeros_like
+    model = TablePolicy(world.num_states, 2, 3).double()
+    assert train(model, world, "grpo", config(), seed=0)[0]["equal_share"] == 1.0

@@ -50,7 +50,8 @@ def reference_beam(
         for prefix, so_far, _ in beams:
             options = log_probs_of_children(policy, request, prefix, legal, renormalize)
             likely = sorted(options.items(), key=lambda item: (-item[1], item[0]))
-            for code, log_prob in likely[: (num_valued or width) if value_weight else None]:
+            num_likely = num_valued or (width if prefix else None)
+            for code, log_prob in likely[: num_likely if value_weight else None]:
                 path, log_probs = (*prefix, code), [*so_far, log_prob]
                 score = sum(log_probs)
                 if level < num_levels - 1 or hasattr(policy, "final_value"):
@@ -223,6 +224,17 @@ def test_a_hand_worked_value_changes_the_choice() -> None:
     assert chosen(1.0, 2, reward_scale=4.0) == [0, 0]  # -2 + 3/4 < -1 + 1/4
 
 
+def test_a_value_prunes_the_first_level() -> None:
+    # Of eight first codes a beam of two would keep 0 and 1; prefix 7 is worth 1e6.
+    policy = FinalValuePolicy(0, 1, 2, 8)
+    policy.tables[0][0, 0] = torch.arange(8).double().neg().log_softmax(-1)
+    policy.values[1][0] = torch.zeros(8).index_fill(0, torch.tensor([7]), 1e6)
+    policy.values[2] = policy.values[1][:, :, None].expand(-1, -1, 8).flatten(1)
+    codes = torch.cartesian_prod(torch.arange(8), torch.arange(2))
+    found = beam_search(policy, requests(0), CodeTrie(codes, num_codes=8), 2, value_weight=1.0)
+    assert sorted(found.codes[0].tolist()) == [[7, 0], [7, 1]]
+
+
 def test_no_value_weight_evaluates_no_more_than_the_beams() -> None:
     codes = torch.cartesian_prod(*[torch.arange(6)] * 3)
     policy = IncrementalPolicy(0, 1, 3, 6)
@@ -230,7 +242,7 @@ def test_no_value_weight_evaluates_no_more_than_the_beams() -> None:
     assert policy.num_states == 1 + 4 + 4
     policy.num_states = 0
     beam_search(policy, requests(0), CodeTrie(codes, num_codes=6), 4, None, 1.0)
-    assert policy.num_states == 1 + 4 + 4 * 4  # the children that survive inside each beam
+    assert policy.num_states == 1 + 6 + 4 * 4  # all first codes, then the likeliest of each beam
 
 
 def test_an_illegal_beam_never_comes_back() -> None:

@@ -7,19 +7,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from benchmarks.alignment.page.answer import answer
+from benchmarks.alignment.page.curves import same_clock_table
+from benchmarks.alignment.page.rankers import worth_table
+from benchmarks.alignment.page.report import make_report
+from benchmarks.alignment.page.studies import ablations_section, conditions_section
+from benchmarks.alignment.page.tables import add_normalised, market_table, paired, time_table
 from benchmarks.alignment.presets import PRESETS
-from benchmarks.alignment.report import make_report
 from benchmarks.alignment.rows import labelled
-from benchmarks.alignment.studies import ablations_section, conditions_section
-from benchmarks.alignment.tables import (
-    add_normalised,
-    answer,
-    market_table,
-    paired,
-    same_clock_table,
-    time_table,
-    worth_table,
-)
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.markdown import report_text
 from benchmarks.settings import Settings
@@ -64,8 +59,8 @@ def results() -> pd.DataFrame:
         for name, number in METRICS.items()
     }
     values["grpo", TRUTH] = (3, 4, 5)
-    card = {"auc": 1, "auc_oracle": 2, "log_loss": 3, "ece": 4, "ratio": 5, "rate": 6}
-    graded = {("rankers", name): v for name, v in (card | {"num_rows": 7}).items()}
+    card = ("auc", "auc_oracle", "auc_item_mean", "log_loss", "ece", "ratio", "rate", "num_rows")
+    graded: dict[tuple[str, str], float] = {("rankers", x): n for n, x in enumerate(card, 1)}
     curves = {
         (method, name): START[method] + METRICS[name]
         for method in ("hepo", "ppo", "grpo")
@@ -183,8 +178,9 @@ def test_the_rankers_card_and_its_regime(
     section = next(s for s in report(tmp_path, found).sections if s.title == "The rankers")
     texts = [block.text for block in section.blocks if isinstance(block, Paragraph)]
     assert said in texts[0]
-    assert table_called([section], "Frozen").columns[1:3] == ["AUC", "AUC of the truth"]
-    assert list(rows_of(table_called([section], "Frozen"))["pctr"].values()) == list(range(1, 8))
+    table = table_called([section], "Frozen")
+    assert table.columns[1:4] == ["AUC", "AUC of the truth", "AUC of the item mean"]
+    assert list(rows_of(table)["pctr"].values()) == list(range(1, 9))
 
 
 def test_final_values_are_normalised_over_all_rows_of_a_seed() -> None:

@@ -10,6 +10,8 @@ import pytest
 from agents.methods import method_names, search_space
 from agents.train_config import TrainConfig
 from benchmarks.alignment.ablations import ABLATIONS
+from benchmarks.alignment.page.curves import same_clock_table
+from benchmarks.alignment.page.tables import add_normalised
 from benchmarks.alignment.presets import (
     MARKETS,
     METHODS,
@@ -21,8 +23,7 @@ from benchmarks.alignment.presets import (
 from benchmarks.alignment.rows import Row, labelled, rows_of
 from benchmarks.alignment.setup import rows_frame
 from benchmarks.alignment.suite import make_tasks
-from benchmarks.alignment.tables import add_normalised, same_clock_table
-from benchmarks.alignment.tuning import SCORE, trial_settings
+from benchmarks.alignment.tuning import ERROR, SCORE, trial_settings
 from benchmarks.runs.results import complete, write_results
 from benchmarks.runs.runner import check_graph
 from benchmarks.runs.trials import choose, with_choice
@@ -120,15 +121,19 @@ def test_tuning_comes_before_what_it_tunes(tmp_path: Path) -> None:
 
 
 def test_trials_start_with_the_defaults_and_never_repeat() -> None:
+    sizes, few = (
+        dataclasses.replace(PRESETS["smoke"], tuning=TuningPlan(num_trials=n)) for n in (325, 4)
+    )
     for method in ("hepo", "ppo", "dpo", "raft"):
-        trials = trial_settings(method, 37)
+        trials = trial_settings(method, sizes)
         assert trials[0] == {}
         drawn = [tuple(sorted(t.items())) for t in trials[1:]]
-        assert len(set(drawn)) == 36
+        assert len(set(drawn)) == 324
         for trial in trials[1:]:
-            assert set(trial) == set(search_space(method))
+            assert set(trial) == {*search_space(method), "num_requests"}
             assert all(trial[name] in values for name, values in search_space(method).items())
-        assert trial_settings(method, 4) == trials[:4]
+            assert trial["num_candidates"] * trial["num_requests"] == 32 * 8  # the same budget
+        assert trial_settings(method, few) == trials[:4]
 
 
 def test_the_best_mean_over_the_tuning_seeds_is_chosen(tmp_path: Path) -> None:
@@ -138,19 +143,20 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(tmp_path: Path) -> None:
         parts.append([])
         for seed, score in enumerate(row):
             path = tmp_path / f"{trial}-{seed}.parquet"
-            metrics = {} if score is None else {"proxy_share_expected": score}
+            metrics = {} if score is None else {SCORE: score, ERROR: 0.3 + 0.1 * seed}
             of_trial = {"market": "base", "trial": trial + 1}
             write_results(path, rows_frame("ppo", seed, 60, "tuning", metrics, **of_trial))
             parts[-1].append(path)
-    sizes = PRESETS["smoke"]
+    sizes = dataclasses.replace(PRESETS["smoke"], tuning=TuningPlan(num_trials=4))
     output = tmp_path / "tuning" / "ppo.json"
-    trials = trial_settings("ppo", 4)
-    choose(settings=trials, parts=parts, metrics=(SCORE,), sign=-1.0, output=output)
+    trials = trial_settings("ppo", sizes)
+    choose(settings=trials, parts=parts, metrics=(SCORE,), sign=-1.0, error=ERROR, output=output)
     log = json.loads(output.read_text())
     assert log["chosen"] == trials[2]  # .45 comes before an equal mean
     assert log["trials"][1] == {
         "settings": trials[1], "scores": [0.9], "score": None, "means": [None],
     }  # fmt: skip
+    assert log["trials"][2]["error"] == pytest.approx(0.25)  # sqrt(.3^2 + .4^2) / 2
     training = with_choice(sizes.training, output)
     assert training.learning_rate == trials[2]["learning_rate"]
     assert training.num_steps == sizes.training.num_steps

@@ -43,6 +43,22 @@ def test_paths_are_a_distribution_over_legal_ads(world: World, model: HHD, data)
     assert (by_ad[~data.eligible] == 0).all()
 
 
+def test_the_walk_down_the_tree_is_the_teacher_forced_pass(world: World, model: HHD, data) -> None:
+    # Requests share a walk: a path that only another request may show stays at -inf.
+    ids, legal = data.request_id, data.eligible.clone()
+    legal[0] = False
+    legal[0, 3] = True
+    found = path_log_prob(model, world, ids, legal)
+    paths = world.trie.paths.expand(len(ids), -1, -1)
+    mask = world.trie.restrict(legal).path_masks(paths)
+    logits = model.logits(model.encode(world.request(ids)), paths).double()
+    each = logits.masked_fill(~mask, -torch.inf).log_softmax(-1)
+    wanted = each.gather(-1, paths[..., None]).sum((-1, -2))
+    wanted = wanted.where(world.trie.restrict(legal).path_ad >= 0, -torch.inf)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert (found[0] > -torch.inf).sum() == 1
+
+
 def test_the_beam_holds_the_most_probable_paths(world: World, model: HHD, data) -> None:
     log_prob = path_log_prob(model, world, data.request_id, data.eligible)
     wide = policy_beam(model, world, data.request_id, data.eligible, world.trie.num_paths)

@@ -124,6 +124,25 @@ def test_the_card_of_a_world_against_plain_loops(world: World) -> None:
     json.dumps(card)
 
 
+def test_the_item_mean_knows_the_ad_and_nothing_else(world: World) -> None:
+    day, action = world.request_time // DAY_S, world.request_action.numpy()
+    ad = world.request_ad.numpy()
+    logged, held = day < world.info.num_log_days, day >= world.info.num_log_days
+    for task, tried, least in (
+        ("pctr", Action.IMPRESSION, Action.CLICK),
+        ("pcvr", Action.CLICK, Action.CONVERSION),
+    ):
+        trials, wins = (
+            np.array([(logged & (ad == a) & (action >= x)).sum() for a in range(world.num_ads)])
+            for x in (tried, least)
+        )
+        mean = wins.sum() / trials.sum()
+        rate = (wins + 2) / (trials + 2 / mean)
+        rows = held & (action >= tried)
+        wanted = roc_auc_score(action[rows] >= least, rate[ad[rows]])
+        assert world.ranker_card[task]["auc_item_mean"] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_a_card_without_the_truth_reads_no_truth(world: World, monkeypatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("the truth was read")

@@ -1,38 +1,34 @@
-"""What the alignment suite says about its results: tables, curves, cards and a computed reading."""
+"""The report of the alignment suite: its main tables, its sections, and a computed reading."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import Any
 
 import pandas as pd
 
 from agents.methods import make_method, method_config, search_space
-from agents.train_config import TrainConfig
-from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentSettings
-from benchmarks.alignment.studies import (
+from benchmarks.alignment.page.answer import answer
+from benchmarks.alignment.page.curves import curves_section
+from benchmarks.alignment.page.rankers import rankers_section
+from benchmarks.alignment.page.studies import (
     ablations_section,
     conditions_section,
     markets_section,
-    tuning_section,
 )
-from benchmarks.alignment.tables import (
+from benchmarks.alignment.page.tables import (
     BOUNDS,
     KINDS,
     REFERENCES,
     VIEWS,
     WARM_START,
     add_normalised,
-    answer,
-    filled,
-    same_clock_table,
     time_table,
     verdict_table,
-    worth_table,
 )
+from benchmarks.alignment.page.tuning import tuning_section
+from benchmarks.alignment.page.why import why_section
+from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentSettings
 from benchmarks.evaluation import SERVED
 from benchmarks.reports.blocks import (
-    Block,
     Bullets,
     Cell,
     Figure,
@@ -41,35 +37,16 @@ from benchmarks.reports.blocks import (
     SuiteReport,
     Table,
     key_values,
-    present,
 )
-from benchmarks.reports.cards import group_table
-from benchmarks.reports.figures import interval_chart, learning_curves
-from benchmarks.reports.lookup import TEST, interval_cells, interval_of, interval_table, values_of
+from benchmarks.reports.figures import interval_chart
+from benchmarks.reports.lookup import TEST, interval_of, interval_table, mean_of
 from benchmarks.reports.reading import Difference, adjust, compare
 from benchmarks.runs.results import under
 from benchmarks.runs.trials import with_choice
 from benchmarks.worlds import BASE, world_words
-from simulators.rankers.cards import OVERALL
 from simulators.world.info import WorldInfo
 from simulators.world.tables import BID_TYPES
 
-TASKS = ("pctr", "pcvr")
-CARD = {
-    "AUC": "auc",
-    "AUC of the truth": "auc_oracle",
-    "AUC of the item mean": "auc_item_mean",
-    "log-loss": "log_loss",
-    "ECE": "ece",
-    "sum(p)/sum(y)": "ratio",
-    "rate": "rate",
-    "rows": "num_rows",
-}
-CURVES = {
-    "proxy_share_expected": "share of the gain, rankers",
-    "truth_share_expected": "share of the gain, truth",
-    "hacking_gap_expected": "reward-hacking gap",
-}
 _VALUES = {
     VIEWS["rankers"]: "the expected value under the rankers",
     VIEWS["truth"]: "the expected value under the hidden truth",
@@ -84,6 +61,8 @@ AGAINST_RIVALS = {
     "ndcg": "the nDCG on the shared list (GPR Tab. 3)",
     "opr": "the OPR on the shared list (GPR Tab. 3)",
 }
+LEAST_ENTROPY = 0.3
+"""Nats over paths, below which a policy counts as collapsed."""
 
 
 def _by_kind(share: str) -> dict[str, str]:
@@ -193,38 +172,6 @@ def _hyper_parameters(
     )
 
 
-def _ranker_card(results: pd.DataFrame) -> list[Block]:
-    overall = under(results, group=OVERALL)
-    rows = [
-        [task, *interval_cells(under(overall, task=task), "rankers", CARD.values(), TEST)]
-        for task in TASKS
-    ]
-    title, note = "Frozen rankers on held-out days", "Over the worlds used."
-    parts = results[results["group"] != OVERALL]
-    blocks = present(
-        worth_table(results),
-        Table(title, ["task", *CARD], filled(rows), note),
-        *(group_table(parts, task, "rankers") for task in TASKS),
-    )
-    share = values_of(results, "rankers", "regime/share", TEST)
-    if len(share):
-        hacking = int((share <= 0).sum())
-        text = (
-            "On 600 held-out requests per world, taken when the world was made, the ad that the "
-            f"rankers like best reaches {share.mean():.2f} of the way from the logging policy (0) "
-            "to the truly best ad (1) under the hidden truth. "
-        )
-        text += (
-            f"In {hacking} of {len(share)} worlds it falls below the logging policy: there, "
-            "optimising the rankers is reward hacking."
-            if hacking
-            else "It beats the logging policy in every world used, so optimising the rankers can "
-            "help; what is left to 1 is the rankers' error."
-        )
-        blocks.append(Paragraph(text))
-    return blocks
-
-
 def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
     """Return the declared comparisons; p-values are corrected inside each measure."""
     found: list[Difference] = []
@@ -251,7 +198,7 @@ def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) 
     return " ".join([text, *info.notes])
 
 
-def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
+def _value_section(final: pd.DataFrame, order: Sequence[str], trained: Sequence[str]) -> Section:
     chart = {
         words: [(m, i) for m in order if (i := interval_of(final, m, metric, TEST)) is not None]
         for words, metric in VIEWS.items()
@@ -263,53 +210,43 @@ def _value_section(final: pd.DataFrame, order: Sequence[str]) -> Section:
     )
     caption = "Expected share of the possible gain with 95 % intervals over seeds."
     tables = [interval_table(final, title, order, *how) for title, how in END_TABLES.items()]
-    return Section("Where the methods end", [Figure("shares", caption, drawn), *tables])
+    kept = [Paragraph(text)] if (text := spread_words(final, trained)) else []
+    return Section("Where the methods end", [Figure("shares", caption, drawn), *kept, *tables])
 
 
-def _curves(results: pd.DataFrame, trained: Sequence[str], training: TrainConfig) -> Section:
-    lines = partial(learning_curves, results, methods=trained, split="validation")
-    evaluations: dict[str, Any] = {
-        "x_label": "ranker evaluations (thousands)",
-        "steps_to_x": training.num_requests * training.num_candidates / 1_000,
-    }
-    validated = set(results.loc[results["split"] == "validation", "metric"])
-    blocks: list[Block] = [
-        Figure(
-            f"curve_{name}",
-            f"Validation requests of a held-out day: {label}.",
-            lines(name, label=label, **evaluations),
+def spread_words(final: pd.DataFrame, methods: Sequence[str]) -> str:
+    """Return which policies collapsed, and which earn nothing by whom they show an ad to."""
+    text = []
+    for metric, least, words in (
+        ("entropy", LEAST_ENTROPY, "nats of entropy over paths"),
+        ("proxy_personal_share", 0.0, "of the gain by whom it serves"),
+    ):
+        found = {m: x for m in methods if (x := mean_of(final, m, metric, TEST)) is not None}
+        if not found:
+            continue
+        below = ", ".join(f"`{m}` ({x:.2f})" for m, x in found.items() if x <= least)
+        lowest = min(found, key=lambda m: found[m])
+        text.append(
+            f"With {least:g} {words} or less: {below}."
+            if below
+            else f"Every policy has more than {least:g} {words}; the least, {found[lowest]:.2f}, "
+            f"has `{lowest}`."
         )
-        for name, label in CURVES.items()
-        if name in validated
-    ]
-    proxy = VIEWS["rankers"]
-    drawn = lines(proxy, label=CURVES[proxy], x_label="seconds of training", x_metric="train_s")
-    blocks.append(Figure("curve_seconds", "The same over the seconds of training.", drawn))
-    return Section("Learning curves", present(*blocks, same_clock_table(results, trained)))
+    return " ".join(text)
 
 
-def _critic(results: pd.DataFrame, trained: Sequence[str]) -> Section:
-    metric = "explained_variance"
-    explained = results[(results["metric"] == metric) & results["method"].isin(trained)]
-    text = (
-        "`hepo` learns its coarse levels through the critic alone, so its result can be no better "
-        "than these curves."
-    )
-    curves = [
-        Figure(
-            f"{metric}_{level}",
-            f"Share of the return's variance that the critic explains at level {level}.",
-            learning_curves(
-                under(explained, level=level),
-                metric,
-                methods=trained,
-                split="train",
-                label=f"explained variance, level {level}",
-            ),
+def warm_up_words(settings: AlignmentSettings) -> str:
+    """Return what the critic had before, and whether it costs its methods policy updates."""
+    sizes = settings.sizes
+    warm, training = sizes.warm_start, sizes.training
+    seen = warm.critic.num_steps * warm.num_requests * warm.num_candidates
+    text = f"The critic is trained in the warm start, on {seen:,} ranker evaluations."
+    if training.critic_warmup_steps:
+        return (
+            f"{text} The first {training.critic_warmup_steps} of {training.num_steps} steps go on "
+            "with that for the methods with a critic, which so have fewer policy updates."
         )
-        for level in sorted(explained["level"].unique())
-    ]
-    return Section("The critic", [Paragraph(text), *curves])
+    return f"{text} It has no warm-up beyond that, so all methods have as many policy updates."
 
 
 def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
@@ -319,6 +256,7 @@ def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -
         "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the terminal reward to "
         "the coarse levels; `ppo` is TorchRL's ClipPPOLoss and GAE; `dpo` takes fresh pairs from "
         "every step's candidates, `dpo_offline` pairs of the warm start's candidates.",
+        warm_up_words(settings),
         "Ads that share a path resolve to the one that earns most on average.",
         "The rankers were fitted on all logged days but the last, so most training requests lie in "
         "their training days; test requests lie after both.",
@@ -343,15 +281,16 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
     clock = time_table(results)
+    side, by = ("truth", "hidden truth") if info.has_truth else ("proxy", "rankers")
     sections = [
-        _value_section(final, order),
-        _curves(base, trained, settings.sizes.training),
-        _critic(base, trained),
+        _value_section(final, order, trained),
+        curves_section(base, trained, settings.sizes.training),
+        why_section(base, trained, settings.sizes.list_size, side),
         markets_section(results, settings),
         conditions_section(results, settings),
         ablations_section(results, settings),
         tuning_section(settings),
-        Section("The rankers", _ranker_card(base)),
+        rankers_section(base),
         _how(trained, settings, info.num_levels),
         None if clock is None else Section("Where the time goes", [clock]),
     ]
@@ -361,7 +300,6 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
-    side, by = ("truth", "hidden truth") if info.has_truth else ("proxy", "rankers")
     served = {
         f"{side}_share_served_5": f"the value served of a list of 5 under the {by}",
         f"{side}_share_served": f"the value served of a list of {settings.sizes.list_size}",
