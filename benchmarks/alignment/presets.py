@@ -115,7 +115,6 @@ PRESETS = {
         ),
         methods=("vaft", "distilled", *QUICK_METHODS),
         training=TrainConfig(num_steps=80, critic_warmup_steps=0),
-        validate_every=40,
     ),
     "paper": AlignmentPreset(
         world="medium",
@@ -127,6 +126,6 @@ PRESETS = {
         training=TrainConfig(num_steps=600, critic_warmup_steps=0),
         num_test_requests=2_000,
         num_validation_requests=1_000,
-        validate_every=75,
+        validate_every=150,
     ),
 }
