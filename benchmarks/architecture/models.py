@@ -15,7 +15,7 @@ from agents.warm_start import logged_critic_loss
 from benchmarks.architecture.presets import BASE, GUIDED, RIVALS, ArchitecturePreset, row_config
 from benchmarks.architecture.protocol import Protocol
 from benchmarks.measure.sizes import non_embedding_parameters
-from gpr_rl.decoding import beam_search
+from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models import HHD, HHDConfig, Unvalued
 from gpr_rl.models.decoder import Context
 from gpr_rl.models.knowledge.providers import Click, HistoryThoughts, InformedPolicy, embed_thoughts
@@ -44,6 +44,8 @@ class Studied:
     """What shows whether a part has collapsed."""
     batches: WindowBatches
     """What a step learns from."""
+    trie: CodeTrie | None
+    """The paths that `rank` decodes, without eligibility; None where it scores every ad."""
     trains_critic: bool = False
 
     @property
@@ -98,7 +100,7 @@ def _rival(
     def loss(step: int) -> Tensor:
         return module.loss(batches.next_ads(step))
 
-    return Studied(module, loss, rank, dict, batches)
+    return Studied(module, loss, rank, dict, batches, getattr(module, "trie", None))
 
 
 def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
@@ -129,7 +131,7 @@ def _make_rival(row: str, protocol: Protocol, model: HHDConfig) -> Any:
 def _hhd(
     row: str, protocol: Protocol, sizes: ArchitecturePreset, batches: WindowBatches
 ) -> Studied:
-    world = protocol.world
+    world, trie = protocol.world, protocol.world.trie
     control = row.removeprefix("control_")
     is_control = control != row
     config = matched_config(control, world, sizes) if is_control else row_config(row, sizes.model)
@@ -159,7 +161,7 @@ def _hhd(
         return beam_search(
             policy if guided else Unvalued(policy),
             world.request(request_id),
-            world.trie,
+            trie,
             sizes.list_size,
             value_weight=sizes.value_weight if guided else 0.0,
             renormalize=True,
@@ -177,7 +179,7 @@ def _hhd(
             found["refined_std"] = float(refined.std(0).mean())
         return found
 
-    return Studied(model, loss, rank, statistics, batches, guided)
+    return Studied(model, loss, rank, statistics, batches, trie, guided)
 
 
 class _Knowledge:

@@ -8,6 +8,8 @@ from gpr_rl.pretraining.trainer import StageConfig
 
 SUITE = "architecture"
 RIVALS = ("popularity", "sasrec", "hstu", "onerec", "tiger")
+SCORING = ("popularity", "sasrec", "hstu")
+"""Rows that score every ad. The others decode paths, each of which gives one ad."""
 BASE, FULL = "base", "full"
 OFF: Mapping[str, object] = {
     "hybrid_attention": False,

@@ -15,6 +15,7 @@ from benchmarks.architecture.presets import (
     METHODS,
     PARTS,
     RIVALS,
+    SCORING,
     ArchitecturePreset,
 )
 from benchmarks.architecture.protocol import HISTORIES, TIME
@@ -81,19 +82,43 @@ _PROTOCOL = {
 }
 
 
+_SCORING = "`{}`, `{}` and `{}`".format(*SCORING)
+REGIMES = (
+    "Eligibility says which ads a request may show. No rival is trained under it: `popularity` "
+    "counts the logged ads, and `sasrec` and `hstu` learn a softmax over all ads. As in the "
+    "originals, `onerec` learns one over all codes of a level and `tiger` one over its whole "
+    "vocabulary, whether a code leads to an ad or not.",
+    "The HHD's rows, which are all others, are trained under eligibility: the softmax of a level "
+    "is over the codes that lead to an ad which the target's own request may show. Any other code "
+    "is no wrong answer there, though the search may choose it. Only the loss of `lazy_ar`'s "
+    "trunk, a small addition, is over all codes.",
+    "No row is searched under eligibility: every list is drawn from the whole catalogue. "
+    f"{_SCORING} score every ad. The others decode the catalogue's paths, and codes that lead to "
+    "no ad leave the search. The HHD's rows take probabilities among the codes that remain, "
+    "`onerec` and `tiger` as they were trained. `hte` and `full` add the HTE's values.",
+    "Several ads may share a path. In the search it gives only the one of the highest expected "
+    f"value. The rows that decode can't find the others, which {_SCORING} can.",
+)
+"""What each row is trained and searched over."""
+
+
 def main_table(results: pd.DataFrame, rows: Sequence[str], list_size: int) -> Table:
     """Return Tab. 2."""
     metrics = {
         f"HitR@{list_size}": f"hitr_{list_size}",
         "Recall@10": "recall_10",
         "NDCG@10": "ndcg_10",
+        "unreachable": "unreachable",
     }
     cells = [[row, *interval_cells(results, row, metrics.values())] for row in rows]
     requests = mean_of(results, rows[0], "num_requests") or 0.0
     num_ads = mean_of(results, rows[0], "num_ads")
     note = (
         f"{requests:,.0f} held-out requests per seed whose ad was clicked; the ad is to be found "
-        "among all ads, whether the user may see them or not."
+        "among all ads, whether the user may see them or not. `unreachable` is the share of these "
+        "requests whose ad the row can't list: several ads may share a semantic-ID path, and a row "
+        "that decodes paths finds one of them. It is 0 for rows that score every ad. No other "
+        "column can exceed 1 minus this share."
     )
     if num_ads is not None and num_ads <= list_size:
         note += f" There are {num_ads:.0f} ads: HitR@{list_size} can't tell rows apart."
@@ -228,10 +253,8 @@ def make_report(
         "`base` is the HSTU-like block of Eq. 1 with causal softmax attention and a plain code "
         "decoder; a part's row adds one thing to it, `full` all. `hstu` is the published model "
         "with its own attention and a softmax over ads.",
-        "`onerec` and `tiger` are trained over all codes, legal or not, as in the originals, and "
-        "illegal codes leave in the search; the HHD's rows are trained and searched among legal "
-        "codes. `tiger` and `onerec` encode once per supervised request, the others once per "
-        "window.",
+        *REGIMES,
+        "`tiger` and `onerec` encode once per supervised request, the others once per window.",
         "`control_X` is the base with feed-forward networks just so wide that it has no fewer "
         "parameters outside of tables than X.",
         "`lazy_ar` has three decoder layers of which two don't read the codes, `deep` three that "

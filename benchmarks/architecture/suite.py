@@ -2,7 +2,8 @@
 
 All rows read the same windows in the same order, have the same width and number of layers, and
 choose their learning rate by the same trials on a world that the test does not use. Every row ranks
-the whole catalogue for held-out requests whose ad was clicked.
+the whole catalogue, without eligibility, for held-out requests whose ad was clicked. Rows that
+decode codes find one ad per path; the metric `unreachable` is the share of targets that they miss.
 """
 
 import importlib.util

@@ -19,6 +19,7 @@ from benchmarks.runs.results import tidy
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import tune_rate, with_choice
 from benchmarks.worlds import open_world
+from gpr_rl.decoding import CodeTrie
 from gpr_rl.metrics import hit_rate, recall_ndcg
 from gpr_rl.pretraining.trainer import Keep, StageConfig, train_stage
 from simulators.world import World
@@ -38,6 +39,17 @@ def evaluate(rank: Rank, world: World, request_id: Tensor, list_size: int) -> di
         f"recall_{CUTOFF}": float(recall.mean()),
         f"ndcg_{CUTOFF}": float(ndcg.mean()),
     }
+
+
+def unreachable(trie: CodeTrie | None, target: Tensor) -> float:
+    """Return the share of targets, ads int64 [E], that no search over these paths can give.
+
+    Another ad wins the path that they share. 0 without a trie: every ad is scored.
+    """
+    if trie is None:
+        return 0.0
+    found = trie.restrict().resolve(trie.codes[target])
+    return float((found != target).float().mean())
 
 
 def train(
@@ -131,6 +143,7 @@ def run_row(
     started = time.perf_counter()
     metrics |= evaluate(studied.rank, shown.world, test, sizes.list_size)
     metrics["ranked_per_s"] = len(test) / (time.perf_counter() - started)
+    metrics["unreachable"] = unreachable(studied.trie, shown.world.request_ad[test])
     metrics |= {"num_requests": float(len(test)), "num_ads": float(shown.world.num_ads)}
     collapse = tidy(SUITE, row, seed, studied.statistics(), part="collapse")
     return pd.concat([tidy(SUITE, row, seed, metrics), collapse])

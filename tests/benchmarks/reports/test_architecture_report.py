@@ -1,5 +1,8 @@
 """The architecture report: who is compared with whom, and cells worked out by hand."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
@@ -7,13 +10,15 @@ from benchmarks.architecture.presets import ArchitecturePreset
 from benchmarks.architecture.report import (
     cost_table,
     main_table,
+    make_report,
     part_differences,
     speed_blocks,
     statistics_table,
     still_learning,
 )
-from benchmarks.reports.blocks import Table
+from benchmarks.reports.blocks import Bullets, Table
 from benchmarks.runs.results import Conditions
+from benchmarks.settings import Settings
 from tests.benchmarks.reports.frames import frame, rows_of
 
 METRIC = "hitr_100"
@@ -58,16 +63,18 @@ def test_verdicts_follow_the_seeds() -> None:
 
 
 def test_ranks_and_costs_stand_in_their_own_columns() -> None:
-    metrics = [METRIC, "recall_10", "ndcg_10", "num_requests", "num_ads"]
+    metrics = [METRIC, "recall_10", "ndcg_10", "num_requests", "num_ads", "unreachable"]
     costs = ["num_parameters", "num_inner_parameters", "training_gflop", "train_s"]
     costs += ["examples_per_s", "ranked_per_s", "num_steps", "best_step", "first_loss", "last_loss"]
     results = frame({("base", name): i for i, name in enumerate([*metrics, *costs], 200)})
     table = main_table(results, ["base", "full"], 100)
     assert rows_of(table) == {
-        "base": {"HitR@100": 200, "Recall@10": 201, "NDCG@10": 202},
-        "full": {"HitR@100": None, "Recall@10": None, "NDCG@10": None},
+        "base": {"HitR@100": 200, "Recall@10": 201, "NDCG@10": 202, "unreachable": 205},
+        "full": dict.fromkeys(table.columns[1:]),
     }
     assert table.note.startswith("203 held-out requests")
+    assert "`unreachable` is the share of these requests whose ad the row can't list" in table.note
+    assert "a row that decodes paths finds one of them" in table.note
     assert "can't tell" not in table.note
     few = frame({("base", "num_requests"): 3, ("base", "num_ads"): 100})
     assert "There are 100 ads: HitR@100 can't tell" in main_table(few, ["base"], 100).note
@@ -76,7 +83,30 @@ def test_ranks_and_costs_stand_in_their_own_columns() -> None:
         "parameters", "without tables", "training GFLOP", "training s", "examples / s",
         "ranked requests / s", "steps", "best step", "loss at the start", "at the end",
     ]  # fmt: skip
-    assert table.rows == [["base", *range(205, 215)]]
+    assert table.rows == [["base", *range(206, 216)]]
+
+
+def test_the_page_says_what_rows_are_trained_and_searched_over(tmp_path: Path) -> None:
+    settings = Settings(
+        suite="architecture", preset="smoke", methods=("sasrec", "base"), seeds=(0, 1, 2),
+        world="tiny", protocol="time", sizes=ArchitecturePreset(), out=tmp_path,
+    )  # fmt: skip
+    info = SimpleNamespace(name="tiny", source="by hand", simulated=(), notes=())
+    made = make_report(hits(), settings, info, {})  # type: ignore[arg-type]
+    bullets = made.sections[-1].blocks[0]
+    assert isinstance(bullets, Bullets)
+    said = " ".join(bullets.items)
+    for words in (
+        "No rival is trained under it: `popularity` counts",
+        "`sasrec` and `hstu` learn a softmax over all ads",
+        "`onerec` learns one over all codes of a level and `tiger` one over its whole vocabulary",
+        "The HHD's rows, which are all others, are trained under eligibility",
+        "No row is searched under eligibility: every list is drawn from the whole catalogue",
+        "`popularity`, `sasrec` and `hstu` score every ad. The others decode",
+        "which `popularity`, `sasrec` and `hstu` can",
+    ):
+        assert words in said
+    assert "searched among legal codes" not in said
 
 
 def test_collapse_is_a_mean_per_row_and_statistic() -> None:
