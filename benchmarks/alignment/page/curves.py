@@ -1,7 +1,9 @@
 """How the methods came to where they are, per evaluation and second, and whether they settled."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -72,36 +74,69 @@ def settled_words(results: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 
     The points are those of the learning curves; the last one at or before three quarters counts.
     """
-    curves = results[(results["split"] == "validation") & results["method"].isin(methods)]
-    curves = without_conditions(curves)
     words = []
     for measure, metric in SETTLED.items():
-        points = curves[curves["metric"] == metric]
-        if points.empty:
+        found = late_changes(results, methods, metric)
+        if found is None:
             continue
-        end = int(points["step"].max())
-        before = points.loc[points["step"] <= 0.75 * end, "step"]
-        if before.empty or int(before.max()) == 0:
-            continue
-        earlier, last = (_means(points, step, methods) for step in (int(before.max()), end))
-        common = [m for m in methods if m in earlier and m in last]
-        swapped = [
-            f"`{first}` and `{second}`"
-            for place, first in enumerate(common)
-            for second in common[place + 1 :]
-            if (earlier[first] - earlier[second]) * (last[first] - last[second]) < 0
-        ]
-        rising = [f"`{m}`" for m in common if last[m] - earlier[m] > STILL_RISING]
-        text = f"The {measure}, at step {int(before.max())} and at step {end}: "
+        text = f"The {measure}, at step {found.before} and at step {found.end}: "
         text += (
-            f"{', '.join(swapped)} change places, so their order is not settled."
-            if swapped
+            f"{', '.join(found.swapped)} change places, so their order is not settled."
+            if found.swapped
             else "the order of the methods is the same."
         )
-        if rising:
-            text += f" Still rising by more than {STILL_RISING:g}: {', '.join(rising)}."
+        if found.rising:
+            rising = ", ".join(found.rising)
+            text += f" Still rising by more than {STILL_RISING:g}: {rising}."
         words.append(text)
     return words
+
+
+def unsettled_words(results: pd.DataFrame, methods: Sequence[str]) -> str:
+    """Return what to say beside a ranking that was another at three quarters of the steps."""
+    pairs = [
+        pair
+        for metric in SETTLED.values()
+        if (found := late_changes(results, methods, metric)) is not None
+        for pair in found.swapped
+    ]
+    if not pairs:
+        return ""
+    names = ", ".join(dict.fromkeys(pairs))
+    return f"The order is not settled: {names} change places in the last quarter of the curves."
+
+
+@dataclass(frozen=True)
+class LateChanges:
+    """How the methods moved between two points of their curves."""
+
+    before: int
+    end: int
+    """Steps."""
+    swapped: list[str]
+    """Pairs whose order changed."""
+    rising: list[str]
+
+
+def late_changes(results: pd.DataFrame, methods: Sequence[str], metric: str) -> LateChanges | None:
+    """Compare the last point up to three quarters of the steps with the end; None without one."""
+    curves = results[(results["split"] == "validation") & results["method"].isin(methods)]
+    points = without_conditions(curves[curves["metric"] == metric])
+    if points.empty:
+        return None
+    end = int(points["step"].max())
+    before = max((int(step) for step in points["step"] if step <= 0.75 * end), default=0)
+    if not before:
+        return None
+    earlier, last = (_means(points, step, methods) for step in (before, end))
+    common = [m for m in methods if m in earlier and m in last]
+    swapped = [
+        f"`{first}` and `{second}`"
+        for first, second in combinations(common, 2)
+        if (earlier[first] - earlier[second]) * (last[first] - last[second]) < 0
+    ]
+    rising = [f"`{m}`" for m in common if last[m] - earlier[m] > STILL_RISING]
+    return LateChanges(before, end, swapped, rising)
 
 
 def _means(points: pd.DataFrame, step: int, methods: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from agents.methods import make_method, method_config, search_space
 from benchmarks.alignment.page.answer import answer
-from benchmarks.alignment.page.curves import curves_section
+from benchmarks.alignment.page.curves import curves_section, unsettled_words
 from benchmarks.alignment.page.rankers import rankers_section
 from benchmarks.alignment.page.studies import (
     ablations_section,
@@ -304,6 +304,7 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         f"{side}_share_served_5": f"the value served of a list of 5 under the {by}",
         f"{side}_share_served": f"the value served of a list of {settings.sizes.list_size}",
     }
+    said = answer(final, trained, served)
     main = [interval_table(final, title, order, *how) for title, how in MAIN_TABLES.items()]
     return SuiteReport(
         title="Value alignment by reinforcement learning",
@@ -311,5 +312,5 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
         sections=[section for section in sections if section is not None],
         tables=[*main, verdicts],
         differences=differences,
-        answer=answer(final, trained, served),
+        answer=" ".join(filter(None, (said, unsettled_words(base, trained) if said else ""))),
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from benchmarks.alignment.page.tables import filled
 from benchmarks.evaluation import SERVED
 from benchmarks.reports.blocks import Block, Cell, Figure, Paragraph, Section, Table, present
 from benchmarks.reports.figures import interval_chart, learning_curves, line_chart, scatter_chart
@@ -18,10 +19,13 @@ LAST_SHARE = 0.25
 """Of the steps, that what is said of the end of training is a mean over."""
 GROUPS = {
     "equal_share": (
-        "equal candidates",
+        "requests of equal candidates",
         "Requests whose candidates all earn the same: no advantage, and nothing to learn from.",
     ),
-    "distinct_share": ("distinct candidates", "Distinct ads among the candidates of a request."),
+    "distinct_share": (
+        "distinct ads per candidate",
+        "Distinct ads among the candidates of a request.",
+    ),
 }
 """Metric to label and caption."""
 MIN_POINTS = 5
@@ -36,25 +40,27 @@ def why_section(
     None for runs that measured nothing of it.
     """
     train = results[(results["split"] == "train") & results["method"].isin(trained)]
-    curves = [
-        Figure(
-            metric,
-            caption,
-            learning_curves(
-                train, metric, methods=trained, split="train", label=f"share of {label}"
-            ),
-        )
-        for metric, (label, caption) in GROUPS.items()
-        if metric in set(train["metric"])
-    ]
     blocks = present(
         _by_level(train, trained, "gradient", "share of the gradient"),
-        *curves,
+        *_group_blocks(train, trained),
         _by_level(train, trained, "entropy", "nats"),
         *_list_blocks(results, trained, list_size, side),
         *_critic_blocks(results, trained, f"{side}_share_expected"),
     )
     return Section("Why", blocks) if blocks else None
+
+
+def _group_blocks(train: pd.DataFrame, methods: Sequence[str]) -> list[Block]:
+    """Return how much the candidates of a request differ, over the steps."""
+    blocks: list[Block] = []
+    for metric, (label, caption) in GROUPS.items():
+        values = train.loc[train["metric"] == metric, "value"]
+        if len(values) and metric == "equal_share" and not values.any():
+            blocks.append(Paragraph("No request had candidates that all earn the same."))
+        elif len(values):
+            curves = learning_curves(train, metric, methods=methods, split="train", label=label)
+            blocks.append(Figure(metric, caption, curves))
+    return blocks
 
 
 def at_the_end(train: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -105,8 +111,8 @@ def _list_blocks(
     by = "hidden truth" if side == "truth" else "rankers"
     figure = Figure(
         "served_by_length",
-        f"The best by the rankers of the first k of a beam, under the {by}. A method that raises "
-        "the expected value of one draw lifts the left end; one that ranks lists the whole line.",
+        f"The best by the rankers of the first k of a beam, under the {by}: the policy's own first "
+        "choice on the left, what a whole list holds on the right.",
         line_chart(lines, x_label="k, ads in the list", label="share of the gain", log_x=True),
     )
     return [Paragraph(list_words(results, methods, lengths)), figure]
@@ -167,7 +173,8 @@ def _against_result(results: pd.DataFrame, explained: pd.DataFrame, outcome: str
     caption = (
         "What the critic explains in the last quarter of the steps, and what its policy earns."
     )
-    return [Figure("critic_and_result", caption, chart), critic_table(explains, earned)]
+    table = critic_table(explains, earned)
+    return [Figure("critic_and_result", caption, chart), *([table] if table.rows else [])]
 
 
 def critic_pairs(explains: pd.Series, earned: pd.DataFrame) -> dict[str, list[tuple[float, float]]]:
@@ -195,7 +202,7 @@ def critic_table(explains: pd.DataFrame, earned: pd.DataFrame) -> Table:
     return Table(
         "Does a better critic go with a better policy?",
         ["method", *columns],
-        rows,
+        filled(rows),
         "Spearman's rank correlation over seeds of what the critic explains at a level with what "
         f"the policy earns; nothing for fewer than {MIN_POINTS} seeds. At ten seeds less than .65 "
         "either way is no clear relation.",

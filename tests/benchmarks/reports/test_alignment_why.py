@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.alignment.page.curves import settled_words
+from benchmarks.alignment.page.curves import settled_words, unsettled_words
 from benchmarks.alignment.page.report import spread_words, warm_up_words
 from benchmarks.alignment.page.tuning import tuning_section
 from benchmarks.alignment.page.why import at_the_end, critic_pairs, critic_table, why_section
@@ -42,6 +42,11 @@ def test_methods_that_change_places_late_have_not_settled() -> None:
         "methods is the same."
     ]
     assert settled_words(curve("ppo", {0: 0.1, 100: 0.2}), ["ppo"]) == []  # nothing in between
+    assert unsettled_words(found, ["ppo", "rspo", "dpo"]) == (
+        "The order is not settled: `ppo` and `rspo` change places in the last quarter of the "
+        "curves."
+    )
+    assert unsettled_words(found, ["ppo", "dpo"]) == ""
 
 
 def by_level(
@@ -84,6 +89,20 @@ def test_a_figure_shows_each_levels_share_of_the_gradient() -> None:
     assert why_section(found.iloc[:0], ["hepo"], 40, "truth") is None
 
 
+def test_requests_of_equal_candidates_are_shown_where_there_are_any() -> None:
+    def blocks(share: float) -> list[object]:
+        found = frame({("ppo", "equal_share"): share}, split="train", step=1)
+        section = why_section(found, ["ppo"], 40, "truth")
+        assert section is not None
+        return list(section.blocks)
+
+    (figure,) = blocks(0.25)
+    assert isinstance(figure, Figure)
+    (text,) = blocks(0.0)
+    assert isinstance(text, Paragraph)
+    assert text.text == "No request had candidates that all earn the same."
+
+
 def test_what_a_list_adds_to_its_first_ad() -> None:
     served = {
         ("vaft", "truth_share_served_1"): 0.1, ("vaft", "truth_share_served"): 0.5,
@@ -120,9 +139,8 @@ def test_a_better_critic_beside_a_better_policy() -> None:
     assert critic_pairs(wide[1], earned)["ppo"] == [(1, 7), (2, 8)]
     table = critic_table(wide, earned)
     assert rows_of(table) == {
-        "hepo": {"level 1": pytest.approx(1), "level 2": pytest.approx(-1)},
-        "ppo": {"level 1": None, "level 2": None},
-    }
+        "hepo": {"level 1": pytest.approx(1), "level 2": pytest.approx(-1)}
+    }  # two seeds of ppo are too few
 
 
 def test_a_collapse_is_said() -> None:
