@@ -186,7 +186,8 @@ def value_metrics(
 ) -> dict[str, float]:
     """Return mean value, regret and share of the gain under rankers and truth, and their gap.
 
-    The share comes with its standard error over requests, `..._share_KIND_se`.
+    The share comes with its standard error over requests, `..._share_KIND_se`: that of a ratio of
+    two means over the same requests.
 
     Args:
         data: The held-out requests.
@@ -202,13 +203,14 @@ def value_metrics(
             assert ad_id is not None
             value = _pick(table, ad_id)
         logging = (data.logging * table).sum(-1)
-        best = table.masked_fill(~data.eligible, -torch.inf).amax(-1).mean()
-        mean, gain = value.mean(), best - logging.mean()
-        error = (value - logging).std() / len(value) ** 0.5
-        metrics[f"{name}_{kind}"] = float(mean)
-        metrics[f"{name}_share_{kind}"] = float((mean - logging.mean()) / gain)
-        metrics[f"{name}_share_{kind}_se"] = float(error / gain)
-        metrics[f"{name}_regret_{kind}"] = float(best - mean)
+        best = table.masked_fill(~data.eligible, -torch.inf).amax(-1)
+        gain = (best - logging).mean()
+        share = (value - logging).mean() / gain
+        residual = value - logging - share * (best - logging)
+        metrics[f"{name}_{kind}"] = float(value.mean())
+        metrics[f"{name}_share_{kind}"] = float(share)
+        metrics[f"{name}_share_{kind}_se"] = float(residual.std() / len(value) ** 0.5 / gain)
+        metrics[f"{name}_regret_{kind}"] = float((best - value).mean())
     if data.truth is not None:
         gap = metrics[f"proxy_share_{kind}"] - metrics[f"truth_share_{kind}"]
         metrics[f"hacking_gap_{kind}"] = gap

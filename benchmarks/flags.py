@@ -40,8 +40,8 @@ class Flags:
     without: Annotated[tuple[str, ...], flag("NAME ...", "none")] = ()
     """Rows to leave out: of all there are, or of a run that is resumed."""
     world: Annotated[str | None, flag("NAME|DIR")] = None
-    """tiny, small, standard, weak, journey, or a directory made by `python -m simulators.make` or,
-    of a public log, by `python -m simulators.import_log`."""
+    """tiny, small, medium, constant, standard, weak, journey, or a directory made by `python -m
+    simulators.make` or, of a public log, by `python -m simulators.import_log`."""
     out: Annotated[Path | None, flag("DIR", "runs/SUITE-PRESET")] = None
     """Folder of tables, figures, checkpoints and report."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

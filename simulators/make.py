@@ -206,7 +206,8 @@ def make_named(
             return make_world(made, seed, directory, progress, allow_constant=free)
         except NotPersonalError as error:
             raise ValueError(
-                f"world {name!r}, seed {seed}: {error}; --allow-constant makes it all the same"
+                f"world {name!r}, seed {seed}: {error}; `python -m simulators.make {name} "
+                f"--seed {seed} --allow-constant --out DIR` makes it all the same"
             ) from error
     if dials:
         raise ValueError(f"--set changes synthetic worlds only, not {name!r}")

@@ -68,7 +68,7 @@ MARKETS |= {
     for name, summary in {
         "sparse_logs": "40 impressions per user with a tenth of exploration: weaker rankers",
         "drift": "interests change with probability .3 per day instead of .03",
-        "deep_tree": "semantic IDs of 4 levels with 16 codes instead of 3 levels with 64",
+        "deep_tree": "semantic IDs of 4 levels with 16 codes instead of 3 levels with more",
         "coarse_0": "vertical and category explain nothing of the interest match",
         "coarse_100": "vertical and category explain all of the interest match",
         "shuffled_tree": "control: behaviour follows a random assignment of ads to categories",

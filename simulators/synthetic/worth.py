@@ -21,6 +21,7 @@ from gpr_rl.schema import Action
 from simulators.rewards import Outcome, final_value
 from simulators.synthetic.evaluator import TruthEvaluator
 from simulators.world import World
+from simulators.world.eligibility import Targeting
 from simulators.world.tables import BID_TYPES
 
 WIDTHS = (1, 5, 40)
@@ -35,7 +36,11 @@ _PAIRS = 32_768
 
 
 class NotPersonalError(ValueError):
-    """A world in which it does not matter enough whom an ad is shown to."""
+    """A world in which it does not matter enough whom an ad is shown to; `worth` is its worth."""
+
+    def __init__(self, message: str, worth: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.worth = worth
 
 
 Scorer = Callable[[Int[Tensor, " B"]], Float[Tensor, "B N"]]
@@ -104,12 +109,14 @@ def check_personal(worth: dict[str, Any]) -> None:
     if constant > MOST_CONSTANT:
         raise NotPersonalError(
             "one list of ads for everybody must earn at most "
-            f"{MOST_CONSTANT:g} of the gain under the rankers, got {constant:.2f}"
+            f"{MOST_CONSTANT:g} of the gain under the rankers, got {constant:.2f}",
+            worth,
         )
     if favourite < LEAST_TRUTH:
         raise NotPersonalError(
             f"the rankers' favourite must earn at least {LEAST_TRUTH:g} of the gain under the "
-            f"truth, got {favourite:.2f}"
+            f"truth, got {favourite:.2f}",
+            worth,
         )
 
 
@@ -130,8 +137,8 @@ def list_scorers(
 ) -> dict[str, Scorer]:
     """Return lists by each ad's mean reward over the requests of a group that may see it.
 
-    The groups: everybody (`constant`), users whom targeting can't tell apart (`signature`), and
-    users of a kind (`cluster`); a group's mean is drawn towards everybody's.
+    The groups: everybody (`constant`), users whom the same ads admit (`signature`), and users of a
+    kind (`cluster`); a group's mean is drawn towards everybody's.
     """
     parts = [(reward(world.outcome_all(p)), world.eligible(p)) for p in _chunks(world, request_id)]
     legal = torch.cat([may for _, may in parts]).float()
@@ -153,9 +160,16 @@ def _of_group(
 
 
 def _signatures(world: World) -> Int[Tensor, " U"]:
-    """Return which users ads can't tell apart by their targeting."""
-    targets = [c for c in ("age_bucket", "gender", "region", "device") if c in world.users]
-    return torch.tensor(world.users.groupby(targets).ngroup().to_numpy())
+    """Return which users the same ads admit, on whatever day; all where ads target nobody."""
+    number = torch.zeros(len(world.users), dtype=torch.int64)
+    if not isinstance(world.legality, Targeting):
+        return number
+    columns = {name: world.user_column(name) for name in ("age", "gender", "region", "device")}
+    admits = torch.zeros(len(number), world.num_ads, dtype=torch.bool)
+    for day in range(world.info.num_days):
+        admits |= world.legality.eligible(number + day, **columns)
+    packed = np.packbits(admits.numpy(), axis=1)
+    return torch.from_numpy(np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1))
 
 
 def _clusters(world: World) -> Int[Tensor, " U"]:

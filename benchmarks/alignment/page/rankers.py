@@ -72,7 +72,7 @@ def worth_table(results: pd.DataFrame) -> Table | None:
         "What the worlds pay for: shares of the gain, measured when they were made",
         ["list", *WORTH],
         rows,
-        "constant: one order of ads for everybody; signature: one for users whom targeting can't "
-        "tell apart; cluster: one for each kind of user; logging: production's own ranking; "
+        "constant: one order of ads for everybody; signature: one for users whom the same ads "
+        "admit; cluster: one for each kind of user; logging: production's own ranking; "
         "favourite: the rankers'. @k: the best by the rankers of the first k.",
     )

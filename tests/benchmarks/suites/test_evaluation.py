@@ -120,8 +120,21 @@ def test_what_is_served_is_the_best_by_the_rankers_of_the_first_k() -> None:
     assert found["proxy_share_served_5"] == pytest.approx(1.0)
     assert found["proxy_share_served"] == pytest.approx(1.0)
     assert found["truth_share_served"] == pytest.approx((1 + 2) / (3 + 2))
-    spread = torch.tensor([1.0, 2.0]).std() / 2**0.5 / 2.5  # of (value - production) / gain
+    # what is served earns 1 and 2 of 3 and 2: residuals 1 - .6 x 3 and 2 - .6 x 2
+    spread = torch.tensor([-0.8, 0.8]).std() / 2**0.5 / 2.5
     assert found["truth_share_served_se"] == pytest.approx(float(spread))
+    assert found["proxy_share_served_se"] == pytest.approx(0.0, abs=1e-7)  # always the best
+
+
+def test_the_error_of_a_share_is_what_resampling_requests_finds(world: World) -> None:
+    data = make_evaluation_set(world, RewardMix.from_specs([]), 200)
+    shown = data.eligible.float() / data.eligible.sum(1, keepdim=True)
+    found = value_metrics(data, "even", distribution=shown)["proxy_share_even_se"]
+    rows = torch.randint(200, (4_000, 200), generator=torch.Generator().manual_seed(0))
+    best = data.value.masked_fill(~data.eligible, -torch.inf).amax(1)
+    value, logging = (shown * data.value).sum(1), (data.logging * data.value).sum(1)
+    up, down = (x[rows].mean(1) for x in (value - logging, best - logging))
+    assert found == pytest.approx(float((up / down).std()), rel=0.1)
 
 
 def test_the_personal_share_is_what_the_mix_for_all_does_not_earn() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gpr_rl.schema import Action
+from simulators import gate
 from simulators.make import make_world
 from simulators.rewards import final_value
 from simulators.synthetic import worth
@@ -64,17 +65,31 @@ def test_gains_against_plain_loops(world: World) -> None:
     assert found["impressions"]["CPC"] == pytest.approx((types == "CPC").mean())
 
 
+def admitted(world: World, user: pd.Series) -> list[bool]:
+    """Return which ads' targeting a user meets, ad by ad; -1 and nothing admit everyone."""
+
+    def meets(ad: pd.Series) -> bool:
+        equal = [(user[c], ad[f"target_{c}"]) for c in ("gender", "region", "device")]
+        low, high = ad["target_age_min"], ad["target_age_max"]
+        return all(pd.isna(t) or t in (-1, u) for u, t in equal) and (
+            (pd.isna(low) or user["age"] >= low) and (pd.isna(high) or user["age"] <= high)
+        )
+
+    return [meets(ad) for _, ad in world.ads.iterrows()]
+
+
 def test_lists_know_their_group(world: World) -> None:
     scorers = worth.list_scorers(world, worth.spaced(world, "train", 60))
     ids = world.request_ids("test")[:30]
     user = world.request_user[ids.numpy()]
     assert torch.equal(scorers["constant"](ids)[0], scorers["constant"](ids)[-1])
-    same = world.users.loc[user, ["age_bucket", "gender", "region", "device"]].to_numpy()
-    scores = scorers["signature"](ids)
+    admits = [admitted(world, world.users.loc[u]) for u in user]
+    scores, group = scorers["signature"](ids), worth._signatures(world)[user]
     for i in range(len(ids)):
         for j in range(i):
-            if (same[i] == same[j]).all():
-                assert torch.equal(scores[i], scores[j])
+            same = admits[i] == admits[j]
+            assert bool(group[i] == group[j]) == same
+            assert torch.equal(scores[i], scores[j]) or not same
     assert len(scorers["cluster"](ids).unique(dim=0)) > 3
 
 
@@ -152,3 +167,26 @@ def test_the_gated_worlds_say_what_they_pay_for(world: World) -> None:
 def test_dials_out_of_range(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PRESETS["small"], **change)
+
+
+def test_the_gates_command_prints_what_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPR_RL_CACHE", str(tmp_path))
+    monkeypatch.setattr("simulators.make.GATED", ("tiny",))
+    monkeypatch.setattr("simulators.synthetic.worth.MOST_CONSTANT", -9.0)
+    monkeypatch.setattr("simulators.gate.MOST_CONSTANT", -9.0)
+    monkeypatch.setattr("sys.argv", ["gate", "tiny", "--seeds", "2"])
+    assert gate.main() == 1
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["world", "constant"]
+    assert [row.split()[:2] for row in rows] == [["tiny", "0"], ["tiny", "1"]]
+    assert all(row.endswith("refused") for row in rows)
+    assert not list(tmp_path.iterdir())  # a refused world is not kept
+    for words, said in (
+        (["nosuch"], "error: unknown world 'nosuch'"),
+        (["tiny", "--seeds", "0"], "error: --seeds must be at least 1, got 0"),
+    ):
+        monkeypatch.setattr("sys.argv", ["gate", *words])
+        assert gate.main() == 2
+        assert capsys.readouterr().err.startswith(said)
