@@ -14,7 +14,9 @@ from torch import Tensor
 
 
 class AdBaseline:
-    """Running mean of the terminal reward of every ad, keyed by its id; an unseen ad has 0.
+    """Running mean of the terminal reward of every ad, keyed by its id.
+
+    An ad that was never drawn has the mean of all; 0 before anything was.
 
     Args:
         num_ads: N.
@@ -25,11 +27,16 @@ class AdBaseline:
         self._decay = decay
         self.total, self.count = torch.zeros(num_ads), torch.zeros(num_ads)
 
-    def subtract(self, data: TensorDict) -> None:
-        """Take the ads' means off a rollout's terminal rewards in place, then learn from them."""
+    def subtract(self, data: TensorDict) -> float:
+        """Take the ads' means off a rollout's terminal rewards in place, then learn from them.
+
+        Returns how often the candidates' ads were drawn before, on average, decay included.
+        """
         valid = data["valid"]
         ad_id, reward = data["ad_id"].clamp_min(0), data["terminal_reward"]
-        mean = self.total / self.count.clamp_min(1e-9)
+        of_all = self.total.sum() / self.count.sum().clamp_min(1e-9)
+        mean = torch.where(self.count > 0, self.total / self.count.clamp_min(1e-9), of_all)
+        seen = self.count[ad_id[valid]].mean().nan_to_num().item()
         left = (reward - mean[ad_id]).where(valid, 0.0)
         self.total *= self._decay
         self.count *= self._decay
@@ -39,6 +46,7 @@ class AdBaseline:
         step_reward = data["next", "reward"].clone()
         step_reward[:, :, -1, 0] = left
         data["next", "reward"] = step_reward
+        return seen
 
 
 def check_shape(

@@ -45,29 +45,32 @@ KL_PENALTIES = (0.05, 0.2, 0.5)
 CANDIDATES = (8, 16, 32)
 """K; a comparison at equal ranker evaluations takes fewer requests where it is larger."""
 ENTROPIES = (0.0, 0.003, 0.01)
-EPOCHS = (1, 2, 4)
+GRADIENT_NORMS = (0.3, 1.0, 3.0)
 
 
 def tuning_space(*, has_entropy: bool = True, **own: tuple[int | float, ...]) -> SearchSpace:
     """Return learning rates, K, the pull to the warm start, the entropy bonus, and `own`.
 
-    A loss without a bonus (`has_entropy=False`) varies its epochs instead. With three values of one
-    dial of its own, or of two where one is a `beta` and so the pull itself, all methods have as
-    many combinations.
+    A loss without a bonus (`has_entropy=False`) varies the norm that its gradients are clipped to
+    instead. With three values of one dial of its own, or of two where one is a `beta` and so the
+    pull itself, all methods have as many combinations. None of these changes how many updates a
+    method makes.
     """
     pulls = any(name.endswith("_beta") for name in own)
     return {
         "learning_rate": LEARNING_RATES,
         "num_candidates": CANDIDATES,
         **({} if pulls else {"kl_penalty": KL_PENALTIES}),
-        **({"entropy_coefficient": ENTROPIES} if has_entropy else {"num_epochs": EPOCHS}),
+        **(
+            {"entropy_coefficient": ENTROPIES} if has_entropy else {"max_grad_norm": GRADIENT_NORMS}
+        ),
         **own,
     }
 
 
 DEFAULT_SPACE = tuning_space(clip=(0.1, 0.2, 0.3))
-EPOCHS_SPACE = tuning_space(num_epochs=EPOCHS)
-"""For methods without a clip."""
+PLAIN_SPACE = tuning_space(max_grad_norm=GRADIENT_NORMS)
+"""For methods without a clip of the ratio."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,14 @@ def make_method(name: str, config: SharedConfig, num_levels: int) -> tuple[Metho
     Raises:
         ValueError: Unknown name, or a dial that the method can't take.
     """
-    found = _find(name)
-    method = found.factory(method_config(name, config), num_levels)
-    return method, config.learning_rate or found.learning_rate
+    found, own = _find(name), method_config(name, config)
+    for dial, length in (("level_weight", num_levels), ("process_reward_scale", num_levels - 1)):
+        value = getattr(own, dial, 1.0)
+        if isinstance(value, tuple) and value != () and len(value) != length:
+            raise ValueError(
+                f"{dial} must have {length} entries with {num_levels} levels, got {len(value)}"
+            )
+    return found.factory(own, num_levels), config.learning_rate or found.learning_rate
 
 
 def method_config(name: str, config: SharedConfig) -> Any:

@@ -74,7 +74,8 @@ def train(
     `component/NAME` and `component_weighted/NAME` (means over the candidates that it applies to;
     left out where it applies to none), `entropy` and `kl` to the warm start (nats per path, exact
     at the visited prefixes; `kl` over 16 of the requests unless the loss needs the reference),
-    `entropy/LEVEL`, `distinct_share` of the candidates, `equal_share` of the requests whose
+    `entropy/LEVEL`, `ad_count` (how often the candidates' ads were drawn before, where a baseline
+    per ad is taken off), `distinct_share` of the candidates, `equal_share` of the requests whose
     candidates all earn the same, `loss`, `grad_norm`, `gradient/LEVEL` (norm at the level's logits,
     before clipping), `clip_fraction` or what else the method's loss reports (means over the
     epochs), `num_epochs` run and `behavior_kl` (of the policy before the last one run from the
@@ -152,8 +153,7 @@ def _step(
         keep_graph=on_policy,
         clock=clock,
     )
-    if state.baseline is not None:
-        state.baseline.subtract(data)
+    seen = {} if state.baseline is None else {"ad_count": state.baseline.subtract(data)}
     with clock("model"):
         part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
         part = score_reference(part, state.reference, config.temperature)
@@ -163,7 +163,7 @@ def _step(
         method.advantage(data)
         if "weight" in data and "advantage" in data:
             data["advantage"] = data["advantage"] * data["weight"][..., None, None]
-    measures = _rollout_measures(data)
+    measures = _rollout_measures(data) | seen
     measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
     with clock("update"):
         if method.uses_critic:

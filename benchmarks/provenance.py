@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.suite import Settings, Suite
+from gpr_rl.dials import changed_dials
 
 _DEFAULT_PRESET = "quick"
 
@@ -23,6 +24,7 @@ def page_name(suite: Suite, settings: Settings) -> str:
     if _is_other_protocol(suite, settings):
         words.append(settings.protocol)
     words += settings.reward
+    words += _changed_dials(suite, settings)
     if settings.embeddings is not None:
         words.append(settings.embeddings.stem)
     return re.sub(r"[^\w.-]+", "_", "-".join(words))
@@ -31,6 +33,14 @@ def page_name(suite: Suite, settings: Settings) -> str:
 def _is_other_protocol(suite: Suite, settings: Settings) -> bool:
     """Return whether the protocol is not the suite's default."""
     return settings.protocol not in ("", getattr(suite.flags, "protocol", ""))
+
+
+def _changed_dials(suite: Suite, settings: Settings) -> list[str]:
+    """Return the dials of training that are not the preset's, as `--set` takes them."""
+    preset, sizes = suite.presets[settings.preset], settings.sizes
+    if not hasattr(sizes, "training"):
+        return []
+    return changed_dials(sizes.training, getattr(preset, "training", sizes.training))
 
 
 def command(suite: Suite, settings: Settings) -> str:
@@ -57,6 +67,7 @@ def command(suite: Suite, settings: Settings) -> str:
         ("--embeddings", [settings.embeddings], [None]),
         *(("--reward", [spec], []) for spec in settings.reward),
         ("--tune", [num_trials], [usual_trials]),
+        ("--set", _changed_dials(suite, settings), []),
     )
     words = ["python", "-m", "benchmarks.run", settings.suite, "--preset", settings.preset]
     for flag, chosen, usual in flags:

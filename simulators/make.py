@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
+from gpr_rl.dials import with_dials
 from simulators.building import Draft, build_world, read_world
 from simulators.progress import Progress, WorldArgs, run_command, silent, to_stderr
 from simulators.rankers.network import RankerConfig
@@ -201,7 +202,7 @@ def make_named(
     config = named_config(name)
     if config is not None:
         free = allow_constant or bool(dials) or name not in GATED
-        made = _with_dials(config, dials)
+        made = with_dials(config, dials)
         try:
             return make_world(made, seed, directory, progress, allow_constant=free)
         except NotPersonalError as error:
@@ -229,20 +230,6 @@ class MakeArgs(WorldArgs):
     """Dials of a synthetic world, each `field=value`, for instance `drift=0.1`."""
     allow_constant: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Make `small` or `medium` even where one list of ads serves everybody."""
-
-
-def _with_dials(config: WorldConfig, dials: tuple[str, ...]) -> WorldConfig:
-    changes: dict[str, object] = {}
-    for dial in dials:
-        field, _, text = dial.partition("=")
-        if field not in WorldConfig.__dataclass_fields__:
-            raise ValueError(f"unknown dial {field!r}; see simulators/synthetic/config.py")
-        kind = type(getattr(config, field))
-        try:
-            changes[field] = text.lower() in ("1", "true") if kind is bool else kind(text)
-        except ValueError as error:
-            raise ValueError(f"dial {field!r} takes {kind.__name__}, got {text!r}") from error
-    return replace(config, **changes)  # type: ignore[arg-type]
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.candidates import mean_over_candidates
 from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
 from agents.objectives.surrogate import SurrogateLoss, surrogate_inputs
-from agents.registry import EPOCHS_SPACE, Method, register_method
+from agents.registry import PLAIN_SPACE, Method, register_method
 
 
 def gbpo_surrogate(
@@ -50,7 +50,7 @@ def log1mexp(log_p: Tensor) -> Tensor:
     )
 
 
-@register_method("gbpo", config=GRPOConfig, search_space=EPOCHS_SPACE)
+@register_method("gbpo", config=GRPOConfig, search_space=PLAIN_SPACE)
 def gbpo(config: GRPOConfig, num_levels: int) -> Method:
     """OneRec's gradient-bounded ratio, without a clip, on GRPO's advantages."""
     advantage = GRPOAdvantage(terminal=config.terminal)

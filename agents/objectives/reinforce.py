@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.candidates import check_shape, mean_over_candidates, resolve_valid
 from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, surrogate_inputs
 from agents.objectives.terminal import LevelAdvantage, at_every_level, candidate_centred
-from agents.registry import EPOCHS_SPACE, Method, register_method
+from agents.registry import PLAIN_SPACE, Method, register_method
 
 _MAX_LOG_RATIO = 20.0
 
@@ -61,7 +61,7 @@ def reinforce_surrogate(
     return -mean_over_candidates(ratio * advantage, mask)
 
 
-@register_method("reinforce", config=SurrogateConfig, search_space=EPOCHS_SPACE)
+@register_method("reinforce", config=SurrogateConfig, search_space=PLAIN_SPACE)
 def reinforce(config: SurrogateConfig, num_levels: int) -> Method:
     """REINFORCE with the mean of the other candidates as baseline; no clip, no critic."""
     return Method(LeaveOneOutAdvantage(), SurrogateLoss.of(config, reinforce_surrogate))

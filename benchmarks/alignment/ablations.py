@@ -41,7 +41,11 @@ ABLATIONS: dict[str, Ablation] = {
     "prefix_popularity": Ablation(
         "popularity among what matches the prefix", HEPO, {"popularity": "prefix"}
     ),
-    "critic_warmup_0": Ablation("no critic warm-up", ACTOR_CRITIC, {"critic_warmup_steps": 0}),
+    "critic_warmup_30": Ablation(
+        "30 steps of critic warm-up, counted in the budget",
+        ACTOR_CRITIC,
+        {"critic_warmup_steps": 30},
+    ),
     "critic_warmup_100": Ablation(
         "100 steps of critic warm-up, counted in the budget",
         ACTOR_CRITIC,
@@ -73,7 +77,7 @@ ABLATIONS: dict[str, Ablation] = {
     "lambda_100": Ablation("GAE's lambda 1", ACTOR_CRITIC, {"gae_lambda": 1.0}),
     **{
         f"candidates_{k}": Ablation(
-            f"K = {k} with {n} requests: the same evaluations",
+            f"K = {k} with {n} requests: {k * n:,} evaluations a step",
             ("hepo_terminal", "grpo"),
             {"num_candidates": k, "num_requests": n},
         )

@@ -1,6 +1,5 @@
 """The alignment suite's flags."""
 
-import ast
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,6 +8,7 @@ import tyro
 from benchmarks.errors import UserError
 from benchmarks.flags import RewardFlags, Stored, default_rows, flag
 from benchmarks.settings import Settings
+from gpr_rl.dials import with_dials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Flags(RewardFlags):
     """What is taken off every reward before it is learned from: an ad's own running mean."""
     set: Annotated[tuple[str, ...], flag("FIELD=VALUE ...", "none")] = ()
     """Dials of training for all methods, e.g. `level_weight=1,1,2 num_steps=150`; the fields of
-    `agents.train_config.TrainConfig`."""
+    `agents.train_config.TrainConfig`. Commas divide what is given level by level."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder, perhaps with more methods, seeds, markets or ablations.
     What is finished is not run again."""
@@ -55,7 +55,12 @@ class Flags(RewardFlags):
                 raise UserError(f"--tune must be at least 0, got {self.tune}")
             sizes = replace(sizes, tuning=replace(sizes.tuning, num_trials=self.tune))
         dials = (*self.set, *((f"baseline={self.baseline}",) if self.baseline else ()))
-        sizes = replace(sizes, training=_with_dials(sizes.training, dials))
+        try:
+            sizes = replace(sizes, training=with_dials(sizes.training, dials))
+            if dials:
+                _check_methods(settings, sizes.training)
+        except ValueError as error:
+            raise UserError(f"--set: {error}") from error
         return replace(
             settings,
             sizes=sizes,
@@ -97,19 +102,12 @@ class Flags(RewardFlags):
         return tuple(name for *_, name in parts), modules, own
 
 
-def _with_dials(training: Any, dials: tuple[str, ...]) -> Any:
-    """Return a `TrainConfig` with `FIELD=VALUE` changes; numbers divided by commas are a tuple."""
-    for dial in dials:
-        name, equals, text = dial.partition("=")
-        if not equals or name not in training.__dataclass_fields__:
-            known = ", ".join(sorted(training.__dataclass_fields__))
-            raise UserError(f"--set: {dial!r} must be FIELD=VALUE with a field of {known}")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        try:
-            training = replace(training, **{name: value})
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--set {dial}: {error}") from error
-    return training
+def _check_methods(settings: Settings, training: Any) -> None:
+    """Raise ValueError where a method can't take the dials; the world is known by its name."""
+    from agents.methods import make_method, method_names
+    from simulators.synthetic.config import named_config
+
+    world = named_config(settings.world)
+    num_levels = world.num_levels if world else len(training.level_weight) or 3
+    for name in set(settings.methods) & set(method_names()):
+        make_method(name, training, num_levels)

@@ -21,7 +21,7 @@ from benchmarks.alignment.presets import (
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
 from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import ERROR, SCORE, trial_settings
+from benchmarks.alignment.tuning import ERROR, SCORE, SUPERVISED_SPACES, trial_settings
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
@@ -38,7 +38,7 @@ def make_tasks(settings: AlignmentSettings) -> list[Task]:
     plain = {r: seeds for r, seeds in rows.items() if r.market == BASE and not r.ablation}
     others = {row: seeds for row, seeds in rows.items() if row not in plain}
     tasks = _start_tasks(settings, BASE, settings.seeds)
-    tasks += _tuning_tasks(settings, sorted({row.method for row in rows} - set(SUPERVISED)))
+    tasks += _tuning_tasks(settings, sorted({r.method for r in rows if _is_tuned(r.method)}))
     tasks += _row_tasks(settings, plain)
     for market in settings.markets:
         tasks += _start_tasks(settings, market, seeds_on(market, rows, settings))
@@ -80,6 +80,10 @@ def _start_tasks(settings: AlignmentSettings, market: str, seeds: tuple[int, ...
     return [*world_tasks(settings, seeds, market=market), *starts]
 
 
+def _is_tuned(method: str) -> bool:
+    return method not in SUPERVISED or method in SUPERVISED_SPACES
+
+
 def _row_tasks(settings: AlignmentSettings, rows: Mapping[Row, tuple[int, ...]]) -> list[Task]:
     return [
         _row_task(settings, row, seed)
@@ -91,14 +95,14 @@ def _row_tasks(settings: AlignmentSettings, rows: Mapping[Row, tuple[int, ...]])
 
 def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
-    function, more = "train:run_supervised", dict[str, Any](method=row.method)
+    tuned = settings.tuned_file(row.method) if _is_tuned(row.method) else None
+    function, more = "train:run_supervised", dict[str, Any](method=row.method, tuned=tuned)
     if row.method not in SUPERVISED:
-        tuned = settings.tuned_file(row.method)
         execution = Execution(
             resume=settings.resume, plugins=settings.plugins, logger=settings.logger
         )
         function, more = "train:run_row", {"row": row, "tuned": tuned, "execution": execution}
-        needs = (*needs, f"choose {row.method}") if tuned else needs
+    needs = (*needs, f"choose {row.method}") if tuned else needs
     files = (checkpoint(settings.out, str(row), seed),)
     return _task(
         settings, f"{row}, seed {seed}", function, needs=needs, files=files, seed=seed, **more

@@ -151,8 +151,9 @@ def run_supervised(
     seed: int,
     sizes: AlignmentPreset,
     method: str,
+    tuned: Path | None = None,
 ) -> pd.DataFrame:
-    """Train a row without RL and return its results.
+    """Train a row without RL and return its results; `tuned` holds what tuning chose.
 
     `vsl` and `exp_sft` stand in the place of VAFT, from the same MTP weights; what is `distilled`
     goes on from the warm start.
@@ -171,7 +172,7 @@ def run_supervised(
             train_vsl(model, loaded, sizes.warm_start, seed)
         else:
             model = load_policy(saved)
-            train_exp_sft(model, loaded, sizes.warm_start, seed)
+            train_exp_sft(model, loaded, with_choice(sizes.warm_start, tuned), seed)
         train_critic(model, loaded, sizes.warm_start, seed, setup.reward)
     model.eval()
     train_s = time.perf_counter() - started

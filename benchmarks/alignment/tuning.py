@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 
 from agents.methods import method_config, search_space
+from agents.registry import SearchSpace
 from agents.rollout import NonFiniteError
 from agents.trainer import train
+from agents.warm_start import train_exp_sft
 from benchmarks.alignment.presets import AlignmentPreset
 from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, served_on_validation
 from benchmarks.alignment.start import train_warm_start
@@ -27,15 +29,24 @@ ERROR = f"{SCORE}_se"
 """The score's standard error over requests."""
 
 
+SUPERVISED_SPACES: dict[str, SearchSpace] = {"exp_sft": {"exp_temperature": (0.1, 0.3, 1, 3, 10)}}
+"""What tuning may change of rows without RL: fields of `WarmStartConfig`."""
+
+
+def space_of(method: str) -> SearchSpace:
+    """Return what tuning may change of a row."""
+    return SUPERVISED_SPACES.get(method) or search_space(method)
+
+
 def trial_settings(method: str, sizes: AlignmentPreset) -> list[dict[str, float]]:
     """Return what every trial of a method sets: its defaults first, then draws from its space.
 
     A trial with more candidates has fewer requests: all have the same ranker evaluations.
     """
     budget = sizes.training.num_requests * sizes.training.num_candidates
-    trials = draw_trials(search_space(method), sizes.tuning.num_trials)
+    trials = draw_trials(space_of(method), sizes.tuning.num_trials)
     return [
-        {**trial, "num_requests": budget // int(trial["num_candidates"])}
+        {**trial, "num_requests": max(1, budget // int(trial["num_candidates"]))}
         if "num_candidates" in trial
         else trial
         for trial in trials
@@ -72,15 +83,20 @@ def run_trial(
     import_methods(plugins)
     setup = Setup.load(out, world, reward, seed)
     settings = trial_settings(method, sizes)[trial]
-    training = method_config(method, sizes.training)
-    config = replace(training, **settings, num_steps=sizes.tuning.num_steps)  # type: ignore[arg-type]
-    model = load_policy(checkpoint(out, "vaft", seed))
+    num_steps = sizes.tuning.num_steps
     metrics: dict[str, float] = {}
     try:
-        train(model, setup.world, method, config, seed, reward=setup.reward)
+        if method in SUPERVISED_SPACES:
+            model = load_policy(checkpoint(out, "mtp", seed))
+            stages = replace(sizes.warm_start, **settings)  # type: ignore[arg-type]
+            num_steps = stages.vaft.num_steps
+            train_exp_sft(model, setup.world, stages, seed)
+        else:
+            model = load_policy(checkpoint(out, "vaft", seed))
+            training = method_config(method, sizes.training)
+            config = replace(training, **settings, num_steps=num_steps)  # type: ignore[arg-type]
+            train(model, setup.world, method, config, seed, reward=setup.reward)
         metrics = served_on_validation(model.eval(), setup, sizes.list_size)
     except NonFiniteError as error:
-        log_progress(0, config.num_steps, failed=str(error))
-    return rows_frame(
-        method, seed, config.num_steps, "tuning", metrics, market=BASE, trial=trial + 1
-    )
+        log_progress(0, num_steps, failed=str(error))
+    return rows_frame(method, seed, num_steps, "tuning", metrics, market=BASE, trial=trial + 1)

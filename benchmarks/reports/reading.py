@@ -190,6 +190,11 @@ def correction_note(adjusted: Sequence[Difference]) -> str:
     )
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 seed`, `2 seeds`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _size(interval: Interval) -> str:
     bounds = f" [{interval.low:.3g}, {interval.high:.3g}]" if interval.has_bounds else ""
     return f"{interval.value:+.3g}{bounds}"

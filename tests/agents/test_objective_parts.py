@@ -142,6 +142,7 @@ def test_unified_weights_where_ranks_disagree() -> None:
 
 def test_the_baseline_of_an_ad_by_hand() -> None:
     baseline = AdBaseline(3, decay=0.5)
+    counts: list[float] = []
 
     def rollout(ad_id: list[int], reward: list[float], valid: list[bool]) -> TensorDict:
         data = TensorDict(
@@ -153,11 +154,13 @@ def test_the_baseline_of_an_ad_by_hand() -> None:
             },
             batch_size=[1],
         )
-        baseline.subtract(data)
+        counts.append(baseline.subtract(data))
         assert torch.equal(data["next", "reward"][0, :, -1, 0], data["terminal_reward"][0])
         return data["terminal_reward"][0].tolist()
 
     assert rollout([0, 0, 1], [2.0, 4.0, 7.0], [True, True, False]) == [2.0, 4.0, 0.0]
-    assert rollout([0, 1, -1], [5.0, 1.0, 9.0], [True, True, False]) == [2.0, 1.0, 0.0]
+    # ad 1 was not drawn: it has the mean of all, which is ad 0's 3
+    assert rollout([0, 1, -1], [5.0, 1.0, 9.0], [True, True, False]) == [2.0, -2.0, 0.0]
     # ad 0 has (0.5 * 6 + 5) / (0.5 * 2 + 1) = 4
     assert rollout([0, 1], [4.0, 1.0], [True, True]) == [0.0, 0.0]
+    assert counts == [0.0, 1.0, 1.5]  # draws before, halved a step: (2 + 0) / 2, (2 + 1) / 2

@@ -80,6 +80,23 @@ def test_pages_of_other_questions_have_other_names(tmp_path: Path) -> None:
     )
 
 
+def test_dials_are_in_the_command_and_in_the_name(tmp_path: Path) -> None:
+    words = ["--baseline", "ad", "--set", "num_steps=7", "level_weight=1,1,2"]
+    suite, settings = settings_of(*words, "--out", str(tmp_path))
+    said = command(suite, settings)
+    assert said.endswith("--set num_steps=7 baseline=ad level_weight=1,1,2")
+    assert page_name(suite, settings) == "alignment-num_steps_7-baseline_ad-level_weight_1_1_2"
+    again = settings_of(*said.split()[3:], "--out", str(tmp_path))
+    assert again[1].sizes == settings.sizes
+    for wrong, message in (
+        ("through_terminal=yes", "through_terminal must be true or false, got 'yes'"),
+        ("dpo_num_pairs=0", "dpo_num_pairs must lie in"),
+        ("level_weight=1,1", "level_weight must have 3 entries with 3 levels, got 2"),
+    ):
+        with pytest.raises(UserError, match=f"--set: .*{message}"):
+            settings_of("--set", wrong, "--out", str(tmp_path))
+
+
 def test_every_module_of_own_methods_is_named(tmp_path: Path) -> None:
     suite, settings = settings_of("--out", str(tmp_path))
     own = replace(settings, methods=("ppo", "a", "b", "c"), plugins=("one", "two"))

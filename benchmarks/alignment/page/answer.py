@@ -5,27 +5,43 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from benchmarks.alignment.page.tables import WARM_START
-from benchmarks.reports.reading import MIN_SEEDS, Difference, adjust, compare
+from benchmarks.reports.reading import MIN_SEEDS, Difference, compare, count
 
 
-def answer(final: pd.DataFrame, methods: Sequence[str], measures: Mapping[str, str]) -> str:
+def answer(
+    final: pd.DataFrame,
+    differences: Sequence[Difference],
+    methods: Sequence[str],
+    measures: Mapping[str, str],
+) -> str:
     """Return in words whether RL helped, who was best, and how sure that is.
+
+    Methods with fewer seeds than the others are left out, and named.
 
     Args:
         final: The results.
+        differences: All declared comparisons, corrected for their number (`adjust`).
         methods: What was trained by RL.
-        measures: Metric to words. The first answers the question, the others follow it.
+        measures: Metric to its words in `differences`. The first answers the question, the others
+            follow it.
     """
     said: list[str] = []
+    fewer: list[str] = []
     for metric, words in measures.items():
-        found = adjust(compare(final, metric, words, methods, WARM_START))
-        if not found:
+        of_measure = (d for d in differences if (d.measure, d.baseline) == (words, WARM_START))
+        declared = [d for d in of_measure if d.method in methods]
+        if not declared:
             continue
-        seeds = min(d.num_seeds for d in found)
+        seeds = max(d.num_seeds for d in declared)
+        found = [d for d in declared if d.num_seeds == seeds]
+        fewer += [f"`{d.method}`" for d in declared if d.num_seeds < seeds]
         if any(not d.has_seeds for d in found):
-            return f"Did RL help? With {seeds} seeds this run cannot tell: {MIN_SEEDS} are needed."
+            few = count(seeds, "seed")
+            return f"Did RL help? With {few} this run cannot tell: {MIN_SEEDS} are needed."
         said.append(_verdict_words(found, words, with_answer=not said))
         said.append(_best_words(final, found, metric, words))
+    if fewer:
+        said.append(f"Not counted here, for fewer seeds: {', '.join(dict.fromkeys(fewer))}.")
     return " ".join(said)
 
 

@@ -94,16 +94,13 @@ def settled_words(results: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 
 def unsettled_words(results: pd.DataFrame, methods: Sequence[str]) -> str:
     """Return what to say beside a ranking that was another at three quarters of the steps."""
-    pairs = [
-        pair
-        for metric in SETTLED.values()
-        if (found := late_changes(results, methods, metric)) is not None
-        for pair in found.swapped
-    ]
-    if not pairs:
+    changes = [late_changes(results, methods, metric) for metric in SETTLED.values()]
+    found = [change for change in changes if change is not None and change.swapped]
+    if not found:
         return ""
-    names = ", ".join(dict.fromkeys(pairs))
-    return f"The order is not settled: {names} change places in the last quarter of the curves."
+    names = ", ".join(dict.fromkeys(pair for change in found for pair in change.swapped))
+    before, end = found[0].before, found[0].end
+    return f"The order is not settled: {names} change places between steps {before} and {end}."
 
 
 @dataclass(frozen=True)

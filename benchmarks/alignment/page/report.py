@@ -1,13 +1,12 @@
 """The report of the alignment suite: its main tables, its sections, and a computed reading."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from agents.methods import make_method, method_config, search_space
 from benchmarks.alignment.page.answer import answer
 from benchmarks.alignment.page.curves import curves_section, unsettled_words
+from benchmarks.alignment.page.how import how_section
 from benchmarks.alignment.page.rankers import rankers_section
 from benchmarks.alignment.page.studies import (
     ablations_section,
@@ -29,20 +28,17 @@ from benchmarks.alignment.page.why import why_section
 from benchmarks.alignment.presets import SUPERVISED, WARM_ROWS, AlignmentSettings
 from benchmarks.evaluation import SERVED
 from benchmarks.reports.blocks import (
-    Bullets,
-    Cell,
     Figure,
     Paragraph,
     Section,
     SuiteReport,
     Table,
-    key_values,
+    present,
 )
 from benchmarks.reports.figures import interval_chart
 from benchmarks.reports.lookup import TEST, interval_of, interval_table, mean_of
-from benchmarks.reports.reading import Difference, adjust, compare
+from benchmarks.reports.reading import Difference, adjust, compare, count
 from benchmarks.runs.results import under
-from benchmarks.runs.trials import with_choice
 from benchmarks.worlds import BASE, world_words
 from simulators.world.info import WorldInfo
 from simulators.world.tables import BID_TYPES
@@ -51,11 +47,7 @@ _VALUES = {
     VIEWS["rankers"]: "the expected value under the rankers",
     VIEWS["truth"]: "the expected value under the hidden truth",
 }
-AGAINST_START = {
-    **_VALUES,
-    "truth_share_served": "the served value under the hidden truth",
-    "truth_share_served_5": "the value served of 5 under the hidden truth",
-}
+_BY = {"truth": "under the hidden truth", "proxy": "under the rankers"}
 AGAINST_RIVALS = {
     **_VALUES,
     "ndcg": "the nDCG on the shared list (GPR Tab. 3)",
@@ -63,6 +55,14 @@ AGAINST_RIVALS = {
 }
 LEAST_ENTROPY = 0.3
 """Nats over paths, below which a policy counts as collapsed."""
+
+
+def _served(side: str, list_size: int) -> dict[str, str]:
+    """Return what the answer is about: metric to words, under the truth where it is known."""
+    return {
+        f"{side}_share_served_5": f"the value served of a list of 5 {_BY[side]}",
+        f"{side}_share_served": f"the value served of a list of {list_size} {_BY[side]}",
+    }
 
 
 def _by_kind(share: str) -> dict[str, str]:
@@ -92,23 +92,35 @@ MAIN_TABLES = {
         f"re-ranked by the rankers. `{WARM_START}` is the warm start of all methods below it. The "
         "best ad is the best of all legal ads, those included whose path another ad holds.",
     ),
-    "What is served, under the truth, and how personal it is": (
-        {
-            **{f"served@{k}": f"truth_share_served_{k}" for k in SERVED},
-            "served@40": "truth_share_served",
-            "error": "truth_share_served_se",
-            "personal, rankers": "proxy_personal_share",
-            "personal, truth": "truth_personal_share",
-            "ads in use": "effective_ads",
-            "coverage": "coverage",
-        },
-        "Shares of the gain. served@k: the best by the rankers of the first k of a beam; with all "
-        "40 the last. error: standard error of served@40 over requests, within a seed. personal: "
-        "what the policy earns more than its own mix of ads shown to everybody who may see them. "
-        "coverage: share of the catalogue in any beam.",
-    ),
 }
 """Title to columns (heading to metric) and note."""
+
+
+def _served_table(final: pd.DataFrame, order: Sequence[str], side: str, list_size: int) -> Table:
+    """Return what is served of lists, under the truth where it is known, and how personal it is."""
+    other = {"served@5, rankers": "proxy_share_served_5"} if side == "truth" else {}
+    columns = {
+        **{f"served@{k}": f"{side}_share_served_{k}" for k in SERVED},
+        f"served@{list_size}": f"{side}_share_served",
+        "error": f"{side}_share_served_se",
+        **other,
+        "personal, rankers": "proxy_personal_share",
+        "personal, truth": "truth_personal_share",
+        "ads in use": "effective_ads",
+        "coverage": "coverage",
+    }
+    return interval_table(
+        final,
+        f"What is served, {_BY[side]}, and how personal it is",
+        order,
+        columns,
+        "Shares of the gain. served@k: the best by the rankers of the first k of a beam. error: "
+        f"standard error of served@{list_size} over requests, within a seed. personal: what the "
+        "policy earns more than its own mix of ads shown to everybody who may see them. coverage: "
+        "share of the catalogue in any beam.",
+    )
+
+
 END_TABLES = {
     "Mean reward per request": (
         _by_kind(""),
@@ -141,41 +153,12 @@ END_TABLES = {
 }
 
 
-def _hyper_parameters(
-    methods: Sequence[str], settings: AlignmentSettings, num_levels: int
-) -> Table:
-    sizes = settings.sizes
-    rows: list[list[Cell]] = []
-    for method in methods:
-        config = with_choice(method_config(method, sizes.training), settings.tuned_file(method))
-        built, rate = make_method(method, config, num_levels)
-        own = [
-            f"{name} {getattr(config, name):g}"
-            for name in search_space(method)
-            if name not in ("learning_rate", "kl_penalty", "clip")
-        ]
-        critic = "yes" if built.uses_critic else "no"
-        leash = "its own" if built.uses_reference else f"{config.kl_penalty:g}"
-        rows.append([method, f"{rate:g}", critic, f"{config.clip:g}", leash, ", ".join(own)])
-    config = sizes.training
-    budget = config.num_steps * config.num_requests * config.num_candidates
-    return Table(
-        "Hyper-parameters",
-        ["method", "learning rate", "critic", "clip", "KL weight", "own"],
-        rows,
-        f"Shared by all: {config.num_steps} steps of {config.num_requests} requests x "
-        f"{config.num_candidates} candidates = {budget:,} ranker evaluations, "
-        f"{config.num_epochs} epochs unless said, Adam, gradients clipped at "
-        f"{config.max_grad_norm:g}. The KL penalty towards the warm start is no part of the "
-        "published methods; all rows carry it whose loss has no reference of its own. clip: "
-        "where the loss has one.",
-    )
-
-
-def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference]:
+def _differences(
+    final: pd.DataFrame, methods: Sequence[str], served: Mapping[str, str]
+) -> list[Difference]:
     """Return the declared comparisons; p-values are corrected inside each measure."""
     found: list[Difference] = []
-    for metric, words in AGAINST_START.items():
+    for metric, words in {**_VALUES, **served}.items():
         found += compare(final, metric, words, methods, WARM_START)
     ours = [m for m in ("hepo", "hepo_terminal") if m in methods]
     for rival in ("dpo", "ppo", "grpo"):
@@ -186,7 +169,7 @@ def _differences(final: pd.DataFrame, methods: Sequence[str]) -> list[Difference
 
 def _lead(info: WorldInfo, trained: Sequence[str], settings: AlignmentSettings) -> str:
     text = (
-        f"{', '.join(trained)} against the warm start, {len(settings.seeds)} seeds, "
+        f"{', '.join(trained)} against the warm start, {count(len(settings.seeds), 'seed')}, "
         f"{settings.sizes.num_test_requests} requests of held-out days per seed. "
     )
     text += world_words(info) + (
@@ -203,72 +186,42 @@ def _value_section(final: pd.DataFrame, order: Sequence[str], trained: Sequence[
         words: [(m, i) for m in order if (i := interval_of(final, m, metric, TEST)) is not None]
         for words, metric in VIEWS.items()
     }
-    drawn = interval_chart(
-        {words: pairs for words, pairs in chart.items() if pairs},
-        label="share of the possible gain",
-        reference=0.0,
-    )
-    caption = "Expected share of the possible gain with 95 % intervals over seeds."
+    known = {words: pairs for words, pairs in chart.items() if pairs}
+    shares = None
+    if known:
+        drawn = interval_chart(known, label="share of the possible gain", reference=0.0)
+        caption = "Expected share of the possible gain with 95 % intervals over seeds."
+        shares = Figure("shares", caption, drawn)
     tables = [interval_table(final, title, order, *how) for title, how in END_TABLES.items()]
-    kept = [Paragraph(text)] if (text := spread_words(final, trained)) else []
-    return Section("Where the methods end", [Figure("shares", caption, drawn), *kept, *tables])
+    text = spread_words(final, trained)
+    return Section(
+        "Where the methods end", present(shares, Paragraph(text) if text else None, *tables)
+    )
 
 
 def spread_words(final: pd.DataFrame, methods: Sequence[str]) -> str:
     """Return which policies collapsed, and which earn nothing by whom they show an ad to."""
     text = []
-    for metric, least, words in (
-        ("entropy", LEAST_ENTROPY, "nats of entropy over paths"),
-        ("proxy_personal_share", 0.0, "of the gain by whom it serves"),
-    ):
-        found = {m: x for m in methods if (x := mean_of(final, m, metric, TEST)) is not None}
-        if not found:
-            continue
-        below = ", ".join(f"`{m}` ({x:.2f})" for m, x in found.items() if x <= least)
-        lowest = min(found, key=lambda m: found[m])
+    entropy = {m: x for m in methods if (x := mean_of(final, m, "entropy", TEST)) is not None}
+    if entropy:
+        below = ", ".join(f"`{m}` ({x:.2f})" for m, x in entropy.items() if x <= LEAST_ENTROPY)
+        least = min(entropy, key=lambda m: entropy[m])
         text.append(
-            f"With {least:g} {words} or less: {below}."
+            f"Collapsed, with {LEAST_ENTROPY:g} nats of entropy over paths or less: {below}."
             if below
-            else f"Every policy has more than {least:g} {words}; the least, {found[lowest]:.2f}, "
-            f"has `{lowest}`."
+            else f"No policy collapsed: the least entropy over paths, of `{least}`, is "
+            f"{entropy[least]:.2f} nats."
+        )
+    personal = {m: interval_of(final, m, "proxy_personal_share", TEST) for m in methods}
+    known = {m: found for m, found in personal.items() if found is not None and found.has_bounds}
+    if known:
+        unsure = ", ".join(f"`{m}`" for m, found in known.items() if found.low <= 0.0)
+        text.append(
+            f"Not clearly above 0 is what these earn by whom they serve: {unsure}."
+            if unsure
+            else "What every policy earns by whom it serves is clearly above 0."
         )
     return " ".join(text)
-
-
-def warm_up_words(settings: AlignmentSettings) -> str:
-    """Return what the critic had before, and whether it costs its methods policy updates."""
-    sizes = settings.sizes
-    warm, training = sizes.warm_start, sizes.training
-    seen = warm.critic.num_steps * warm.num_requests * warm.num_candidates
-    text = f"The critic is trained in the warm start, on {seen:,} ranker evaluations."
-    if training.critic_warmup_steps:
-        return (
-            f"{text} The first {training.critic_warmup_steps} of {training.num_steps} steps go on "
-            "with that for the methods with a critic, which so have fewer policy updates."
-        )
-    return f"{text} It has no warm-up beyond that, so all methods have as many policy updates."
-
-
-def _how(trained: Sequence[str], settings: AlignmentSettings, num_levels: int) -> Section:
-    facts = [
-        "One warm start per seed is shared by all methods; they meet the same requests, random "
-        "streams and number of ranker evaluations.",
-        "`hepo` is as printed in GPR Eq. 8; `hepo_terminal` also carries the terminal reward to "
-        "the coarse levels; `ppo` is TorchRL's ClipPPOLoss and GAE; `dpo` takes fresh pairs from "
-        "every step's candidates, `dpo_offline` pairs of the warm start's candidates.",
-        warm_up_words(settings),
-        "Ads that share a path resolve to the one that earns most on average.",
-        "The rankers were fitted on all logged days but the last, so most training requests lie in "
-        "their training days; test requests lie after both.",
-    ]
-    return Section(
-        "How the methods were run",
-        [
-            _hyper_parameters(trained, settings, num_levels),
-            Bullets(facts),
-            key_values("Training", asdict(settings.sizes.training)),
-        ],
-    )
 
 
 def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldInfo) -> SuiteReport:
@@ -281,36 +234,33 @@ def make_report(results: pd.DataFrame, settings: AlignmentSettings, info: WorldI
     compared = [m for m in methods if m not in WARM_ROWS]
     trained = [m for m in compared if m not in SUPERVISED]
     clock = time_table(results)
-    side, by = ("truth", "hidden truth") if info.has_truth else ("proxy", "rankers")
+    side, list_size = "truth" if info.has_truth else "proxy", settings.sizes.list_size
+    served = _served(side, list_size)
     sections = [
         _value_section(final, order, trained),
         curves_section(base, trained, settings.sizes.training),
-        why_section(base, trained, settings.sizes.list_size, side),
+        why_section(base, trained, list_size, side),
         markets_section(results, settings),
         conditions_section(results, settings),
         ablations_section(results, settings),
         tuning_section(settings),
         rankers_section(base),
-        _how(trained, settings, info.num_levels),
+        how_section(trained, settings, info.num_levels),
         None if clock is None else Section("Where the time goes", [clock]),
     ]
-    differences = _differences(final, compared)
+    differences = _differences(final, compared, served)
     words = _VALUES[VIEWS["truth" if info.has_truth else "rankers"]]
     verdicts = verdict_table(
         [d for d in differences if (d.measure, d.baseline) == (words, WARM_START)],
         f"Against the warm start: {words}",
     )
-    served = {
-        f"{side}_share_served_5": f"the value served of a list of 5 under the {by}",
-        f"{side}_share_served": f"the value served of a list of {settings.sizes.list_size}",
-    }
-    said = answer(final, trained, served)
+    said = answer(final, differences, trained, served)
     main = [interval_table(final, title, order, *how) for title, how in MAIN_TABLES.items()]
     return SuiteReport(
         title="Value alignment by reinforcement learning",
         lead=_lead(info, compared, settings),
         sections=[section for section in sections if section is not None],
-        tables=[*main, verdicts],
+        tables=[*main, _served_table(final, order, side, list_size), verdicts],
         differences=differences,
         answer=" ".join(filter(None, (said, unsettled_words(base, trained) if said else ""))),
     )

@@ -76,15 +76,16 @@ def _by_level(
 ) -> Figure | None:
     """Return a measure at every level, as shares of all levels' for gradients."""
     wide = at_the_end(train, metric)
-    if wide.empty:
-        return None
     captions = {
         "gradient": "Where the gradient goes: each level's share of the norms at the logits, over "
         "the last quarter of the steps. Level 1 is the coarsest.",
         "entropy": "What is left to choose at each level over the last quarter of the steps.",
     }
-    if metric == "gradient":
+    if metric == "gradient":  # there is none where every reward was the same
         wide = wide.div(wide.sum(axis=1), axis=0)
+    wide = wide.dropna()
+    if wide.empty:
+        return None
     known = [m for m in methods if m in wide.index.get_level_values("method")]
     groups: dict[str, list[tuple[str, Interval]]] = {
         f"level {level}": [
@@ -127,10 +128,7 @@ def list_words(results: pd.DataFrame, methods: Sequence[str], lengths: Mapping[i
         if one is not None and all_of is not None:
             added[method] = all_of - one
     said = ", ".join(f"`{m}` {x:+.2f}" for m, x in sorted(added.items(), key=lambda p: -p[1]))
-    return (
-        f"What a list of {last} adds to its first ad, in shares of the gain: {said}. Where "
-        "it adds little the policy has put its probability on few kinds of ads."
-    )
+    return f"What a list of {last} adds to its first ad, in shares of the gain: {said}."
 
 
 def _critic_blocks(results: pd.DataFrame, methods: Sequence[str], outcome: str) -> list[Block]:
@@ -158,7 +156,8 @@ def _critic_blocks(results: pd.DataFrame, methods: Sequence[str], outcome: str) 
         "`hepo` learns its coarse levels through the critic alone, so its result can be no better "
         "than the critic is there."
     )
-    return [Paragraph(text), *curves, *_against_result(results, explained, outcome)]
+    said = [Paragraph(text)] if "hepo" in methods else []
+    return [*said, *curves, *_against_result(results, explained, outcome)]
 
 
 def _against_result(results: pd.DataFrame, explained: pd.DataFrame, outcome: str) -> list[Block]:

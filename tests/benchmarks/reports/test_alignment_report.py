@@ -17,6 +17,7 @@ from benchmarks.alignment.presets import PRESETS
 from benchmarks.alignment.rows import labelled
 from benchmarks.reports.blocks import Figure, Paragraph, Section, SuiteReport, Table
 from benchmarks.reports.markdown import report_text
+from benchmarks.reports.reading import adjust, compare
 from benchmarks.settings import Settings
 from gpr_rl.page import escape
 from tests.benchmarks.reports.frames import frame, rows_of
@@ -145,7 +146,10 @@ def test_verdicts_against_the_warm_start(made: SuiteReport, tmp_path: Path) -> N
     assert rows_of(made.tables[3])["ppo"]["P(better)"] == 0
     assert rows_of(made.tables[3])["ppo"]["p"] == 0.25  # 2 / 2^3
     assert made.tables[3].title.endswith("the expected value under the hidden truth")
+    assert made.tables[2].title == "What is served, under the hidden truth, and how personal it is"
     blind = report(tmp_path, results(), has_truth=False)
+    assert blind.tables[2].title == "What is served, under the rankers, and how personal it is"
+    assert rows_of(blind.tables[2])["hepo"]["served@40"] == 103
     assert blind.tables[3].title.endswith("the expected value under the rankers")
     assert "There is no known truth" in blind.lead
 
@@ -155,7 +159,7 @@ def test_hepo_is_compared_with_its_rivals(made: SuiteReport) -> None:
     assert len(found) == len(made.differences) == 3 * 3 + 2 * 4
     ours = [d for d in made.differences if d.baseline in ("ppo", "grpo")]
     assert {d.method for d in ours} == {"hepo"}
-    served = found["hepo", "vaft", "the served value under the hidden truth"]
+    served = found["hepo", "vaft", "the value served of a list of 40 under the hidden truth"]
     assert (served.interval.value, served.verdict) == (100, "improves")
     expected = found["grpo", "vaft", "the expected value under the hidden truth"]
     assert expected.verdict == "no clear difference"
@@ -272,7 +276,8 @@ def said(**shares: tuple[float, ...]) -> str:
     values = {(method, "served"): value for method, value in shares.items()}
     final = frame(values, num_seeds=len(shares["vaft"]), step=5)
     methods = [method for method in shares if method != "vaft"]
-    return answer(final, methods, {"served": "what was served", "absent": "nothing"})
+    found = adjust(compare(final, "served", "what was served", methods, "vaft"))
+    return answer(final, found, methods, {"served": "what was served", "absent": "nothing"})
 
 
 def test_the_answer_in_words() -> None:
@@ -298,11 +303,27 @@ def test_the_answer_in_words() -> None:
         "Did RL help? With 2 seeds this run cannot tell: 3 are needed."
     )
     assert said(vaft=start) == ""
+    # what has fewer seeds is neither best nor a reason to say nothing
+    values = {
+        ("vaft", "served"): start, ("rspo", "served"): up, ("vsl_rspo", "served"): (0.9, 0.9),
+        ("ppo", "served"): unsure,
+    }  # fmt: skip
+    final = pd.concat(
+        [frame({key: value}, num_seeds=len(value), step=5) for key, value in values.items()]
+    )
+    methods = ["rspo", "vsl_rspo", "ppo"]
+    found = adjust(compare(final, "served", "what was served", methods, "vaft"))
+    text = answer(final, found, methods, {"served": "what was served"})
+    assert "Highest was `rspo`" in text
+    assert "its lead over the next, `ppo`" in text
+    assert text.endswith("Not counted here, for fewer seeds: `vsl_rspo`.")
 
 
 def test_the_answer_comes_first(made: SuiteReport) -> None:
-    start = "Did RL help? In part: the value served of a list of 40 was raised with `hepo`; lowered"
-    assert made.answer.startswith(start)
+    start = (
+        "Did RL help? In part: the value served of a list of 40 under the hidden truth was raised"
+    )
+    assert made.answer.startswith(f"{start} with `hepo`; lowered with `ppo`")
     assert report_text(made, "figures", "png", []).split("\n\n")[1] == escape(made.answer)
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.alignment.page.curves import settled_words, unsettled_words
-from benchmarks.alignment.page.report import spread_words, warm_up_words
+from benchmarks.alignment.page.how import fairness_words
+from benchmarks.alignment.page.report import spread_words
 from benchmarks.alignment.page.tuning import tuning_section
 from benchmarks.alignment.page.why import at_the_end, critic_pairs, critic_table, why_section
 from benchmarks.alignment.presets import PRESETS, TuningPlan
@@ -43,8 +44,7 @@ def test_methods_that_change_places_late_have_not_settled() -> None:
     ]
     assert settled_words(curve("ppo", {0: 0.1, 100: 0.2}), ["ppo"]) == []  # nothing in between
     assert unsettled_words(found, ["ppo", "rspo", "dpo"]) == (
-        "The order is not settled: `ppo` and `rspo` change places in the last quarter of the "
-        "curves."
+        "The order is not settled: `ppo` and `rspo` change places between steps 75 and 100."
     )
     assert unsettled_words(found, ["ppo", "dpo"]) == ""
 
@@ -145,13 +145,17 @@ def test_a_better_critic_beside_a_better_policy() -> None:
 
 def test_a_collapse_is_said() -> None:
     ends = {
-        ("ppo", "entropy"): 2.0, ("ppo", "proxy_personal_share"): 0.4,
-        ("grpo", "entropy"): 0.2, ("grpo", "proxy_personal_share"): 0.3,
+        ("ppo", "entropy"): 2.0, ("ppo", "proxy_personal_share"): (0.3, 0.4, 0.5),
+        ("grpo", "entropy"): 0.2, ("grpo", "proxy_personal_share"): (-0.1, 0.2, 0.2),
     }  # fmt: skip
     found = frame(ends)
     assert spread_words(found, ["ppo", "grpo"]) == (
-        "With 0.3 nats of entropy over paths or less: `grpo` (0.20). Every policy has more than 0 "
-        "of the gain by whom it serves; the least, 0.30, has `grpo`."
+        "Collapsed, with 0.3 nats of entropy over paths or less: `grpo` (0.20). Not clearly above "
+        "0 is what these earn by whom they serve: `grpo`."
+    )
+    assert spread_words(found, ["ppo"]) == (
+        "No policy collapsed: the least entropy over paths, of `ppo`, is 2.00 nats. What every "
+        "policy earns by whom it serves is clearly above 0."
     )
     assert spread_words(found, ["dpo"]) == ""
 
@@ -163,14 +167,33 @@ def settings(out: Path, **sizes: object) -> Settings:
     )  # fmt: skip
 
 
-def test_the_critics_warm_up_is_counted(tmp_path: Path) -> None:
-    seen = "The critic is trained in the warm start, on 10,240 ranker evaluations."  # 10 x 64 x 16
+def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     plain = PRESETS["smoke"].training
-    told = warm_up_words(settings(tmp_path, training=replace(plain, critic_warmup_steps=2)))
-    assert told.startswith(f"{seen} The first 2 of 10 steps")
-    even = warm_up_words(settings(tmp_path, training=replace(plain, critic_warmup_steps=0)))
-    assert even.startswith(seen)
-    assert even.endswith("all methods have as many policy updates.")
+    even = settings(tmp_path, training=replace(plain, critic_warmup_steps=0))
+    words = fairness_words(["ppo", "rspo"], even)
+    assert words == [
+        "One warm start per seed is shared by all methods. In RL each has as many steps and 2,560 "
+        "ranker evaluations.",  # 10 x 32 x 8
+        "They meet the same requests and random streams.",
+        "The critic, which only HEPO and PPO use, is trained in the warm start on 10,240 ranker "
+        "evaluations. These come on top of their budget.",  # 10 x 64 x 16
+        "All methods have 20 policy updates.",
+    ]
+    warm = fairness_words(
+        ["ppo"], settings(tmp_path, training=replace(plain, critic_warmup_steps=2))
+    )
+    assert warm[-1].startswith("In the first 2 of 10 steps they train it alone")
+    folder = tmp_path / "tuning"
+    folder.mkdir()
+    chosen = {"num_candidates": 4, "num_requests": 64, "num_epochs": 4}
+    (folder / "rspo.json").write_text(json.dumps({"chosen": chosen, "trials": []}))
+    (folder / "ppo.json").write_text(json.dumps({"chosen": {}, "trials": []}))
+    tuned = replace(even, sizes=replace(even.sizes, tuning=TuningPlan(num_trials=2)))
+    words = fairness_words(["ppo", "rspo"], tuned)
+    assert words[1].startswith("Tuning gave some more candidates for fewer requests")
+    assert not [text for text in words if "policy updates" in text]
+    distilled = fairness_words(["ppo"], replace(even, methods=("distilled_x10", "ppo")))
+    assert "best paths of 6,400 requests" in distilled[-1]  # 10 times 10 steps of 64
 
 
 def test_tuning_says_how_sure_a_choice_is(tmp_path: Path) -> None:
@@ -189,8 +212,43 @@ def test_tuning_says_how_sure_a_choice_is(tmp_path: Path) -> None:
     _, sure, table = section.blocks
     assert isinstance(sure, Paragraph)
     assert isinstance(table, Table)
+    assert "its defaults and 2 draws" in section.blocks[0].text
     # .6 - .5 > 2 sqrt(2) .03, and .55 - .5 is less
     assert "by more than two standard errors for 1 of 2 methods" in sure.text
     rows = rows_of(table)
     assert list(rows["ppo"].values()) == [324, 3, 3, 0.5, 0.6, 0.5, 0.03, "clip 0.3"]
     assert list(rows["grpo"].values()) == [324, 3, 2, 0.5, 0.55, 0.5, 0.03, "clip 0.1"]
+    section = tuning_section(settings(tmp_path, tuning=TuningPlan(num_trials=1)))
+    assert section is not None
+    assert len(section.blocks) == 2
+    assert "1 trial of 150 steps" in section.blocks[0].text
+    assert "its defaults alone" in section.blocks[0].text
+
+
+def test_only_what_differs_from_the_defaults_counts_as_chosen(tmp_path: Path) -> None:
+    folder = tmp_path / "tuning"
+    folder.mkdir()
+    for name, chosen in (
+        ("raft", {"learning_rate": 0.001, "raft_num_best": 1, "kl_penalty": 0.5}),
+        ("exp_sft", {"exp_temperature": 3}),
+    ):
+        trial = {"settings": chosen, "scores": [0.5], "score": 0.5, "error": 0.1}
+        (folder / f"{name}.json").write_text(json.dumps({"chosen": chosen, "trials": [trial]}))
+    section = tuning_section(settings(tmp_path, tuning=TuningPlan(num_trials=2)))
+    assert section is not None
+    rows = rows_of(section.blocks[-1])
+    assert rows["raft"]["chosen"] == "kl_penalty 0.5"
+    assert rows["exp_sft"]["chosen"] == "exp_temperature 3"
+    assert rows["exp_sft"]["space"] == 5
+
+
+def test_a_run_without_any_gradient_has_a_report() -> None:
+    found = pd.concat(
+        [by_level("ppo", "gradient", 1, (0, 0)), by_level("grpo", "gradient", 1, (1, 3))]
+    )
+    section = why_section(found, ["ppo", "grpo"], 40, "truth")
+    assert section is not None
+    (axes,) = section.blocks[0].canvas.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["grpo"]
+    nothing = by_level("ppo", "gradient", 1, (0, 0))
+    assert why_section(nothing, ["ppo"], 40, "truth") is None
