@@ -147,13 +147,14 @@ def test_a_collapse_is_said() -> None:
     ends = {
         ("ppo", "entropy"): 2.0, ("ppo", "proxy_personal_share"): (0.3, 0.4, 0.5),
         ("grpo", "entropy"): 0.2, ("grpo", "proxy_personal_share"): (-0.1, 0.2, 0.2),
+        ("rspo", "entropy"): 3.0, ("rspo", "proxy_personal_share"): 0.5,
     }  # fmt: skip
     found = frame(ends)
     assert spread_words(found, ["ppo", "grpo"]) == (
         "Collapsed, with 0.3 nats of entropy over paths or less: `grpo` (0.20). Not clearly above "
         "0 is what these earn by whom they serve: `grpo`."
     )
-    assert spread_words(found, ["ppo"]) == (
+    assert spread_words(found, ["rspo", "ppo"]) == (
         "No policy collapsed: the least entropy over paths, of `ppo`, is 2.00 nats. What every "
         "policy earns by whom it serves is clearly above 0."
     )
