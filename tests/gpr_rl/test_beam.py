@@ -159,7 +159,7 @@ def test_narrow_and_guided_beams_agree_with_plain_python(
     codes, eligible = catalogue(seed, num_ads, num_levels, num_codes, 4)
     policy = kind(seed, 4, num_levels, num_codes, whole)
     trie = CodeTrie(codes, num_codes=num_codes)
-    num_valued = width + more_valued
+    num_valued = width + more_valued if more_valued else None
     expected = [
         reference_beam(policy, b, codes, shown, width, value_weight, num_valued=num_valued)
         for b, shown in enumerate(eligible)
@@ -171,7 +171,7 @@ def test_narrow_and_guided_beams_agree_with_plain_python(
         width,
         eligible,
         value_weight,
-        num_valued=num_valued if more_valued else None,
+        num_valued=num_valued,
     )
     check_against(found, expected, policy, codes, eligible)
 
