@@ -14,12 +14,13 @@ _DEFAULT_PRESET = "quick"
 def page_name(suite: Suite, settings: Settings) -> str:
     """Return the name of a run's page: its suite's, with unusual world, protocol and rewards.
 
-    Usual is the world of the default preset. A run with other rows or more seeds is taken for a new
-    edition of the same page.
+    Usual is the preset's own world, and of `paper` the one that it shares with the default preset.
+    A run with other rows or more seeds is taken for a new edition of the same page.
     """
     words = [suite.name]
-    usual = suite.presets.get(_DEFAULT_PRESET, suite.presets[settings.preset])
-    if settings.world != usual.world:
+    own = suite.presets[settings.preset].world
+    shared = settings.preset != "paper" or own == suite.presets[_DEFAULT_PRESET].world
+    if settings.world != own or not shared:
         words.append(Path(settings.world).resolve().name)
     if _is_other_protocol(suite, settings):
         words.append(settings.protocol)

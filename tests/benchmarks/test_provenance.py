@@ -97,6 +97,15 @@ def test_dials_are_in_the_command_and_in_the_name(tmp_path: Path) -> None:
             settings_of("--set", wrong, "--out", str(tmp_path))
 
 
+def test_one_page_per_world(tmp_path: Path) -> None:
+    def name(*words: str) -> str:
+        return page_name(*settings_of(*words, "--out", str(tmp_path)))
+
+    assert name() == name("--preset", "smoke") == "alignment"
+    assert name("--preset", "paper") == "alignment-medium"
+    assert name("--world", "constant") == "alignment-constant"
+
+
 def test_every_module_of_own_methods_is_named(tmp_path: Path) -> None:
     suite, settings = settings_of("--out", str(tmp_path))
     own = replace(settings, methods=("ppo", "a", "b", "c"), plugins=("one", "two"))
