@@ -43,6 +43,7 @@ class EvaluationSet:
     logging: Tensor  # float32 [E, N], probability of the policy that wrote the logs
     is_small: Tensor | None = None  # bool [E, N], ads of advertisers with a small budget
     bid_type: Tensor | None = None  # int64 [N], index in `BID_TYPES`
+    user: Tensor | None = None  # int64 [E], whose requests they are
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `EvaluationSet.from_tensors` takes, for saving."""
@@ -97,6 +98,7 @@ def make_evaluation_set(
             "eligible": eligible,
             "path_of_ad": _path_of_ad(world),
             "bid_type": world.bid_type,
+            "user": torch.from_numpy(world.request_user[ids.numpy()]).long(),
             **found,
         }
     )
@@ -187,7 +189,7 @@ def value_metrics(
     """Return mean value, regret and share of the gain under rankers and truth, and their gap.
 
     The share comes with its standard error over requests, `..._share_KIND_se`: that of a ratio of
-    two means over the same requests.
+    two means over the same requests, those of one user taken together.
 
     Args:
         data: The held-out requests.
@@ -209,12 +211,24 @@ def value_metrics(
         residual = value - logging - share * (best - logging)
         metrics[f"{name}_{kind}"] = float(value.mean())
         metrics[f"{name}_share_{kind}"] = float(share)
-        metrics[f"{name}_share_{kind}_se"] = float(residual.std() / len(value) ** 0.5 / gain)
+        metrics[f"{name}_share_{kind}_se"] = float(_error_of_mean(residual, data.user) / gain)
         metrics[f"{name}_regret_{kind}"] = float((best - value).mean())
     if data.truth is not None:
         gap = metrics[f"proxy_share_{kind}"] - metrics[f"truth_share_{kind}"]
         metrics[f"hacking_gap_{kind}"] = gap
     return metrics
+
+
+def _error_of_mean(x: Tensor, user: Tensor | None) -> Tensor:
+    """Return the standard error of a mean over requests [E]; a user's requests are not independent.
+
+    Each user's deviations are summed before they are squared (clusters); without users each request
+    is one.
+    """
+    group = torch.arange(len(x)) if user is None else user.unique(return_inverse=True)[1]
+    number = int(group.max()) + 1
+    total = x.new_zeros(number).index_add_(0, group, x - x.mean())
+    return total.square().sum().sqrt() / len(x) * (number / max(1, number - 1)) ** 0.5
 
 
 def served_metrics(data: EvaluationSet, ad_id: Tensor) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The exact evaluation: the path distribution against sampling, beams and plain enumeration."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -133,8 +135,18 @@ def test_the_error_of_a_share_is_what_resampling_requests_finds(world: World) ->
     rows = torch.randint(200, (4_000, 200), generator=torch.Generator().manual_seed(0))
     best = data.value.masked_fill(~data.eligible, -torch.inf).amax(1)
     value, logging = (shown * data.value).sum(1), (data.logging * data.value).sum(1)
-    up, down = (x[rows].mean(1) for x in (value - logging, best - logging))
-    assert found == pytest.approx(float((up / down).std()), rel=0.1)
+    up, down = value - logging, best - logging
+    alone = value_metrics(replace(data, user=None), "even", distribution=shown)
+    spread = (up[rows].mean(1) / down[rows].mean(1)).std()
+    assert alone["proxy_share_even_se"] == pytest.approx(float(spread), rel=0.1)
+    # whole users resampled
+    group = data.user.unique(return_inverse=True)[1]
+    number = int(group.max()) + 1
+    ups, downs = (torch.zeros(number).index_add_(0, group, x) for x in (up, down))
+    rows = torch.randint(number, (4_000, number), generator=torch.Generator().manual_seed(1))
+    spread = (ups[rows].sum(1) / downs[rows].sum(1)).std()
+    assert found == pytest.approx(float(spread), rel=0.1)
+    assert found > 1.1 * alone["proxy_share_even_se"]
 
 
 def test_the_personal_share_is_what_the_mix_for_all_does_not_earn() -> None:
