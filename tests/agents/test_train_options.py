@@ -355,3 +355,13 @@ def test_entropy_by_level_adds_up_and_equal_candidates_are_counted() -> None:
     world.spoil = torch.zeros_like
     model = TablePolicy(world.num_states, 2, 3).double()
     assert train(model, world, "grpo", config(), seed=0)[0]["equal_share"] == 1.0
+
+
+def test_a_baseline_per_ad_shows_how_much_it_knows() -> None:
+    _, plain = run("grpo")
+    _, history = run("grpo", baseline="ad")
+    assert "ad_count" not in plain[0]
+    counts = [measures["ad_count"] for measures in history]
+    assert counts[0] == 0.0
+    assert counts == sorted(counts)
+    assert counts[-1] > 10.0  # 5 steps of 12 x 8 candidates over 9 ads
