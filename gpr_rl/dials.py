@@ -74,7 +74,8 @@ def _written(value: object) -> str:
         return ",".join(map(_written, value))
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def _words(kind: Any) -> str:

@@ -31,6 +31,7 @@ class Example:
     ("dial", "value"),
     [
         ("number=3", 3), ("share=2", 2.0), ("share=1e-3", 0.001), ("on=true", True),
+        ("share=0.123456789", 0.123456789),
         ("on=False", False), ("kind=b", "b"), ("name=none", "none"), ("limit=none", None),
         ("limit=0.2", 0.2), ("weights=1,2.5", (1.0, 2.5)), ("weights=", ()), ("scale=2", 2.0),
         ("scale=1,2", (1.0, 2.0)),

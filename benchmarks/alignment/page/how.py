@@ -58,7 +58,10 @@ def fairness_words(trained: Sequence[str], settings: AlignmentSettings) -> list[
         )
     updates = {c.num_steps * c.num_epochs for c in chosen}
     if len(updates) == 1 and not training.critic_warmup_steps:
-        facts.append(f"All methods have {updates.pop():,} policy updates.")
+        facts.append(
+            f"All methods may make {updates.pop():,} policy updates; a step ends early where a "
+            "policy has moved far (`kl_stop`)."
+        )
     scored = DistilConfig().num_requests * sizes.distil_steps
     facts += [
         f"`{name}` imitates the rankers' best paths of {times * scored:,} requests, all of whose "

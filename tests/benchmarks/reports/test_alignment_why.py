@@ -178,7 +178,8 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
         "They meet the same requests and random streams.",
         "The critic, which only HEPO and PPO use, is trained in the warm start on 10,240 ranker "
         "evaluations. These come on top of their budget.",  # 10 x 64 x 16
-        "All methods have 20 policy updates.",
+        "All methods may make 20 policy updates; a step ends early where a policy has moved far "
+        "(`kl_stop`).",
     ]
     warm = fairness_words(
         ["ppo"], settings(tmp_path, training=replace(plain, critic_warmup_steps=2))
