@@ -14,6 +14,7 @@ from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModuleBase,
+    TensorDictSequential,
 )
 from torch import Tensor, nn
 from torchrl.modules import MaskedCategorical
@@ -93,7 +94,7 @@ class PolicyLogits(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
-        context = self.model.encode(tensordict["request"])
+        context = self.model.encode(_request(tensordict))
         logits = self.model.logits(context, tensordict["codes"])
         tensordict.set("context", context)
         return tensordict.set("logits", logits / self.temperature)
@@ -123,6 +124,28 @@ def make_actor(
     )
 
 
+def _request(tensordict: TensorDictBase) -> Request:
+    """Return the request, in its own type also where a storage has kept its entries only."""
+    found = tensordict["request"]
+    return found if isinstance(found, Request) else Request.from_tensordict(found)
+
+
+class RequestContext(TensorDictModuleBase):
+    """`request` -> `context`: the HSD, once per request, without a gradient."""
+
+    in_keys: ClassVar[list[str]] = ["request"]
+    out_keys: ClassVar[list[str]] = ["context"]
+
+    def __init__(self, model: ActorCriticModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-key set."""
+        return tensordict.set("context", self.model.encode(_request(tensordict)))
+
+
 class HTECritic(TensorDictModuleBase):
     """`context`, `codes` -> `state_value` [B, K, L, 1]; reads the stored state, runs no HSD.
 
@@ -141,6 +164,37 @@ class HTECritic(TensorDictModuleBase):
         context = tensordict["context"].detach()
         value = self.model.hte(context, tensordict["codes"]).value
         return tensordict.set("state_value", value.unsqueeze(-1))
+
+
+class ReferenceLogProbs(TensorDictModuleBase):
+    """`request`, `codes`, `legal_mask` -> `reference_log_probs` [B, K, L, V] of a frozen policy.
+
+    For the losses that are held to the warm start: DPO, S-DPO, RSPO and GR4AD's unified stage.
+    """
+
+    in_keys: ClassVar[list[str]] = ["request", "codes", "legal_mask"]
+    out_keys: ClassVar[list[str]] = ["reference_log_probs"]
+
+    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
+        """Store the reference (shared): a copy of the policy as it was before training."""
+        super().__init__()
+        self.logits = PolicyLogits(model, temperature=temperature)
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the same TensorDict with the out-key set."""
+        logits = self.logits(tensordict.select("request", "codes"))["logits"]
+        log_probs = masked_log_softmax(logits, tensordict["legal_mask"])
+        return tensordict.set("reference_log_probs", log_probs)
+
+
+def make_critic(model: ActorCriticModel) -> TensorDictSequential:
+    """Return the critic `request`, `codes` -> `state_value` of the path's prefixes.
+
+    For advantages that are given a `value_network`; losses read the `context` that the actor has
+    written (`HTECritic`).
+    """
+    return TensorDictSequential(RequestContext(model), HTECritic(model))
 
 
 def masked_log_softmax(

@@ -13,6 +13,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 
+REDUCTIONS = ("mean", "sum", "none")
+"""Of losses over candidates, see `over_candidates`."""
+
+
 class AdBaseline:
     """Running mean of the terminal reward of every ad, keyed by its id.
 
@@ -104,3 +108,35 @@ def mean_over_candidates(
 ) -> Float[Tensor, ""]:
     """Return the mean over valid candidates of the sum over levels, if any; 0 if none is valid."""
     return keep_valid(per_level, valid).sum() / valid.sum().clamp_min(1)
+
+
+def over_candidates(
+    per_level: Float[Tensor, "B K L"], valid: Bool[Tensor, "B K"], reduction: str
+) -> Float[Tensor, "..."]:
+    """Return the sums over levels as torchrl reduces losses.
+
+    `mean` and `sum` are over valid candidates, `none` is [B, K] with 0 where not valid.
+
+    Raises:
+        ValueError: Another reduction.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    if reduction == "mean":
+        return mean_over_candidates(per_level, valid)
+    per_candidate = keep_valid(per_level, valid).sum(-1)
+    return per_candidate.sum() if reduction == "sum" else per_candidate
+
+
+def next_values(value: Float[Tensor, "B K L 1"]) -> Float[Tensor, "B K L 1"]:
+    """Return the value of what follows each step of a path: 0 after the last."""
+    return torch.cat([value[:, :, 1:], torch.zeros_like(value[:, :, :1])], dim=2)
+
+
+def path_transitions(terminal_reward: Float[Tensor, "B K"], num_levels: int) -> TensorDict:
+    """Return `reward`, `done` and `terminated` [B, K, L, 1] of paths that are paid at their end."""
+    shape = (*terminal_reward.shape, num_levels, 1)
+    last = torch.zeros(shape, dtype=torch.bool, device=terminal_reward.device)
+    last[:, :, -1] = True
+    reward = torch.where(last, terminal_reward[..., None, None], 0.0)
+    entries = {"reward": reward, "done": last, "terminated": last.clone()}
+    return TensorDict(entries, batch_size=terminal_reward.shape[:1])

@@ -2,9 +2,11 @@
 
 For `envs.AdRequestTorchEnv`, `envs.AdDayTorchEnv` and wrapped Gymnasium environments, under
 TorchRL's collectors, losses and replay buffers. `agents.actor_critic` scores whole paths and runs
-the HSD once per request; here it runs once per step, as an environment's interface demands.
+the HSD once per request; here it runs once per step, as an environment's interface demands, and
+for K rows that share a request once for all of them.
 
-Dims: L levels, V codes per level, n steps (all batch dimensions of a TensorDict, flattened).
+Dims: L levels, V codes per level, n steps (all batch dimensions of a TensorDict, flattened), K
+candidates.
 """
 
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 
 from agents.actor_critic import ActorCriticModel, HTECritic, PolicyLogits, make_policy_head
+from agents.candidates import check_range
 from envs.spaces import TOKEN_KEYS, request_from_observation
 
 _STATE_KEYS = (*TOKEN_KEYS, "popularity", "prefix", "level")
@@ -30,10 +33,23 @@ class CodeLogits(PolicyLogits):
     in_keys: ClassVar[list[str]] = [*_STATE_KEYS, "action_mask"]
     out_keys: ClassVar[list[str]] = ["logits", "legal_mask"]
 
+    def __init__(
+        self, model: ActorCriticModel, *, temperature: float = 1.0, candidates: int = 1
+    ) -> None:
+        """Store the model (shared); `candidates` is that of the environment."""
+        super().__init__(model, temperature=temperature)
+        check_range("candidates", candidates, 1)
+        self.candidates = candidates
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with the out-keys set."""
-        context, prefix, level = _state(self.model, tensordict)
-        levels = self.model.logits(context, prefix)[:, 0]  # [n, L, V]
+        """Return the same TensorDict with the out-keys set.
+
+        Raises:
+            ValueError: With `candidates` K > 1: a batch that is not [B * K], or whose neighbouring
+                rows do not share a request.
+        """
+        context, prefix, level = _state(self.model, tensordict, self.candidates)
+        levels = self.model.logits(context, prefix).flatten(0, 1)  # [n, L, V]
         index = level.clamp_max(levels.shape[1] - 1)[:, None, None]
         logits = levels.gather(1, index.expand(-1, 1, levels.shape[2])).squeeze(1)
         shape = (*tensordict.batch_size, levels.shape[2])
@@ -62,15 +78,34 @@ class CodeCritic(HTECritic):
 
 
 def make_code_actor(
-    model: ActorCriticModel, *, temperature: float = 1.0
+    model: ActorCriticModel, *, temperature: float = 1.0, candidates: int = 1
 ) -> ProbabilisticTensorDictSequential:
-    """Return the policy observation -> `action`, `action_log_prob`, among the legal codes."""
-    logits = CodeLogits(model, temperature=temperature)
+    """Return the policy observation -> `action`, `action_log_prob`, among the legal codes.
+
+    With `candidates` K, as the environment has it, the HSD runs once for K neighbouring rows; the
+    policy then takes batches of the environment only, [B * K].
+    """
+    logits = CodeLogits(model, temperature=temperature, candidates=candidates)
     return ProbabilisticTensorDictSequential(logits, make_policy_head("action"))
 
 
-def _state(model: ActorCriticModel, tensordict: TensorDictBase) -> tuple[Any, Tensor, Tensor]:
-    """Return the context [n], the prefixes as paths [n, 1, L] and the levels [n]."""
+def _state(
+    model: ActorCriticModel, tensordict: TensorDictBase, candidates: int = 1
+) -> tuple[Any, Tensor, Tensor]:
+    """Return the context [n / K], the prefixes as paths [n / K, K, L] and the levels [n]."""
     steps = tensordict.select(*_STATE_KEYS).reshape(-1)
-    context = model.encode(request_from_observation(steps))
-    return context, steps["prefix"][:, None], steps["level"]
+    if candidates > 1:
+        if tensordict.ndim != 1 or len(steps) % candidates:
+            raise ValueError(
+                f"an actor with candidates={candidates} takes a batch of [B * {candidates}], got "
+                f"{list(tensordict.batch_size)}"
+            )
+        asked = tensordict["request_id"].view(-1, candidates)
+        if (asked != asked[:, :1]).any():
+            raise ValueError(
+                f"rows do not share their requests by {candidates}: was the environment made with "
+                f"candidates={candidates}?"
+            )
+    context = model.encode(request_from_observation(steps[::candidates]))
+    prefix = steps["prefix"]
+    return context, prefix.view(-1, candidates, prefix.shape[1]), steps["level"]

@@ -36,12 +36,19 @@ from torch import Tensor
 
 from agents.actor_critic import (
     ActorCriticModel,
+    ReferenceLogProbs,
     categorical_entropy,
     categorical_kl,
     chosen_log_prob,
     masked_log_softmax,
 )
-from agents.candidates import check_above, check_choice, keep_valid
+from agents.candidates import (
+    check_above,
+    check_choice,
+    keep_valid,
+    next_values,
+    path_transitions,
+)
 from agents.clock import Clock
 from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
@@ -260,10 +267,8 @@ def score_reference(
     Adds `reference_log_probs` [B, K, L, V] and `reference_kl` [B, K, L], the exact
     KL(policy || reference) at every visited prefix, nats, 0 where not valid.
     """
-    legal_mask = data["legal_mask"]
-    logits = reference.logits(reference.encode(data["request"]), data["codes"]) / temperature
-    data["reference_log_probs"] = masked_log_softmax(logits, legal_mask)
-    kl = categorical_kl(data["log_probs"], data["reference_log_probs"], legal_mask)
+    ReferenceLogProbs(reference, temperature=temperature)(data)
+    kl = categorical_kl(data["log_probs"], data["reference_log_probs"], data["legal_mask"])
     return data.set("reference_kl", keep_valid(kl, data["valid"]))
 
 
@@ -307,10 +312,5 @@ def _score(
             {name: keep_valid(x.to(value.dtype), valid) for name, x in parts.items()},
             batch_size=total.shape[:1],
         )
-    step_reward = torch.zeros_like(value)
-    step_reward[:, :, -1, 0] = data["terminal_reward"]
-    last = torch.zeros_like(value, dtype=torch.bool)
-    last[:, :, -1] = True
-    next_value = torch.cat([value[:, :, 1:], torch.zeros_like(value[:, :, :1])], dim=2)
-    following = {"reward": step_reward, "done": last, "terminated": last, "state_value": next_value}
-    data["next"] = TensorDict(following, batch_size=total.shape[:1])
+    data["next"] = path_transitions(data["terminal_reward"], value.shape[2])
+    data["next", "state_value"] = next_values(value)

@@ -9,7 +9,7 @@ import torch
 
 from agents.actor_critic import ActorCriticModel
 from agents.candidates import AdBaseline
-from agents.critic import CriticLearner
+from agents.critic_learner import CriticLearner
 from agents.rollout import RolloutSource
 from agents.train_config import TrainConfig
 from gpr_rl.checkpoint import (

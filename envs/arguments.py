@@ -74,11 +74,13 @@ def known_mode(mode: AutoresetMode | str) -> AutoresetMode:
     raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}")
 
 
-def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def row_seeds(
+    seed: Seeds, num_rows: int, candidates: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the seed of each row, int64 [B] in [0, 2^63), and which rows were given one.
 
-    A seed s gives row i s + i; a sequence is taken as it is, None (here or in it) gives none.
-    Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
+    A seed s gives row i s + i // candidates; a sequence is taken as it is, None (here or in it)
+    gives none. Seeds of 2^63 and more are taken modulo 2^63, as the single environments do.
 
     Raises:
         ValueError: A sequence of another length; a seed that is negative or no integer.
@@ -86,7 +88,7 @@ def row_seeds(seed: Seeds, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np
     if seed is None:
         return np.zeros(num_rows, dtype=np.int64), np.zeros(num_rows, dtype=np.bool_)
     if np.ndim(seed) == 0:  # type: ignore[arg-type]
-        values = np.arange(num_rows).astype(np.object_) + integer("seed", seed)
+        values = (np.arange(num_rows) // candidates).astype(np.object_) + integer("seed", seed)
     else:
         values = np.array(seed, dtype=np.object_)
     if values.shape != (num_rows,):

@@ -1,6 +1,7 @@
-"""B days of traffic side by side: the rules of AdDay.
+"""Days of traffic side by side: the rules of AdDay.
 
-Dims: B rows (days in markets of their own), N ads, L levels, V codes per level.
+Dims: B rows, M days in markets of their own (B of them, or B / K where K rows share one), N ads,
+L levels, V codes per level.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,13 @@ class Days(Engine):
 
     Every request that some ad may answer is one path of L codes; the ad enters the auction, and
     the next such request is opened. See `AdDayEnv` for the rules as users see them.
+
+    With `candidates` K > 1, K neighbouring rows share a day and propose an ad each for its
+    requests. The first row's ad is played, by the rules of K = 1: its reward and report are those
+    of the auction. The others' ads are scored by the rankers only, before that: their reward is
+    what the reward function says of the ad if it is shown, at its eCPM. All K have that number in
+    `ranker_reward`, where what is compared must be alike. The next request is opened when all K
+    paths have ended.
     """
 
     blank = MappingProxyType(
@@ -107,15 +115,18 @@ class Days(Engine):
         settings: Any = {key: given.pop(key) for key in Settings.__annotations__ if key in given}
         rules = day_rules(**given)
         super().__init__(world, num_rows, **settings)
+        if self.candidates > 1:
+            self._report["ranker_reward"] = np.zeros(num_rows, dtype=np.float32)
         self.simulator = DaySimulator(
-            self.world, num_rows, config or rules, SPLIT_ROOTS[self.split]
+            self.world, num_rows // self.candidates, config or rules, SPLIT_ROOTS[self.split]
         )
         self.days = self.simulator.playable(self.world.days(self.split))
         if len(self.days) == 0:
             raise ValueError(f"split {self.split!r} of this world has no day with requests")
         self._open_clicks = np.zeros(num_rows, dtype=np.int64)
+        self._ended = np.zeros(num_rows, dtype=np.bool_)
         self._request: Request | None = None
-        self._last = LastAuctions(num_rows)
+        self._last = LastAuctions(self.simulator.num_markets)
 
     def reset(
         self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
@@ -123,13 +134,13 @@ class Days(Engine):
         """Begin the next day of `rows`; `options` may name the `day`, an integer or [B].
 
         Raises:
-            ValueError: Another option, or a day without requests.
+            ValueError: Another option, or a day without requests; a part of a group.
         """
-        first = rows is None or self._request is None
+        first = self.whole_groups(rows) is None or self._request is None
         fresh = np.ones(self.num_rows, dtype=np.bool_) if first else np.asarray(rows)
-        chosen = torch.from_numpy(fresh)
+        chosen = self._markets(fresh)
         options = checked_options(options, "day")
-        seed, episode = torch.from_numpy(self._seed), torch.from_numpy(self._episode)
+        seed, episode = self._markets(self._seed), self._markets(self._episode)
         draw = uniform(self.simulator.root, Purpose.DAY, seed, episode)
         day = self.days[(draw * len(self.days)).long()]
         if "day" in options:
@@ -137,15 +148,16 @@ class Days(Engine):
         self.simulator.begin(chosen, seed, episode, day)
         self._episode[fresh] += 1
         self._blank_report(fresh)
-        for flags in (self.truncated, self.reported, self._illegal):
+        for flags in (self.truncated, self.reported, self._illegal, self._ended):
             flags[fresh] = False
         self._open_clicks[fresh] = 0
-        self._last.forget(fresh)
+        self._last.forget(chosen.numpy())
         self._choices.clear(fresh)
         self._open(chosen)
 
     def _check_days(self, day: Any) -> Tensor:
-        days = torch.from_numpy(row_integers("day", day, self.num_rows))
+        by_row = row_integers("day", day, self.num_rows)
+        days = torch.from_numpy(np.ascontiguousarray(self.of_group("day", by_row)))
         known = self.simulator.playable(torch.arange(self.world.info.num_days))
         unknown = ~torch.isin(days, known)
         if unknown.any():
@@ -155,48 +167,87 @@ class Days(Engine):
             )
         return days
 
-    def _open(self, rows: Tensor) -> None:
-        """Show the requests at hand; `rows` begin new paths, or await nothing after midnight."""
+    def _markets(self, values: NDArray) -> Tensor:
+        """Return the first row's [B, ...] of every market, [M, ...]."""
+        return torch.from_numpy(np.ascontiguousarray(values[:: self.candidates]))
+
+    def _open(self, markets: Tensor) -> None:
+        """Show the requests at hand; `markets` begin new paths, or await nothing after midnight."""
         simulator = self.simulator
         self._request = simulator.moment.request(self.world)
-        self._identity = {key: getattr(self._request, key).numpy() for key in IDENTITY}
-        open_rows = rows & ~simulator.over
-        if open_rows.any():
-            legal = self.world.trie.restrict(simulator.eligible[open_rows])
-            self._choices.open(legal, None if open_rows.all() else open_rows.numpy())
-        if not open_rows.equal(rows):
-            self._choices.close((rows & simulator.over).numpy())
+        self._identity = {key: self.by_row(getattr(self._request, key).numpy()) for key in IDENTITY}
+        opened = markets & ~simulator.over
+        if opened.any():
+            rows = self.by_row(opened.numpy())
+            eligible = simulator.eligible[opened].repeat_interleave(self.candidates, 0)
+            legal = self.world.trie.restrict(eligible)
+            self._choices.open(legal, None if rows.all() else rows)
+        if not opened.equal(markets):
+            self._choices.close(self.by_row((markets & simulator.over).numpy()))
 
     def step(
         self, action: NDArray[np.int64], rows: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
         """Choose the next code; see `Engine`. Rows whose day is over stay so and get 0."""
         acting = ~self.truncated if rows is None else rows & ~self.truncated
-        number = self.simulator.number.numpy()
+        number = self.by_row(self.simulator.number.numpy())
         finished, illegal = self._choices.step(
             action, acting, strict=self.strict, request_id=number
         )
         reward = np.where(illegal, self.illegal_reward, 0.0).astype(np.float32)
         self._illegal = np.where(acting, illegal, self._illegal)
-        ended = finished | illegal
         self._blank_report(self.reported)
-        self.reported = ended
+        self.reported = ended = finished | illegal
         if ended.any():
             self._report["answered_request_id"][ended] = number[ended]
-            if finished.any():
-                self._serve(np.flatnonzero(finished), reward)
-            for name in ("num_illegal", "num_unfilled"):
-                self.simulator.totals[name] += torch.from_numpy(illegal)
-            moved = torch.from_numpy(ended)
-            self.simulator.advance(moved)
-            self._open(moved)
+            self._ended |= ended
+            if self.candidates > 1 and finished.any():
+                self._score(finished, reward)
+            self._play(reward)
         self._close_days(acting)
         return reward
 
-    def _serve(self, index: NDArray[np.int64], reward: NDArray[np.float32]) -> None:
-        """Show the ads chosen in rows `index`; write their rewards and reports."""
+    def _play(self, reward: NDArray[np.float32]) -> None:
+        """Play the first rows' ads where all paths have ended, and open the next requests."""
+        size = self.candidates
+        done = self._ended.reshape(-1, size).all(1) & ~self.simulator.over.numpy()
+        if not done.any():
+            return
+        ad_id = self._choices.ad_id[::size]
+        served = np.flatnonzero(done & (ad_id >= 0))
+        if len(served):
+            self._serve(served, ad_id[served], reward)
+        for name in ("num_illegal", "num_unfilled"):
+            self.simulator.totals[name] += torch.from_numpy(done & (ad_id < 0))
+        self._ended[self.by_row(done)] = False
+        moved = torch.from_numpy(done)
+        self.simulator.advance(moved)
+        self._open(moved)
+
+    def _score(self, finished: NDArray[np.bool_], reward: NDArray[np.float32]) -> None:
+        """Write what the rankers say of the ads that rows have `finished`; nothing is shown."""
+        own = finished.reshape(-1, self.candidates)
+        market = np.flatnonzero(own.any(1))
+        ad_id = self._choices.ad_id.reshape(own.shape)[market].clip(0)
+        outcome = self.simulator.score(torch.from_numpy(market), torch.from_numpy(ad_id))
+        total, components = self.reward(outcome)
+        said = {key: getattr(outcome, key) for key in ("ad_id", "pctr", "pcvr", "ecpm")}
+        said |= {"final_value": final_value(outcome), "ranker_reward": total}
+        picked = torch.from_numpy(own[market])
+        index = np.flatnonzero(finished)
+        said, components = (
+            {key: value[picked] for key, value in part.items()} for part in (said, components)
+        )
+        self._write_report(index, said, components)
+        reward[index] = said["ranker_reward"].detach().numpy()
+
+    def _serve(
+        self, index: NDArray[np.int64], ad_id: NDArray[np.int64], reward: NDArray[np.float32]
+    ) -> None:
+        """Show an ad in each market of `index`; write its row's reward and report."""
         market = torch.from_numpy(index)
-        served = self.simulator.serve(market, torch.from_numpy(self._choices.ad_id[index]))
+        served = self.simulator.serve(market, torch.from_numpy(ad_id))
+        index = index * self.candidates  # of the markets' first rows
         own = served.outcome[:, :1]
         total, components = self.reward(own)
         in_slot = served.auction.slot_candidate == 0
@@ -214,35 +265,40 @@ class Days(Engine):
             "clicked": (served.clicked & in_slot).any(1),
         }
         self._write_report(index, said, components)
-        self._last.add(index, served)
+        self._last.add(market.numpy(), served)
 
     def _close_days(self, acting: NDArray[np.bool_]) -> None:
-        ended = acting & self.simulator.over.numpy()
+        playing = acting.reshape(-1, self.candidates).any(1)
+        ended = self.by_row(playing & self.simulator.over.numpy())
         if ended.any():
             index = np.flatnonzero(ended)
             self.truncated = self.truncated | ended
-            self._open_clicks[index] = self.simulator.open_clicks(torch.from_numpy(index)).numpy()
+            market = torch.from_numpy(index // self.candidates)
+            self._open_clicks[index] = self.simulator.open_clicks(market).numpy()
 
     def shown(self) -> dict[str, NDArray]:
         """Return the request tensors."""
         assert self._request is not None
-        return {key: value.numpy() for key, value in request_tensors(self._request).items()}
+        tensors = request_tensors(self._request)
+        return {key: self.by_row(value.numpy()) for key, value in tensors.items()}
 
     def info(self) -> Arrays:
         """Return the request's identity, and the day so far."""
         info = self._identity | {
-            "day": self.simulator.day.numpy(),
+            "day": self.by_row(self.simulator.day.numpy()),
             "illegal": self._illegal,
             "open_clicks": self._open_clicks,
         }
-        return info | {name: total.numpy() for name, total in self.simulator.totals.items()}
+        totals = self.simulator.totals.items()
+        return info | {name: self.by_row(total.numpy()) for name, total in totals}
 
     def eligible(self) -> NDArray[np.bool_]:
         """Return bool [B, N], the ads that each row's user may see now."""
-        return self.simulator.eligible.numpy()
+        return self.by_row(self.simulator.eligible.numpy())
 
     def view(self, row: int) -> str:
-        """Return the last auction of a row, of those since the last reset."""
+        """Return the last auction of a row's day, of those since the last reset."""
+        row //= self.candidates
         totals = {name: total[row].item() for name, total in self.simulator.totals.items()}
         summary = (
             f"so far: {totals['impressions']} impressions, {totals['clicks']} clicks, "

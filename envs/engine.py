@@ -1,6 +1,6 @@
 """What the Gymnasium, vector and TorchRL environments drive: B rows of one rule book.
 
-Dims: B rows (independent environments), N ads, L levels, V codes per level.
+Dims: B rows (independent environments), K rows that share a request, N ads, L levels, V codes.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.arguments import flag, integer, one_of, real
+from envs.arguments import flag, integer, one_of, positive_integer, real
 from envs.choices import Choices
 from envs.spaces import IDENTITY
 from simulators.make import load_world
@@ -36,6 +36,8 @@ class Settings(TypedDict, total=False):
     """`train` (the default), `validation` or `test`."""
     illegal_reward: float
     """Reward of an illegal code; default -1."""
+    candidates: int
+    """K rows that share a request, in vector and TorchRL environments; default 1. See `Engine`."""
     strict: bool
     """Raise `IllegalActionError` at an illegal code instead."""
     world_seed: int
@@ -44,6 +46,10 @@ class Settings(TypedDict, total=False):
 
 class Engine(ABC):
     """Rules and state of B rows; row i depends on its own seed and actions alone.
+
+    With `candidates` K > 1, K neighbouring rows (a group) propose ads for one request: they have
+    one seed, begin together and end together. A row whose own path ended early, by an illegal
+    code, awaits nothing until the others' have.
 
     The adapters (`AdRequestEnv`, `AdDayEnv`, `VectorEnv`, `TorchEnv`) hold no rules. Arrays that
     an engine hands out are its own state: adapters copy what they pass on.
@@ -62,6 +68,7 @@ class Engine(ABC):
         world: str | Path | World,
         num_rows: int,
         *,
+        candidates: int = 1,
         reward: RewardSpec = None,
         split: str = "train",
         illegal_reward: float = -1.0,
@@ -75,6 +82,11 @@ class Engine(ABC):
         """
         self.world = load_world(world, seed=integer("world_seed", world_seed))
         self.num_rows = num_rows
+        self.candidates = positive_integer("candidates", candidates)
+        if num_rows % self.candidates:
+            raise ValueError(
+                f"the number of rows must be a multiple of candidates, {candidates}, got {num_rows}"
+            )
         self.reward = RewardMix.of(reward)
         self.split = one_of("split", split, tuple(SPLIT_ROOTS))
         self.illegal_reward = real("illegal_reward", illegal_reward)
@@ -91,22 +103,61 @@ class Engine(ABC):
             key: np.zeros(num_rows, dtype=np.float32) for key in self.reward.functions
         }
 
+    def of_group(self, name: str, values: NDArray) -> NDArray:
+        """Return what the rows of each group have in common, [B / K, ...].
+
+        Raises:
+            ValueError: They differ; says in which group.
+        """
+        if self.candidates == 1:
+            return values
+        groups = values.reshape(-1, self.candidates, *values.shape[1:])
+        differs = (groups != groups[:, :1]).reshape(len(groups), -1).any(1)
+        if differs.any():
+            group = int(differs.argmax())
+            raise ValueError(
+                f"{name} must be the same for the {self.candidates} rows of a request, got "
+                f"{groups[group].tolist()} from row {group * self.candidates} on"
+            )
+        return groups[:, 0]
+
+    def whole_groups(self, rows: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Return `rows`, bool [B]; ValueError where they hold a part of a group."""
+        if rows is not None:
+            self.of_group("whether a row is reset", rows)
+        return rows
+
+    def by_row(self, values: NDArray) -> NDArray:
+        """Return [B / K, ...] for each row of the groups, [B, ...]."""
+        return values if self.candidates == 1 else np.repeat(values, self.candidates, axis=0)
+
     @property
     def legal_mask(self) -> NDArray[np.bool_]:
         """Bool [B, V], what may be chosen; all True where no choice is due."""
         return self._choices.legal_mask
 
     def seed(self, seed: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> None:
-        """Start the random streams of `rows` (bool [B], None: all) anew; `seed` is int64 [B]."""
+        """Start the random streams of `rows` (bool [B], None: all) anew; `seed` is int64 [B].
+
+        Raises:
+            ValueError: The rows of a group would have different seeds.
+        """
         chosen = slice(None) if rows is None else rows
-        self._seed[chosen] = np.asarray(seed)[chosen]
+        seeds = self._seed.copy()
+        seeds[chosen] = np.asarray(seed)[chosen]
+        self.of_group("seed", seeds)
+        self._seed = seeds
         self._episode[chosen] = 0
 
     @abstractmethod
     def reset(
         self, rows: NDArray[np.bool_] | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
-        """Begin the next episode of `rows` (bool [B], None: all); the others stay as they are."""
+        """Begin the next episode of `rows` (bool [B], None: all); the others stay as they are.
+
+        Raises:
+            ValueError: An option that is wrong, or a part of a group.
+        """
 
     @abstractmethod
     def step(

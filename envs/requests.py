@@ -41,14 +41,20 @@ class _Requests:
     """What the rankers take of them, if they are played one by one."""
 
     @classmethod
-    def of(cls, world: World, request_id: NDArray[np.int64], *, singly: bool) -> "_Requests":
-        """Prepare requests; `singly` says that each will be played on its own."""
+    def of(
+        cls, world: World, request_id: NDArray[np.int64], *, singly: bool = False, times: int = 1
+    ) -> "_Requests":
+        """Prepare requests, each for `times` rows; `singly`: they will be played one by one."""
         ids = torch.from_numpy(request_id)
         request = world.request(ids)
         tensors = request_tensors(request)
         tensors |= {key: getattr(request, key) for key in IDENTITY}
+        eligible = world.eligible(ids)
+        if times > 1:
+            tensors = {key: x.repeat_interleave(times, 0) for key, x in tensors.items()}
+            eligible = eligible.repeat_interleave(times, 0)
         entries = {key: value.numpy() for key, value in tensors.items()}
-        legal = world.trie.restrict(world.eligible(ids))
+        legal = world.trie.restrict(eligible)
         return cls(entries, legal, world.prepared(ids) if singly else None)
 
     def row(self, row: int) -> "_Requests":
@@ -80,6 +86,7 @@ class Episodes(Engine):
             raise ValueError(
                 f"split {self.split!r} of this world has no request with an eligible ad"
             )
+        self._ended = np.zeros(num_rows, dtype=np.bool_)
         self._requests: _Requests | None = None
         self._ahead: list[_Requests] = []
         self._num_ahead = 0
@@ -105,20 +112,24 @@ class Episodes(Engine):
         episode counts either way.
 
         Raises:
-            ValueError: Another option, an unknown request, or one without an eligible ad.
+            ValueError: Another option, an unknown request, or one without an eligible ad; a part
+                of a group.
         """
+        rows = self.whole_groups(rows)
         if rows is not None and (self._requests is None or rows.all()):
             rows = None
         chosen = slice(None) if rows is None else rows
         options = checked_options(options, "request_id")
         if "request_id" in options:
             ids = self._check_request_ids(options["request_id"], chosen)
-            requests = _Requests.of(self.world, ids, singly=False)
+            ids = self.of_group("request_id", ids)
+            requests = _Requests.of(self.world, ids, times=self.candidates)
             self._ahead = self._ahead[1:]
         elif self.num_rows == 1:
             requests = self._next()
         else:
-            requests = _Requests.of(self.world, self.draw()[chosen, 0], singly=False)
+            ids = self.draw()[chosen, 0][:: self.candidates]
+            requests = _Requests.of(self.world, ids, times=self.candidates)
         self._choices.open(requests.legal, rows)
         if rows is None:
             self._requests = requests
@@ -128,7 +139,7 @@ class Episodes(Engine):
             for key, values in requests.entries.items():
                 self._requests.entries[key][rows] = values
         self._episode[chosen] += 1
-        for flags in (self.terminated, self.reported, self._illegal):
+        for flags in (self.terminated, self.reported, self._illegal, self._ended):
             flags[chosen] = False
         self._blank_report(chosen)
 
@@ -162,7 +173,8 @@ class Episodes(Engine):
             action, rows, strict=self.strict, request_id=self._identity["request_id"]
         )
         self.reported = finished | illegal
-        self.terminated |= self.reported
+        self._ended |= self.reported
+        self.terminated = self.by_row(self._ended.reshape(-1, self.candidates).all(1))
         self._illegal |= illegal
         reward = np.where(illegal, np.float32(self.illegal_reward), np.float32(0))
         if finished.any():

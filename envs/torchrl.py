@@ -1,6 +1,6 @@
 """Ad requests and days of them as batched TorchRL environments.
 
-Dims: B rows, N ads, L levels, V codes per level.
+Dims: B rows, K rows that share a request, N ads, L levels, V codes per level.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,9 @@ class TorchEnv(EnvBase):
     `ActionMask`. Rows that ended may be reset alone (`_reset`) and then have a level of their own.
     A row that is stepped after its end stays there.
 
-    Row i of an environment seeded with s plays what the single one seeded with s + i plays.
+    Row i of an environment seeded with s plays what the single one seeded with s + i plays. With
+    `candidates=K`, K neighbouring rows share a request: row i plays that of seed s + i // K, and
+    the K rows end together (`agents.torchrl.GroupCandidates` folds what they did).
     Collectors reset an environment when they take it: seed it before that (`seed`), or call
     `reset` after their `set_seed`. Environments side by side need seeds of their own.
     """
@@ -71,12 +73,14 @@ class TorchEnv(EnvBase):
         Args:
             world: A name, a world's directory, or a `World`.
             batch_size: [B]; None: `default_batch_size`.
-            seed: Of row 0; row i has seed + i. `set_seed` starts anew.
+            seed: Of row 0; row i has seed + i // K. `set_seed` starts anew.
             device: Of the TensorDicts. The world itself works on the CPU.
-            arguments: As the Gymnasium environment takes them: `reward`, `split`, ...
+            arguments: As the Gymnasium environment takes them: `reward`, `split`, ...; and
+                `candidates`, K of the rows that share a request.
 
         Raises:
-            ValueError: A batch size that is not one positive number; another wrong argument.
+            ValueError: A batch size that is not one positive number, or no multiple of K; another
+                wrong argument.
         """
         size = self.default_batch_size if batch_size is None else _num_rows(batch_size)
         engine = self.engine_class(world, size, **arguments)
@@ -117,13 +121,18 @@ class TorchEnv(EnvBase):
         flags = {name: ended.clone() for name in _ENDS}
         self.done_spec = Composite(flags, shape=size, device=device)
 
+    @property
+    def candidates(self) -> int:
+        """K, how many neighbouring rows share a request."""
+        return self._engine.candidates
+
     def eligible_ads(self) -> Bool[Tensor, "B N"]:
         """Return the ads that each request's user may see now."""
         return torch.from_numpy(self._engine.eligible()).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            seeds, _ = row_seeds(seed, self.batch_size[0])
+            seeds, _ = row_seeds(seed, self.batch_size[0], self.candidates)
             self._engine.seed(seeds)
 
     def _reset(self, tensordict: TensorDictBase | None, **options: Any) -> TensorDictBase:

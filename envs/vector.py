@@ -50,6 +50,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
     `infos["final_obs"]` (an object array of dictionaries, Gymnasium's layout, the one thing here
     that is built row by row) and `infos["final_info"]`.
 
+    **Candidates.** With `candidates=K`, K neighbouring rows propose ads for one request: they are
+    seeded alike (row i with s + i // K), begin together and end together. A row that an illegal
+    code ended early gets reward 0 until the others have ended.
+
     **Infos.** Every key has a mask `_key`, bool [B]: which rows have it. The others hold 0. A key
     that no row has is absent. `components` is such a dictionary itself.
 
@@ -80,7 +84,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
             max_episode_steps: Truncate rows after so many steps, as `TimeLimit` does.
             render_mode: None, or `"ansi"` for `render`.
             arguments: As the single environment takes them: `reward`, `split`, ... Rows of a
-                `strict` one are not stepped after their end (`DISABLED` only).
+                `strict` one are not stepped after their end (`DISABLED` only). And `candidates`.
 
         Raises:
             ValueError: An unknown mode, a limit below 1; another wrong argument.
@@ -240,13 +244,17 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
 
     def _seed(self, seed: Seeds, rows: NDArray[np.bool_]) -> None:
         """Seed those of `rows` that were given a seed or never had one."""
-        seeds, given = row_seeds(seed, self.num_envs)
+        engine = self._engine
+        seeds, given = row_seeds(seed, self.num_envs, engine.candidates)
         rows = rows & (given | ~self._is_seeded)
         if rows.any():
             by_chance = rows & ~given
             if by_chance.any():
-                seeds[by_chance] = self.np_random.integers(2**31, size=int(by_chance.sum()))
-            self._engine.seed(seeds, _some(rows))
+                groups = by_chance.reshape(-1, engine.candidates).any(1)
+                drawn = np.zeros(len(groups), dtype=np.int64)
+                drawn[groups] = self.np_random.integers(2**31, size=int(groups.sum()))
+                seeds[by_chance] = engine.by_row(drawn)[by_chance]
+            engine.seed(seeds, _some(rows))
             self._is_seeded |= rows
 
 

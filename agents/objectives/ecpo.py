@@ -25,7 +25,8 @@ def ecpo_surrogate(
     valid: Bool[Tensor, "B K"] | None = None,
     *,
     sequence_level: bool = False,
-) -> Float[Tensor, ""]:
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
     """Return the clipped surrogate with pi_old raised to sg(pi) / (1 + clip + delta) where A < 0.
 
     PPO's bound leaves the ratio of a bad candidate free upwards; a candidate that the behaviour
@@ -45,7 +46,9 @@ def ecpo_surrogate(
     # Raising log pi_old by max(0, excess) bounds the ratio's value, not its gradient.
     excess = (log_ratio.detach() - math.log1p(clip + delta)).clamp_min(0.0)
     raised = torch.where(advantage < 0, excess, 0.0)
-    return clipped_surrogate(log_ratio, raised, advantage, clip, valid=mask)
+    return clipped_surrogate(
+        log_ratio, raised, advantage, clip, valid=mask, reduction=reduction
+    )
 
 
 @register_method("ecpo", config=GRPOConfig)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidates import mean_over_candidates
+from agents.candidates import over_candidates
 from agents.objectives.grpo import GRPOAdvantage, GRPOConfig
 from agents.objectives.surrogate import SurrogateLoss, surrogate_inputs
 from agents.registry import PLAIN_SPACE, Method, register_method
@@ -22,7 +22,8 @@ def gbpo_surrogate(
     valid: Bool[Tensor, "B K"] | None = None,
     *,
     sequence_level: bool = False,
-) -> Float[Tensor, ""]:
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
     """Return -mean_candidates sum_l (pi / pi_old') A with a denominator that bounds the gradient.
 
     pi_old' = max(pi_old, sg(pi)) where A >= 0 and max(pi_old, 1 - sg(pi)) otherwise. The gradient
@@ -39,7 +40,7 @@ def gbpo_surrogate(
     current = log_prob.detach()
     floor = torch.where(advantage >= 0, current, log1mexp(current))
     ratio = (log_prob - torch.maximum(behavior, floor)).exp()
-    return -mean_over_candidates(ratio * advantage, mask)
+    return -over_candidates(ratio * advantage, mask, reduction)
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

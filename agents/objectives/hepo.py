@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agents.candidates import check_choice, check_range, check_shape, keep_valid, resolve_valid
 from agents.critic import CriticConfig
+from agents.objectives.keys import KeyedModule
 from agents.objectives.process_rewards import (
     PROCESS_REWARDS,
     popularity_deltas,
@@ -119,15 +120,20 @@ def hepo_advantages(
     return advantage, _discounted_sums(reward, discount)
 
 
-class HEPOAdvantage(TensorDictModuleBase):
+class HEPOAdvantage(KeyedModule):
     """Writes HEPO's advantages and value targets into a rollout, as torchrl's GAE does.
 
     Shapes: see `agents.rollout`; `popularity` may be [B, K, L, V]. Writes `advantage` and
-    `value_target` [B, K, L, 1], and `process_reward` [B, K, L-1].
+    `value_target` [B, K, L, 1], and `process_reward` [B, K, L-1]. With a `value_network` it writes
+    `state_value` before, without a gradient; else that must be there.
     """
+
+    reads = ("popularity", "codes", "legal_mask", "terminal_reward", "state_value", "valid")
+    writes = ("advantage", "value_target", "process_reward")
 
     def __init__(
         self,
+        value_network: TensorDictModuleBase | None = None,
         *,
         discount: float = 1.0,
         gae_lambda: float = 0.95,
@@ -139,6 +145,9 @@ class HEPOAdvantage(TensorDictModuleBase):
         all_levels: bool = False,
     ) -> None:
         """Store Eq. 7's alpha (for all coarse levels, or L - 1 of them) and Eq. 8's constants.
+
+        `value_network` writes `state_value` [B, K, L, 1], in units of the reward scale
+        (`agents.actor_critic.make_critic`); it is not a part of the module.
 
         Ablations: `process_reward` is `capped` (Eq. 7), `uncapped` or `potential`; `terminal` is
         `zscore` (Eq. 8), `mean` or `batch`; `all_levels` gives every level the terminal advantage
@@ -157,17 +166,14 @@ class HEPOAdvantage(TensorDictModuleBase):
         self.process_reward = process_reward
         self.terminal = terminal
         self.all_levels = all_levels
-        self.in_keys = [
-            "popularity", "codes", "legal_mask", "terminal_reward", "state_value", "valid",
-        ]  # fmt: skip
-        self.out_keys = ["advantage", "value_target", "process_reward"]
+        self.take_values(value_network)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with the out-keys set."""
-        value = tensordict["state_value"].squeeze(-1)
-        terminal_reward = tensordict["terminal_reward"]
-        valid = resolve_valid(tensordict["valid"], terminal_reward)
-        reward, shaping = self._process_rewards(tensordict, value)
+    def write(self, data: TensorDictBase) -> TensorDictBase:
+        """Set advantage, value target and process reward."""
+        value = data["state_value"].squeeze(-1)
+        terminal_reward = data["terminal_reward"]
+        valid = resolve_valid(data["valid"], terminal_reward)
+        reward, shaping = self._process_rewards(data, value)
         total, constants = terminal_reward + shaping, (self.discount, self.gae_lambda, self.eps)
         advantage, returns = hepo_advantages(
             reward, total, value, *constants, self.through_terminal, valid
@@ -177,18 +183,18 @@ class HEPOAdvantage(TensorDictModuleBase):
         if self.all_levels:
             to_come = keep_valid(torch.cat([reward, torch.zeros_like(reward[..., :1])], -1), valid)
             advantage = last.unsqueeze(-1) + _discounted_sums(to_come, self.discount)
-        tensordict.set("process_reward", reward)
-        tensordict.set("advantage", advantage.unsqueeze(-1))
-        return tensordict.set("value_target", returns.unsqueeze(-1))
+        data.set("process_reward", reward)
+        data.set("advantage", advantage.unsqueeze(-1))
+        return data.set("value_target", returns.unsqueeze(-1))
 
     def _process_rewards(
-        self, tensordict: TensorDictBase, value: Tensor
+        self, data: TensorDictBase, value: Tensor
     ) -> tuple[Tensor, Tensor | float]:
         """Return the rewards of the coarse levels, and what the last level's gets on top."""
         scale = torch.as_tensor(self.process_reward_scale, dtype=value.dtype, device=value.device)
         scale = scale.expand(value.shape[-1] - 1)
-        popularity = tensordict["popularity"].to(value.dtype)
-        codes, legal_mask = tensordict["codes"], tensordict["legal_mask"]
+        popularity = data["popularity"].to(value.dtype)
+        codes, legal_mask = data["codes"], data["legal_mask"]
         if self.process_reward == "capped":
             return process_rewards(popularity, codes, legal_mask, scale), 0.0
         delta = scale * popularity_deltas(popularity, codes, legal_mask)

@@ -3,7 +3,7 @@
 Dims: B requests, K candidates, L levels, V codes per level.
 """
 
-from typing import TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,26 +15,58 @@ from torchrl.objectives import LossModule
 
 from agents.actor_critic import chosen_log_prob
 from agents.candidates import keep_valid, mean_over_candidates
+from agents.objectives.keys import accepted_keys, key_of, read_keys
 
 Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
 """Gives a masked categorical [B, K, L, V] through `get_dist`."""
 
 
 class RolloutLoss(LossModule):
-    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`."""
+    """A torchrl loss over a rollout's candidates; a subclass adds its formula in `losses`.
 
-    reads: tuple[str, ...]
+    The actor keeps its own parameters (`functional` is False), so there are no target parameters.
+    """
+
+    reads: ClassVar[tuple[str, ...]]
     """Keys beside the actor's own, `valid` among them; shapes: see `agents.rollout`."""
-    writes: tuple[str, ...] = ("loss_objective", "entropy")
+    writes: ClassVar[tuple[str, ...]] = ("loss_objective", "entropy")
     """What `losses` returns, and `entropy` (nats, summed over levels)."""
+    default_keys: ClassVar[type]
+    """The names under which `set_keys` knows what is read; torchrl's, where it has a word."""
     actor_network: Actor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "reads" in vars(cls):
+            cls._AcceptedKeys = accepted_keys(cls, cls.reads)
+            cls.default_keys = cls._AcceptedKeys
 
     def __init__(self, actor_network: Actor) -> None:
         """Store the actor (shared, not copied)."""
         super().__init__()
         self.actor_network = actor_network
-        self.in_keys = [*self.reads, *actor_network.in_keys]
         self.out_keys = list(self.writes)
+
+    @property
+    def in_keys(self) -> list[Any]:
+        """What the loss and its actor read."""
+        own = [key_of(self.tensor_keys, key) for key in self.reads]
+        return list(dict.fromkeys([*own, *self.actor_network.in_keys]))
+
+    @in_keys.setter
+    def in_keys(self, keys: Any) -> None:
+        raise AttributeError("in_keys follow the actor and set_keys; change those")
+
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
+        """Refuse: advantages are written into the data before.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} reads advantages and estimates none: write them with "
+            "agents.objectives.HEPOAdvantage (or LevelGAE, GRPOAdvantage) before the loss"
+        )
 
     @property
     def functional(self) -> bool:
@@ -47,7 +79,7 @@ class RolloutLoss(LossModule):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the losses and their diagnostics; `tensordict` is left as it is."""
-        data = tensordict.copy()
+        data = read_keys(self.tensor_keys, self.reads, tensordict)
         distribution = self.actor_network.get_dist(data)
         out = self.losses(data, distribution)
         with torch.no_grad():

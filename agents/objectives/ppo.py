@@ -13,7 +13,9 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 from agents.actor_critic import make_policy_head
+from agents.candidates import next_values
 from agents.critic import CriticConfig
+from agents.objectives.keys import KeyedModule
 from agents.objectives.loss_shell import Actor
 from agents.objectives.surrogate import SurrogateConfig
 from agents.registry import Method, register_method, tuning_space
@@ -24,38 +26,46 @@ class PPOConfig(SurrogateConfig, CriticConfig):
     """The dials of ppo: none of its own."""
 
 
-_GAE_KEYS = (
-    "state_value",
-    ("next", "state_value"),
-    ("next", "reward"),
-    ("next", "done"),
-    ("next", "terminated"),
-)
+_NEXT_KEYS = (("next", "reward"), ("next", "done"), ("next", "terminated"))
 
 
-class LevelGAE(TensorDictModuleBase):
+class LevelGAE(KeyedModule):
     """torchrl's GAE with the levels as time: writes `advantage` and `value_target` [B, K, L, 1].
 
     A rollout has batch [B], so that the HSD runs once per request; torchrl's GAE takes the last
-    batch dimension for time, so it gets a view with batch [B, K, L].
+    batch dimension for time, so it gets a view with batch [B, K, L]. Reads `state_value` and what
+    follows each step (`next`); `value_network` as for `HEPOAdvantage`.
     """
 
-    def __init__(self, *, discount: float = 1.0, gae_lambda: float = 0.95) -> None:
+    reads = ("state_value",)
+    writes = ("advantage", "value_target")
+
+    def __init__(
+        self,
+        value_network: TensorDictModuleBase | None = None,
+        *,
+        discount: float = 1.0,
+        gae_lambda: float = 0.95,
+    ) -> None:
+        """Store torchrl's gamma and lambda, both in [0, 1]."""
         super().__init__()
         # Without a dtype torchrl rounds them to float32, also for float64 rollouts.
         gamma, lmbda = torch.tensor([discount, gae_lambda], dtype=torch.float64).unbind()
         self.gae = GAE(gamma=gamma, lmbda=lmbda, value_network=None)
-        self.in_keys = list(_GAE_KEYS)
-        self.out_keys = ["advantage", "value_target"]
+        self.take_values(value_network)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the same TensorDict with the out-keys set."""
-        steps = tensordict.select(*_GAE_KEYS)
-        steps.batch_size = tensordict["state_value"].shape[:-1]
+    def _name_keys(self) -> None:
+        super()._name_keys()
+        self.in_keys = [*self.in_keys, *_NEXT_KEYS]
+
+    def write(self, data: TensorDictBase) -> TensorDictBase:
+        """Set advantage and value target by torchrl's GAE."""
+        value = data["state_value"]
+        steps = data.select("state_value", *_NEXT_KEYS)
+        steps["next", "state_value"] = next_values(value)
+        steps.batch_size = value.shape[:-1]
         steps = self.gae(steps)
-        for key in self.out_keys:
-            tensordict.set(key, steps[key])
-        return tensordict
+        return data.update(steps.select(*self.writes))
 
 
 class LevelSummedPPOLoss(ClipPPOLoss):

@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels.
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidates import check_shape, mean_over_candidates, resolve_valid
+from agents.candidates import check_shape, over_candidates, resolve_valid
 from agents.objectives.surrogate import SurrogateConfig, SurrogateLoss, surrogate_inputs
 from agents.objectives.terminal import LevelAdvantage, at_every_level, candidate_centred
 from agents.registry import PLAIN_SPACE, Method, register_method
@@ -47,7 +47,8 @@ def reinforce_surrogate(
     behavior_log_prob: Float[Tensor, "B K L"],
     advantage: Float[Tensor, "B K L"],
     valid: Bool[Tensor, "B K"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
     """Return -mean_candidates sum_l rho_l A_l with ratios that no clip bounds.
 
     Where the policy still is the behaviour the gradient is REINFORCE's, -A grad log pi; in later
@@ -58,7 +59,7 @@ def reinforce_surrogate(
         log_prob, behavior_log_prob, advantage, valid
     )
     ratio = (log_prob - behavior).clamp_max(_MAX_LOG_RATIO).exp()
-    return -mean_over_candidates(ratio * advantage, mask)
+    return -over_candidates(ratio * advantage, mask, reduction)
 
 
 @register_method("reinforce", config=SurrogateConfig, search_space=PLAIN_SPACE)

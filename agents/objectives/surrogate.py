@@ -6,6 +6,7 @@ Dims: B requests, K candidates, L levels (coarse to fine), V codes per level.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,19 +17,23 @@ from torch.distributions import Distribution
 
 from agents.actor_critic import make_policy_head
 from agents.candidates import (
+    REDUCTIONS,
+    check_choice,
     check_clip,
     check_range,
     check_shape,
     keep_valid,
     mean_over_candidates,
+    over_candidates,
     resolve_valid,
 )
 from agents.critic import value_loss
+from agents.objectives.keys import key_of, read_keys
 from agents.objectives.loss_shell import Actor, RolloutLoss
 from agents.shared_config import SharedConfig
 
 Surrogate = Callable[..., Tensor]
-"""(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss."""
+"""(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss; `reduction=` if not the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ def clipped_surrogate(
     clip: float,
     level_weight: Float[Tensor, " L"] | None = None,
     valid: Bool[Tensor, "B K"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
     """Return the loss -mean_candidates sum_l c_l min(rho_l A_l, clip(rho_l, 1-e, 1+e) A_l) (Eq. 9).
 
     The ratio rho_l = pi(z_l) / pi_behavior(z_l) is formed per level in log space. The bound is
@@ -73,12 +79,13 @@ def clipped_surrogate(
         clip: e, in (0, 1).
         level_weight: c_l, 1 by default.
         valid: Candidates that count, all by default.
+        reduction: `mean`, `sum` or `none`; see `agents.candidates.over_candidates`.
 
     Returns:
         The scalar to minimise; 0 with a graph if no candidate is valid.
 
     Raises:
-        ValueError: A wrong shape, or clip outside (0, 1).
+        ValueError: A wrong shape, clip outside (0, 1), or another reduction.
     """
     check_clip(clip)
     log_prob, behavior, advantage, mask = surrogate_inputs(
@@ -94,7 +101,7 @@ def clipped_surrogate(
     if level_weight is not None:
         check_shape("level_weight", level_weight, "L", log_prob.shape[-1:])
         gain = gain * level_weight
-    return -mean_over_candidates(gain, mask)
+    return -over_candidates(gain, mask, reduction)
 
 
 def surrogate_inputs(
@@ -130,10 +137,10 @@ class SurrogateLoss(RolloutLoss):
     HSD, and the advantage is a constant, so the policy can't move the critic.
 
     Reads `value_target` too with a critic (shapes: see `agents.rollout`), and writes `loss_entropy`
-    and `loss_critic` where they apply.
+    and `loss_critic` where they apply. Keys are those of torchrl's ClipPPOLoss, and `valid`.
     """
 
-    reads = ("codes", "action_log_prob", "advantage", "valid")
+    reads = ("codes", "action_log_prob", "advantage", "valid", "value_target", "state_value")
     writes = ("loss_objective", "entropy", "clip_fraction")
     critic_network: TensorDictModuleBase | None
 
@@ -143,24 +150,43 @@ class SurrogateLoss(RolloutLoss):
         critic_network: TensorDictModuleBase | None = None,
         *,
         clip: float = 0.2,
+        critic_coeff: float = 1.0,
         entropy_coefficient: float = 0.0,
         level_weight: Sequence[float] | None = None,
+        reduction: str = "mean",
         surrogate: Surrogate | None = None,
     ) -> None:
         """Store the networks (shared, not copied) and the constants of `clipped_surrogate`.
 
-        `critic_network` writes `state_value` [B, K, L, 1]; `entropy_coefficient` weighs the entropy
-        bonus, per level and nat. `surrogate` is another function in place of Eq. 9, for instance
-        `gbpo_surrogate`: then `clip` only counts the `clip_fraction`, and no level has a weight.
+        `critic_network` writes `state_value` [B, K, L, 1]; `critic_coeff` multiplies its loss, and
+        `entropy_coefficient` weighs the entropy bonus, per level and nat. `surrogate` is another
+        function in place of Eq. 9, for instance `gbpo_surrogate`: then `clip` only counts the
+        `clip_fraction`, and no level has a weight. `reduction` is `mean` (over valid candidates, of
+        sums over levels), `sum` or `none` (losses [B, K]).
         """
         super().__init__(actor_network)
         check_clip(clip)
+        check_range("critic_coeff", critic_coeff, 0.0)
         check_range("entropy_coefficient", entropy_coefficient, 0.0)
+        check_choice("reduction", reduction, REDUCTIONS)
         self.critic_network = critic_network
+        self.critic_coeff = critic_coeff
+        self.reduction = reduction
         self.clip = clip
         self.entropy_coefficient = entropy_coefficient
         self.surrogate = surrogate or self._clipped
         self.level_weight = level_weight
+
+    @property
+    def in_keys(self) -> list[Any]:
+        """What the loss, its actor and its critic read."""
+        own = ["codes", "action_log_prob", "advantage", "valid"]
+        networks = list(self.actor_network.in_keys)
+        if self.critic_network is not None:
+            own.append("value_target")
+            written = self.actor_network.out_keys
+            networks += [key for key in self.critic_network.in_keys if key not in written]
+        return list(dict.fromkeys([*(key_of(self.tensor_keys, key) for key in own), *networks]))
 
     @classmethod
     def of(cls, config: SurrogateConfig, surrogate: Surrogate | None = None) -> "SurrogateLoss":
@@ -182,14 +208,15 @@ class SurrogateLoss(RolloutLoss):
         valid, behavior = data["valid"], data["action_log_prob"]
         log_prob = distribution.log_prob(data["codes"])
         out = TensorDict()
+        reduced = {} if self.reduction == "mean" else {"reduction": self.reduction}
         out["loss_objective"] = self.surrogate(
-            log_prob, behavior, data["advantage"].squeeze(-1), valid=valid
+            log_prob, behavior, data["advantage"].squeeze(-1), valid=valid, **reduced
         )
         if self.entropy_coefficient:
-            entropy = mean_over_candidates(distribution.entropy(), valid)
+            entropy = over_candidates(distribution.entropy(), valid, self.reduction)
             out["loss_entropy"] = -self.entropy_coefficient * entropy
         if self.critic_network is not None:
-            out["loss_critic"] = self.loss_critic(data)
+            out["loss_critic"] = self._critic(data)
         with torch.no_grad():
             ratio = keep_valid(log_prob - behavior, valid).exp()
             clipped = ((ratio - 1).abs() > self.clip).to(ratio.dtype)
@@ -197,14 +224,29 @@ class SurrogateLoss(RolloutLoss):
         return out
 
     def _clipped(
-        self, log_prob: Tensor, behavior: Tensor, advantage: Tensor, *, valid: Tensor
+        self,
+        log_prob: Tensor,
+        behavior: Tensor,
+        advantage: Tensor,
+        *,
+        valid: Tensor,
+        reduction: str = "mean",
     ) -> Tensor:
         weight = None if self.level_weight is None else log_prob.new_tensor(self.level_weight)
-        return clipped_surrogate(log_prob, behavior, advantage, self.clip, weight, valid)
+        return clipped_surrogate(log_prob, behavior, advantage, self.clip, weight, valid, reduction)
 
     def loss_critic(self, tensordict: TensorDictBase) -> Tensor:
-        """Return Eq. 10 alone, for critic updates between policy updates."""
+        """Return Eq. 10 alone, times `critic_coeff`, for critic updates between policy updates.
+
+        Raises:
+            ValueError: The loss has no critic.
+        """
+        return self._critic(read_keys(self.tensor_keys, self.reads, tensordict))
+
+    def _critic(self, data: TensorDictBase) -> Tensor:
         if self.critic_network is None:
             raise ValueError("loss_critic needs a critic_network, got None")
-        value = self.critic_network(tensordict.detach())["state_value"].squeeze(-1)
-        return value_loss(value, tensordict["value_target"].squeeze(-1), tensordict["valid"])
+        value = self.critic_network(data.detach())[key_of(self.tensor_keys, "state_value")]
+        target = data["value_target"].squeeze(-1)
+        loss = value_loss(value.squeeze(-1), target, data["valid"], self.reduction)
+        return loss if self.critic_coeff == 1.0 else self.critic_coeff * loss

@@ -211,28 +211,49 @@ class DaySimulator:
         The ad competes with the rivals, winners are shown, users react, charges are settled: the
         impression and the click at once, in order of the slots.
         """
-        world, moment = self.world, self.moment.select(market)
+        moment = self.moment.select(market)
         candidate, valid = self._candidates(market, ad_id)
+        outcome, bid = self._scored(market, moment, candidate)
+        tie = None  # nobody to tie with
+        if self.config.num_rivals:
+            tie = uniform(self.root, Purpose.AUCTION_TIE, *self._keys(market), candidate)
+        auction = run_auction(
+            outcome.pctr,
+            outcome.pcvr,
+            bid,
+            outcome.bid_type,
+            self.config.auction,
+            valid,
+            tie_break=tie,
+        )
+        own = auction.slot_candidate == 0
+        outcome.payment = outcome.ecpm.clone()
+        outcome.payment[:, 0] = (auction.price_cpm * own).sum(1).float()
+        shown, clicked, paid = self._show(market, moment, candidate, auction)
+        return Served(moment, outcome, auction, shown, clicked, paid)
+
+    def score(self, market: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"]) -> Outcome:
+        """Return what the rankers say of ads for the requests at hand; nothing is shown.
+
+        Bids are paced and budgets are those of now, as in `serve`; the payment is the eCPM.
+        """
+        outcome, _ = self._scored(market, self.moment.select(market), ad_id)
+        outcome.payment = outcome.ecpm.clone()
+        return outcome
+
+    def _scored(self, market: Tensor, moment: Moment, candidate: Tensor) -> tuple[Outcome, Tensor]:
+        """Return the outcome of candidates [B, K] under the rankers, and their bids, float64."""
+        world = self.world
         inputs, past = moment.features(world)
         pctr, pcvr = world.rankers(inputs, past, candidate, exact=True)
         advertiser = world.ad_advertiser[candidate]
         row = market[:, None].expand_as(candidate)
         bid = world.bid[candidate] * self.pacing.bid_multiplier(row, advertiser)
         outcome = world.describe(moment.number, moment.user, candidate, pctr, pcvr, bid.float())
-        tie = None  # nobody to tie with
-        if self.config.num_rivals:
-            tie = uniform(self.root, Purpose.AUCTION_TIE, *self._keys(market), candidate)
-        auction = run_auction(
-            pctr, pcvr, bid, outcome.bid_type, self.config.auction, valid, tie_break=tie
-        )
         budget = world.advertiser_budget[advertiser]
         left = self.budgets.remaining()[row, advertiser] / budget
         outcome.budget_left = torch.where(budget > 0, left, 0.0).nan_to_num(nan=1.0).float()
-        own = auction.slot_candidate == 0
-        outcome.payment = outcome.ecpm.clone()
-        outcome.payment[:, 0] = (auction.price_cpm * own).sum(1).float()
-        shown, clicked, paid = self._show(market, moment, candidate, auction)
-        return Served(moment, outcome, auction, shown, clicked, paid)
+        return outcome, bid
 
     def _candidates(self, market: Tensor, ad_id: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ad and its rivals, int64 [B, K], and which of them count (no ad twice)."""

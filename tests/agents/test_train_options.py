@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.record.loggers import get_logger
 
-from agents.critic import CriticReplay
+from agents.critic_learner import CriticReplay
 from agents.methods import (
     default_learning_rate,
     make_method,
