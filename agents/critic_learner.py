@@ -3,6 +3,8 @@
 Dims: B requests, K candidates, L levels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -12,6 +14,7 @@ from agents.actor_critic import ActorCriticModel, HTECritic, make_policy_head
 from agents.critic import CriticConfig
 from agents.objectives.surrogate import SurrogateLoss
 from agents.rollout import check_finite
+from agents.shards import GradientSum, Shards
 from gpr_rl.random import Purpose, uniform
 
 _KEYS = ("context", "codes", "value_target", "valid")
@@ -58,41 +61,68 @@ class CriticReplay:
 class CriticLearner:
     """Fits the HTE to the value targets (Eq. 10), with a replay where the configuration asks so."""
 
-    def __init__(self, model: ActorCriticModel, config: CriticConfig, seed: int) -> None:
+    def __init__(
+        self, model: ActorCriticModel, config: CriticConfig, seed: int, shards: Shards
+    ) -> None:
         """Store the model (shared); `seed` is the root of the replay's draws."""
         self.loss = SurrogateLoss(make_policy_head(), HTECritic(model))
-        self._config, self._seed = config, seed
-        self.optimizer = torch.optim.Adam(
-            list(model.hte_parameters()), lr=config.critic_learning_rate, fused=True
-        )
-        steps = config.critic_replay
-        self.replay = CriticReplay((steps + 1) * config.num_requests) if steps else None
+        self._config, self._seed, self._shards = config, seed, shards
+        parameters = list(model.hte_parameters())
+        self.optimizer = torch.optim.Adam(parameters, lr=config.critic_learning_rate, fused=True)
+        self._gradient = GradientSum(parameters, shards)
+        size = (config.critic_replay + 1) * config.num_requests // shards.num_shards
+        self._replays = [CriticReplay(size) for _ in shards.own] if config.critic_replay else None
 
-    def update(self, data: TensorDict, step: int) -> float:
-        """Learn from a step's rollout; return the mean loss of the updates.
+    def update(self, parts: Sequence[TensorDict], step: int) -> float:
+        """Learn from this rank's shards of a step; return the mean loss of the updates.
 
-        Without a replay the updates walk through the step's own requests; with one they draw
+        Without a replay the updates walk through each shard's own requests; with one they draw
         requests from the last `critic_replay` steps and this one. Replayed targets are those of the
         policy of their time.
         """
-        config = self._config
-        data = data.select(*_KEYS).detach()
-        num_requests = min(config.critic_requests, config.num_requests)
-        row = torch.arange(num_requests)
-        if self.replay is not None:
-            self.replay.extend(data)
+        config, shards = self._config, self._shards
+        parts = [part.select(*_KEYS).detach() for part in parts]
+        if self._replays is not None:
+            for replay, part in zip(self._replays, parts, strict=True):
+                replay.extend(part)
         losses = []
         for update in range(config.critic_updates):
-            if self.replay is None:
-                part = data[(row + update * num_requests) % len(data)]
-            else:
-                keys = (torch.tensor(step), torch.tensor(update), row)
-                draw = uniform(self._seed, Purpose.CRITIC_REPLAY, *keys)
-                part = self.replay.read((draw * len(self.replay)).long(), data)
-            loss = self.loss.loss_critic(part)
-            check_finite("the critic loss", loss)
-            self.optimizer.zero_grad()
-            loss.backward()
+            taken = [self._part(place, part, step, update) for place, part in enumerate(parts)]
+            weights = shards.weights([part["valid"].sum() for part in taken])
+            found = [self.loss.loss_critic(part) for part in taken]
+            if shards.num_shards > 1:
+                found = [loss * weight for loss, weight in zip(found, weights, strict=True)]
+            for loss in found:
+                check_finite("the critic loss", loss)
+            self._gradient.backward(found)
             self.optimizer.step()
-            losses.append(loss.item())
+            losses.append(shards.sum([loss.detach() for loss in found]).item())
         return sum(losses) / len(losses)
+
+    def _part(self, place: int, part: TensorDict, step: int, update: int) -> TensorDict:
+        """Return the requests of a shard's next update; `place` is its place among this rank's."""
+        config, shards = self._config, self._shards
+        size = min(config.critic_requests, config.num_requests)
+        row = torch.arange(max(1, size // shards.num_shards))
+        if self._replays is None:
+            return part[(row + update * len(row)) % len(part)]
+        replay, number = self._replays[place], shards.own[place]
+        keys = (torch.tensor(step), torch.tensor(update), row + number * len(row))
+        draw = uniform(self._seed, Purpose.CRITIC_REPLAY, *keys)
+        return replay.read((draw * len(replay)).long(), part)
+
+    def replayed(self) -> tuple[dict[str, Tensor], int] | None:
+        """Return what all shards' replays hold, shard by shard, and where the next request goes."""
+        if self._replays is None or not len(self._replays[0]):
+            return None
+        contents = [replay.tensors() for replay in self._replays]
+        names = contents[0][0]
+        return {
+            name: torch.stack(self._shards.gather([tensors[name] for tensors, _ in contents]))
+            for name in names
+        }, contents[0][1]
+
+    def load_replay(self, tensors: dict[str, Tensor], cursor: int) -> None:
+        """Take in what `replayed` returned; the replays must be empty."""
+        for replay, number in zip(self._replays or (), self._shards.own, strict=True):
+            replay.load({name: x[number] for name, x in tensors.items()}, cursor)

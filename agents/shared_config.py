@@ -18,6 +18,9 @@ class SharedConfig(RolloutConfig):
     num_steps x num_requests x num_candidates for every method. Not given in the paper."""
     num_requests: int = 64
     """B, requests per step. Not given in the paper."""
+    num_shards: int | None = None
+    """S, equal parts that a step's requests are computed in (`agents.shards`). With a number the
+    bits are the same for 1 to S processes; None: a part for each process. 1 is one whole batch."""
     num_epochs: int = 2
     """Policy updates per step, each over the whole batch. Not given in the paper."""
     kl_stop: float | None = 2.0
@@ -45,6 +48,13 @@ class SharedConfig(RolloutConfig):
         super().__post_init__()
         for name in ("num_steps", "num_requests", "num_epochs"):
             check_range(name, getattr(self, name), 1)
+        if self.num_shards is not None:
+            check_range("num_shards", self.num_shards, 1)
+            if self.num_requests % self.num_shards:
+                raise ValueError(
+                    f"num_requests must be a multiple of num_shards, {self.num_shards}, "
+                    f"got {self.num_requests}"
+                )
         check_choice("baseline", self.baseline, BASELINES)
         check_range("arr_share", self.arr_share, 0.0, 1.0)
         check_range("kl_penalty", self.kl_penalty, 0)

@@ -11,6 +11,7 @@ from agents.actor_critic import ActorCriticModel
 from agents.candidates import AdBaseline
 from agents.critic_learner import CriticLearner
 from agents.rollout import RolloutSource
+from agents.shards import GradientSum, Shards
 from agents.train_config import TrainConfig
 from gpr_rl.checkpoint import (
     below,
@@ -39,6 +40,9 @@ class TrainState:
     optimizer: torch.optim.Adam
     """Of the policy."""
     critic: CriticLearner
+    shards: Shards
+    """Which parts of a step are this process's."""
+    policy_gradient: GradientSum
     baseline: AdBaseline | None = None
     """Of the terminal rewards, where the configuration asks for it."""
     step: int = 0
@@ -48,13 +52,14 @@ class TrainState:
     @classmethod
     def start(cls, model: ActorCriticModel, learning_rate: float, run: TrainRun) -> "TrainState":
         """Return the state before the first step; the model as it is becomes the reference."""
+        shards, policy = Shards(run.config.num_shards), list(model.policy_parameters())
         return cls(
             model=model,
             reference=copy.deepcopy(model).eval().requires_grad_(False),
-            optimizer=torch.optim.Adam(
-                list(model.policy_parameters()), lr=learning_rate, fused=True
-            ),
-            critic=CriticLearner(model, run.config, run.seed),
+            optimizer=torch.optim.Adam(policy, lr=learning_rate, fused=True),
+            critic=CriticLearner(model, run.config, run.seed, shards),
+            shards=shards,
+            policy_gradient=GradientSum(policy, shards),
             baseline=AdBaseline(run.world.trie.num_ads) if run.config.baseline == "ad" else None,
         )
 
@@ -63,7 +68,10 @@ class TrainState:
         return {"policy_optimizer": self.optimizer, "critic_optimizer": self.critic.optimizer}
 
     def save(self, path: str | Path, run: TrainRun) -> None:
-        """Write everything to one file; the file before stays until the new one is whole."""
+        """Write everything to one file; the file before stays until the new one is whole.
+
+        Of several processes the first writes; all must call this.
+        """
         parts = {"model": self.model.state_dict(), "reference": self.reference.state_dict()}
         meta: dict[str, Any] = {
             "method": run.method,
@@ -77,9 +85,11 @@ class TrainState:
             parts[name], meta[name] = flatten_optimizer_state(optimizer)
         if self.baseline is not None:
             parts["baseline"] = {"total": self.baseline.total, "count": self.baseline.count}
-        replay = self.critic.replay
-        if replay is not None and len(replay):
-            parts["replay"], meta["replay_cursor"] = replay.tensors()
+        replayed = self.critic.replayed()
+        if replayed is not None:
+            parts["replay"], meta["replay_cursor"] = replayed
+        if self.shards.rank > 0:
+            return
         named = {f"{part}.{name}": x for part, own in parts.items() for name, x in own.items()}
         save_checkpoint(path, named, meta)
 
@@ -105,7 +115,7 @@ class TrainState:
         if self.baseline is not None:
             self.baseline.total = tensors["baseline.total"]
             self.baseline.count = tensors["baseline.count"]
-        if self.critic.replay is not None and meta["replay_cursor"] is not None:
-            self.critic.replay.load(below("replay.", tensors), meta["replay_cursor"])
+        if meta["replay_cursor"] is not None:
+            self.critic.load_replay(below("replay.", tensors), meta["replay_cursor"])
         self.step = meta["step"]
         self.history = meta["history"]

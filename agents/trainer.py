@@ -15,25 +15,19 @@ from pathlib import Path
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.record.loggers import Logger
 
-from agents.actor_critic import (
-    ActorCriticModel,
-    PolicyLogits,
-    categorical_kl,
-    masked_log_softmax,
-)
+from agents.actor_critic import ActorCriticModel
 from agents.candidates import keep_valid, mean_over_candidates
 from agents.clock import Clock
-from agents.critic import attached_value_loss
+from agents.policy_update import PolicyUpdate
 from agents.registry import Method, make_method
 from agents.rollout import (
     NonFiniteError,
     Reward,
     World,
     as_reward,
-    check_finite,
     reward_unit,
     score_reference,
     timed_rollout,
@@ -41,9 +35,6 @@ from agents.rollout import (
 from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
 from agents.train_state import TrainRun, TrainState
-from gpr_rl.models import HHD
-from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
-from gpr_rl.random import Purpose, random_bits
 from simulators.rewards import RewardSpec
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass
@@ -107,6 +98,7 @@ def train(
         scale = config.reward_scale or reward_unit(model, run, schedule(0))
     model.hte.reward_scale.fill_(scale)
     state = TrainState.start(model, learning_rate, run)
+    is_first = state.shards.rank == 0
     if resume and checkpoint_path is not None and Path(checkpoint_path).exists():
         state.load(checkpoint_path, run)
     scaled = replace(run, config=replace(config, reward_scale=float(model.hte.reward_scale)))
@@ -118,9 +110,9 @@ def train(
         measures["step_s"] = time.perf_counter() - started
         state.history.append(measures)
         state.step += 1
-        if on_step is not None:
+        if on_step is not None and is_first:
             on_step(state.step - 1, measures)
-        if logger is not None:
+        if logger is not None and is_first:
             logger.log_metrics(measures, step=state.step)
         last = state.step == config.num_steps
         if checkpoint_path is not None and (last or state.step % checkpoint_every == 0):
@@ -145,107 +137,42 @@ def _step(
     clock, config = Clock(), run.config
     warm_up = method.uses_critic and state.step < config.critic_warmup_steps
     on_policy = not (warm_up or method.is_offline)
-    data = timed_rollout(
-        state.reference if method.is_offline else state.model,
-        run,
-        request_ids,
-        state.step,
-        keep_graph=on_policy,
-        clock=clock,
-    )
-    seen = {} if state.baseline is None else {"ad_count": state.baseline.subtract(data)}
+    source = state.reference if method.is_offline else state.model
+    shards = state.shards
+    parts = [
+        timed_rollout(source, run, ids, state.step, keep_graph=on_policy, clock=clock)
+        for ids in shards.split(request_ids)
+    ]
+    seen: dict[str, float] = {}
+    if state.baseline is not None:
+        batch = shards.join(parts)
+        seen["ad_count"] = state.baseline.subtract(batch)
+        shards.spread(batch, parts)
     with clock("model"):
-        part = data if method.uses_reference or config.kl_penalty else data[:_KL_REQUESTS]
-        part = score_reference(part, state.reference, config.temperature)
+        whole = method.uses_reference or config.kl_penalty
+        few = max(1, _KL_REQUESTS // shards.num_shards)
+        held = [part if whole else part[:few] for part in parts]
+        held = [score_reference(part, state.reference, config.temperature) for part in held]
+    if method.advantage is not None and method.prepare is not None:
+        for part in parts:
+            method.prepare(part, run.world, run.seed)
+    batch = shards.join(parts)
     if method.advantage is not None:
-        if method.prepare is not None:
-            method.prepare(data, run.world, run.seed)
-        method.advantage(data)
-        if "weight" in data and "advantage" in data:
-            data["advantage"] = data["advantage"] * data["weight"][..., None, None]
-    measures = _rollout_measures(data) | seen
-    measures["kl"] = mean_over_candidates(part["reference_kl"], part["valid"]).item()
+        method.advantage(batch)
+        if "weight" in batch and "advantage" in batch:
+            batch["advantage"] = batch["advantage"] * batch["weight"][..., None, None]
+        shards.spread(batch, parts)
+    measures = _rollout_measures(batch) | seen
+    kl = [mean_over_candidates(part["reference_kl"], part["valid"]) for part in held]
+    measures["kl"] = shards.mean(kl, [part["valid"].sum() for part in held]).item()
     with clock("update"):
         if method.uses_critic:
-            measures |= _critic_measures(data)
-            measures["critic_loss"] = state.critic.update(data, state.step)
+            measures |= _critic_measures(batch)
+            measures["critic_loss"] = state.critic.update(parts, state.step)
         if not warm_up:
-            measures |= _update_policy(state, data, method, run, starts_attached=on_policy)
+            update = PolicyUpdate(state, run, method, starts_attached=on_policy)
+            measures |= update(parts)
     return measures | clock.measures()
-
-
-def _update_policy(
-    state: TrainState, data: TensorDict, method: Method, run: TrainRun, starts_attached: bool
-) -> dict[str, float]:
-    """Run the epochs, the first on the rollout's own pass if it may; return the mean reports."""
-    config = run.config
-    policy_logits = PolicyLogits(state.model, temperature=config.temperature)
-    parameters = state.model.policy_parameters()
-    moves_trunk = method.uses_critic and config.critic_moves_trunk
-    parts = has_parts(state.model)
-    reports: list[dict[str, float]] = []
-    for epoch in range(config.num_epochs):
-        attached = epoch == 0 and starts_attached and not (moves_trunk or parts)
-        batch = data.copy() if attached else policy_logits(data.copy())
-        gradient = _watch_gradient(batch["logits"])
-        log_probs = masked_log_softmax(batch["logits"], batch["legal_mask"])
-        moved = _path_kl(batch, batch["log_probs"], log_probs.detach())
-        behavior_kl = 0.0 if epoch == 0 and starts_attached else moved.item()
-        if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
-            break
-        out = method.loss(batch)
-        if config.kl_penalty and not method.uses_reference:
-            kl = _path_kl(batch, log_probs, batch["reference_log_probs"])
-            out["loss_kl"] = config.kl_penalty * kl
-        if moves_trunk:
-            out["loss_critic"] = attached_value_loss(state.model, batch)
-        if parts:
-            out["loss_parts"] = _parts_loss(state, batch, run, epoch)
-        losses = [value for key, value in out.items() if key.startswith("loss_")]
-        loss = torch.stack(losses).sum()
-        check_finite("the policy loss", loss)
-        state.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        check_finite("the policy gradient's norm", norm)
-        state.optimizer.step()
-        report = {k: v.item() for k, v in out.items() if v.numel() == 1 and k != "entropy"}
-        reports.append(report | {"loss": loss.item(), "grad_norm": norm.item()} | gradient)
-    means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
-    return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
-
-
-def _watch_gradient(logits: Tensor) -> dict[str, float]:
-    """Return what will hold, after the backward pass, its norm at the logits of every level."""
-    found: dict[str, float] = {}
-
-    def keep(gradient: Tensor) -> None:
-        norms = gradient.square().sum((0, 1, 3)).sqrt()
-        found.update({f"gradient/{level}": x for level, x in enumerate(norms.tolist(), 1)})
-
-    logits.register_hook(keep)
-    return found
-
-
-def _parts_loss(state: TrainState, batch: TensorDict, run: TrainRun, epoch: int) -> Tensor:
-    """Return what the model's parts learn of every request's first candidate (`auxiliary_parts`).
-
-    That is a draw of the policy, so the parts follow what it has become, and no reward enters.
-    """
-    bits = random_bits(
-        run.seed, Purpose.REFINING_NOISE, torch.tensor(state.step), torch.tensor(epoch)
-    )
-    generator = torch.Generator().manual_seed(int(bits))
-    assert isinstance(state.model, HHD)
-    first = batch["codes"][:, :1], batch["valid"][:, :1]
-    losses = parts_losses(state.model, batch["context"], *first, generator)
-    return torch.as_tensor(run.config.auxiliary.total(losses))
-
-
-def _path_kl(data: TensorDict, log_probs: Tensor, other: Tensor) -> Tensor:
-    """Return KL(log_probs || other) per path at the visited prefixes, nats."""
-    kl = categorical_kl(log_probs, other, data["legal_mask"])
-    return mean_over_candidates(kl, data["valid"])
 
 
 def _rollout_measures(data: TensorDict) -> dict[str, float]:

@@ -44,3 +44,13 @@ def test_the_examples_of_semantic_ids_run(
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         exec(compile(block, str(page), "exec"), {})
     assert "500" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Creating:DeprecationWarning")  # of torchrl's own collectors
+def test_the_torchrl_page_runs_from_top_to_bottom() -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "torchrl.md"
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)
+    assert names["losses"]["loss_objective"].isfinite()
+    assert names["loss"].tensor_keys.advantage == "mine"

@@ -143,6 +143,10 @@ class DPOLoss(RolloutLoss):
         super().__init__(actor_network)
         self.beta = beta
 
+    def count(self, data: TensorDictBase) -> Tensor:
+        """Return the pairs that the loss is the mean over."""
+        return data["pair_valid"].sum()
+
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""
         log_prob = path_log_prob(data, distribution)
@@ -173,15 +177,24 @@ class SDPOLoss(RolloutLoss):
         self.beta = beta
         self.num_negatives = num_negatives
 
-    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
-        """Return the loss, see the class."""
-        log_prob = path_log_prob(data, distribution)
-        reference = reference_path_log_prob(data)
+    def count(self, data: TensorDictBase) -> Tensor:
+        """Return the requests that the loss is the mean over: those with a worse candidate."""
+        return self._ranked(data)[2].any(-1).sum()
+
+    def _ranked(self, data: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best candidate [B, 1], the worst ones [B, n], and which of these are worse."""
         reward, valid = data["terminal_reward"], data["valid"]
         best = torch.where(valid, reward, -torch.inf).argmax(-1, keepdim=True)
         worst = torch.where(valid, reward, torch.inf).argsort(dim=-1, stable=True)
         worst = worst[:, : self.num_negatives]
-        counts = valid.gather(1, worst) & (reward.gather(1, worst) < reward.gather(1, best))
+        worse = reward.gather(1, worst) < reward.gather(1, best)
+        return best, worst, valid.gather(1, worst) & worse
+
+    def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
+        """Return the loss, see the class."""
+        log_prob = path_log_prob(data, distribution)
+        reference = reference_path_log_prob(data)
+        best, worst, counts = self._ranked(data)
         loss = sdpo_loss(
             log_prob.gather(1, best)[:, 0],
             log_prob.gather(1, worst),

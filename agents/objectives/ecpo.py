@@ -46,9 +46,7 @@ def ecpo_surrogate(
     # Raising log pi_old by max(0, excess) bounds the ratio's value, not its gradient.
     excess = (log_ratio.detach() - math.log1p(clip + delta)).clamp_min(0.0)
     raised = torch.where(advantage < 0, excess, 0.0)
-    return clipped_surrogate(
-        log_ratio, raised, advantage, clip, valid=mask, reduction=reduction
-    )
+    return clipped_surrogate(log_ratio, raised, advantage, clip, valid=mask, reduction=reduction)
 
 
 @register_method("ecpo", config=GRPOConfig)

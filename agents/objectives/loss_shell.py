@@ -73,6 +73,10 @@ class RolloutLoss(LossModule):
         """False: the networks keep their own parameters."""
         return False
 
+    def count(self, data: TensorDictBase) -> Tensor:
+        """Return how many terms `loss_objective` is the mean over; all valid candidates here."""
+        return data["valid"].sum()
+
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return `loss_*` to be summed and minimised, and diagnostics without a gradient."""
         raise NotImplementedError

@@ -48,13 +48,18 @@ def raft_loss(
     check_shape("reward", reward, "B, K", log_prob.shape)
     check_range("num_best", num_best, 1, log_prob.shape[1])
     mask = resolve_valid(valid, log_prob)
-    score = torch.where(mask, reward.detach(), -torch.inf)
-    worst = torch.where(mask, reward.detach(), torch.inf).amin(-1, keepdim=True)
-    order = score.argsort(dim=-1, descending=True, stable=True)[:, :num_best]
-    chosen = torch.zeros_like(mask).scatter_(1, order, True) & mask & (score > worst)
+    chosen = _imitated(reward.detach(), num_best, mask)
     count = chosen.sum(-1)
     per_request = torch.where(chosen, log_prob, 0.0).sum(-1) / count.clamp_min(1)
     return -per_request.sum() / (count > 0).sum().clamp_min(1)
+
+
+def _imitated(reward: Tensor, num_best: int, mask: Tensor) -> Tensor:
+    """Return which candidates are imitated, bool [B, K]."""
+    score = torch.where(mask, reward, -torch.inf)
+    worst = torch.where(mask, reward, torch.inf).amin(-1, keepdim=True)
+    order = score.argsort(dim=-1, descending=True, stable=True)[:, :num_best]
+    return torch.zeros_like(mask).scatter_(1, order, True) & mask & (score > worst)
 
 
 class RAFTLoss(RolloutLoss):
@@ -66,6 +71,11 @@ class RAFTLoss(RolloutLoss):
         super().__init__(actor_network)
         check_range("num_best", num_best, 1)
         self.num_best = num_best
+
+    def count(self, data: TensorDictBase) -> Tensor:
+        """Return the requests that the loss is the mean over."""
+        chosen = _imitated(data["terminal_reward"], self.num_best, data["valid"])
+        return chosen.any(-1).sum()
 
     def losses(self, data: TensorDictBase, distribution: Distribution) -> TensorDict:
         """Return the loss, see the class."""

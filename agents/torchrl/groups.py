@@ -100,7 +100,9 @@ class GroupCandidates(Transform):
             )
         headless = (rows["level"][:, 0] % rows["prefix"].shape[-1] > 0) & live[:, 0]
         if headless.any():
-            self._warn(int(headless.reshape(-1, size).any(1).sum()), "their first steps are missing")
+            self._warn(
+                int(headless.reshape(-1, size).any(1).sum()), "their first steps are missing"
+            )
         return self._fold(rows, *starts[:, 0].nonzero().unbind(1))
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -139,7 +139,9 @@ def test_an_advantage_reads_and_writes_under_the_names_that_it_is_given(
     for name, key in vars(plain.tensor_keys).items():
         if key in plain.out_keys:
             assert torch.equal(found.get(names[name]), wanted.get(key)), name
-    assert set(other.out_keys) == {names[n] for n, k in vars(plain.tensor_keys).items() if k in plain.out_keys}
+    assert set(other.out_keys) == {
+        names[n] for n, k in vars(plain.tensor_keys).items() if k in plain.out_keys
+    }
     other.set_keys(**dict.fromkeys(names))
     assert (other.in_keys, other.out_keys) == (plain.in_keys, plain.out_keys)
     with pytest.raises(ValueError, match=r"rewards is not an accepted key of .*; accepted: "):
@@ -187,7 +189,11 @@ def test_reductions_are_torchrls() -> None:
 def test_other_surrogates_take_the_reduction(surrogate: Callable[..., Tensor]) -> None:
     batch = data()
     more = {"clip": 0.2} if surrogate is ecpo_surrogate else {}
-    arguments = -batch["action_log_prob"].square(), batch["action_log_prob"], batch["advantage"][..., 0]
+    arguments = (
+        -batch["action_log_prob"].square(),
+        batch["action_log_prob"],
+        batch["advantage"][..., 0],
+    )
     each = surrogate(*arguments, valid=batch["valid"], reduction="none", **more)
     whole = surrogate(*arguments, valid=batch["valid"], **more)
     assert each.shape == (B, K)
@@ -196,9 +202,7 @@ def test_other_surrogates_take_the_reduction(surrogate: Callable[..., Tensor]) -
 
 def test_the_critics_coefficient_multiplies_its_loss() -> None:
     network = TensorDictModule(lambda x: x, in_keys=["state_value"], out_keys=["state_value"])
-    one, half = (
-        HEPOLoss(make_policy_head(), network, critic_coeff=c)(data()) for c in (1.0, 0.5)
-    )
+    one, half = (HEPOLoss(make_policy_head(), network, critic_coeff=c)(data()) for c in (1.0, 0.5))
     batch = data()
     exact = value_loss(batch["state_value"][..., 0], batch["value_target"][..., 0], batch["valid"])
     assert torch.equal(one["loss_critic"], exact)
@@ -263,8 +267,6 @@ def test_the_pure_functions_compile_as_one_graph() -> None:
     reward, scale = batch["terminal_reward"], torch.ones(L - 1, dtype=torch.float64)
     _compiled(clipped_surrogate, log_prob, behavior, advantage, 0.2, None, valid)
     _compiled(value_loss, value, target, valid)
-    _compiled(
-        hepo_advantages, advantage[..., :-1], reward, value, 1.0, 0.95, 1e-6, True, valid
-    )
+    _compiled(hepo_advantages, advantage[..., :-1], reward, value, 1.0, 0.95, 1e-6, True, valid)
     _compiled(process_rewards, batch["popularity"], batch["codes"], batch["legal_mask"], scale)
     _compiled(rspo_loss, log_prob.sum(-1), behavior.sum(-1), reward, 0.3, 1.0, valid)

@@ -1,0 +1,188 @@
+"""One training step on many processes: the same shards whatever rank computes them.
+
+A step's requests are divided into S shards of equal size. A rank computes the shards that it owns;
+what belongs to the whole batch (advantages, means, gradients) is put together from all shards in
+their order. So the bits depend on S and not on how many ranks there are. Without a fixed S every
+rank has one shard, and gradients meet in torch's DistributedDataParallel.
+
+Dims: S shards, B requests, W ranks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_LARGE = ("context", "logits", "log_probs", "reference_log_probs", "request")
+"""Entries of a rollout that stay with their shard; the rest is small and known to all ranks."""
+
+
+class Shards:
+    """Which shards of a step are this rank's, and what all of them have found.
+
+    Args:
+        num_shards: S; None: one per rank.
+
+    Raises:
+        ValueError: The ranks can't share the shards out evenly.
+    """
+
+    def __init__(self, num_shards: int | None = None) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.world_size = dist.get_world_size() if together else 1
+        self.rank = dist.get_rank() if together else 0
+        self.is_fixed = num_shards is not None
+        self.num_shards = num_shards or self.world_size
+        if self.num_shards % self.world_size:
+            raise ValueError(
+                f"num_shards must be a multiple of the {self.world_size} ranks, got {num_shards}"
+            )
+
+    @property
+    def own(self) -> range:
+        """The numbers of this rank's shards."""
+        size = self.num_shards // self.world_size
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """Return this rank's parts of what all ranks know, [B, ...]: shard s has every S-th, from s.
+
+        So the first n of every shard are together the first n S of the batch, which is what a
+        critic's update of n S requests takes.
+
+        Raises:
+            ValueError: B is no multiple of S.
+        """
+        if len(values) % self.num_shards:
+            raise ValueError(
+                f"num_requests must be a multiple of the {self.num_shards} shards, got {len(values)}"
+            )
+        return [values[number :: self.num_shards] for number in self.own]
+
+    def gather(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return the tensors of all S shards, given this rank's; all have one shape and dtype."""
+        if self.world_size == 1:
+            return list(values)
+        mine = torch.stack(list(values)).contiguous()
+        raw = mine.view(torch.uint8) if mine.dtype == torch.bool else mine
+        found = [torch.empty_like(raw) for _ in range(self.world_size)]
+        dist.all_gather(found, raw)
+        return [x for part in found for x in part.view(mine.dtype).unbind(0)]
+
+    def join(self, parts: Sequence[TensorDictBase]) -> TensorDictBase:
+        """Return the rollout of the whole batch, of the shards' small entries, shard by shard.
+
+        With one shard it is that shard's rollout itself.
+        """
+        if self.num_shards == 1:
+            return parts[0]
+        flat = [part.exclude(*_LARGE).flatten_keys(".") for part in parts]
+        entries = {
+            key: torch.cat(self.gather([part[key] for part in flat]))
+            for key in sorted(flat[0].keys())
+        }
+        size = len(parts[0]) * self.num_shards
+        return TensorDict(entries, batch_size=[size]).unflatten_keys(".")
+
+    def spread(self, batch: TensorDictBase, parts: Sequence[TensorDictBase]) -> None:
+        """Write the entries of a joined batch back into this rank's shards."""
+        if self.num_shards > 1:
+            pieces = batch.chunk(self.num_shards)
+            for part, number in zip(parts, self.own, strict=True):
+                part.update(pieces[number])
+
+    def sum(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the sum over all shards, added up in their order."""
+        found = self.gather(values)
+        total = found[0].clone()
+        for value in found[1:]:
+            total += value
+        return total
+
+    def mean(self, values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
+        """Return the mean over all shards of values that are means over `counts` terms each."""
+        if self.num_shards == 1:
+            return values[0]
+        value, count = (torch.stack(self.gather(x)) for x in (values, counts))
+        count = count.to(value.dtype).view(-1, *(1,) * (value.ndim - 1))
+        return (value * count).sum(0) / count.sum().clamp_min(1)
+
+    def weights(self, counts: Sequence[Tensor]) -> list[Tensor | float]:
+        """Return what this rank's means count in the mean over all shards; 1 for a single one."""
+        if self.num_shards == 1:
+            return [1.0]
+        total = torch.stack(self.gather(counts)).sum().clamp_min(1).double()
+        return [count / total for count in counts]
+
+
+class GradientSum:
+    """The gradient of a sum of the shards' losses, on every rank.
+
+    Args:
+        parameters: What the losses are differentiated by.
+        shards: Whose losses these are.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], shards: Shards) -> None:
+        self._parameters, self._shards = list(parameters), shards
+        self._module: DistributedDataParallel | None = None
+        if not shards.is_fixed and shards.world_size > 1:
+            self._module = DistributedDataParallel(
+                _Called(self._parameters), find_unused_parameters=True
+            )
+            self._module.register_comm_hook(None, _added)
+
+    def backward(self, losses: Sequence[Tensor]) -> None:
+        """Set `.grad` of the parameters.
+
+        A loss is what its shard adds to the batch's: its mean times `Shards.weights`.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self._module is not None:
+            (loss,) = losses
+            self._module(loss).backward()
+            return
+        gradients = []
+        for loss in losses:
+            loss.backward()
+            if self._shards.num_shards > 1:
+                gradients.append(self._taken())
+        if gradients:
+            self._set(self._shards.sum(gradients))
+
+    def _taken(self) -> Tensor:
+        """Return the gradient as one vector and forget it."""
+        parts = [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+            for p in self._parameters
+        ]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return torch.cat(parts)
+
+    def _set(self, total: Tensor) -> None:
+        sizes = [p.numel() for p in self._parameters]
+        for parameter, part in zip(self._parameters, total.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
+def _added(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Add gradients up, where DistributedDataParallel takes their mean."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+class _Called(nn.Module):
+    """Parameters whose loss is computed elsewhere, as DistributedDataParallel wants a module."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.own = nn.ParameterList(parameters)
+
+    def forward(self, loss: Tensor) -> Tensor:
+        """Return the loss; its graph tells which parameters it needs."""
+        return loss
