@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
-
 REDUCTIONS = ("mean", "sum", "none")
 """Of losses over candidates, see `over_candidates`."""
 

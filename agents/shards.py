@@ -48,7 +48,7 @@ class Shards:
         return range(self.rank * size, (self.rank + 1) * size)
 
     def split(self, values: Tensor) -> list[Tensor]:
-        """Return this rank's parts of what all ranks know, [B, ...]: shard s has every S-th, from s.
+        """Return this rank's parts of what all ranks know, [B, ...]; shard s: every S-th from s on.
 
         So the first n of every shard are together the first n S of the batch, which is what a
         critic's update of n S requests takes.
@@ -58,7 +58,8 @@ class Shards:
         """
         if len(values) % self.num_shards:
             raise ValueError(
-                f"num_requests must be a multiple of the {self.num_shards} shards, got {len(values)}"
+                f"num_requests must be a multiple of the {self.num_shards} shards, "
+                f"got {len(values)}"
             )
         return [values[number :: self.num_shards] for number in self.own]
 

@@ -28,7 +28,6 @@ from agents.rollout import NonFiniteError
 from agents.train_config import TrainConfig
 from agents.trainer import train
 from agents.warm_start import WarmStartConfig, warm_start
-from gpr_rl.checkpoint import CheckpointError
 from gpr_rl.dials import with_dials
 from gpr_rl.files import write_text
 from gpr_rl.models import HHD

@@ -174,7 +174,7 @@ class Episodes(Engine):
         )
         self.reported = finished | illegal
         self._ended |= self.reported
-        self.terminated = self.by_row(self._ended.reshape(-1, self.candidates).all(1))
+        self.terminated = self.by_row(np.all(self._ended.reshape(-1, self.candidates), axis=1))
         self._illegal |= illegal
         reward = np.where(illegal, np.float32(self.illegal_reward), np.float32(0))
         if finished.any():

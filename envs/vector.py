@@ -250,7 +250,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Observations, NDArray[np.int64], NDAr
         if rows.any():
             by_chance = rows & ~given
             if by_chance.any():
-                groups = by_chance.reshape(-1, engine.candidates).any(1)
+                groups = np.any(by_chance.reshape(-1, engine.candidates), axis=1)
                 drawn = np.zeros(len(groups), dtype=np.int64)
                 drawn[groups] = self.np_random.integers(2**31, size=int(groups.sum()))
                 seeds[by_chance] = engine.by_row(drawn)[by_chance]

@@ -49,13 +49,21 @@ class RolloutLoss(LossModule):
 
     @property
     def in_keys(self) -> list[Any]:
-        """What the loss and its actor read."""
-        own = [key_of(self.tensor_keys, key) for key in self.reads]
-        return list(dict.fromkeys([*own, *self.actor_network.in_keys]))
+        """What the loss and its networks read."""
+        own = [key_of(self.tensor_keys, key) for key in self.read_now()]
+        return list(dict.fromkeys([*own, *self.network_keys()]))
 
     @in_keys.setter
     def in_keys(self, keys: Any) -> None:
         raise AttributeError("in_keys follow the actor and set_keys; change those")
+
+    def read_now(self) -> tuple[str, ...]:
+        """Return those of `reads` that the loss takes from the data as it is set up."""
+        return self.reads
+
+    def network_keys(self) -> list[Any]:
+        """Return what the networks take from the data."""
+        return list(self.actor_network.in_keys)
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
         """Refuse: advantages are written into the data before.

@@ -33,7 +33,7 @@ from agents.objectives.loss_shell import Actor, RolloutLoss
 from agents.shared_config import SharedConfig
 
 Surrogate = Callable[..., Tensor]
-"""(log_prob, behavior_log_prob, advantage, valid=...) -> scalar loss; `reduction=` if not the mean."""
+"""(log_prob, behavior_log_prob, advantage, valid=...) -> a scalar; `reduction=` if not the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +177,15 @@ class SurrogateLoss(RolloutLoss):
         self.surrogate = surrogate or self._clipped
         self.level_weight = level_weight
 
-    @property
-    def in_keys(self) -> list[Any]:
-        """What the loss, its actor and its critic read."""
-        own = ["codes", "action_log_prob", "advantage", "valid"]
-        networks = list(self.actor_network.in_keys)
-        if self.critic_network is not None:
-            own.append("value_target")
-            written = self.actor_network.out_keys
-            networks += [key for key in self.critic_network.in_keys if key not in written]
-        return list(dict.fromkeys([*(key_of(self.tensor_keys, key) for key in own), *networks]))
+    def read_now(self) -> tuple[str, ...]:
+        """Return what is read: a value target only with a critic, which writes the values."""
+        return self.reads[:-1] if self.critic_network is not None else self.reads[:-2]
+
+    def network_keys(self) -> list[Any]:
+        """Return what the actor reads, and the critic beside what the actor writes."""
+        actor, critic = self.actor_network, self.critic_network
+        of_critic = [] if critic is None else critic.in_keys
+        return [*actor.in_keys, *(key for key in of_critic if key not in actor.out_keys)]
 
     @classmethod
     def of(cls, config: SurrogateConfig, surrogate: Surrogate | None = None) -> "SurrogateLoss":

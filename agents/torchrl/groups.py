@@ -108,7 +108,7 @@ class GroupCandidates(Transform):
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the steps that are read, batch [R, T]."""
         wanted = (*_REQUEST_KEYS, "prefix", "level", "action", "action_log_prob", "action_mask")
-        missing = [key for key in wanted if key not in tensordict.keys()]
+        missing = [key for key in wanted if key not in tensordict]
         if missing:
             raise KeyError(
                 f"the steps lack {missing}: are they of an environment of `envs`, with the policy "
@@ -128,12 +128,13 @@ class GroupCandidates(Transform):
         found = found.flatten(0, found.ndim - 2)
         if len(found) % self.num_candidates:
             raise ValueError(
-                f"rows must be a multiple of num_candidates, {self.num_candidates}, got {len(found)}"
+                f"rows must be a multiple of num_candidates, {self.num_candidates}, "
+                f"got {len(found)}"
             )
         return found
 
     def _with_tail(self, rows: TensorDictBase) -> tuple[TensorDictBase, Tensor]:
-        """Return the steps with those kept from the last batch in front, and which of them count."""
+        """Return the steps after those kept from the last batch, and which of them count."""
         live = torch.ones(rows.shape, dtype=torch.bool, device=rows["level"].device)
         if self._tail is None:
             return rows, live
@@ -165,7 +166,8 @@ class GroupCandidates(Transform):
         ended = ((ad_id >= 0) | illegal).any(-1)
         complete = ended.all(1)
         self._keep(rows, group, column, length, complete)
-        row, step, at = row[complete], step[complete], tuple(index[complete] for index in at)
+        row, step = row[complete], step[complete]
+        at = row[:, :, None], step[:, None, :]
         ad_id, valid = ad_id[complete][:, :, -1], (ad_id >= 0)[complete][:, :, -1]
         valid = valid & ~illegal[complete].any(-1)
 
@@ -196,9 +198,9 @@ class GroupCandidates(Transform):
             },
             batch_size=[len(row)],
         )
-        if "state_value" in rows.keys():
+        if "state_value" in rows:
             data["state_value"] = keep_valid(rows["state_value"][at], valid)
-        if "policy_version" in rows.keys():
+        if "policy_version" in rows:
             data["policy_version"] = _squeezed(rows["policy_version"][at]).amin((1, 2))
         if ("next", "components") in rows.keys(True):
             data["component"] = TensorDict(
@@ -257,7 +259,7 @@ def unfolded(data: TensorDictBase, reward_scale: float = 1.0) -> TensorDict:
     level = torch.arange(levels, device=codes.device)
     ends = torch.where(valid[..., None], last, level == 0)
     chosen = codes[:, :, None, :].expand(-1, -1, levels, -1)
-    reward = data["reward"] if "reward" in data.keys() else data["terminal_reward"] * reward_scale
+    reward = data["reward"] if "reward" in data else data["terminal_reward"] * reward_scale
     request: Request = data["request"]
     asked = request_tensors(request) | {key: getattr(request, key) for key in IDENTITY}
     steps: dict[str, Any] = {
@@ -280,7 +282,7 @@ def unfolded(data: TensorDictBase, reward_scale: float = 1.0) -> TensorDict:
         "illegal": ends & ~valid[..., None],
         "ad_id": torch.where(ends & valid[..., None], data["ad_id"][..., None], -1),
     }
-    if "component" in data.keys():
+    if "component" in data:
         following["components"] = TensorDict(
             {
                 name: torch.where(ends, value[..., None], 0.0)

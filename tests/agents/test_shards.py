@@ -27,7 +27,6 @@ from simulators.world import World
 from tests.agents.test_rl_trainer import METHODS, config, policy, untimed
 from tests.references.tabular import TableWorld
 
-
 Trained = tuple[list[Tensor], list[Tensor], list[dict[str, float]]]
 ONE_UPDATE = {"num_steps": 1, "num_epochs": 1, "critic_updates": 1, "critic_warmup_steps": 0}
 """Adam makes a whole step of a gradient that should be 0 and is 1e-18: compare gradients."""
@@ -91,8 +90,8 @@ def test_a_sharded_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     train(again, world, "hepo", config(**settings), 0, checkpoint_path=path, resume=True)
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+    changed = config(**{**settings, "num_shards": 2})
     with pytest.raises(ValueError, match=r"num_shards=4, this run has 2"):
-        changed = config(**{**settings, "num_shards": 2})
         train(again, world, "hepo", changed, 0, checkpoint_path=path, resume=True)
 
 

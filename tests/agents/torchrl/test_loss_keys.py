@@ -1,4 +1,4 @@
-"""Losses and advantages behave like torchrl's: keys, reductions, estimators, storage, compilation."""
+"""Losses and advantages behave like torchrl's: keys, reductions, storage, compilation."""
 
 import copy
 import pickle
@@ -90,9 +90,9 @@ def renamed(module: Any, batch: TensorDict) -> tuple[dict[str, Any], TensorDict]
     for place, name in enumerate(vars(module.tensor_keys)):
         key = getattr(module.tensor_keys, name)
         names[name] = ("mine", f"{key}_2") if place % 2 else f"{key}_2"
-        if key in other.keys() and name not in ("action", "valid"):
+        if key in other and name not in ("action", "valid"):
             other.set(names[name], other.pop(key))
-        elif key in other.keys():  # the networks know these by their own names
+        elif key in other:  # the networks know these by their own names
             other.set(names[name], other.get(key))
     return names, other
 

@@ -1,4 +1,4 @@
-"""The trainer and a loop of TorchRL's parts make the same weights of the same draws, bit for bit."""
+"""The trainer and a loop of TorchRL's parts make the same weights of the same draws."""
 
 import copy
 
