@@ -28,10 +28,15 @@ class CodeLogits(PolicyLogits):
 
     `legal_mask` is `action_mask`, which Gymnasium has as int8. After a path's last code the
     logits are those of level L, for want of a next one.
+
+    `policy_version` [...] says which weights these were: it is a buffer beside them, so whatever
+    copies the weights elsewhere copies it too, and weights that did not arrive show their age. A
+    learner adds 1 after every update (`next_version`).
     """
 
     in_keys: ClassVar[list[str]] = [*_STATE_KEYS, "action_mask"]
-    out_keys: ClassVar[list[str]] = ["logits", "legal_mask"]
+    out_keys: ClassVar[list[str]] = ["logits", "legal_mask", "policy_version"]
+    version: Tensor
 
     def __init__(
         self, model: ActorCriticModel, *, temperature: float = 1.0, candidates: int = 1
@@ -40,6 +45,7 @@ class CodeLogits(PolicyLogits):
         super().__init__(model, temperature=temperature)
         check_range("candidates", candidates, 1)
         self.candidates = candidates
+        self.register_buffer("version", torch.zeros((), dtype=torch.int64))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set.
@@ -54,6 +60,7 @@ class CodeLogits(PolicyLogits):
         logits = levels.gather(1, index.expand(-1, 1, levels.shape[2])).squeeze(1)
         shape = (*tensordict.batch_size, levels.shape[2])
         tensordict.set("logits", (logits / self.temperature).reshape(shape))
+        tensordict.set("policy_version", self.version.expand(tensordict.batch_size).clone())
         return tensordict.set("legal_mask", tensordict["action_mask"].bool())
 
 
@@ -87,6 +94,14 @@ def make_code_actor(
     """
     logits = CodeLogits(model, temperature=temperature, candidates=candidates)
     return ProbabilisticTensorDictSequential(logits, make_policy_head("action"))
+
+
+def next_version(actor: ProbabilisticTensorDictSequential) -> int:
+    """Count an update of the weights of `make_code_actor`'s policy; return the new version."""
+    logits = actor[0]
+    assert isinstance(logits, CodeLogits)
+    logits.version += 1
+    return int(logits.version)
 
 
 def _state(

@@ -7,6 +7,7 @@ key                   shape               meaning
 ====================  ==================  =========================================================
 request, context      batch [B]           the request, and its encoding (detached)
 popularity            [B, L, V]           P_l(t) of Eq. 6
+policy_version        [B]                 the training step whose policy drew the candidates
 codes, ad_id, valid   [B, K, L], [B, K]   the paths, the ads they resolve to, and which exist
 legal_mask            [B, K, L, V]        legal codes along each path; all True where not valid
 logits                [B, K, L, V]        of the policy, over all codes, divided by temperature
@@ -226,6 +227,7 @@ def timed_rollout(
             "request": request,
             "context": context.detach(),
             "popularity": request.popularity.to(value.dtype),
+            "policy_version": torch.full(request_ids.shape, step),
             "codes": codes,
             "ad_id": candidates.ad_id,
             "valid": valid,

@@ -21,6 +21,9 @@ class SharedConfig(RolloutConfig):
     num_shards: int | None = None
     """S, equal parts that a step's requests are computed in (`agents.shards`). With a number the
     bits are the same for 1 to S processes; None: a part for each process. 1 is one whole batch."""
+    max_staleness: int = 0
+    """Updates that a candidate's policy may be behind; older ones end the run. The trainer draws
+    its own, which are never behind; offline methods may be as old as the run."""
     num_epochs: int = 2
     """Policy updates per step, each over the whole batch. Not given in the paper."""
     kl_stop: float | None = 2.0
@@ -55,6 +58,7 @@ class SharedConfig(RolloutConfig):
                     f"num_requests must be a multiple of num_shards, {self.num_shards}, "
                     f"got {self.num_requests}"
                 )
+        check_range("max_staleness", self.max_staleness, 0)
         check_choice("baseline", self.baseline, BASELINES)
         check_range("arr_share", self.arr_share, 0.0, 1.0)
         check_range("kl_penalty", self.kl_penalty, 0)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.record.loggers import Logger
 
@@ -33,6 +33,7 @@ from agents.rollout import (
     timed_rollout,
 )
 from agents.schedule import make_schedule
+from agents.staleness import fresh, staleness
 from agents.train_config import TrainConfig
 from agents.train_state import TrainRun, TrainState
 from simulators.rewards import RewardSpec
@@ -65,6 +66,7 @@ def train(
     `component/NAME` and `component_weighted/NAME` (means over the candidates that it applies to;
     left out where it applies to none), `entropy` and `kl` to the warm start (nats per path, exact
     at the visited prefixes; `kl` over 16 of the requests unless the loss needs the reference),
+    `staleness` (updates since the policy that drew the oldest candidates),
     `entropy/LEVEL`, `ad_count` (how often the candidates' ads were drawn before, where a baseline
     per ad is taken off), `distinct_share` of the candidates, `equal_share` of the requests whose
     candidates all earn the same, `loss`, `grad_norm`, `gradient/LEVEL` (norm at the level's logits,
@@ -143,7 +145,10 @@ def _step(
         timed_rollout(source, run, ids, state.step, keep_graph=on_policy, clock=clock)
         for ids in shards.split(request_ids)
     ]
-    seen: dict[str, float] = {}
+    if method.is_offline:
+        for part in parts:
+            part["policy_version"].zero_()
+    seen = {"staleness": _check_age(shards.join(parts), state.step, run, method)}
     if state.baseline is not None:
         batch = shards.join(parts)
         seen["ad_count"] = state.baseline.subtract(batch)
@@ -173,6 +178,17 @@ def _step(
             update = PolicyUpdate(state, run, method, starts_attached=on_policy)
             measures |= update(parts)
     return measures | clock.measures()
+
+
+def _check_age(data: TensorDictBase, step: int, run: TrainRun, method: Method) -> float:
+    """Return how many updates old the oldest candidates' policy is; refuse what is too old.
+
+    Raises:
+        StaleError: See `SharedConfig.max_staleness`.
+    """
+    if not method.is_offline:
+        fresh(data, step, run.config.max_staleness, strict=True)
+    return float(staleness(data, step).max())
 
 
 def _rollout_measures(data: TensorDict) -> dict[str, float]:

@@ -7,7 +7,8 @@ from agents.actor_critic import (
     make_actor,
     make_critic,
 )
-from agents.code_actor import CodeCritic, CodeLogits, make_code_actor
+from agents.code_actor import CodeCritic, CodeLogits, make_code_actor, next_version
+from agents.staleness import StaleError, fresh
 from agents.torchrl.groups import GroupCandidates
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     "HTECritic",
     "PolicyLogits",
     "ReferenceLogProbs",
+    "StaleError",
+    "fresh",
     "make_actor",
     "make_code_actor",
     "make_critic",
+    "next_version",
 ]
