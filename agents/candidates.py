@@ -24,11 +24,14 @@ class AdBaseline:
     Args:
         num_ads: N.
         decay: Of what was seen before, per update.
+        device: Of the rollouts.
     """
 
-    def __init__(self, num_ads: int, decay: float = 0.99) -> None:
+    def __init__(
+        self, num_ads: int, decay: float = 0.99, device: torch.device | str = "cpu"
+    ) -> None:
         self._decay = decay
-        self.total, self.count = torch.zeros(num_ads), torch.zeros(num_ads)
+        self.total, self.count = torch.zeros(2, num_ads, device=device).unbind()
 
     def subtract(self, data: TensorDict) -> float:
         """Take the ads' means off a rollout's terminal rewards in place, then learn from them.

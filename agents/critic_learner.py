@@ -30,7 +30,7 @@ class CriticReplay:
     def __init__(self, num_requests: int) -> None:
         """Make an empty buffer for `num_requests` requests with their candidates."""
         self._buffer = ReplayBuffer(
-            storage=LazyTensorStorage(num_requests), writer=RoundRobinWriter()
+            storage=LazyTensorStorage(num_requests, device="auto"), writer=RoundRobinWriter()
         )
 
     def __len__(self) -> int:
@@ -124,5 +124,6 @@ class CriticLearner:
 
     def load_replay(self, tensors: dict[str, Tensor], cursor: int) -> None:
         """Take in what `replayed` returned; the replays must be empty."""
+        device = self.optimizer.param_groups[0]["params"][0].device
         for replay, number in zip(self._replays or (), self._shards.own, strict=True):
-            replay.load({name: x[number] for name, x in tensors.items()}, cursor)
+            replay.load({name: x[number].to(device) for name, x in tensors.items()}, cursor)

@@ -60,7 +60,9 @@ class TrainState:
             critic=CriticLearner(model, run.config, run.seed, shards),
             shards=shards,
             policy_gradient=GradientSum(policy, shards),
-            baseline=AdBaseline(run.world.trie.num_ads) if run.config.baseline == "ad" else None,
+            baseline=AdBaseline(run.world.trie.num_ads, device=policy[0].device)
+            if run.config.baseline == "ad"
+            else None,
         )
 
     @property
@@ -113,8 +115,8 @@ class TrainState:
         for name, optimizer in self._optimizers.items():
             restore_optimizer_state(optimizer, below(f"{name}.", tensors), meta[name])
         if self.baseline is not None:
-            self.baseline.total = tensors["baseline.total"]
-            self.baseline.count = tensors["baseline.count"]
+            self.baseline.total.copy_(tensors["baseline.total"])
+            self.baseline.count.copy_(tensors["baseline.count"])
         if meta["replay_cursor"] is not None:
             self.critic.load_replay(below("replay.", tensors), meta["replay_cursor"])
         self.step = meta["step"]

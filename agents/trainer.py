@@ -21,6 +21,7 @@ from torchrl.record.loggers import Logger
 from agents.actor_critic import ActorCriticModel
 from agents.candidates import keep_valid, mean_over_candidates
 from agents.clock import Clock
+from agents.placing import beside
 from agents.policy_update import PolicyUpdate
 from agents.registry import Method, make_method
 from agents.rollout import (
@@ -92,6 +93,7 @@ def train(
             or was made with other settings (named).
         NonFiniteError: A reward, loss or gradient is inf or NaN; names step, method and requests.
     """
+    world = beside(world, model)
     run = TrainRun(world, as_reward(reward), config, seed, method)
     chosen, learning_rate = make_method(method, config, world.trie.num_levels)
     schedule = make_schedule(world, config, seed)

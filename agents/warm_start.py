@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from agents.placing import beside, device_of
 from agents.rollout import Reward, RolloutConfig, RolloutSource, as_reward, reward_unit
 from gpr_rl.decoding import sample_paths
 from gpr_rl.models import HHD, HHDConfig
@@ -82,7 +83,9 @@ class WarmStartConfig:
 
 
 def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
-    """Return an untrained HHD of the world's shape; its weights depend on `seed` alone.
+    """Return an untrained HHD of the world's shape, on its device.
+
+    The weights depend on `seed` alone.
 
     Raises:
         ValueError: The model takes external knowledge, which no stage of training passes.
@@ -96,7 +99,7 @@ def build_model(world: World, config: HHDConfig, seed: int) -> HHD:
         torch.manual_seed(seed)
         model = HHD(config, world.spec)
     model.hte.reward_scale.fill_(world.reward_scale)
-    return model
+    return model.to(getattr(world, "device", "cpu"))
 
 
 def _train_windows(
@@ -110,13 +113,14 @@ def _train_windows(
 ) -> None:
     """Run a supervised stage: `mtp`, or one on the windows after it with the HTE beside it."""
     sizes = config.num_windows, config.num_positions, config.model.num_mtp_heads
-    batches = WindowBatches(world, seed, *sizes)
+    batches = WindowBatches(world.to("cpu"), seed, *sizes)
+    device = device_of(model)
     after_mtp = name != "mtp"
     first_step = config.mtp.num_steps if after_mtp else 0
     validate_targets(*batches(0))
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        tokens, targets = batches(first_step + step)
+        tokens, targets = (part.to(device) for part in batches(first_step + step))
         context = model.window(tokens, targets.position)
         total, logged = objective(context, targets)
         if after_mtp:
@@ -233,7 +237,7 @@ def train_critic(
 
     From here on the HTE counts in units of this reward.
     """
-    reward = as_reward(reward)
+    reward, world = as_reward(reward), beside(world, model)
     pool, row = world.request_ids("train"), torch.arange(config.num_requests)
 
     def request_ids(step: int) -> Tensor:
@@ -281,7 +285,8 @@ def warm_start(
     """Return a policy with its critic after all three stages, in evaluation mode.
 
     `seed` is the root of the initial weights and of every draw, `reward` what the critic learns to
-    expect (`agents.rollout.as_reward`; Eq. 5 by default).
+    expect (`agents.rollout.as_reward`; Eq. 5 by default). The model is on the world's device
+    (`World.to`).
     """
     reward = as_reward(reward)
     model = build_model(world, config.model, seed)

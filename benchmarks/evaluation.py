@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.placing import beside, device_of
 from agents.rollout import Reward, as_reward
 from gpr_rl.decoding import beam_search
 from gpr_rl.metrics import ndcg, ordered_pair_ratio
@@ -113,13 +114,14 @@ def _path_of_ad(world: World) -> Tensor:
 
 @torch.no_grad()
 def path_log_prob(model: HHD, world: World, request_id: Tensor, eligible: Tensor) -> Tensor:
-    """Return log pi(path) of every path, float32 [E, P]; -inf where illegal.
+    """Return log pi(path) of every path, float32 [E, P] on the CPU; -inf where illegal.
 
-    The legal tree is walked level by level, so every prefix is decoded once.
+    The legal tree is walked level by level, so every prefix is decoded once, on the model's device.
     """
+    world, device = beside(world, model), device_of(model)
     return torch.cat(
         [
-            _tree_log_prob(model, world, ids, legal)
+            _tree_log_prob(model, world, ids, legal.to(device)).cpu()
             for ids, legal in zip(request_id.split(_CHUNK), eligible.split(_CHUNK), strict=True)
         ]
     )
@@ -157,19 +159,20 @@ class Beam:
 def policy_beam(
     model: HHD, world: World, request_id: Tensor, eligible: Tensor, num_candidates: int
 ) -> Beam:
-    """Return the K most probable legal ads of each request under the policy."""
+    """Return the K most probable legal ads of each request under the policy, on the CPU."""
     ads, log_probs = [], []
+    world, device = beside(world, model), device_of(model)
     for ids, legal in zip(request_id.split(32), eligible.split(32), strict=True):
         found = beam_search(
             model,
             world.request(ids),
             world.trie,
             num_candidates,
-            eligible=legal,
+            eligible=legal.to(device),
             renormalize=True,
         )
-        ads.append(found.ad_id)
-        log_probs.append(found.log_prob.sum(-1))
+        ads.append(found.ad_id.cpu())
+        log_probs.append(found.log_prob.sum(-1).cpu())
     return Beam(torch.cat(ads), torch.cat(log_probs))
 
 

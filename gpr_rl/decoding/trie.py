@@ -6,6 +6,7 @@ for a request when its run holds an eligible ad, which two look-ups in a running
 Dims: B requests, N ads, L levels, V codes per level, P distinct paths.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,6 +110,19 @@ class CodeTrie:
             parent = node
         self.paths = ordered[first]
 
+    def to(self, device: torch.device | str) -> "CodeTrie":
+        """Return the same tree on a device; itself where it is there already."""
+        if torch.device(device) == self.codes.device:
+            return self
+        moved = copy.copy(self)
+        for name in ("_unrestricted", "runs", "_is_child"):
+            moved.__dict__.pop(name, None)  # made again where they are needed
+        for name in ("codes", "paths", "_order"):
+            setattr(moved, name, getattr(self, name).to(device))
+        moved._edges = [x.to(device) for x in self._edges]
+        moved._children = [x.to(device) for x in self._children]
+        return moved
+
     @property
     def num_paths(self) -> int:
         """P, the number of distinct paths."""
@@ -143,6 +157,8 @@ class CodeTrie:
     @cached_property
     def runs(self) -> "TreeRuns":
         """The tree as numpy arrays, for stepping down it code by code."""
+        if self.codes.device.type != "cpu":
+            return self.to("cpu").runs
         edge = self._edges[1].numpy()
         few = np.minimum(edge[:-1] + np.arange(_NUM_FIRST)[:, None], edge[1:] - 1)
         return TreeRuns(
@@ -222,7 +238,7 @@ class LegalTrie:
     def root_mask(self) -> Bool[Tensor, "B V"]:
         """The legal first codes, as `mask` of an empty prefix, without the tables."""
         runs = self.trie.runs
-        eligible = self.eligible.numpy()
+        eligible = self.eligible.cpu().numpy()
         # most codes have an eligible ad among their first few; the rows where one has not are
         # looked at in full
         found = np.bitwise_or.reduce(np.take(eligible, runs.first_ads, axis=1), axis=1)
@@ -232,7 +248,7 @@ class LegalTrie:
             found[unsure] = np.logical_or.reduceat(ordered, runs.edge[1][:-1], axis=1)
         mask = np.zeros((self.batch_size, self.trie.num_codes), dtype=np.bool_)
         mask[:, runs.code[0][runs.edge[1][:-1]]] = found
-        return torch.from_numpy(mask)
+        return torch.from_numpy(mask).to(self.eligible.device)
 
     def part(self, start: int, stop: int) -> "LegalTrie":
         """Return the trees of rows start..stop-1; they share memory with this one's."""

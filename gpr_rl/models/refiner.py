@@ -120,12 +120,10 @@ class Refiner(nn.Module):
         """
         condition = thought[valid].detach()
         clean = unit_variance(target[valid].detach())
-        step = torch.randint(
-            len(self.kept), clean.shape[:1], generator=generator, device=clean.device
-        )
-        noise = torch.randn(
-            clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
-        )
+        place = clean.device if generator is None else generator.device
+        step = torch.randint(len(self.kept), clean.shape[:1], generator=generator, device=place)
+        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=place)
+        step, noise = step.to(clean.device), noise.to(clean.device)
         kept = self.kept[step, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         error = self.denoiser(noisy, step, condition) - noise

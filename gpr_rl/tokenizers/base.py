@@ -54,20 +54,24 @@ class Tokenizer(ABC):
     def encode(self, x: Embeddings) -> Int[Tensor, "n L"]:
         """Return the codes int64 of rows [n, d]; a row's codes never depend on the others.
 
+        They are found on the CPU and returned where the rows are.
+
         Raises:
             ValueError: Not fitted, another width than at fit, or a row with NaN or infinity.
         """
         self._check_fitted()
-        return self._encode(read_embeddings(x, width=self.width))
+        rows = read_embeddings(x, width=self.width)
+        return self._encode(rows.cpu()).to(rows.device)
 
     def decode(self, codes: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
-        """Return the float32 embeddings that codes [n, L] stand for.
+        """Return the float32 embeddings that codes [n, L] stand for, where the codes are.
 
         Raises:
             ValueError: Not fitted, codes of another shape, or one out of range.
         """
         self._check_fitted()
-        return self._decode(read_codes(codes, self.num_codes))
+        checked = read_codes(codes, self.num_codes)
+        return self._decode(checked.cpu()).to(checked.device)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Dims: B requests, K candidates, F count features.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +33,13 @@ class FrozenRankers(nn.Module):
         self.calibration = calibration
         self.has_clicks, self.has_conversions = has_clicks, has_conversions
         self.tables = rankers.tables()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenRankers":
+        """Move or cast the tables with the weights."""
+        super()._apply(fn, recurse)
+        ads, queries, keys = (fn(table) for table in self.tables)
+        self.tables = ads, queries, keys
+        return self
 
     @cached_property
     def _exact(self) -> ExactRankers:

@@ -103,15 +103,15 @@ class PastCounts:
         `group` is [N + M, 3], `ad_id` [B, K].
         """
         few = ad_id.shape[1] <= MAX_LOOKED_UP and "groups" not in self.__dict__
+        device = ad_id.device
         if few or self.today is not None:
-            ads = ad_id.numpy()
-            counts, repeats = self._looked_up(ads)
-            own = count_features(torch.from_numpy(counts))
-            own = own.view(*ads.shape, 3 * NUM_COUNT_FEATURES)
-            taken = None if repeats is None else torch.from_numpy(repeats)
+            counts, repeats = self._looked_up(ad_id.cpu().numpy())
+            own = count_features(torch.from_numpy(counts).to(device))
+            own = own.view(*ad_id.shape, 3 * NUM_COUNT_FEATURES)
+            taken = None if repeats is None else torch.from_numpy(repeats).to(device)
         else:
-            own = candidate_counts(self.groups, group, ad_id)
-            taken = None if self.repeats is None else self.repeats.gather(1, ad_id)
+            own = candidate_counts(self.groups.to(device), group, ad_id)
+            taken = None if self.repeats is None else self.repeats.to(device).gather(1, ad_id)
         return own if taken is None else torch.cat([own, repeat_features(taken)], dim=-1)
 
     def exact(self, group: Tensor, ad_id: Tensor) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ Dims: B requests, K candidates, N ads, M organic items, U users, R logged reques
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from simulators.world.history import DAY_S, HOUR_S, History, LoggedRequests
 from simulators.world.parts import WorldParts
 from simulators.world.tables import AGE_EDGES, BID_TYPES
 
+if TYPE_CHECKING:
+    from simulators.world.placed import PlacedWorld
+
 
 class World:
     """Read-only access to requests, legal ads, candidates' outcomes and training windows.
@@ -39,6 +42,7 @@ class World:
 
     def __init__(self, parts: WorldParts, like: "World | None" = None) -> None:
         self.parts, self._like = parts, like
+        self.device = torch.device("cpu")
         self.info, self.directory = parts.info, parts.directory
         self.users, self.ads = users, ads = parts.users, parts.ads
         self.organic, self.events = parts.organic, parts.events
@@ -98,6 +102,12 @@ class World:
     def replace(self, **changes: Any) -> "World":
         """Return a world with other `WorldParts`; what does not depend on them is shared."""
         return World(replace(self.parts, **changes), like=self)
+
+    def to(self, device: torch.device | str) -> "World | PlacedWorld":
+        """Return the world with requests, legal ads and outcomes on a device; itself on the CPU."""
+        from simulators.world.placed import PlacedWorld  # it is made of this class
+
+        return self if torch.device(device).type == "cpu" else PlacedWorld(self, device)
 
     def _donor(self, *names: str) -> "World | None":
         """Return the world to share with if these attributes are the same objects there."""

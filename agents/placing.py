@@ -1,0 +1,17 @@
+"""Where things are: a model's device decides."""
+
+from typing import Any
+
+import torch
+
+from agents.actor_critic import ActorCriticModel
+
+
+def device_of(model: ActorCriticModel) -> torch.device:
+    """Return the device of a model's parameters."""
+    return next(iter(model.policy_parameters())).device
+
+
+def beside(world: Any, model: ActorCriticModel) -> Any:
+    """Return a world that answers on the model's device, if it can (`World.to`)."""
+    return world.to(device_of(model)) if hasattr(world, "to") else world
