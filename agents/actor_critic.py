@@ -5,7 +5,7 @@ scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K
 codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 """
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,8 +19,26 @@ from tensordict.nn import (
 from torch import Tensor, nn
 from torchrl.modules import MaskedCategorical
 
-from agents.candidates import check_above
+from agents.candidates import check_above, check_choice
 from gpr_rl.schema import Request
+
+PRECISIONS = ("float32", "bf16")
+"""What a model's matrix products are made in."""
+X = TypeVar("X")
+
+
+def lowered(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a model multiplies in bf16, or in its own type."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def restored(x: X, precision: str) -> X:
+    """Return what a model made in float32, a tensor or a context; itself if that was its type."""
+    if precision == "float32":
+        return x
+    if isinstance(x, Tensor):
+        return x.float() if x.dtype == torch.bfloat16 else x
+    return x.apply(lambda part: restored(part, precision))  # type: ignore[attr-defined]
 
 
 @runtime_checkable
@@ -85,19 +103,27 @@ class PolicyLogits(TensorDictModuleBase):
     in_keys: ClassVar[list[str]] = ["request", "codes"]
     out_keys: ClassVar[list[str]] = ["context", "logits"]
 
-    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
-        """Store the model (shared). Logits are divided by `temperature` > 0, as in sampling."""
+    def __init__(
+        self, model: ActorCriticModel, *, temperature: float = 1.0, precision: str = "float32"
+    ) -> None:
+        """Store the model (shared). Logits are divided by `temperature` > 0, as in sampling.
+
+        With `precision` `bf16` the model multiplies in that; what it returns is float32 again.
+        """
         super().__init__()
         check_above("temperature", temperature)
+        check_choice("precision", precision, PRECISIONS)
         self.model = model
         self.temperature = temperature
+        self.precision = precision
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-keys set."""
-        context = self.model.encode(_request(tensordict))
-        logits = self.model.logits(context, tensordict["codes"])
-        tensordict.set("context", context)
-        return tensordict.set("logits", logits / self.temperature)
+        with lowered(self.precision, tensordict["codes"].device):
+            context = self.model.encode(_request(tensordict))
+            logits = self.model.logits(context, tensordict["codes"])
+        tensordict.set("context", restored(context, self.precision))
+        return tensordict.set("logits", restored(logits, self.precision) / self.temperature)
 
 
 def make_policy_head(out_key: str = "codes") -> ProbabilisticTensorDictModule:
@@ -155,15 +181,19 @@ class HTECritic(TensorDictModuleBase):
     in_keys: ClassVar[list[str]] = ["context", "codes"]
     out_keys: ClassVar[list[str]] = ["state_value"]
 
-    def __init__(self, model: ActorCriticModel) -> None:
+    def __init__(self, model: ActorCriticModel, *, precision: str = "float32") -> None:
+        """Store the model (shared); `precision` as for `PolicyLogits`."""
         super().__init__()
+        check_choice("precision", precision, PRECISIONS)
         self.model = model
+        self.precision = precision
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the same TensorDict with the out-key set."""
         context = tensordict["context"].detach()
-        value = self.model.hte(context, tensordict["codes"]).value
-        return tensordict.set("state_value", value.unsqueeze(-1))
+        with lowered(self.precision, tensordict["codes"].device):
+            value = self.model.hte(context, tensordict["codes"]).value
+        return tensordict.set("state_value", restored(value, self.precision).unsqueeze(-1))
 
 
 class ReferenceLogProbs(TensorDictModuleBase):
@@ -175,10 +205,12 @@ class ReferenceLogProbs(TensorDictModuleBase):
     in_keys: ClassVar[list[str]] = ["request", "codes", "legal_mask"]
     out_keys: ClassVar[list[str]] = ["reference_log_probs"]
 
-    def __init__(self, model: ActorCriticModel, *, temperature: float = 1.0) -> None:
+    def __init__(
+        self, model: ActorCriticModel, *, temperature: float = 1.0, precision: str = "float32"
+    ) -> None:
         """Store the reference (shared): a copy of the policy as it was before training."""
         super().__init__()
-        self.logits = PolicyLogits(model, temperature=temperature)
+        self.logits = PolicyLogits(model, temperature=temperature, precision=precision)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

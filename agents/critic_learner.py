@@ -65,7 +65,8 @@ class CriticLearner:
         self, model: ActorCriticModel, config: CriticConfig, seed: int, shards: Shards
     ) -> None:
         """Store the model (shared); `seed` is the root of the replay's draws."""
-        self.loss = SurrogateLoss(make_policy_head(), HTECritic(model))
+        critic = HTECritic(model, precision=config.precision)
+        self.loss = SurrogateLoss(make_policy_head(), critic)
         self._config, self._seed, self._shards = config, seed, shards
         parameters = list(model.hte_parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=config.critic_learning_rate, fused=True)

@@ -29,7 +29,9 @@ class PolicyUpdate:
         """Store what a step's updates have in common."""
         self._state, self._run, self._method = state, run, method
         self._starts_attached = starts_attached
-        self._logits = PolicyLogits(state.model, temperature=run.config.temperature)
+        self._logits = PolicyLogits(
+            state.model, temperature=run.config.temperature, precision=run.config.precision
+        )
         self._moves_trunk = method.uses_critic and run.config.critic_moves_trunk
         self._has_parts = has_parts(state.model)
 

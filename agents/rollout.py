@@ -36,12 +36,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents.actor_critic import (
+    PRECISIONS,
     ActorCriticModel,
     ReferenceLogProbs,
     categorical_entropy,
     categorical_kl,
     chosen_log_prob,
+    lowered,
     masked_log_softmax,
+    restored,
 )
 from agents.candidates import (
     check_above,
@@ -129,6 +132,9 @@ class RolloutConfig:
     weights) or `beam` (the paper's; its candidates are no samples)."""
     temperature: float = 1.0
     """Divides the logits, in sampling and in the ratios. Not given in the paper."""
+    precision: str = "float32"
+    """What the model multiplies in: `float32`, or `bf16`. Advantages, losses and the optimizer stay
+    in float32."""
     reward_scale: float | None = None
     """Divides the reward, in its unit. None: the world's std of Eq. 5 over logged candidates (in
     training only if Eq. 5 is the reward; see `agents.trainer.train`)."""
@@ -139,6 +145,7 @@ class RolloutConfig:
                 f"num_candidates must be at least 2 for a z-score, got {self.num_candidates}"
             )
         check_choice("behavior", self.behavior, BEHAVIORS)
+        check_choice("precision", self.precision, PRECISIONS)
         check_above("temperature", self.temperature)
         if self.behavior == "beam" and self.temperature != 1.0:
             raise ValueError(f"a beam has no temperature: it must be 1, got {self.temperature}")
@@ -211,23 +218,28 @@ def timed_rollout(
     with clock("requests"):
         request = world.request(request_ids)
         eligible = world.eligible(request_ids)
+    precision, device = config.precision, request_ids.device
     with torch.set_grad_enabled(keep_graph), clock("model"):
-        context = model.encode(request)
-    with clock("decoding"):
+        with lowered(precision, device):
+            context = model.encode(request)
+        context = restored(context, precision)
+    with clock("decoding"), lowered(precision, device):
         candidates = _draw(_Encoded(model, context), request, eligible, source, step)
         valid = candidates.valid
         codes = torch.where(valid.unsqueeze(-1), candidates.codes, 0)
         legal_mask = world.trie.restrict(eligible).path_masks(codes) | ~valid[..., None, None]
     with torch.set_grad_enabled(keep_graph), clock("model"):
-        logits = model.logits(context, codes) / config.temperature
+        with lowered(precision, device):
+            logits = model.logits(context, codes)
+        logits = restored(logits, precision) / config.temperature
     log_probs = masked_log_softmax(logits.detach(), legal_mask)
-    value = keep_valid(candidates.value, valid)
+    value = keep_valid(restored(candidates.value, precision), valid)
     data = TensorDict(
         {
             "request": request,
             "context": context.detach(),
             "popularity": request.popularity.to(value.dtype),
-            "policy_version": torch.full(request_ids.shape, step),
+            "policy_version": torch.full_like(request_ids, step),
             "codes": codes,
             "ad_id": candidates.ad_id,
             "valid": valid,
@@ -262,14 +274,17 @@ def _draw(
 
 @torch.no_grad()
 def score_reference(
-    data: TensorDict, reference: ActorCriticModel, temperature: float = 1.0
+    data: TensorDict,
+    reference: ActorCriticModel,
+    temperature: float = 1.0,
+    precision: str = "float32",
 ) -> TensorDict:
     """Write what a frozen policy says of a rollout's paths; return the rollout.
 
     Adds `reference_log_probs` [B, K, L, V] and `reference_kl` [B, K, L], the exact
     KL(policy || reference) at every visited prefix, nats, 0 where not valid.
     """
-    ReferenceLogProbs(reference, temperature=temperature)(data)
+    ReferenceLogProbs(reference, temperature=temperature, precision=precision)(data)
     kl = categorical_kl(data["log_probs"], data["reference_log_probs"], data["legal_mask"])
     return data.set("reference_kl", keep_valid(kl, data["valid"]))
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -61,6 +61,10 @@ class TrainArgs:
     """Parts of a step with a fixed order: the same bits on 1 to so many processes."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `cuda:N`; with several processes `cuda` is each one's own."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the model multiplies in."""
     timeout_s: float = 600.0
     """Seconds that a process waits for another before it gives up."""
     resume: bool = False
@@ -71,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 2 on a user's mistake, 1 where another process was lost."""
     args = tyro.cli(TrainArgs, args=arguments, description=__doc__)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # a line for every replay buffer
-    with _processes(args.timeout_s) as rank:
+    with _processes(args.timeout_s, args.device) as rank:
         try:
             _run(args, rank)
         except (ValueError, OSError, NonFiniteError) as error:
@@ -85,12 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _processes(timeout_s: float) -> Iterator[int]:
+def _processes(timeout_s: float, device: str) -> Iterator[int]:
     """Join the other processes that torchrun has started, if any; yield this one's rank."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
-    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield dist.get_rank()
     finally:
@@ -101,10 +106,11 @@ def _run(args: TrainArgs, rank: int) -> None:
     if args.method not in method_names():
         raise ValueError(f"unknown method {args.method!r}; known: {', '.join(method_names())}")
     config = with_dials(method_config(args.method, TrainConfig()), args.set)
-    config = replace(config, num_shards=args.num_shards)
+    config = replace(config, num_shards=args.num_shards, precision=args.precision)
+    device = _device(args.device)
     _prepare(args, rank, config)
-    world = load_world(args.world, args.seed, to_stderr if rank == 0 else silent)
-    model = _start(args, rank, world)
+    world = load_world(args.world, args.seed, to_stderr if rank == 0 else silent).to(device)
+    model = _start(args, rank, world).to(device)
     if dist.is_initialized():
         dist.barrier()
     log = args.out / "log.jsonl"
@@ -137,6 +143,22 @@ def _run(args: TrainArgs, rank: int) -> None:
         about = {"world": args.world, "method": args.method, "seed": args.seed}
         save_policy(model.eval(), args.out / "policy.safetensors", **about)
         print(args.out / "policy.safetensors")
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of a name; `cuda` alone is the one of this process on its machine.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} can't be used here: {_short(error)}") from None
+    return device
 
 
 def _prepare(args: TrainArgs, rank: int, config: TrainConfig) -> None:

@@ -159,7 +159,8 @@ def _step(
         whole = method.uses_reference or config.kl_penalty
         few = max(1, _KL_REQUESTS // shards.num_shards)
         held = [part if whole else part[:few] for part in parts]
-        held = [score_reference(part, state.reference, config.temperature) for part in held]
+        settings = state.reference, config.temperature, config.precision
+        held = [score_reference(part, *settings) for part in held]
     if method.advantage is not None and method.prepare is not None:
         for part in parts:
             method.prepare(part, run.world, run.seed)

@@ -144,7 +144,8 @@ class UASID(Tokenizer):
                 (see `fit`) of another length.
         """
         self._check_fitted()
-        return self._encode(read_embeddings(x, width=self.width), keys)
+        rows = read_embeddings(x, width=self.width)
+        return self._encode(rows.cpu(), keys).to(rows.device)
 
     def add(
         self, x: Embeddings, keys: Keys | None = None, item_id: Iterable[int] | None = None

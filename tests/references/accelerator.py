@@ -18,7 +18,6 @@ from torch.utils.backend_registration import (
 )
 
 
-
 class _Backend(_DummyBackendModule):
     """What torch and tensordict ask of a device; this one has no generator of its own."""
 
