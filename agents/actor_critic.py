@@ -5,7 +5,7 @@ scored in one teacher-forced pass, so an action is the whole path: `codes` [B, K
 codes along it in `legal_mask` [B, K, L, V] and one log-probability per level.
 """
 
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +24,6 @@ from gpr_rl.schema import Request
 
 PRECISIONS = ("float32", "bf16")
 """What a model's matrix products are made in."""
-X = TypeVar("X")
 
 
 def lowered(precision: str, device: torch.device) -> torch.autocast:
@@ -32,13 +31,13 @@ def lowered(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def restored(x: X, precision: str) -> X:
+def restored(x: Any, precision: str) -> Any:
     """Return what a model made in float32, a tensor or a context; itself if that was its type."""
     if precision == "float32":
         return x
     if isinstance(x, Tensor):
         return x.float() if x.dtype == torch.bfloat16 else x
-    return x.apply(lambda part: restored(part, precision))  # type: ignore[attr-defined]
+    return x.apply(lambda part: restored(part, precision))
 
 
 @runtime_checkable

@@ -113,8 +113,9 @@ def _train_windows(
 ) -> None:
     """Run a supervised stage: `mtp`, or one on the windows after it with the HTE beside it."""
     sizes = config.num_windows, config.num_positions, config.model.num_mtp_heads
-    batches = WindowBatches(world.to("cpu"), seed, *sizes)
-    device = device_of(model)
+    logs = world.to("cpu")
+    assert isinstance(logs, World)
+    batches, device = WindowBatches(logs, seed, *sizes), device_of(model)
     after_mtp = name != "mtp"
     first_step = config.mtp.num_steps if after_mtp else 0
     validate_targets(*batches(0))

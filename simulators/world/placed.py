@@ -41,7 +41,9 @@ class PlacedWorld:
         self.trie: CodeTrie = world.trie.to(self.device)
         rankers = world.rankers
         self._is_moved = isinstance(rankers, nn.Module)
-        self._rankers = copy.deepcopy(rankers).to(self.device) if self._is_moved else rankers
+        if isinstance(rankers, nn.Module):
+            rankers = copy.deepcopy(rankers).to(self.device)
+        self._rankers = rankers
         for name in _COLUMNS:
             setattr(self, name, getattr(world, name).to(self.device))
 
