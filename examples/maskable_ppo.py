@@ -1,8 +1,9 @@
 """MaskablePPO of sb3-contrib on the environment: `python examples/maskable_ppo.py [WORLD] [STEPS]`.
 
-Half a minute on one core for the default world `tiny`. Installed with
-`python -m pip install -e '.[sb3]'`. Stable-Baselines3 makes its own network of the observation;
-`action_masks` of the environment is what it looks for.
+A minute on one core for the default world `tiny`. Installed with
+`python -m pip install -e '.[sb3]'`. Stable-Baselines3 makes its own network of the observation, of
+which it is shown what small networks can read. `action_masks` of the environment is what it looks
+for.
 """
 
 import sys
@@ -11,6 +12,10 @@ import gymnasium
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+
+SHOWN = ["popularity", "preference", "prefix", "level", "action_mask"]
+SCALE = 100.0
+"""Of rewards, so that the critic learns small numbers."""
 
 
 class MeanReward(BaseCallback):
@@ -26,7 +31,8 @@ class MeanReward(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        print(f"{self.num_timesteps:6d} reward {sum(self.rewards) / len(self.rewards):7.1f}")
+        mean = SCALE * sum(self.rewards) / len(self.rewards)
+        print(f"{self.num_timesteps:6d} reward {mean:7.1f}")
         self.rewards.clear()
 
 
@@ -34,13 +40,16 @@ def main() -> None:
     """Train from scratch and print what the ads are worth, rollout by rollout."""
     torch.set_num_threads(1)  # the network is small: two threads are slower
     world = sys.argv[1] if len(sys.argv) > 1 else "tiny"
-    num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 6_000
+    num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 12_000
     env = gymnasium.make("envs:gpr_rl/AdRequest-v0", world=world)
+    env = gymnasium.wrappers.FilterObservation(env, SHOWN)
+    env = gymnasium.wrappers.TransformReward(env, lambda reward: reward / SCALE)
     model = MaskablePPO(
         "MultiInputPolicy",
-        gymnasium.wrappers.TransformReward(env, lambda reward: reward / 100.0),
-        n_steps=600,
-        batch_size=100,
+        env,
+        n_steps=1_200,
+        batch_size=200,
+        learning_rate=1e-3,
         gamma=1.0,
         seed=0,
     )

@@ -1,5 +1,6 @@
 """What the pages and docstrings name exists: links, their anchors, files and modules."""
 
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -106,6 +107,22 @@ def test_pages_named_in_docstrings_exist() -> None:
 def test_the_results_pages_link_to_what_exists() -> None:
     for page in (ROOT / "docs" / "results").glob("*.md"):
         assert broken_links(page.read_text(), page.parent) == [], page.name
+
+
+def test_the_projection_to_many_processes_is_the_model_above_it() -> None:
+    page = (ROOT / "docs" / "scaling_out.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\S+) s \| (\S+) \| (\S+) s \| (\S+) \|$", page, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [1, 8, 64, 512]
+    step, parameters, meetings, latency, bandwidth = 2.0, 250_000, 6, 60e-6, 1.25e9
+    for number, fixed, fixed_up, plain, plain_up in rows:
+        size = int(number)
+        wait = meetings * latency * math.log2(size)
+        gathered = meetings * size * parameters * 4 / bandwidth if size > 1 else 0.0
+        ring = meetings * 2 * (size - 1) / size * parameters * 4 / bandwidth
+        for time, said, speed in ((gathered, fixed, fixed_up), (ring, plain, plain_up)):
+            whole = step / size + time + wait
+            assert f"{whole:.3f}" == said
+            assert f"{step / whole:.1f}" == speed
 
 
 def test_a_wrong_name_is_found() -> None:
