@@ -38,7 +38,7 @@ def process_rewards(
         ValueError: A wrong shape, a code outside [0, V) or a negative scale.
     """
     check_shape("scale", scale, "L-1", (max(codes.shape[-1] - 1, 0),))
-    if (scale < 0).any():
+    if not torch.compiler.is_compiling() and (scale < 0).any():
         raise ValueError(f"scale must not be negative, got {scale.tolist()}")
     return scale * popularity_deltas(popularity, codes, legal_mask).clamp_min(0.0)
 
