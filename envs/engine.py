@@ -60,6 +60,8 @@ class Engine(ABC):
         reported: bool [B], True where the last step ended a request.
     """
 
+    candidates = 1
+    """K, rows that share a request."""
     blank: Mapping[str, Any]
     """What a report holds between the ends of requests, beside `components`."""
 
