@@ -169,7 +169,6 @@ class GroupCandidates(Transform):
         row, step = row[complete], step[complete]
         at = row[:, :, None], step[:, None, :]
         ad_id, valid = ad_id[complete][:, :, -1], (ad_id >= 0)[complete][:, :, -1]
-        valid = valid & ~illegal[complete].any(-1)
 
         at_start = rows["request_id"][row, step[:, :1]]
         differs = (at_start != at_start[:, :1]).any(1)

@@ -35,7 +35,8 @@ ONE_UPDATE = {"num_steps": 1, "num_epochs": 1, "critic_updates": 1, "critic_warm
 def trained(method: str, **changes: Any) -> Trained:
     """The weights, their last gradients and what was measured."""
     world = TableWorld()
-    world.for_state[1, :5] = False  # shards have unequal numbers of pairs and of best candidates
+    world.for_state[0, :-1] = False  # one ad: no pair and no best candidate
+    world.for_state[1] = False  # no ad at all, so shards have unequal numbers of candidates
     model = policy(world, seed=1)
     history = train(model, world, method, config(**changes), 0)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
