@@ -19,6 +19,9 @@ from gpr_rl.models import HHD
 from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
 from gpr_rl.random import Purpose, random_bits
 
+_ADDED = ("loss_kl", "loss_critic", "loss_parts")
+"""Losses that the configuration adds to the method's: means over valid candidates."""
+
 
 class PolicyUpdate:
     """Runs the epochs, the first on the rollout's own pass if it may."""
@@ -39,6 +42,9 @@ class PolicyUpdate:
         """Update the policy on this rank's shards; return the mean reports of the epochs."""
         config, shards = self._run.config, self._state.shards
         counts = [part["valid"].sum() for part in parts]
+        own = getattr(self._method.loss, "count", None)
+        self._valid = counts
+        self._own = counts if own is None else [own(part) for part in parts]
         reports: list[dict[str, float]] = []
         for epoch in range(config.num_epochs):
             batches = [self._scored(part, epoch) for part in parts]
@@ -48,7 +54,7 @@ class PolicyUpdate:
                 behavior_kl = shards.mean(moved, counts).item()
             if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
                 break
-            reports.append(self._step(batches, counts, epoch))
+            reports.append(self._step(batches, epoch))
         means = {key: sum(r[key] for r in reports) / len(reports) for key in reports[0]}
         return means | {"num_epochs": float(len(reports)), "behavior_kl": behavior_kl}
 
@@ -59,14 +65,12 @@ class PolicyUpdate:
         batch = part.copy() if attached else self._logits(part.copy())
         return batch.set("new_log_probs", masked_log_softmax(batch["logits"], batch["legal_mask"]))
 
-    def _step(
-        self, batches: Sequence[TensorDict], counts: Sequence[Tensor], epoch: int
-    ) -> dict[str, float]:
+    def _step(self, batches: Sequence[TensorDict], epoch: int) -> dict[str, float]:
         """Make one update; return what is reported of it."""
         state, shards = self._state, self._state.shards
         squares = [_watch_gradient(batch["logits"]) for batch in batches]
         outs = [self._losses(batch, epoch) for batch in batches]
-        losses = self._weighted(outs, batches, counts)
+        losses = self._weighted(outs)
         for loss in losses:
             check_finite("the policy loss", loss)
         state.policy_gradient.backward(losses)
@@ -77,7 +81,8 @@ class PolicyUpdate:
         state.optimizer.step()
         names = [key for key, x in outs[0].items() if x.numel() == 1 and key != "entropy"]
         report = {
-            name: shards.mean([out[name].detach() for out in outs], counts).item() for name in names
+            name: shards.mean([out[name].detach() for out in outs], self._terms_of(name)).item()
+            for name in names
         }
         whole = shards.sum([loss.detach() for loss in losses])
         report |= {"loss": whole.item(), "grad_norm": norm.item()}
@@ -97,24 +102,20 @@ class PolicyUpdate:
             out["loss_parts"] = self._parts_loss(batch, epoch)
         return out
 
-    def _weighted(
-        self,
-        outs: Sequence[TensorDict],
-        batches: Sequence[TensorDict],
-        counts: Sequence[Tensor],
-    ) -> list[Tensor]:
+    def _weighted(self, outs: Sequence[TensorDict]) -> list[Tensor]:
         """Return what every shard adds to the loss of the batch, whose terms are means."""
         shards = self._state.shards
         terms = [{k: x for k, x in out.items() if k.startswith("loss_")} for out in outs]
         if shards.num_shards > 1:
-            own = getattr(self._method.loss, "count", None)
-            weights = shards.weights(counts)
-            of_objective = shards.weights([own(batch) for batch in batches]) if own else weights
+            weights = {name: shards.weights(self._terms_of(name)) for name in terms[0]}
             for number, found in enumerate(terms):
-                for key in found:
-                    weight = of_objective if key == "loss_objective" else weights
-                    found[key] = found[key] * weight[number]
+                for name in found:
+                    found[name] = found[name] * weights[name][number]
         return [torch.stack(list(found.values())).sum() for found in terms]
+
+    def _terms_of(self, name: str) -> list[Tensor]:
+        """Return how many terms each shard's mean of this name is over."""
+        return self._valid if name in _ADDED else self._own
 
     def _parts_loss(self, batch: TensorDict, epoch: int) -> Tensor:
         """Return what the model's parts learn of every request's first candidate.
