@@ -86,19 +86,25 @@ class CriticLearner:
         if self._replays is not None:
             for replay, part in zip(self._replays, parts, strict=True):
                 replay.extend(part)
-        losses = []
+        rows = [
+            [self._part(place, part, step, update) for update in range(config.critic_updates)]
+            for place, part in enumerate(parts)
+        ]
+        counts = [torch.stack([part["valid"].sum() for part in row]) for row in rows]
+        shares = shards.shares(counts)
+        done = []
         for update in range(config.critic_updates):
-            taken = [self._part(place, part, step, update) for place, part in enumerate(parts)]
-            weights = shards.weights([part["valid"].sum() for part in taken])
-            found = [self.loss.loss_critic(part) for part in taken]
+            found = [self.loss.loss_critic(row[update]) for row in rows]
             if shards.num_shards > 1:
-                found = [loss * weight for loss, weight in zip(found, weights, strict=True)]
+                found = [x * share[update] for x, share in zip(found, shares, strict=True)]
             for loss in found:
                 check_finite("the critic loss", loss)
             self._gradient.backward(found)
             self.optimizer.step()
-            losses.append(shards.sum([loss.detach() for loss in found]).item())
-        return sum(losses) / len(losses)
+            done.append(torch.stack([loss.detach() for loss in found]))
+        by_shard = torch.stack(done).unbind(1)  # [updates] each
+        means = shards.sum(by_shard).tolist()
+        return sum(means) / len(means)
 
     def _part(self, place: int, part: TensorDict, step: int, update: int) -> TensorDict:
         """Return the requests of a shard's next update; `place` is its place among this rank's."""
@@ -118,10 +124,8 @@ class CriticLearner:
             return None
         contents = [replay.tensors() for replay in self._replays]
         names = contents[0][0]
-        return {
-            name: torch.stack(self._shards.gather([tensors[name] for tensors, _ in contents]))
-            for name in names
-        }, contents[0][1]
+        found = self._shards.gather([tensors for tensors, _ in contents])
+        return {name: torch.stack([x[name] for x in found]) for name in names}, contents[0][1]
 
     def load_replay(self, tensors: dict[str, Tensor], cursor: int) -> None:
         """Take in what `replayed` returned; the replays must be empty."""

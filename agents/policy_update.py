@@ -14,6 +14,7 @@ from agents.candidates import mean_over_candidates
 from agents.critic import attached_value_loss
 from agents.registry import Method
 from agents.rollout import check_finite
+from agents.shards import added_up, weighted_mean
 from agents.train_state import TrainRun, TrainState
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
@@ -41,17 +42,16 @@ class PolicyUpdate:
     def __call__(self, parts: Sequence[TensorDict]) -> dict[str, float]:
         """Update the policy on this rank's shards; return the mean reports of the epochs."""
         config, shards = self._run.config, self._state.shards
-        counts = [part["valid"].sum() for part in parts]
-        own = getattr(self._method.loss, "count", None)
-        self._valid = counts
-        self._own = counts if own is None else [own(part) for part in parts]
+        own = getattr(self._method.loss, "count", _valid)
+        self._counts = [torch.stack([_valid(part), own(part)]) for part in parts]
+        self._shares = shards.shares(self._counts)
         reports: list[dict[str, float]] = []
+        behavior_kl = 0.0
         for epoch in range(config.num_epochs):
             batches = [self._scored(part, epoch) for part in parts]
-            moved = [_path_kl(x, x["log_probs"], x["new_log_probs"].detach()) for x in batches]
-            behavior_kl = 0.0
             if epoch > 0 or not self._starts_attached:
-                behavior_kl = shards.mean(moved, counts).item()
+                kl = [_path_kl(x, x["log_probs"], x["new_log_probs"].detach()) for x in batches]
+                behavior_kl = shards.mean(kl, [count[0] for count in self._counts]).item()
             if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
                 break
             reports.append(self._step(batches, epoch))
@@ -67,7 +67,7 @@ class PolicyUpdate:
 
     def _step(self, batches: Sequence[TensorDict], epoch: int) -> dict[str, float]:
         """Make one update; return what is reported of it."""
-        state, shards = self._state, self._state.shards
+        state = self._state
         squares = [_watch_gradient(batch["logits"]) for batch in batches]
         outs = [self._losses(batch, epoch) for batch in batches]
         losses = self._weighted(outs)
@@ -79,15 +79,35 @@ class PolicyUpdate:
         )
         check_finite("the policy gradient's norm", norm)
         state.optimizer.step()
-        names = [key for key, x in outs[0].items() if x.numel() == 1 and key != "entropy"]
-        report = {
-            name: shards.mean([out[name].detach() for out in outs], self._terms_of(name)).item()
-            for name in names
-        }
-        whole = shards.sum([loss.detach() for loss in losses])
-        report |= {"loss": whole.item(), "grad_norm": norm.item()}
-        by_level = shards.sum([torch.stack(found) for found in squares]).sqrt().flatten()
-        return report | {f"gradient/{level}": x for level, x in enumerate(by_level.tolist(), 1)}
+        scalars = [self._scalars(out) for out in outs]
+        sums = [
+            {"loss": loss.detach(), "squares": torch.stack(square)}
+            for loss, square in zip(losses, squares, strict=True)
+        ]
+        report = self._reported(scalars, sums)
+        return report | {"grad_norm": norm.item()}
+
+    @staticmethod
+    def _scalars(out: TensorDict) -> dict[str, Tensor]:
+        """Return what a shard's losses report of themselves."""
+        return {name: x.detach() for name, x in out.items() if x.numel() == 1 and name != "entropy"}
+
+    def _reported(
+        self, means: Sequence[dict[str, Tensor]], sums: Sequence[dict[str, Tensor]]
+    ) -> dict[str, float]:
+        """Return what is reported of the batch: means over all terms, and sums over shards."""
+        parts = [
+            TensorDict({"mean": mean, "sum": added, "count": count}).flatten_keys(".")
+            for mean, added, count in zip(means, sums, self._counts, strict=True)
+        ]
+        found = self._state.shards.gather([dict(part.items()) for part in parts])
+        report = {}
+        for name in means[0]:
+            counts = [part["count"][_kind(name)] for part in found]
+            report[name] = weighted_mean([part[f"mean.{name}"] for part in found], counts).item()
+        report["loss"] = added_up([part["sum.loss"] for part in found]).item()
+        by_level = added_up([part["sum.squares"] for part in found]).sqrt().flatten().tolist()
+        return report | {f"gradient/{level}": x for level, x in enumerate(by_level, 1)}
 
     def _losses(self, batch: TensorDict, epoch: int) -> TensorDict:
         """Return the method's losses of a shard and what the configuration adds."""
@@ -104,18 +124,13 @@ class PolicyUpdate:
 
     def _weighted(self, outs: Sequence[TensorDict]) -> list[Tensor]:
         """Return what every shard adds to the loss of the batch, whose terms are means."""
-        shards = self._state.shards
-        terms = [{k: x for k, x in out.items() if k.startswith("loss_")} for out in outs]
-        if shards.num_shards > 1:
-            weights = {name: shards.weights(self._terms_of(name)) for name in terms[0]}
-            for number, found in enumerate(terms):
-                for name in found:
-                    found[name] = found[name] * weights[name][number]
-        return [torch.stack(list(found.values())).sum() for found in terms]
-
-    def _terms_of(self, name: str) -> list[Tensor]:
-        """Return how many terms each shard's mean of this name is over."""
-        return self._valid if name in _ADDED else self._own
+        losses = []
+        for out, share in zip(outs, self._shares, strict=True):
+            terms = {name: x for name, x in out.items() if name.startswith("loss_")}
+            if self._state.shards.num_shards > 1:
+                terms = {name: x * share[_kind(name)] for name, x in terms.items()}
+            losses.append(torch.stack(list(terms.values())).sum())
+        return losses
 
     def _parts_loss(self, batch: TensorDict, epoch: int) -> Tensor:
         """Return what the model's parts learn of every request's first candidate.
@@ -133,6 +148,16 @@ class PolicyUpdate:
         first = batch["codes"][:, :1], batch["valid"][:, :1]
         losses = parts_losses(state.model, batch["context"], *first, generator)
         return torch.as_tensor(run.config.auxiliary.total(losses))
+
+
+def _valid(part: TensorDict) -> Tensor:
+    """Return how many candidates count."""
+    return part["valid"].sum()
+
+
+def _kind(name: str) -> int:
+    """Return what a mean is over: 0 for valid candidates, 1 for the method's own terms."""
+    return int(name not in _ADDED)
 
 
 def _watch_gradient(logits: Tensor) -> list[Tensor]:

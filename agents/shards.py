@@ -63,15 +63,23 @@ class Shards:
             )
         return [values[number :: self.num_shards] for number in self.own]
 
-    def gather(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the tensors of all S shards, given this rank's; all have one shape and dtype."""
+    def gather(self, values: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Return what all S shards have found, given what this rank's have.
+
+        Shards have the same names, shapes and dtypes. All travels in one message.
+        """
         if self.world_size == 1:
             return list(values)
-        mine = torch.stack(list(values)).contiguous()
-        raw = mine.view(torch.uint8) if mine.dtype == torch.bool else mine
-        found = [torch.empty_like(raw) for _ in range(self.world_size)]
-        dist.all_gather(found, raw)
-        return [x for part in found for x in part.view(mine.dtype).unbind(0)]
+        first = {name: values[0][name] for name in sorted(values[0])}
+        mine = torch.cat([_bytes(value[name]) for value in values for name in first])
+        found = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(found, mine)
+        sizes = [x.numel() * x.element_size() for x in first.values()]
+        taken = []
+        for message in found:
+            pieces = iter(message.split(sizes * len(values)))
+            taken += [{name: _tensor(next(pieces), x) for name, x in first.items()} for _ in values]
+        return taken
 
     def join(self, parts: Sequence[TensorDictBase]) -> TensorDictBase:
         """Return the rollout of the whole batch, of the shards' small entries, shard by shard.
@@ -80,11 +88,9 @@ class Shards:
         """
         if self.num_shards == 1:
             return parts[0]
-        flat = [part.exclude(*_LARGE).flatten_keys(".") for part in parts]
-        entries = {
-            key: torch.cat(self.gather([part[key] for part in flat]))
-            for key in sorted(flat[0].keys())
-        }
+        flat = [dict(part.exclude(*_LARGE).flatten_keys(".").items()) for part in parts]
+        found = self.gather(flat)
+        entries = {key: torch.cat([part[key] for part in found]) for key in found[0]}
         size = len(parts[0]) * self.num_shards
         return TensorDict(entries, batch_size=[size]).unflatten_keys(".")
 
@@ -97,26 +103,42 @@ class Shards:
 
     def sum(self, values: Sequence[Tensor]) -> Tensor:
         """Return the sum over all shards, added up in their order."""
-        found = self.gather(values)
-        total = found[0].clone()
-        for value in found[1:]:
-            total += value
-        return total
+        return added_up([found["value"] for found in self.gather([{"value": x} for x in values])])
 
     def mean(self, values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
-        """Return the mean over all shards of values that are means over `counts` terms each."""
-        if self.num_shards == 1:
-            return values[0]
-        value, count = (torch.stack(self.gather(x)) for x in (values, counts))
-        count = count.to(value.dtype).view(-1, *(1,) * (value.ndim - 1))
-        return (value * count).sum(0) / count.sum().clamp_min(1)
+        """Return the mean over all shards of numbers that are means over `counts` terms each."""
+        parts = [{"value": x, "count": n} for x, n in zip(values, counts, strict=True)]
+        found = self.gather(parts)
+        return weighted_mean([x["value"] for x in found], [x["count"] for x in found])
 
-    def weights(self, counts: Sequence[Tensor]) -> list[Tensor | float]:
-        """Return what this rank's means count in the mean over all shards; 1 for a single one."""
-        if self.num_shards == 1:
-            return [1.0]
-        total = torch.stack(self.gather(counts)).sum().clamp_min(1).double()
+    def shares(self, counts: Sequence[Tensor]) -> list[Tensor]:
+        """Return this rank's counts [...] as shares of all shards' together, float64."""
+        total = self.sum(counts).clamp_min(1).double()
         return [count / total for count in counts]
+
+
+def added_up(values: Sequence[Tensor]) -> Tensor:
+    """Return the sum of some tensors, in their order."""
+    total = values[0].clone()
+    for value in values[1:]:
+        total += value
+    return total
+
+
+def weighted_mean(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
+    """Return the mean of all terms, given means over `counts` of them; a single one as it is."""
+    if len(values) == 1:
+        return values[0]
+    value, count = torch.stack(list(values)), torch.stack(list(counts)).to(values[0].dtype)
+    return (value * count).sum() / count.sum().clamp_min(1)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def _tensor(message: Tensor, like: Tensor) -> Tensor:
+    return message.clone().view(like.dtype).view(like.shape)  # a copy begins where any type may
 
 
 class GradientSum:
@@ -139,7 +161,7 @@ class GradientSum:
     def backward(self, losses: Sequence[Tensor]) -> None:
         """Set `.grad` of the parameters.
 
-        A loss is what its shard adds to the batch's: its mean times `Shards.weights`.
+        A loss is what its shard adds to the batch's: its mean times its share of the terms.
         """
         for parameter in self._parameters:
             parameter.grad = None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor
 from torchrl.record.loggers import Logger
 
@@ -150,7 +150,9 @@ def _step(
     if method.is_offline:
         for part in parts:
             part["policy_version"].zero_()
-    seen = {"staleness": _check_age(shards.join(parts), state.step, run, method)}
+    for part in parts if not method.is_offline else ():
+        fresh(part, state.step, config.max_staleness, strict=True)
+    seen: dict[str, float] = {}
     if state.baseline is not None:
         batch = shards.join(parts)
         seen["ad_count"] = state.baseline.subtract(batch)
@@ -170,6 +172,7 @@ def _step(
         if "weight" in batch and "advantage" in batch:
             batch["advantage"] = batch["advantage"] * batch["weight"][..., None, None]
         shards.spread(batch, parts)
+    seen["staleness"] = float(staleness(batch, state.step).max())
     measures = _rollout_measures(batch) | seen
     kl = [mean_over_candidates(part["reference_kl"], part["valid"]) for part in held]
     measures["kl"] = shards.mean(kl, [part["valid"].sum() for part in held]).item()
@@ -181,17 +184,6 @@ def _step(
             update = PolicyUpdate(state, run, method, starts_attached=on_policy)
             measures |= update(parts)
     return measures | clock.measures()
-
-
-def _check_age(data: TensorDictBase, step: int, run: TrainRun, method: Method) -> float:
-    """Return how many updates old the oldest candidates' policy is; refuse what is too old.
-
-    Raises:
-        StaleError: See `SharedConfig.max_staleness`.
-    """
-    if not method.is_offline:
-        fresh(data, step, run.config.max_staleness, strict=True)
-    return float(staleness(data, step).max())
 
 
 def _rollout_measures(data: TensorDict) -> dict[str, float]:
