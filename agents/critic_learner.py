@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels.
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, RoundRobinWriter
 
@@ -14,7 +14,7 @@ from agents.actor_critic import ActorCriticModel, HTECritic, make_policy_head
 from agents.critic import CriticConfig
 from agents.objectives.surrogate import SurrogateLoss
 from agents.rollout import check_finite
-from agents.shards import GradientSum, Shards
+from agents.shards import GradientSum, Shards, added_up, shares
 from gpr_rl.random import Purpose, uniform
 
 _KEYS = ("context", "codes", "value_target", "valid")
@@ -74,48 +74,63 @@ class CriticLearner:
         size = (config.critic_replay + 1) * config.num_requests // shards.num_shards
         self._replays = [CriticReplay(size) for _ in shards.own] if config.critic_replay else None
 
-    def update(self, parts: Sequence[TensorDict], step: int) -> float:
+    def update(self, parts: Sequence[TensorDict], batch: TensorDictBase, step: int) -> float:
         """Learn from this rank's shards of a step; return the mean loss of the updates.
 
         Without a replay the updates walk through each shard's own requests; with one they draw
         requests from the last `critic_replay` steps and this one. Replayed targets are those of the
-        policy of their time.
+        policy of their time. `batch` are all shards' small entries (`Shards.join`).
         """
         config, shards = self._config, self._shards
         parts = [part.select(*_KEYS).detach() for part in parts]
         if self._replays is not None:
             for replay, part in zip(self._replays, parts, strict=True):
                 replay.extend(part)
-        rows = [
-            [self._part(place, part, step, update) for update in range(config.critic_updates)]
-            for place, part in enumerate(parts)
-        ]
-        counts = [torch.stack([part["valid"].sum() for part in row]) for row in rows]
-        shares = shards.shares(counts)
         done = []
         for update in range(config.critic_updates):
-            found = [self.loss.loss_critic(row[update]) for row in rows]
+            taken = [self._part(place, part, step, update) for place, part in enumerate(parts)]
+            losses = [self.loss.loss_critic(part) for part in taken]
             if shards.num_shards > 1:
-                found = [x * share[update] for x, share in zip(found, shares, strict=True)]
-            for loss in found:
+                share = self._shares(taken, batch, update)
+                losses = [loss * part for loss, part in zip(losses, share, strict=True)]
+            for loss in losses:
                 check_finite("the critic loss", loss)
-            self._gradient.backward(found)
+            told = [{"loss": loss.detach()} for loss in losses]
+            found = self._gradient.backward(losses, told.__getitem__)
             self.optimizer.step()
-            done.append(torch.stack([loss.detach() for loss in found]))
-        by_shard = torch.stack(done).unbind(1)  # [updates] each
-        means = shards.sum(by_shard).tolist()
-        return sum(means) / len(means)
+            done.append(added_up([part["loss"] for part in found]).item())
+        return sum(done) / len(done)
+
+    def _shares(
+        self, taken: Sequence[TensorDict], batch: TensorDictBase, update: int
+    ) -> list[Tensor]:
+        """Return which share of an update's candidates each of this rank's shards has."""
+        shards = self._shards
+        if self._replays is None:  # everybody knows which requests the others take
+            pieces = batch.select("valid").chunk(shards.num_shards)
+            every = [piece["valid"][self._rows(len(piece), update)].sum() for piece in pieces]
+            found = shares(every)
+            return [found[number] for number in shards.own]
+        counts = shards.gather([{"count": part["valid"].sum()} for part in taken])
+        found = shares([part["count"] for part in counts])
+        return [found[number] for number in shards.own]
+
+    def _rows(self, length: int, update: int) -> Tensor:
+        """Return the requests of a shard that an update without a replay takes, int64 [n]."""
+        size = min(self._config.critic_requests, self._config.num_requests)
+        row = torch.arange(max(1, size // self._shards.num_shards))
+        return (row + update * len(row)) % length
 
     def _part(self, place: int, part: TensorDict, step: int, update: int) -> TensorDict:
         """Return the requests of a shard's next update; `place` is its place among this rank's."""
-        config, shards = self._config, self._shards
-        size = min(config.critic_requests, config.num_requests)
-        row = torch.arange(max(1, size // shards.num_shards))
+        rows = self._rows(len(part), update)
         if self._replays is None:
-            return part[(row + update * len(row)) % len(part)]
-        replay, number = self._replays[place], shards.own[place]
-        keys = (torch.tensor(step), torch.tensor(update), row + number * len(row))
-        draw = uniform(self._seed, Purpose.CRITIC_REPLAY, *keys)
+            return part[rows]
+        replay, number = self._replays[place], self._shards.own[place]
+        row = torch.arange(len(rows)) + number * len(rows)
+        draw = uniform(
+            self._seed, Purpose.CRITIC_REPLAY, torch.tensor(step), torch.tensor(update), row
+        )
         return replay.read((draw * len(replay)).long(), part)
 
     def replayed(self) -> tuple[dict[str, Tensor], int] | None:

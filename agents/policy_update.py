@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels, V codes per level.
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from agents.actor_critic import PolicyLogits, categorical_kl, masked_log_softmax
@@ -14,7 +14,7 @@ from agents.candidates import mean_over_candidates
 from agents.critic import attached_value_loss
 from agents.registry import Method
 from agents.rollout import check_finite
-from agents.shards import added_up, weighted_mean
+from agents.shards import added_up, shares, weighted_mean
 from agents.train_state import TrainRun, TrainState
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
@@ -39,19 +39,25 @@ class PolicyUpdate:
         self._moves_trunk = method.uses_critic and run.config.critic_moves_trunk
         self._has_parts = has_parts(state.model)
 
-    def __call__(self, parts: Sequence[TensorDict]) -> dict[str, float]:
-        """Update the policy on this rank's shards; return the mean reports of the epochs."""
+    def __call__(self, parts: Sequence[TensorDict], batch: TensorDictBase) -> dict[str, float]:
+        """Update the policy on this rank's shards; return the mean reports of the epochs.
+
+        `batch` are all shards' small entries (`Shards.join`): how many terms their means are over.
+        """
         config, shards = self._run.config, self._state.shards
         own = getattr(self._method.loss, "count", _valid)
-        self._counts = [torch.stack([_valid(part), own(part)]) for part in parts]
-        self._shares = shards.shares(self._counts)
+        pieces = batch.chunk(shards.num_shards)
+        self._counts = [torch.stack([_valid(piece), own(piece)]) for piece in pieces]
+        every = shares(self._counts)
+        self._shares = [every[number] for number in shards.own]
+        counts = [self._counts[number][0] for number in shards.own]
         reports: list[dict[str, float]] = []
         behavior_kl = 0.0
         for epoch in range(config.num_epochs):
             batches = [self._scored(part, epoch) for part in parts]
             if epoch > 0 or not self._starts_attached:
                 kl = [_path_kl(x, x["log_probs"], x["new_log_probs"].detach()) for x in batches]
-                behavior_kl = shards.mean(kl, [count[0] for count in self._counts]).item()
+                behavior_kl = shards.mean(kl, counts).item()
             if epoch > 0 and config.kl_stop is not None and behavior_kl > config.kl_stop:
                 break
             reports.append(self._step(batches, epoch))
@@ -73,40 +79,30 @@ class PolicyUpdate:
         losses = self._weighted(outs)
         for loss in losses:
             check_finite("the policy loss", loss)
-        state.policy_gradient.backward(losses)
+
+        def told(place: int) -> dict[str, Tensor]:
+            means = {f"mean/{key}": x.detach() for key, x in outs[place].items() if x.numel() == 1}
+            sums = {"loss": losses[place].detach(), "squares": torch.stack(squares[place])}
+            return means | sums
+
+        found = state.policy_gradient.backward(losses, told)
         norm = nn.utils.clip_grad_norm_(
             state.model.policy_parameters(), self._run.config.max_grad_norm
         )
         check_finite("the policy gradient's norm", norm)
         state.optimizer.step()
-        scalars = [self._scalars(out) for out in outs]
-        sums = [
-            {"loss": loss.detach(), "squares": torch.stack(square)}
-            for loss, square in zip(losses, squares, strict=True)
-        ]
-        report = self._reported(scalars, sums)
-        return report | {"grad_norm": norm.item()}
+        return self._reported(found) | {"grad_norm": norm.item()}
 
-    @staticmethod
-    def _scalars(out: TensorDict) -> dict[str, Tensor]:
-        """Return what a shard's losses report of themselves."""
-        return {name: x.detach() for name, x in out.items() if x.numel() == 1 and name != "entropy"}
-
-    def _reported(
-        self, means: Sequence[dict[str, Tensor]], sums: Sequence[dict[str, Tensor]]
-    ) -> dict[str, float]:
+    def _reported(self, found: Sequence[dict[str, Tensor]]) -> dict[str, float]:
         """Return what is reported of the batch: means over all terms, and sums over shards."""
-        parts = [
-            TensorDict({"mean": mean, "sum": added, "count": count}).flatten_keys(".")
-            for mean, added, count in zip(means, sums, self._counts, strict=True)
-        ]
-        found = self._state.shards.gather([dict(part.items()) for part in parts])
         report = {}
-        for name in means[0]:
-            counts = [part["count"][_kind(name)] for part in found]
-            report[name] = weighted_mean([part[f"mean.{name}"] for part in found], counts).item()
-        report["loss"] = added_up([part["sum.loss"] for part in found]).item()
-        by_level = added_up([part["sum.squares"] for part in found]).sqrt().flatten().tolist()
+        for key in found[0]:
+            name = key.removeprefix("mean/")
+            if name != key and name != "entropy":
+                counts = [count[_kind(name)] for count in self._counts]
+                report[name] = weighted_mean([part[key] for part in found], counts).item()
+        report["loss"] = added_up([part["loss"] for part in found]).item()
+        by_level = added_up([part["squares"] for part in found]).sqrt().flatten().tolist()
         return report | {f"gradient/{level}": x for level, x in enumerate(by_level, 1)}
 
     def _losses(self, batch: TensorDict, epoch: int) -> TensorDict:
@@ -150,7 +146,7 @@ class PolicyUpdate:
         return torch.as_tensor(run.config.auxiliary.total(losses))
 
 
-def _valid(part: TensorDict) -> Tensor:
+def _valid(part: TensorDictBase) -> Tensor:
     """Return how many candidates count."""
     return part["valid"].sum()
 

@@ -8,7 +8,7 @@ rank has one shard, and gradients meet in torch's DistributedDataParallel.
 Dims: S shards, B requests, W ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,42 @@ from torch.nn.parallel import DistributedDataParallel
 
 _LARGE = ("context", "logits", "log_probs", "reference_log_probs", "request")
 """Entries of a rollout that stay with their shard; the rest is small and known to all ranks."""
+Told = Callable[[int], dict[str, Tensor]]
+
+
+def nothing(_: int) -> dict[str, Tensor]:
+    """Tell nothing."""
+    return {}
+
+
+def shares(counts: Sequence[Tensor]) -> list[Tensor]:
+    """Return all shards' counts [...] as shares of them together, float64."""
+    total = added_up(counts).clamp_min(1).double()
+    return [count / total for count in counts]
+
+
+def added_up(values: Sequence[Tensor]) -> Tensor:
+    """Return the sum of some tensors, in their order."""
+    total = values[0].clone()
+    for value in values[1:]:
+        total += value
+    return total
+
+
+def weighted_mean(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
+    """Return the mean of all terms, given means over `counts` of them; a single one as it is."""
+    if len(values) == 1:
+        return values[0]
+    value, count = torch.stack(list(values)), torch.stack(list(counts)).to(values[0].dtype)
+    return (value * count).sum() / count.sum().clamp_min(1)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def _tensor(message: Tensor, like: Tensor) -> Tensor:
+    return message.clone().view(like.dtype).view(like.shape)  # a copy begins where any type may
 
 
 class Shards:
@@ -111,35 +147,6 @@ class Shards:
         found = self.gather(parts)
         return weighted_mean([x["value"] for x in found], [x["count"] for x in found])
 
-    def shares(self, counts: Sequence[Tensor]) -> list[Tensor]:
-        """Return this rank's counts [...] as shares of all shards' together, float64."""
-        total = self.sum(counts).clamp_min(1).double()
-        return [count / total for count in counts]
-
-
-def added_up(values: Sequence[Tensor]) -> Tensor:
-    """Return the sum of some tensors, in their order."""
-    total = values[0].clone()
-    for value in values[1:]:
-        total += value
-    return total
-
-
-def weighted_mean(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
-    """Return the mean of all terms, given means over `counts` of them; a single one as it is."""
-    if len(values) == 1:
-        return values[0]
-    value, count = torch.stack(list(values)), torch.stack(list(counts)).to(values[0].dtype)
-    return (value * count).sum() / count.sum().clamp_min(1)
-
-
-def _bytes(x: Tensor) -> Tensor:
-    return x.detach().contiguous().view(-1).view(torch.uint8)
-
-
-def _tensor(message: Tensor, like: Tensor) -> Tensor:
-    return message.clone().view(like.dtype).view(like.shape)  # a copy begins where any type may
-
 
 class GradientSum:
     """The gradient of a sum of the shards' losses, on every rank.
@@ -158,24 +165,29 @@ class GradientSum:
             )
             self._module.register_comm_hook(None, _added)
 
-    def backward(self, losses: Sequence[Tensor]) -> None:
-        """Set `.grad` of the parameters.
+    def backward(self, losses: Sequence[Tensor], told: Told = nothing) -> list[dict[str, Tensor]]:
+        """Set `.grad` of the parameters; return what all shards tell of themselves.
 
-        A loss is what its shard adds to the batch's: its mean times its share of the terms.
+        Args:
+            losses: What each of this rank's shards adds to the batch's loss: its mean times its
+                share of the terms.
+            told: Asked once the gradients of this rank's i-th shard are there; goes with them.
         """
         for parameter in self._parameters:
             parameter.grad = None
         if self._module is not None:
             (loss,) = losses
             self._module(loss).backward()
-            return
-        gradients = []
-        for loss in losses:
+            return self._shards.gather([told(0)])
+        mine = []
+        for place, loss in enumerate(losses):
             loss.backward()
-            if self._shards.num_shards > 1:
-                gradients.append(self._taken())
-        if gradients:
-            self._set(self._shards.sum(gradients))
+            gradient = {"": self._taken()} if self._shards.num_shards > 1 else {}
+            mine.append(told(place) | gradient)
+        found = self._shards.gather(mine)
+        if self._shards.num_shards > 1:
+            self._set(added_up([part.pop("") for part in found]))
+        return found
 
     def _taken(self) -> Tensor:
         """Return the gradient as one vector and forget it."""

@@ -179,10 +179,10 @@ def _step(
     with clock("update"):
         if method.uses_critic:
             measures |= _critic_measures(batch)
-            measures["critic_loss"] = state.critic.update(parts, state.step)
+            measures["critic_loss"] = state.critic.update(parts, batch, state.step)
         if not warm_up:
             update = PolicyUpdate(state, run, method, starts_attached=on_policy)
-            measures |= update(parts)
+            measures |= update(parts, batch)
     return measures | clock.measures()
 
 

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from agents.methods import TrainConfig
-from agents.shards import Shards
+from agents.shards import Shards, shares
 from agents.trainer import train
 from agents.warm_start import build_model
 from gpr_rl.checkpoint import load_checkpoint
@@ -107,7 +107,7 @@ def test_shards_take_turns_and_are_put_together_in_order() -> None:
     assert [part.tolist() for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
     assert shards.sum(parts).tolist() == [3, 12, 21]
     counts = [torch.tensor(n) for n in (1, 0, 3)]
-    assert [float(share) for share in shards.shares(counts)] == [0.25, 0.0, 0.75]
+    assert [float(share) for share in shares(counts)] == [0.25, 0.0, 0.75]
     means = [torch.tensor(x) for x in (4.0, 99.0, 8.0)]
     assert shards.mean(means, counts) == 7.0
     with pytest.raises(ValueError, match="num_requests must be a multiple of the 3 shards, got 8"):
