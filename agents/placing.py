@@ -13,5 +13,6 @@ def device_of(model: ActorCriticModel) -> torch.device:
 
 
 def beside(world: Any, model: ActorCriticModel) -> Any:
-    """Return a world that answers on the model's device, if it can (`World.to`)."""
-    return world.to(device_of(model)) if hasattr(world, "to") else world
+    """Return a world that answers on the model's device (`World.to`); itself if it does already."""
+    device = device_of(model)
+    return world if getattr(world, "device", device) == device else world.to(device)

@@ -66,5 +66,6 @@ def make_schedule(world: World, config: SharedConfig, seed: int) -> Callable[[in
             raise ValueError(
                 f"arr_share must be 0 in a world without rehearsed requests, got {config.arr_share}"
             )
-        parts.append(RequestSchedule(world.rehearsal_ids(), num_rehearsed, seed))
+        ids = world.rehearsal_ids().to(world.request_ids("train").device)
+        parts.append(RequestSchedule(ids, num_rehearsed, seed))
     return lambda step: torch.cat([part.batch(step) for part in parts])

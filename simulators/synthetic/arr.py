@@ -26,6 +26,7 @@ from simulators.synthetic.logs import HOUR_SHARE, SCENE_SHARE, has_synthetic_pla
 from simulators.world import World
 from simulators.world.eligibility import Availability
 from simulators.world.history import DAY_S, HOUR_S
+from simulators.world.placed import PlacedWorld
 
 PEAK_INTERVAL_H, OFF_PEAK_INTERVAL_H = 2.0, 4.0
 
@@ -122,6 +123,11 @@ class RehearsalWorld:
         if name.startswith("__") or "_extended" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._extended, name)
+
+    def to(self, device: torch.device | str) -> "RehearsalWorld | PlacedWorld":
+        """Return the world with its answers on a device (`World.to`)."""
+        on_cpu = torch.device(device).type == "cpu"
+        return self if on_cpu else PlacedWorld(self, device)  # type: ignore[arg-type]
 
     def rehearsal_ids(self) -> Int[Tensor, " S"]:
         """Return the ids of the synthetic requests."""

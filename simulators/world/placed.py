@@ -32,7 +32,8 @@ class PlacedWorld:
     """A `World` whose requests, legal ads, outcomes and tree are on a device.
 
     Ids may come from anywhere. What is not named here is that of the world itself, on the CPU.
-    Rankers that are no torch module are asked on the CPU.
+    Rankers that are no torch module are asked on the CPU, and so is a world with an outcome of its
+    own (a market).
     """
 
     def __init__(self, world: World, device: torch.device | str) -> None:
@@ -44,6 +45,9 @@ class PlacedWorld:
         if isinstance(rankers, nn.Module):
             rankers = copy.deepcopy(rankers).to(self.device)
         self._rankers = rankers
+        own = world.outcome, world.make_outcome, world.describe
+        usual = World.outcome, World.make_outcome, World.describe
+        self._is_plain = [getattr(x, "__func__", x) for x in own] == list(usual)
         for name in _COLUMNS:
             setattr(self, name, getattr(world, name).to(self.device))
 
@@ -76,8 +80,8 @@ class PlacedWorld:
         self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
     ) -> Outcome:
         """Return `World.outcome`; the rankers are asked on the device, or `exact` on the CPU."""
-        if exact:
-            said = self.world.outcome(request_id.cpu(), ad_id.cpu(), exact=True)
+        if exact or not self._is_plain:
+            said = self.world.outcome(request_id.cpu(), ad_id.cpu(), exact=exact)
             return said.to(self.device)
         inputs, past = self.world.features(request_id.cpu())
         shown = ad_id.clamp_min(0).to(self.device)

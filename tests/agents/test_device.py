@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.methods import TrainConfig, method_names
+from agents.placing import beside
 from agents.rollout import RolloutConfig, rollout, score_reference
 from agents.trainer import train
 from agents.warm_start import WarmStartConfig, build_model, train_exp_sft, train_vsl, warm_start
@@ -16,6 +17,8 @@ from benchmarks.evaluation import evaluate_model, make_evaluation_set, policy_be
 from gpr_rl.models import HHDConfig
 from gpr_rl.pretraining.trainer import StageConfig
 from gpr_rl.tokenizers import UASID, RQKMeans, Tokenizer
+from simulators.markets import Market, MarketWorld, train_view
+from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 from tests.gpr_rl.models.model_inputs import make_model
 from tests.references.accelerator import DEVICE, Accelerator, OnDevice
@@ -163,6 +166,34 @@ def test_rankers_and_outcomes(world: World, exact: bool) -> None:
             found = world.to(DEVICE).outcome(ids.to(DEVICE), ads.to(DEVICE), exact=exact)
             for key in wanted.keys():  # noqa: SIM118
                 check(getattr(wanted, key), getattr(found, key), key, 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["second_price", "realised"])
+def test_a_market_keeps_its_rules(world: World, rule: str) -> None:
+    market = train_view(MarketWorld(world, Market(summary="", **{rule: True})))
+    ids, ads = world.request_ids("train")[:4], torch.arange(12).view(4, 3)
+    wanted, plain = market.outcome(ids, ads), world.outcome(ids, ads)
+    assert not (torch.equal(wanted.payment, plain.payment) and torch.equal(wanted.pctr, plain.pctr))
+    with Accelerator():
+        placed = market.to(DEVICE)
+        found = placed.outcome(ids.to(DEVICE), ads.to(DEVICE))
+        for key in ("payment", "ecpm", "pctr"):
+            check(getattr(wanted, key), getattr(found, key), key)
+        assert placed.reward_scale == market.reward_scale
+
+
+def test_rehearsed_requests_come_along(world: World) -> None:
+    start = make_model(spec=world.spec).eval()
+    config = replace(SMALL, num_requests=8, arr_share=0.25, critic_replay=0)
+    rehearsed = RehearsalWorld(world, 0)
+    assert beside(rehearsed, start) is rehearsed
+    on_cpu = copy.deepcopy(start)
+    train(on_cpu, rehearsed, "grpo", config, 0)
+    with Accelerator():
+        on_device = copy.deepcopy(start).to(DEVICE)
+        train(on_device, rehearsed, "grpo", config, 0)
+        check_weights(on_cpu, on_device, 1e-5)
+        assert beside(rehearsed.to(DEVICE), on_cpu) is rehearsed
 
 
 def test_rankers_of_ones_own_are_asked_on_the_cpu(world: World) -> None:
