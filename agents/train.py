@@ -43,8 +43,7 @@ class TrainArgs:
     """Train one policy by reinforcement learning."""
 
     method: Annotated[str, tyro.conf.Positional]
-    """hepo, hepo_terminal, ppo, grpo, dpo, rspo, ...; `--method help` has no list: a wrong name
-    prints it."""
+    """hepo, hepo_terminal, ppo, grpo, dpo, rspo, ...; a wrong name prints the whole list."""
     out: Path
     """Directory for the results; a new one unless `--resume`."""
     world: str = "tiny"
@@ -183,6 +182,12 @@ def _prepare(args: TrainArgs, rank: int, config: TrainConfig) -> None:
             if name != "config" and stored.get(name) != settings[name]:
                 raise ValueError(
                     f"{args.out} was made with {name}={stored.get(name)!r}, not {settings[name]!r}"
+                )
+        before = stored.get("config", {})
+        for name, value in json.loads(json.dumps(settings["config"])).items():
+            if name != "num_steps" and before.get(name) != value:  # a run may grow
+                raise ValueError(
+                    f"{args.out} was made with {name}={before.get(name)!r}, not {value!r}"
                 )
     if dist.is_initialized():
         dist.barrier()  # all have looked before the first writes

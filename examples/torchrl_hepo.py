@@ -1,7 +1,7 @@
 """HEPO in TorchRL's own loop: `python examples/torchrl_hepo.py [WORLD] [STEPS]`.
 
 Collector, GroupCandidates, HEPOAdvantage, ReplayBuffer, HEPOLoss, optimizer; `docs/torchrl.md` has
-the shapes. Two minutes on one core for the default world `tiny`. Installed with
+the shapes. A minute on one core for the default world `tiny`. Installed with
 `python -m pip install -e .`.
 """
 

@@ -1,7 +1,7 @@
 """HEPO on days of traffic, in TorchRL's own loop: `python examples/torchrl_hepo_day.py [WORLD] [STEPS]`.
 
 Each request of a day gets K candidates. The first is played: it enters the auction, the user
-reacts, budgets run down. The others are scored by the rankers only. Three minutes on one core for
+reacts, budgets run down. The others are scored by the rankers only. A minute on one core for
 the default world `tiny`. Installed with `python -m pip install -e .`.
 """  # noqa: E501
 
