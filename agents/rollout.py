@@ -53,7 +53,7 @@ from agents.candidates import (
     next_values,
     path_transitions,
 )
-from agents.clock import Clock
+from agents.training.clock import Clock
 from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
 from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix, RewardSpec

@@ -19,8 +19,9 @@ class SharedConfig(RolloutConfig):
     num_requests: int = 64
     """B, requests per step. Not given in the paper."""
     num_shards: int | None = None
-    """S, equal parts that a step's requests are computed in (`agents.shards`). With a number the
-    bits are the same for 1 to S processes; None: a part for each process. 1 is one whole batch."""
+    """S, equal parts that a step's requests are computed in (`agents.training.shards`). With a
+    number the bits are the same for 1 to S processes; None: a part for each process. 1 is one whole
+    batch."""
     max_staleness: int = 0
     """Updates that a candidate's policy may be behind; older ones end the run. The trainer draws
     its own, which are never behind; offline methods may be as old as the run."""

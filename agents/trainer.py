@@ -20,9 +20,7 @@ from torchrl.record.loggers import Logger
 
 from agents.actor_critic import ActorCriticModel
 from agents.candidates import keep_valid, mean_over_candidates
-from agents.clock import Clock
 from agents.placing import beside
-from agents.policy_update import PolicyUpdate
 from agents.registry import Method, make_method
 from agents.rollout import (
     NonFiniteError,
@@ -33,10 +31,12 @@ from agents.rollout import (
     score_reference,
     timed_rollout,
 )
-from agents.schedule import make_schedule
-from agents.staleness import fresh, staleness
 from agents.train_config import TrainConfig
-from agents.train_state import TrainRun, TrainState
+from agents.training.clock import Clock
+from agents.training.policy_update import PolicyUpdate
+from agents.training.schedule import make_schedule
+from agents.training.staleness import fresh, staleness
+from agents.training.state import TrainRun, TrainState
 from simulators.rewards import RewardSpec
 
 _KL_REQUESTS = 16  # per step, where the KL is only measured: the reference costs an HSD pass

@@ -68,12 +68,14 @@ class EvaluationSet:
 def make_evaluation_set(
     world: World, reward: RewardSpec | Reward, num_requests: int, split: str = "test"
 ) -> EvaluationSet:
-    """Score all ads for a fixed, keyed choice of `num_requests` requests of a split.
+    """Score all ads for a fixed, keyed choice of `num_requests` requests of a split, on the CPU.
+
+    The rankers are asked where the world is (`World.to`).
 
     Raises:
         RewardError: What `agents.rollout.as_reward` can't read.
     """
-    reward = as_reward(reward)
+    reward, ranked, world = as_reward(reward), world, world.to("cpu")  # type: ignore[assignment]
     pool = world.request_ids(split)
     draw = uniform(world.info.seed, Purpose.EVALUATION, pool)
     ids = pool[draw.argsort()[:num_requests]].sort().values
@@ -81,7 +83,7 @@ def make_evaluation_set(
     eligible = world.eligible(ids)
     tables: dict[str, list[Tensor]] = defaultdict(list)
     for part, legal in zip(ids.split(64), eligible.split(64), strict=True):
-        outcome = world.outcome_all(part)
+        outcome = ranked.outcome_all(part).to("cpu")
         tables["value"].append(reward(outcome)[0])
         tables["ecpm"].append(outcome.ecpm)
         tables["path_ad"].append(world.trie.restrict(legal).path_ad)

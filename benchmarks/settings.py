@@ -51,6 +51,8 @@ class Settings(Generic[Sizes]):
     resume: bool = False
     logger: str | None = None
     """A logger of torchrl that training also writes to."""
+    device: str = "cpu"
+    """Where models are trained and evaluated; the last bits of a run's numbers depend on it."""
 
     def task(
         self,

@@ -1,7 +1,7 @@
 """What a policy is trained on: pure functions, and thin TorchRL modules around them."""
 
 from agents.critic import value_loss
-from agents.objectives.loss_shell import RolloutLoss
+from agents.modules.rollout_loss import RolloutLoss
 from agents.objectives.process_rewards import (
     popularity_deltas,
     potential_rewards,

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from agents.actor_critic import make_policy_head
 from agents.candidates import check_above, check_range, check_shape, keep_valid, resolve_valid
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
+from agents.modules.rollout_loss import Actor, RolloutLoss, path_log_prob, reference_path_log_prob
 from agents.registry import Method, register_method, tuning_space
 from agents.shared_config import SharedConfig
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.candidates import check_choice, check_range, check_shape, keep_valid, resolve_valid
 from agents.critic import CriticConfig
-from agents.objectives.keys import KeyedModule
+from agents.modules.keys import KeyedModule
 from agents.objectives.process_rewards import (
     PROCESS_REWARDS,
     popularity_deltas,

@@ -15,8 +15,8 @@ from torchrl.objectives.value import GAE
 from agents.actor_critic import make_policy_head
 from agents.candidates import next_values
 from agents.critic import CriticConfig
-from agents.objectives.keys import KeyedModule
-from agents.objectives.loss_shell import Actor
+from agents.modules.keys import KeyedModule
+from agents.modules.rollout_loss import Actor
 from agents.objectives.surrogate import SurrogateConfig
 from agents.registry import Method, register_method, tuning_space
 

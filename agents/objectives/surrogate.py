@@ -28,8 +28,8 @@ from agents.candidates import (
     resolve_valid,
 )
 from agents.critic import value_loss
-from agents.objectives.keys import key_of, read_keys
-from agents.objectives.loss_shell import Actor, RolloutLoss
+from agents.modules.keys import key_of, read_keys
+from agents.modules.rollout_loss import Actor, RolloutLoss
 from agents.shared_config import SharedConfig
 
 Surrogate = Callable[..., Tensor]

@@ -22,7 +22,7 @@ from agents.candidates import (
     mean_over_candidates,
     resolve_valid,
 )
-from agents.objectives.loss_shell import Actor, path_log_prob, reference_path_log_prob
+from agents.modules.rollout_loss import Actor, path_log_prob, reference_path_log_prob
 from agents.objectives.rspo import RSPOConfig, RSPOLoss, rspo_losses
 from agents.registry import Method, register_method, tuning_space
 

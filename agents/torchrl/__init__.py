@@ -8,8 +8,8 @@ from agents.actor_critic import (
     make_critic,
 )
 from agents.code_actor import CodeCritic, CodeLogits, make_code_actor, next_version
-from agents.staleness import StaleError, fresh
 from agents.torchrl.groups import GroupCandidates
+from agents.training.staleness import StaleError, fresh
 
 __all__ = [
     "CodeCritic",

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from agents.actor_critic import chosen_log_prob, masked_log_softmax
+from agents.placing import beside
 from agents.rollout import Reward
-from agents.schedule import RequestSchedule
+from agents.training.schedule import RequestSchedule
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.trainer import StageConfig, train_stage
 from simulators.world import World
@@ -39,6 +40,7 @@ def distil(
     The targets are softmax(R / (temperature * best R)) over the `num_best` paths of highest
     reward R; a path earns what the ad earns that it resolves to.
     """
+    world = beside(world, model)
     schedule = RequestSchedule(world.request_ids("train"), config.num_requests, seed)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -38,6 +38,10 @@ class Flags(RewardFlags):
     What is finished is not run again."""
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "trackio"] | None = None
     """Training measures also go to this logger of TorchRL."""
+    device: str = "cpu"
+    """Where models are trained and evaluated: `cpu`, `cuda` or `cuda:N`; all workers share it."""
+    precision: Literal["float32", "bf16"] | None = None
+    """What the models of RL multiply in; losses are in float32 either way."""
 
     def choices(self) -> dict[str, tuple[str, ...]]:
         """Return the markets and ablations."""
@@ -54,7 +58,8 @@ class Flags(RewardFlags):
             if self.tune < 0:
                 raise UserError(f"--tune must be at least 0, got {self.tune}")
             sizes = replace(sizes, tuning=replace(sizes.tuning, num_trials=self.tune))
-        dials = (*self.set, *((f"baseline={self.baseline}",) if self.baseline else ()))
+        named = {"baseline": self.baseline, "precision": self.precision}
+        dials = (*self.set, *(f"{name}={value}" for name, value in named.items() if value))
         try:
             sizes = replace(sizes, training=with_dials(sizes.training, dials))
             if dials:
@@ -65,9 +70,18 @@ class Flags(RewardFlags):
             settings,
             sizes=sizes,
             logger=self.logger,
+            device=self._device(),
             markets=self._rows("markets", self.markets, settings, before),
             ablations=self._rows("ablations", self.ablate, settings, before),
         )
+
+    def _device(self) -> str:
+        from agents.placing import usable_device
+
+        try:
+            return str(usable_device(self.device))
+        except ValueError as error:
+            raise UserError(f"--device {error}") from error
 
     def _rows(
         self, kind: str, names: tuple[str, ...] | None, settings: Settings, before: Stored

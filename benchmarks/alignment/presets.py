@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from agents.registry import SearchSpace
 from agents.train_config import TrainConfig
 from agents.warm_start import WarmStartConfig
 from benchmarks.alignment.ablations import ABLATIONS
@@ -18,6 +19,8 @@ DISTILLED = {"distilled": 1, "distilled_x10": 10}
 EXTRA_METHODS = ("vsl", "exp_sft", "dpo_offline", "sdpo", "grpo_mean", "ecpo", "gbpo", "vsl_rspo")
 SUPERVISED = (*DISTILLED, "vsl", "exp_sft")
 """Rows without RL that are compared like methods."""
+SUPERVISED_SPACES: dict[str, SearchSpace] = {"exp_sft": {"exp_temperature": (0.1, 0.3, 1, 3, 10)}}
+"""What tuning may change of rows without RL: fields of `WarmStartConfig`."""
 METHODS = (*WARM_ROWS, *DISTILLED, *MAIN_METHODS, *EXTRA_METHODS)
 CONDITION_MARKETS = ("deep_tree", "sparse_rewards", "coarse_0", "coarse_100", "shuffled_tree")
 """Conditions under which HEPO might differ from its rivals; only `CONDITION_METHODS` run there."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from agents.warm_start import build_model, train_critic
-from benchmarks.alignment.presets import SUITE, AlignmentPreset
+from agents.placing import device_of
+from agents.warm_start import WarmStartConfig, build_model, train_critic
+from benchmarks.alignment.presets import SUITE, AlignmentSettings
 from benchmarks.evaluation import (
     EvaluationSet,
     ad_distribution,
@@ -73,12 +74,11 @@ class Setup:
         save_checkpoint(path, tensors, {})
 
     @classmethod
-    def load(
-        cls, out: Path, world: str, reward: tuple[str, ...], seed: int, market: str = BASE
-    ) -> "Setup":
+    def load(cls, settings: AlignmentSettings, seed: int, market: str = BASE) -> "Setup":
         """Read what `prepare_seed` saved of a run's seed, and open its world."""
-        loaded, mix = open_world(world, seed, market), RewardMix.from_specs(list(reward))
-        tensors, _ = load_checkpoint(checkpoint(out, "evaluation", seed, market))
+        loaded = open_world(settings.world, seed, market)
+        mix = RewardMix.from_specs(list(settings.reward))
+        tensors, _ = load_checkpoint(checkpoint(settings.out, "evaluation", seed, market))
         data, validation = (
             EvaluationSet.from_tensors(below(start, tensors)) for start in ("data.", "validation.")
         )
@@ -106,25 +106,30 @@ def served_on_validation(model: HHD, setup: Setup, list_size: int) -> dict[str, 
     return served_metrics(data, beam.ad_id)
 
 
+def saved_model(settings: AlignmentSettings, row: str, seed: int, market: str = BASE) -> HHD:
+    """Return a row's model as it was saved, on the run's device."""
+    return load_policy(checkpoint(settings.out, row, seed, market)).to(settings.device)
+
+
 def starting_model(
-    start: str, out: Path, setup: Setup, market: str, seed: int, sizes: AlignmentPreset
+    start: str, settings: AlignmentSettings, setup: Setup, market: str, seed: int
 ) -> HHD:
     """Return what RL starts from; see `Ablation.start`."""
-    fresh = build_model(setup.world, sizes.warm_start.model, seed)
+    stages = settings.sizes.warm_start
+    fresh = build_model(setup.world, stages.model, seed).to(settings.device)
     if start == "none":
         return fresh.eval()
-    model = load_policy(checkpoint(out, "mtp" if start == "mtp" else "vaft", seed, market))
+    model = saved_model(settings, "mtp" if start == "mtp" else "vaft", seed, market)
     if start == "mtp":
-        train_critic(model, train_view(setup.world), sizes.warm_start, seed, setup.reward)
+        train_critic(model, train_view(setup.world), stages, seed, setup.reward)
     elif start == "fresh_critic":
         model.hte.load_state_dict(fresh.hte.state_dict())
     return model.eval()
 
 
-def vsl_model(saved_mtp: Path, world: World, sizes: AlignmentPreset, seed: int) -> HHD:
-    """Return the MTP model with the head for the eCPM token that VSL needs."""
-    warm = sizes.warm_start
-    config = replace(warm.model, num_ecpm_buckets=warm.num_ecpm_buckets)
-    model = build_model(world, config, seed)
-    model.load_state_dict({**model.state_dict(), **load_policy(saved_mtp).state_dict()})
+def vsl_model(mtp: HHD, world: World, stages: WarmStartConfig, seed: int) -> HHD:
+    """Return the MTP model with the head for the eCPM token that VSL needs, beside it."""
+    config = replace(stages.model, num_ecpm_buckets=stages.num_ecpm_buckets)
+    model = build_model(world, config, seed).to(device_of(mtp))
+    model.load_state_dict({**model.state_dict(), **mtp.state_dict()})
     return model

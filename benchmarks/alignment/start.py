@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from agents.warm_start import build_model, train_critic, train_mtp, train_vaft
-from benchmarks.alignment.presets import AlignmentPreset
+from benchmarks.alignment.presets import AlignmentSettings
 from benchmarks.alignment.references import reference_rows
-from benchmarks.alignment.setup import Setup, checkpoint, rows_frame
+from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, saved_model
 from benchmarks.evaluation import evaluate_model, make_evaluation_set, path_log_prob, policy_beam
 from benchmarks.runs.tasks import log_progress
 from benchmarks.worlds import BASE, open_world
 from gpr_rl.models import HHD
-from gpr_rl.policy import load_policy, save_policy
+from gpr_rl.policy import save_policy
 from simulators.markets import log_view, train_view
 from simulators.rankers.cards import OVERALL, ranker_card
 from simulators.rewards import RewardMix
@@ -47,12 +47,16 @@ def _card_rows(world: World, market: str, seed: int) -> list[pd.DataFrame]:
 
 
 def train_warm_start(
-    world: World, sizes: AlignmentPreset, reward: RewardMix, seed: int, save_mtp: Path, tag: str
+    settings: AlignmentSettings, world: World, reward: RewardMix, seed: int, market: str = BASE
 ) -> tuple[HHD, dict[tuple[str, int], dict[str, float]], dict[str, float]]:
-    """Train MTP, VAFT and the critic; return the model, what was logged and the seconds spent."""
-    model = build_model(world, sizes.warm_start.model, seed)
+    """Train MTP, VAFT and the critic, and save them as `mtp` and `vaft`.
+
+    Returns:
+        The model, what was logged by stage and step, and the seconds spent by row.
+    """
+    stages = settings.sizes.warm_start
+    model = build_model(world, stages.model, seed).to(settings.device)
     logs: dict[tuple[str, int], dict[str, float]] = {}
-    stages = sizes.warm_start
     total = stages.mtp.num_steps + stages.vaft.num_steps + stages.critic.num_steps
 
     def on_stage(stage: str, step: int, logged: dict[str, float]) -> None:
@@ -60,47 +64,43 @@ def train_warm_start(
         if len(logs) % 20 == 0 or len(logs) == total:
             log_progress(len(logs), total, stage=stage, **logged)
 
+    def save(row: str) -> None:
+        about = {"world": settings.world, "method": row, "seed": seed}
+        save_policy(model.eval(), checkpoint(settings.out, row, seed, market), **about)
+
     seconds = {}
     started = time.perf_counter()
     train_mtp(model, log_view(world), stages, seed, on_stage)
     seconds["mtp"] = time.perf_counter() - started
-    model.eval()
-    save_policy(model, save_mtp, world=tag, method="mtp", seed=seed)
+    save("mtp")
     started = time.perf_counter()
     train_vaft(model, log_view(world), stages, seed, on_stage)
     train_critic(model, train_view(world), stages, seed, reward, on_stage)
     seconds["vaft"] = seconds["mtp"] + time.perf_counter() - started
-    return model.eval(), logs, seconds
+    save("vaft")
+    return model, logs, seconds
 
 
-def prepare_seed(
-    *,
-    out: Path,
-    world: str,
-    market: str,
-    reward: tuple[str, ...],
-    seed: int,
-    sizes: AlignmentPreset,
-) -> pd.DataFrame:
+def prepare_seed(*, settings: AlignmentSettings, market: str, seed: int) -> pd.DataFrame:
     """Train the warm start of one seed on a market; return reference and warm-start rows."""
     started = time.perf_counter()
-    loaded = open_world(world, seed, market)
-    mix = RewardMix.from_specs(list(reward))
-    saved_mtp = checkpoint(out, "mtp", seed, market)
-    model, logs, seconds = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
-    save_policy(model, checkpoint(out, "vaft", seed, market), world=world, method="vaft", seed=seed)
+    sizes = settings.sizes
+    loaded = open_world(settings.world, seed, market)
+    mix = RewardMix.from_specs(list(settings.reward))
+    model, logs, seconds = train_warm_start(settings, loaded, mix, seed, market)
     scoring = time.perf_counter()
-    data = make_evaluation_set(loaded, mix, sizes.num_test_requests)
-    validation = make_evaluation_set(loaded, mix, sizes.num_validation_requests, "validation")
+    placed: Any = loaded.to(settings.device)
+    data = make_evaluation_set(placed, mix, sizes.num_test_requests)
+    validation = make_evaluation_set(placed, mix, sizes.num_validation_requests, "validation")
     evaluating = time.perf_counter()
     beam = policy_beam(model, loaded, data.request_id, data.eligible, sizes.list_size)
     warm = path_log_prob(model, loaded, data.request_id, data.eligible)
     setup = Setup(loaded, mix, data, validation, beam.ad_id, warm)
-    setup.save(checkpoint(out, "evaluation", seed, market))
+    setup.save(checkpoint(settings.out, "evaluation", seed, market))
 
     rows = reference_rows(setup, market, seed, sizes.list_size)
     rows += _card_rows(loaded, market, seed)
-    for name, policy in (("mtp", load_policy(saved_mtp)), ("vaft", model)):
+    for name, policy in (("mtp", saved_model(settings, "mtp", seed, market)), ("vaft", model)):
         reference = warm if name == "mtp" else None
         metrics = evaluate_model(policy, loaded, data, setup.shared, reference, sizes.list_size)
         metrics["train_s"] = seconds[name]

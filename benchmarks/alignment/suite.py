@@ -16,12 +16,12 @@ from benchmarks.alignment.presets import (
     METHODS,  # noqa: F401
     PRESETS,  # noqa: F401
     SUPERVISED,
+    SUPERVISED_SPACES,
     AlignmentSettings,
 )
 from benchmarks.alignment.rows import Row, rows_of, seeds_on
 from benchmarks.alignment.setup import checkpoint
-from benchmarks.alignment.train import Execution
-from benchmarks.alignment.tuning import ERROR, SCORE, SUPERVISED_SPACES, trial_settings
+from benchmarks.alignment.tuning import ERROR, SCORE, trial_settings
 from benchmarks.plugins import import_methods
 from benchmarks.reports.blocks import SuiteReport
 from benchmarks.runs.tasks import Task
@@ -46,15 +46,7 @@ def make_tasks(settings: AlignmentSettings) -> list[Task]:
 
 
 def _task(settings: AlignmentSettings, name: str, function: str, **more: Any) -> Task:
-    return settings.task(
-        name,
-        f"alignment.{function}",
-        out=settings.out,
-        world=settings.world,
-        reward=settings.reward,
-        sizes=settings.sizes,
-        **more,
-    )
+    return settings.task(name, f"alignment.{function}", settings=settings, **more)
 
 
 def _warm_name(market: str, seed: int) -> str:
@@ -95,23 +87,18 @@ def _row_tasks(settings: AlignmentSettings, rows: Mapping[Row, tuple[int, ...]])
 
 def _row_task(settings: AlignmentSettings, row: Row, seed: int) -> Task:
     needs: tuple[str, ...] = (_warm_name(row.market, seed),)
-    tuned = settings.tuned_file(row.method) if _is_tuned(row.method) else None
-    function, more = "train:run_supervised", dict[str, Any](method=row.method, tuned=tuned)
-    if row.method not in SUPERVISED:
-        execution = Execution(
-            resume=settings.resume, plugins=settings.plugins, logger=settings.logger
-        )
-        function, more = "train:run_row", {"row": row, "tuned": tuned, "execution": execution}
-    needs = (*needs, f"choose {row.method}") if tuned else needs
+    if settings.tuning_seeds and _is_tuned(row.method):
+        needs = (*needs, f"choose {row.method}")
+    function = "train:run_supervised" if row.method in SUPERVISED else "train:run_row"
     files = (checkpoint(settings.out, str(row), seed),)
     return _task(
-        settings, f"{row}, seed {seed}", function, needs=needs, files=files, seed=seed, **more
+        settings, f"{row}, seed {seed}", function, needs=needs, files=files, seed=seed, row=row
     )
 
 
 def _tuning_tasks(settings: AlignmentSettings, methods: list[str]) -> list[Task]:
     """Return the tuning seeds' warm starts, every (method, trial, seed) and the choices."""
-    plan, plugins = settings.sizes.tuning, settings.plugins
+    plan = settings.sizes.tuning
     if not plan.num_trials or not methods:
         return []
     tasks = world_tasks(settings, plan.seeds)
@@ -121,12 +108,12 @@ def _tuning_tasks(settings: AlignmentSettings, methods: list[str]) -> list[Task]
         tasks.append(
             _task(settings, name, "tuning:prepare_tuning", needs=made, cost=2.0, seed=seed)
         )
-    import_methods(plugins)  # their search spaces
+    import_methods(settings.plugins)  # their search spaces
     for method in methods:
         choice = settings.tuned_file(method)
         assert choice is not None
         run = "tuning:run_trial"
-        trial = _task(settings, method, run, cost=0.5, method=method, plugins=plugins)
+        trial = _task(settings, method, run, cost=0.5, method=method)
         tried = trial_settings(method, settings.sizes)
         how = {"metrics": (SCORE,), "sign": -1.0, "error": ERROR}
         tasks += trial_tasks(trial, tried, needs, choice, **how)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from agents.trainer import train
 from agents.warm_start import train_critic, train_exp_sft, train_vsl
 from benchmarks.alignment.ablations import ABLATIONS
 from benchmarks.alignment.distilled import DistilConfig, distil
-from benchmarks.alignment.presets import DISTILLED, AlignmentPreset
+from benchmarks.alignment.presets import DISTILLED, SUPERVISED_SPACES, AlignmentSettings
 from benchmarks.alignment.rows import Row
 from benchmarks.alignment.setup import (
     Setup,
     checkpoint,
     rows_frame,
+    saved_model,
     starting_model,
     validation_metrics,
     vsl_model,
@@ -30,46 +30,28 @@ from benchmarks.plugins import import_methods
 from benchmarks.runs.files import write_bytes
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import with_choice
-from benchmarks.worlds import BASE
 from gpr_rl.checkpoint import CheckpointError
-from gpr_rl.policy import load_policy, save_policy
+from gpr_rl.policy import save_policy
 from simulators.markets import train_view
 from simulators.rankers.ensemble import pessimistic
 from simulators.synthetic.arr import RehearsalWorld
 from simulators.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How a row is run, whatever its numbers; fields as those of `benchmarks.settings.Settings`."""
-
-    resume: bool
-    plugins: tuple[str, ...] = ()
-    logger: str | None = None
-
-
-def run_row(
-    *,
-    out: Path,
-    world: str,
-    reward: tuple[str, ...],
-    seed: int,
-    sizes: AlignmentPreset,
-    row: Row,
-    tuned: Path | None,
-    execution: Execution,
-) -> pd.DataFrame:
+def run_row(*, settings: AlignmentSettings, seed: int, row: Row) -> pd.DataFrame:
     """Train one row from the seed's warm start and return its results."""
-    import_methods(execution.plugins)
+    import_methods(settings.plugins)
     started = time.perf_counter()
-    setup = Setup.load(out, world, reward, seed, row.market)
-    config = row.training(with_choice(method_config(row.method, sizes.training), tuned))
+    sizes, out = settings.sizes, settings.out
+    setup = Setup.load(settings, seed, row.market)
+    usual = method_config(row.method, sizes.training)
+    config = row.training(with_choice(usual, settings.tuned_file(row.method)))
     ablation = ABLATIONS.get(row.ablation)
     name = str(row)
     start = "vaft" if ablation is None else ablation.start
-    model = starting_model(start, out, setup, row.market, seed, sizes)
+    model = starting_model(start, settings, setup, row.market, seed)
     curve_file = checkpoint(out, name, seed).with_suffix(".curve.json")
-    curve = _read_curve(curve_file) if execution.resume else {}
+    curve = _read_curve(curve_file) if settings.resume else {}
     curve_s = 0.0
 
     def measure(step: int) -> None:
@@ -101,9 +83,9 @@ def run_row(
         reward=setup.reward,
         on_step=on_step,
         checkpoint_path=checkpoint(out, f"{name}.train", seed),
-        resume=execution.resume,
-        logger=execution.logger
-        and get_logger(execution.logger, str(out / "logger"), f"{name}-seed{seed}"),
+        resume=settings.resume,
+        logger=settings.logger
+        and get_logger(settings.logger, str(out / "logger"), f"{name}-seed{seed}"),
     )
 
     def measured(step: int, split: str, metrics: dict[str, float]) -> pd.DataFrame:
@@ -116,7 +98,8 @@ def run_row(
         rows.append(measured(step, "validation", point))
     began = time.perf_counter()
     model.eval()
-    save_policy(model, checkpoint(out, name, seed), world=world, method=name, seed=seed)
+    about = {"world": settings.world, "method": name, "seed": seed}
+    save_policy(model, checkpoint(out, name, seed), **about)
     metrics = evaluate_model(
         model, setup.world, setup.data, setup.shared, setup.warm, sizes.list_size
     )
@@ -143,49 +126,41 @@ def training_world(
     return RehearsalWorld(seen, seed) if config.arr_share else seen
 
 
-def run_supervised(
-    *,
-    out: Path,
-    world: str,
-    reward: tuple[str, ...],
-    seed: int,
-    sizes: AlignmentPreset,
-    method: str,
-    tuned: Path | None = None,
-) -> pd.DataFrame:
-    """Train a row without RL and return its results; `tuned` holds what tuning chose.
+def run_supervised(*, settings: AlignmentSettings, seed: int, row: Row) -> pd.DataFrame:
+    """Train a row without RL and return its results.
 
     `vsl` and `exp_sft` stand in the place of VAFT, from the same MTP weights; what is `distilled`
     goes on from the warm start.
     """
-    setup = Setup.load(out, world, reward, seed)
-    loaded = setup.world
+    setup, method = Setup.load(settings, seed, row.market), row.method
+    loaded, sizes, stages = train_view(setup.world), settings.sizes, settings.sizes.warm_start
     started = time.perf_counter()
+    model = saved_model(settings, "vaft" if method in DISTILLED else "mtp", seed, row.market)
     if method in DISTILLED:
-        model = load_policy(checkpoint(out, "vaft", seed))
         steps = DISTILLED[method] * sizes.distil_steps
         distil(model, loaded, setup.reward, DistilConfig(), steps, seed)
     else:
-        saved = checkpoint(out, "mtp", seed)
         if method == "vsl":
-            model = vsl_model(saved, loaded, sizes, seed)
-            train_vsl(model, loaded, sizes.warm_start, seed)
+            model = vsl_model(model, loaded, stages, seed)
+            train_vsl(model, loaded, stages, seed)
         else:
-            model = load_policy(saved)
-            train_exp_sft(model, loaded, with_choice(sizes.warm_start, tuned), seed)
-        train_critic(model, loaded, sizes.warm_start, seed, setup.reward)
+            tuned = settings.tuned_file(method) if method in SUPERVISED_SPACES else None
+            train_exp_sft(model, loaded, with_choice(stages, tuned), seed)
+        train_critic(model, loaded, stages, seed, setup.reward)
     model.eval()
     train_s = time.perf_counter() - started
-    save_policy(model, checkpoint(out, method, seed), world=world, method=method, seed=seed)
+    about = {"world": settings.world, "method": str(row), "seed": seed}
+    save_policy(model, checkpoint(settings.out, str(row), seed), **about)
     metrics = evaluate_model(
         model, setup.world, setup.data, setup.shared, setup.warm, sizes.list_size
     )
+    metrics["train_s"] = train_s
     spent = {"total_s": time.perf_counter() - started, "update_s": train_s}
     spent["evaluation_s"] = spent["total_s"] - train_s
     return pd.concat(
         [
-            rows_frame(method, seed, 0, "test", {**metrics, "train_s": train_s}, market=BASE),
-            rows_frame(method, seed, 0, "time", spent, market=BASE),
+            rows_frame(method, seed, 0, "test", metrics, **row.conditions),
+            rows_frame(method, seed, 0, "time", spent, **row.conditions),
         ],
         ignore_index=True,
     )

@@ -1,7 +1,7 @@
 """Gives every method the same number of trials on worlds that no test uses (`--tune N`)."""
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,15 +11,20 @@ from agents.registry import SearchSpace
 from agents.rollout import NonFiniteError
 from agents.trainer import train
 from agents.warm_start import train_exp_sft
-from benchmarks.alignment.presets import AlignmentPreset
-from benchmarks.alignment.setup import Setup, checkpoint, rows_frame, served_on_validation
+from benchmarks.alignment.presets import SUPERVISED_SPACES, AlignmentPreset, AlignmentSettings
+from benchmarks.alignment.setup import (
+    Setup,
+    checkpoint,
+    rows_frame,
+    saved_model,
+    served_on_validation,
+)
 from benchmarks.alignment.start import train_warm_start
 from benchmarks.evaluation import make_evaluation_set
 from benchmarks.plugins import import_methods
 from benchmarks.runs.tasks import log_progress
 from benchmarks.runs.trials import draw_trials
 from benchmarks.worlds import BASE, open_world
-from gpr_rl.policy import load_policy, save_policy
 from simulators.rewards import RewardMix
 
 SCORE = "proxy_share_served_5"
@@ -27,10 +32,6 @@ SCORE = "proxy_share_served_5"
 it, on validation requests. The truth is never looked at."""
 ERROR = f"{SCORE}_se"
 """The score's standard error over requests."""
-
-
-SUPERVISED_SPACES: dict[str, SearchSpace] = {"exp_sft": {"exp_temperature": (0.1, 0.3, 1, 3, 10)}}
-"""What tuning may change of rows without RL: fields of `WarmStartConfig`."""
 
 
 def space_of(method: str) -> SearchSpace:
@@ -53,48 +54,36 @@ def trial_settings(method: str, sizes: AlignmentPreset) -> list[dict[str, float]
     ]
 
 
-def prepare_tuning(
-    *, out: Path, world: str, reward: tuple[str, ...], seed: int, sizes: AlignmentPreset
-) -> None:
+def prepare_tuning(*, settings: AlignmentSettings, seed: int) -> None:
     """Train the warm start of a tuning seed, with its validation requests."""
-    loaded = open_world(world, seed)
-    mix = RewardMix.from_specs(list(reward))
-    saved_mtp = checkpoint(out, "mtp", seed)
-    model, _, _ = train_warm_start(loaded, sizes, mix, seed, saved_mtp, world)
-    save_policy(model, checkpoint(out, "vaft", seed), world=world, method="vaft", seed=seed)
-    validation = make_evaluation_set(loaded, mix, sizes.num_validation_requests, "validation")
+    loaded = open_world(settings.world, seed)
+    mix = RewardMix.from_specs(list(settings.reward))
+    train_warm_start(settings, loaded, mix, seed)
+    num_requests = settings.sizes.num_validation_requests
+    placed: Any = loaded.to(settings.device)
+    validation = make_evaluation_set(placed, mix, num_requests, "validation")
     empty = torch.zeros(0)
     setup = Setup(loaded, mix, validation, validation, empty, empty)
-    setup.save(checkpoint(out, "evaluation", seed))
+    setup.save(checkpoint(settings.out, "evaluation", seed))
 
 
-def run_trial(
-    *,
-    out: Path,
-    world: str,
-    reward: tuple[str, ...],
-    seed: int,
-    sizes: AlignmentPreset,
-    method: str,
-    trial: int,
-    plugins: tuple[str, ...] = (),
-) -> pd.DataFrame:
+def run_trial(*, settings: AlignmentSettings, seed: int, method: str, trial: int) -> pd.DataFrame:
     """Train one trial on a tuning seed; a run that stops at a non-finite number has no score."""
-    import_methods(plugins)
-    setup = Setup.load(out, world, reward, seed)
-    settings = trial_settings(method, sizes)[trial]
+    import_methods(settings.plugins)
+    setup, sizes = Setup.load(settings, seed), settings.sizes
+    dials = trial_settings(method, sizes)[trial]
     num_steps = sizes.tuning.num_steps
     metrics: dict[str, float] = {}
     try:
         if method in SUPERVISED_SPACES:
-            model = load_policy(checkpoint(out, "mtp", seed))
-            stages = replace(sizes.warm_start, **settings)  # type: ignore[arg-type]
+            model = saved_model(settings, "mtp", seed)
+            stages = replace(sizes.warm_start, **dials)  # type: ignore[arg-type]
             num_steps = stages.vaft.num_steps
             train_exp_sft(model, setup.world, stages, seed)
         else:
-            model = load_policy(checkpoint(out, "vaft", seed))
+            model = saved_model(settings, "vaft", seed)
             training = method_config(method, sizes.training)
-            config = replace(training, **settings, num_steps=num_steps)  # type: ignore[arg-type]
+            config = replace(training, **dials, num_steps=num_steps)  # type: ignore[arg-type]
             train(model, setup.world, method, config, seed, reward=setup.reward)
         metrics = served_on_validation(model.eval(), setup, sizes.list_size)
     except NonFiniteError as error:

@@ -15,7 +15,7 @@ from benchmarks.evaluation import make_evaluation_set
 from gpr_rl.schema import Action
 from simulators.rewards import Outcome, RewardError, RewardMix, RewardSpec
 from simulators.world import World
-from tests.agents.test_rl_trainer import config, policy
+from tests.agents.training.test_rl_trainer import config, policy
 from tests.references.tabular import TableWorld
 
 

@@ -10,7 +10,6 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacem
 from agents.methods import TrainConfig, make_method, method_names
 from agents.objectives import HEPOAdvantage, HEPOLoss
 from agents.rollout import rollout
-from agents.schedule import make_schedule
 from agents.torchrl import (
     GroupCandidates,
     HTECritic,
@@ -20,6 +19,7 @@ from agents.torchrl import (
     make_critic,
 )
 from agents.trainer import train
+from agents.training.schedule import make_schedule
 from gpr_rl.models import HHD
 from simulators.world import World
 from tests.gpr_rl.models.model_inputs import make_model

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.schedule import make_schedule
 from agents.train_config import TrainConfig
+from agents.training.schedule import make_schedule
 from simulators.make import load_world
 from simulators.synthetic.arr import RehearsalWorld, peak_hours, rehearsal_times
 from simulators.synthetic.logs import HOUR_SHARE

@@ -18,7 +18,7 @@ from agents.trainer import train
 from benchmarks.plugins import import_methods
 from tests.references.tabular import TablePolicy, TableWorld
 
-MODULE = "tests.agents.toy_method"
+MODULE = "tests.agents.training.toy_method"
 SMALL = TrainConfig(num_steps=1, num_requests=30, num_candidates=8, kl_penalty=0.0, num_epochs=1)
 
 

@@ -14,7 +14,7 @@ from agents.actor_critic import ActorCriticModel, HTECritic, make_policy_head
 from agents.critic import CriticConfig
 from agents.objectives.surrogate import SurrogateLoss
 from agents.rollout import check_finite
-from agents.shards import GradientSum, Shards, added_up, shares
+from agents.training.shards import GradientSum, Shards, added_up, shares
 from gpr_rl.random import Purpose, uniform
 
 _KEYS = ("context", "codes", "value_target", "valid")

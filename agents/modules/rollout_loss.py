@@ -15,7 +15,7 @@ from torchrl.objectives import LossModule
 
 from agents.actor_critic import chosen_log_prob
 from agents.candidates import keep_valid, mean_over_candidates
-from agents.objectives.keys import accepted_keys, key_of, read_keys
+from agents.modules.keys import accepted_keys, key_of, read_keys
 
 Actor: TypeAlias = ProbabilisticTensorDictModule | ProbabilisticTensorDictSequential
 """Gives a masked categorical [B, K, L, V] through `get_dist`."""

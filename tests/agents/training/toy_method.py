@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from agents.actor_critic import make_policy_head
 from agents.candidates import check_above, mean_over_candidates
 from agents.methods import Method, TrainConfig, register_method
-from agents.objectives.loss_shell import Actor, RolloutLoss, path_log_prob
+from agents.modules.rollout_loss import Actor, RolloutLoss, path_log_prob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from agents.candidates import mean_over_candidates
 from agents.critic import attached_value_loss
 from agents.registry import Method
 from agents.rollout import check_finite
-from agents.shards import added_up, shares, weighted_mean
-from agents.train_state import TrainRun, TrainState
+from agents.training.shards import added_up, shares, weighted_mean
+from agents.training.state import TrainRun, TrainState
 from gpr_rl.models import HHD
 from gpr_rl.pretraining.auxiliary import has_parts, parts_losses
 from gpr_rl.random import Purpose, random_bits

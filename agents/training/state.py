@@ -9,10 +9,10 @@ import torch
 
 from agents.actor_critic import ActorCriticModel
 from agents.candidates import AdBaseline
-from agents.critic_learner import CriticLearner
 from agents.rollout import RolloutSource
-from agents.shards import GradientSum, Shards
 from agents.train_config import TrainConfig
+from agents.training.critic_learner import CriticLearner
+from agents.training.shards import GradientSum, Shards
 from gpr_rl.checkpoint import (
     below,
     flatten_optimizer_state,

@@ -8,12 +8,12 @@ import torch
 from tensordict import TensorDict
 
 from agents.rollout import rollout
-from agents.staleness import StaleError, fresh, staleness
 from agents.torchrl import GroupCandidates, make_code_actor, next_version
 from agents.trainer import train
+from agents.training.staleness import StaleError, fresh, staleness
 from envs import AdRequestTorchEnv
 from simulators.world import World
-from tests.agents.test_rl_trainer import REWARD, config, policy
+from tests.agents.training.test_rl_trainer import REWARD, config, policy
 from tests.gpr_rl.models.model_inputs import make_model
 from tests.references.tabular import TableWorld
 

@@ -13,8 +13,8 @@ from agents.actor_critic import HTECritic, PolicyLogits, make_actor
 from agents.methods import Method, TrainConfig, make_method, method_names, register_method
 from agents.objectives import GRPOAdvantage, HEPOAdvantage, HEPOLoss
 from agents.rollout import NonFiniteError, RolloutConfig, rollout, score_reference
-from agents.schedule import RequestSchedule
 from agents.trainer import train
+from agents.training.schedule import RequestSchedule
 from gpr_rl.decoding import sample_paths
 from gpr_rl.schema import Request
 from simulators.rewards import RewardMix

@@ -49,7 +49,8 @@ def weighted_mean(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return x.detach().contiguous().view(-1).view(torch.uint8)
+    # a copy: one element may have any stride, and `contiguous` leaves it
+    return x.detach().reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def _tensor(message: Tensor, like: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from agents.methods import TrainConfig
-from agents.shards import Shards, shares
 from agents.trainer import train
+from agents.training.shards import Shards, shares
 from agents.warm_start import build_model
 from gpr_rl.checkpoint import load_checkpoint
 from gpr_rl.models import HHDConfig
 from gpr_rl.policy import save_policy
 from simulators.world import World
-from tests.agents.test_rl_trainer import METHODS, config, policy, untimed
+from tests.agents.training.test_rl_trainer import METHODS, config, policy, untimed
 from tests.references.tabular import TableWorld
 
 Trained = tuple[list[Tensor], list[Tensor], list[dict[str, float]]]

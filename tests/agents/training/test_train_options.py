@@ -11,7 +11,6 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.record.loggers import get_logger
 
-from agents.critic_learner import CriticReplay
 from agents.methods import (
     default_learning_rate,
     make_method,
@@ -23,6 +22,7 @@ from agents.objectives.surrogate import SurrogateLoss
 from agents.rollout import RolloutConfig, rollout
 from agents.train_config import TrainConfig
 from agents.trainer import train
+from agents.training.critic_learner import CriticReplay
 from agents.warm_start import build_model
 from gpr_rl.models import HHD, HHDConfig
 from gpr_rl.pretraining.auxiliary import AuxiliaryConfig

@@ -1,0 +1,1 @@
+"""What the advantages and losses have around their formulas, as TorchRL's modules do."""
