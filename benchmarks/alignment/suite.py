@@ -7,6 +7,7 @@ method, and tuning gives every method the same number of trials on seeds of thei
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -46,7 +47,8 @@ def make_tasks(settings: AlignmentSettings) -> list[Task]:
 
 
 def _task(settings: AlignmentSettings, name: str, function: str, **more: Any) -> Task:
-    return settings.task(name, f"alignment.{function}", settings=settings, **more)
+    known = replace(settings, methods=(), seeds=(), markets=(), ablations=())  # no task sees others
+    return settings.task(name, f"alignment.{function}", settings=known, **more)
 
 
 def _warm_name(market: str, seed: int) -> str:

@@ -115,7 +115,7 @@ def test_tuning_comes_before_what_it_tunes(tmp_path: Path) -> None:
         assert len(trials) == 3 * 2  # as many for one as for the other
     final = next(task for task in tasks if task.name == "hepo+kl_0, seed 1")
     assert "choose hepo" in final.needs
-    assert final.kwargs["tuned"] == tmp_path / "tuning" / "hepo.json"
+    assert final.kwargs["settings"].tuned_file("hepo") == tmp_path / "tuning" / "hepo.json"
     tuning_seeds = {t.kwargs["seed"] for t in tasks if t.name.startswith("tuning")}
     assert not tuning_seeds & {0, 1}
 
