@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpr_rl.data.streams import ragged
-from gpr_rl.decoding.trie import CodeTrie, LegalTrie
+from gpr_rl.decoding.trie import CodeTrie, EligibleTrie
 
 Rows = NDArray[np.bool_] | None
 """bool [B], which rows a call concerns; None: all."""
@@ -47,7 +47,7 @@ class Choices:
         self._runs = trie.runs
         self._legal = np.zeros((num_rows, trie.num_ads), dtype=np.bool_)
 
-    def open(self, legal: LegalTrie, rows: Rows = None) -> None:
+    def open(self, legal: EligibleTrie, rows: Rows = None) -> None:
         """Begin new paths in `rows`. A row without a legal ad awaits no choice.
 
         `legal` is of all B rows, or of the True ones of `rows` alone (ValueError otherwise).
@@ -154,7 +154,7 @@ class Choices:
     ) -> None:
         """Move rows `index` [R], all at `level`, to the children that `code` [R] leads to."""
         runs = self._runs
-        node = runs.children[level][self._node[index], code]
+        node = runs.child(level, self._node[index], code)
         self._node[index] = node
         edge = runs.edge[level + 1]
         row, place = self._eligible(index, edge[node - 1], edge[node])

@@ -18,7 +18,7 @@ from envs.arguments import row_integers
 from envs.engine import SPLIT_ROOTS, Arrays, Engine, Settings, checked_options
 from envs.render import auction_text, clock
 from envs.spaces import IDENTITY, request_tensors
-from gpr_rl.decoding.trie import LegalTrie
+from gpr_rl.decoding.trie import EligibleTrie
 from gpr_rl.random import Purpose, uniform
 from simulators.rewards import final_value
 from simulators.world import World
@@ -36,7 +36,7 @@ class _Requests:
 
     entries: dict[str, NDArray]
     """Request entries of the observation, and `request_id`, `user_id`, `timestamp`, [n, ...]."""
-    legal: LegalTrie
+    legal: EligibleTrie
     features: Features | None
     """What the rankers take of them, if they are played one by one."""
 

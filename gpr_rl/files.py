@@ -1,6 +1,7 @@
 """Files that appear under their name only when they are complete."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,26 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, all or nothing; its folder must exist."""
     write_bytes(path, text.encode())
+
+
+@contextmanager
+def complete_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path`, which must be free, at the end.
+
+    Parents are made. If the body raises, nothing is left behind.
+
+    Raises:
+        FileExistsError: There is something at `path`.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gpr_rl.decoding.options import Options, options_of
 from gpr_rl.decoding.policy import PathStates, pick
 from gpr_rl.decoding.trie import CodeTrie
 from gpr_rl.schema import Candidates
@@ -22,14 +23,23 @@ class Beams:
     view; `legal` is the tree of what may be shown, `node` where the prefixes stand in it.
     """
 
-    def __init__(self, policy: Any, request: Any, trie: CodeTrie, eligible: Tensor | None) -> None:
-        """Hold the empty prefix of every request."""
-        self.trie, self.legal = trie, trie.restrict(eligible)
+    def __init__(
+        self,
+        policy: Any,
+        request: Any,
+        trie: CodeTrie,
+        eligible: Tensor | None,
+        signature: Tensor | None = None,
+    ) -> None:
+        """Hold the empty prefix of every request, in the catalogue as it is now."""
+        self.legal = trie.restrict(eligible, signature)
+        self.trie = self.legal.trie
         # without a mask, B comes from the requests' ids or, where they have none, their number
-        size = len(getattr(request, "request_id", request) if eligible is None else eligible)
-        self.codes = trie.codes.new_zeros(size, 1, 0)
-        self.node = trie.root(size, 1)
-        self.states = PathStates(policy, request, self.codes, trie.num_codes)
+        given = signature if eligible is None else eligible
+        size = len(getattr(request, "request_id", request) if given is None else given)
+        self.node = self.legal.root(size, 1)
+        self.codes = self.node.new_zeros(size, 1, 0, dtype=torch.int64)
+        self.states = PathStates(policy, request, self.codes, self.trie.num_codes)
         self.log_prob = self.value = self.states.log_prob.new_zeros(size, 1, 0)
         self.total = self.states.log_prob.new_zeros(size, 1)
 
@@ -43,51 +53,49 @@ class Beams:
         """Whether the next code is the path's last."""
         return self.level == self.trie.num_levels - 1
 
-    def next_log_prob(
-        self, *, renormalize: bool, temperature: float = 1.0
-    ) -> Float[Tensor, "B W V"]:
-        """Return the next code's log-probabilities, -inf where illegal.
+    def options(self, *, renormalize: bool, temperature: float = 1.0) -> Options:
+        """Return what may come next, with log-probabilities that are -inf where illegal.
 
         `renormalize` makes each prefix with a legal code sum to probability one. NaN or +inf at a
         legal code is a ValueError.
         """
-        log_prob = (
-            self.states.log_prob if temperature == 1.0 else self.states.log_prob / temperature
-        )
-        legal = self.legal.child_mask(self.level, self.node)
-        masked = log_prob.where(legal, -torch.inf)
+        log_prob = self.states.log_prob
+        log_prob = log_prob if temperature == 1.0 else log_prob / temperature
+        options = options_of(self.legal, self.level, self.node, log_prob)
         if renormalize:
-            masked = masked.log_softmax(-1).where(legal, -torch.inf)
-        if masked.numel() and not masked.amax() < torch.inf:  # NaN is not
-            bad = (~(masked < torch.inf)).nonzero()[0].tolist()
+            options.renormalize()
+        largest = options.amax(options.log_prob)
+        if largest.numel() and not largest.amax() < torch.inf:  # NaN is not
+            request, prefix = (~(largest < torch.inf)).nonzero()[0].tolist()
+            wrong = ~(options.by_prefix(options.log_prob)[request, prefix] < torch.inf)
             raise ValueError(
-                f"the policy's log_prob of request {bad[0]}, prefix {bad[1]} is NaN, +inf, or -inf"
-                f" at every legal code (code {bad[2]})"
+                f"the policy's log_prob of request {request}, prefix {prefix} is NaN, +inf, or -inf"
+                f" at every legal code (option {int(wrong.nonzero()[0])})"
             )
-        return masked
+        return options
 
-    def grow(self, child: Int[Tensor, "B k"], log_prob: Tensor, total: Tensor) -> None:
+    def grow(self, child: Int[Tensor, "B k"], options: Options, total: Tensor) -> None:
         """Do as `append`, and ask the policy about prefixes that are not whole."""
-        parent = self.append(child, log_prob, total, self.states.value)
+        parent = self.append(child, options, total, self.states.value)
         if self.level < self.trie.num_levels:
             self.states.extend(self.codes, parent)
 
     def append(
-        self, child: Int[Tensor, "B k"], log_prob: Tensor, total: Tensor, value: Tensor
+        self, child: Int[Tensor, "B k"], options: Options, total: Tensor, value: Tensor
     ) -> Int[Tensor, "B k"]:
-        """Move to the next prefixes `child`, indices into W V, and return their parents.
+        """Move to the next prefixes `child`, places among the options, and return their parents.
 
-        `log_prob` and `total` are of all next codes [B, W, V], `value` [B, W] of the prefixes so
-        far. The states stay where they are.
+        `total` is of the options, `value` [B, W] of the prefixes so far. The states stay where they
+        are.
         """
-        parent, code = child // self.trie.num_codes, child % self.trie.num_codes
+        parent, code, node = options.pick(child)
 
         def longer(history: Tensor, new: Tensor) -> Tensor:
             return torch.cat([pick(history, parent), new.to(history.dtype)[..., None]], dim=-1)
 
-        self.node = self.trie.child(self.level, self.node.gather(1, parent), code)
+        self.node = node
         self.codes = longer(self.codes, code)
-        self.log_prob = longer(self.log_prob, log_prob.flatten(1).gather(1, child))
+        self.log_prob = longer(self.log_prob, options.log_prob.flatten(1).gather(1, child))
         self.value = longer(self.value, value.gather(1, parent))
         self.total = total.flatten(1).gather(1, child)
         return parent

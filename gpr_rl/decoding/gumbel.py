@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gpr_rl.checks import check_at_least, check_positive
 from gpr_rl.decoding.beams import Beams
+from gpr_rl.decoding.options import Options
 from gpr_rl.decoding.trie import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Candidates
@@ -55,17 +56,17 @@ def gumbel_paths(
     prefix = beams.codes.new_zeros(len(beams.codes), 1)  # the path so far as one number
     noise = uniform(seed, Purpose.GUMBEL, keys[0][..., 0], keys[1], prefix, prefix + _ROOT_LEVEL)
     score = _gumbel(noise)  # of the root: the maximum over all paths
-    every_code = torch.arange(trie.num_codes, device=prefix.device)
-    for level in range(trie.num_levels):
-        log_prob = beams.next_log_prob(renormalize=True, temperature=temperature)
-        total = beams.total[..., None] + log_prob.double()  # [B, W, V]
-        number = prefix[..., None] * trie.num_codes + every_code
-        noise = uniform(seed, Purpose.GUMBEL, *keys, number, number.new_tensor(level))
-        perturbed = _below(total + _gumbel(noise), score)
+    for level in range(beams.trie.num_levels):
+        options = beams.options(renormalize=True, temperature=temperature)
+        total = options.at(beams.total) + options.log_prob.double()
+        number = options.at(prefix) * trie.num_codes + options.code
+        own = keys if number.ndim == 3 else (keys[0][..., 0], keys[1])
+        noise = uniform(seed, Purpose.GUMBEL, *own, number, number.new_tensor(level))
+        perturbed = _below(total + _gumbel(noise), score, options)
         size = min(num_candidates + 1, perturbed[0].numel())
         score, child = perturbed.flatten(1).topk(size, dim=1)
         prefix = number.flatten(1).gather(1, child)
-        beams.grow(child, log_prob, total)
+        beams.grow(child, options, total)
     valid = (score > -torch.inf) & (beams.legal.leaf_ad(beams.node) >= 0)
     threshold = score.new_full(score.shape[:1], -torch.inf)
     if score.shape[1] > num_candidates:
@@ -82,13 +83,13 @@ def _gumbel(uniform_noise: Tensor) -> Tensor:
     return -(-uniform_noise.log()).log()
 
 
-def _below(perturbed: Tensor, maximum: Tensor) -> Tensor:
-    """Return children's Gumbel scores [B, W, V], given that the largest is the parent's [B, W]."""
+def _below(perturbed: Tensor, maximum: Tensor, options: Options) -> Tensor:
+    """Return the options' Gumbel scores, given that a prefix's largest is its own [B, W]."""
     # -log(exp(-T) - exp(-Z) + exp(-G)) with T the parent's score, Z the children's largest and G
     # a child's, in the stable form of Kool et al., Appendix B.3; -inf stays -inf
-    largest = perturbed.amax(-1, keepdim=True)
-    alive = (perturbed > -torch.inf) & (maximum > -torch.inf)[..., None]
-    top = torch.where(alive, maximum[..., None], 0.0)
+    largest, maximum = options.at(options.amax(perturbed)), options.at(maximum)
+    alive = (perturbed > -torch.inf) & (maximum > -torch.inf)
+    top = torch.where(alive, maximum, 0.0)
     gap = torch.where(alive, perturbed - largest, 0.0)  # at most 0
     own = torch.where(alive, perturbed, 0.0)
     shift = top - own + torch.log1p(-gap.exp())  # -inf at the largest child itself

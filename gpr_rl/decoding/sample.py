@@ -49,13 +49,14 @@ def sample_paths(
     beams = Beams(policy, request, trie, eligible)
     shape, request_id = (len(beams.codes), num_candidates), request.request_id
     candidate = torch.arange(num_candidates, device=request_id.device)
-    for level in range(trie.num_levels):
-        log_prob = beams.next_log_prob(renormalize=True, temperature=temperature)
+    for level in range(beams.trie.num_levels):
+        options = beams.options(renormalize=True, temperature=temperature)
         keys = request_id.new_tensor(draw), candidate, request_id.new_tensor(level)
         noise = uniform(seed, Purpose.SAMPLE_PATH, request_id[:, None], *keys)
-        parent = torch.arange(log_prob.shape[1], device=log_prob.device).expand(shape)
-        child = parent * trie.num_codes + _inverse_cdf(log_prob, noise)
-        beams.grow(child, log_prob, beams.total[..., None] + log_prob)
+        prefix = torch.arange(beams.total.shape[1], device=noise.device).expand(shape)
+        code = _inverse_cdf(options.by_prefix(options.log_prob), noise)
+        total = options.at(beams.total) + options.log_prob
+        beams.grow(options.child(prefix, code), options, total)
     valid = beams.legal.leaf_ad(beams.node) >= 0
     return beams.candidates(candidate.expand(shape), valid, num_candidates)
 
