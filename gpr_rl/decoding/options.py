@@ -1,14 +1,12 @@
 """What may follow the prefixes of a search: all V codes of each, or only the children there are.
 
 Where a level of the tree has a table, options are the codes, [B, W, V], legal or not. Below, where
-a prefix has few children of its V codes, they are those children in one row, [B, M], prefix by
-prefix, and -inf behind the last. Searches see the same either way: a `child` is a place in an
-option array made flat, and equal scores go to the lower one.
+a prefix has few children of its V codes, they are those children: [B, W, C], or, where some nodes
+have many and most have few, in one row without gaps [B, M]. Searches see the same either way: a
+`child` is a place in an option array made flat, and equal scores go to the lower one.
 
-Dims: B requests, W prefixes, V codes per level, M children of a request's prefixes, k chosen.
+Dims: B requests, W prefixes, V codes per level, C options of a prefix, M of a request, k chosen.
 """
-
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -18,14 +16,12 @@ from gpr_rl.decoding.legal import LegalTrie
 from gpr_rl.decoding.tree import DEAD
 
 
-class CodeOptions:
-    """Every code of every prefix; arrays are [B, W, V]."""
+class _WideOptions:
+    """As many options for every prefix; arrays are [B, W, C]."""
 
-    def __init__(self, legal: LegalTrie, level: int, node: Int[Tensor, "B W"], log_prob: Any):
-        """Hold the options of nodes of `level`, which the policy gives `log_prob` [B, W, V]."""
-        self._tree, self._level, self._node = legal.trie, level, node
-        self.is_legal = legal.child_mask(level, node)
-        self.log_prob = log_prob.where(self.is_legal, -torch.inf)
+    def __init__(self, is_legal: Tensor, log_prob: Tensor) -> None:
+        self.is_legal, self._size = is_legal, is_legal.shape[-1]
+        self.log_prob = log_prob.where(is_legal, -torch.inf)
 
     def renormalize(self) -> None:
         """Let each prefix with a legal code sum to probability one."""
@@ -39,11 +35,6 @@ class CodeOptions:
         """Return the maximum over each prefix's options, [B, W]."""
         return x.amax(-1)
 
-    @property
-    def code(self) -> Tensor:
-        """The code of each option."""
-        return torch.arange(self._tree.num_codes, device=self._node.device)
-
     def by_prefix(self, x: Tensor) -> Tensor:
         """Return an option array prefix by prefix, [B, W, C], -inf behind a prefix's last."""
         return x
@@ -54,18 +45,58 @@ class CodeOptions:
 
     def child(self, parent: Tensor, option: Tensor) -> Tensor:
         """Return the places of prefixes' options, in the order of `by_prefix`, [B, ...]."""
-        return parent * self._tree.num_codes + option
+        return parent * self._size + option
+
+
+class CodeOptions(_WideOptions):
+    """Every code of every prefix: C is V."""
+
+    def __init__(self, legal: LegalTrie, level: int, node: Tensor, log_prob: Tensor) -> None:
+        """Hold the options of nodes [B, W] of `level`; the policy's `log_prob` is [B, W, V]."""
+        super().__init__(legal.child_mask(level, node), log_prob)
+        self._tree, self._level, self._node = legal.trie, level, node
+
+    @property
+    def code(self) -> Tensor:
+        """The code of each option."""
+        return torch.arange(self._size, device=self._node.device)
 
     def pick(self, child: Int[Tensor, "B k"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return parent, code and node of children, [B, k] each."""
-        parent, code = child // self._tree.num_codes, child % self._tree.num_codes
+        parent, code = child // self._size, child % self._size
         return parent, code, self._tree.child(self._level, self._node.gather(1, parent), code)
 
 
-class ChildOptions:
+class ChildOptions(_WideOptions):
+    """The children that there are: C is the largest number that a node of the level has."""
+
+    def __init__(self, legal: LegalTrie, level: int, node: Tensor, log_prob: Tensor) -> None:
+        """Hold the options of nodes [B, W] of `level`; the policy's `log_prob` is [B, W, V]."""
+        run, codes = legal.trie.first[level], legal.trie.code[level + 1]
+        flat = node.reshape(-1)
+        stop = run.index_select(0, flat + 1).view(*node.shape, 1)
+        child = run.index_select(0, flat).view(stop.shape) + legal.trie.slots[level]
+        real = child <= stop
+        child = child.clamp_max(len(codes) - 1)
+        self.code = codes.index_select(0, child.view(-1)).view(child.shape).long()
+        self._node = child
+        own = torch.arange(flat.numel(), device=flat.device).view(stop.shape) * log_prob.shape[2]
+        # several times as fast as gather
+        chosen = log_prob.reshape(-1).index_select(0, (self.code + own).view(-1))
+        super().__init__(real & legal.is_legal(level + 1, child), chosen.view(child.shape))
+
+    def pick(self, child: Int[Tensor, "B k"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return parent, code and node of children, [B, k] each."""
+        code, node = (x.flatten(1).gather(1, child) for x in (self.code, self._node))
+        return child // self._size, code, node
+
+
+class PackedOptions:
     """The children that there are, in one row per request; arrays are [B, M], the last dead."""
 
-    def __init__(self, legal: LegalTrie, level: int, node: Int[Tensor, "B W"], log_prob: Any):
+    def __init__(
+        self, legal: LegalTrie, level: int, node: Int[Tensor, "B W"], log_prob: Tensor
+    ) -> None:
         """Hold the options of nodes of `level`, which the policy gives `log_prob` [B, W, V]."""
         batch, self._width = node.shape
         row, child, code, is_legal = legal.children(level, node)
@@ -143,10 +174,13 @@ class ChildOptions:
         return parent, code, node.int()
 
 
-Options = CodeOptions | ChildOptions
+Options = CodeOptions | ChildOptions | PackedOptions
 
 
 def options_of(legal: LegalTrie, level: int, node: Int[Tensor, "B W"], log_prob: Tensor) -> Options:
     """Return what may follow nodes of `level`; `log_prob` [B, W, V] is the policy's."""
-    kind = CodeOptions if legal.trie.is_dense(level) else ChildOptions
+    tree = legal.trie
+    if tree.is_dense(level):
+        return CodeOptions(legal, level, node, log_prob)
+    kind = PackedOptions if tree.is_uneven(level) else ChildOptions
     return kind(legal, level, node, log_prob)

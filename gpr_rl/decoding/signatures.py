@@ -174,9 +174,9 @@ class SignatureTrie(LegalTrie):
 
     def _bit(self, part: int, index: Tensor, begin: Tensor) -> Tensor:
         """Return bits number `index` of a level, or of the ads, in rows that begin at `begin`."""
-        index = index.long()
-        byte = self._bits[begin + int(self._start[part]) + (index >> 3)]
-        return ((byte >> (index & 7).to(torch.uint8)) & 1).bool()
+        place = begin + (index >> 3) + int(self._start[part])
+        byte = self._bits.index_select(0, place.view(-1)).view(place.shape)
+        return byte.bitwise_right_shift_((index & 7).to(torch.uint8)).bitwise_and_(1).bool()
 
     def is_legal(self, level: int, node: Int[Tensor, "B ..."]) -> Bool[Tensor, "B ..."]:
         """Return whether nodes of `level` are legal."""

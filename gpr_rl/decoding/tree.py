@@ -20,6 +20,8 @@ from torch import Tensor
 
 DEAD, ROOT = 0, 1
 _NUM_FIRST = 8
+UNEVEN = 8.0
+"""From so many times the mean number of children on, gaps cost more than rows without."""
 DENSE_BYTES = 32 << 20
 """A level has a table of its nodes' children while that takes no more memory than this."""
 
@@ -185,6 +187,24 @@ class Tree:
     def is_child(self) -> list[Tensor | None]:
         """Whether there is such a child, bool [n_l + 1, V] per dense level."""
         return [None if table is None else table != DEAD for table in self.tables]
+
+    @cached_property
+    def most_children(self) -> list[int]:
+        """Per level, the largest number of children that a node has."""
+        return [int(first.diff().max()) for first in self.first]
+
+    def is_uneven(self, level: int) -> bool:
+        """Whether a few nodes of `level` have far more children than the mean."""
+        mean = (len(self.code[level + 1]) - 1) / (len(self.first[level]) - 2)
+        return self.most_children[level] > UNEVEN * max(mean, 2.0)
+
+    @cached_property
+    def slots(self) -> list[Tensor]:
+        """Per level, 1 to its largest number of children, int32."""
+        return [
+            torch.arange(1, most + 1, dtype=torch.int32, device=self.device)
+            for most in self.most_children
+        ]
 
     def child(self, level: int, node: Int[Tensor, "*s"], code: Int[Tensor, "*s"]) -> Tensor:
         """Return the nodes reached from nodes of `level` (0 is the root's) by `code`."""
