@@ -1,15 +1,18 @@
 """Legal codes, beam search and sampling over an ad catalogue (GPR 2.3)."""
 
-from gpr_rl.decoding.beam import beam_search, greedy
+from gpr_rl.decoding.beam import WidthRule, beam_search, greedy
 from gpr_rl.decoding.gumbel import gumbel_paths
 from gpr_rl.decoding.policy import Policy
 from gpr_rl.decoding.sample import sample_paths
+from gpr_rl.decoding.signatures import Signatures
 from gpr_rl.decoding.trie import CodeTrie, LegalTrie
 
 __all__ = [
     "CodeTrie",
     "LegalTrie",
     "Policy",
+    "Signatures",
+    "WidthRule",
     "beam_search",
     "greedy",
     "gumbel_paths",

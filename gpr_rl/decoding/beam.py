@@ -3,6 +3,7 @@
 Dims: B requests, K candidates, W beams (1 at the root, then up to K), L levels, V codes per level.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ class WidthRule:
     least: int
     most: int
     budget: float = 4.0
-    """Children put forward in all, in units of the level's width."""
+    """C, the children put forward in all, in units of the level's width; inf: no limit."""
     temperature: float = 1.0
     """tau, in standard deviations of the reward; inf: every prefix as many."""
 
@@ -48,6 +49,8 @@ class WidthRule:
         clamp(C softmax(v / tau), least, most), rounded by largest remainders. Where `least` asks
         for more than C, the prefixes of least value give up what is above it.
         """
+        if self.budget == math.inf:
+            return alive * self.most
         room = int(self.budget * width)
         scaled = (value.double() / self.temperature).masked_fill(~alive, -torch.inf)
         share = scaled.softmax(-1).nan_to_num(0.0) * room

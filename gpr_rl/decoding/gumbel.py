@@ -6,7 +6,7 @@ Dims: B requests, K candidates, W beams (1 at the root, then up to K + 1), L lev
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gpr_rl.checks import check_at_least, check_positive
@@ -29,6 +29,8 @@ def gumbel_paths(
     draw: int,
     eligible: Bool[Tensor, "B N"] | None = None,
     temperature: float = 1.0,
+    *,
+    signature: Int[Tensor, " B"] | None = None,
 ) -> Candidates:
     """Return K distinct paths per request, as if drawn one after the other without replacement.
 
@@ -50,7 +52,7 @@ def gumbel_paths(
     """
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)
-    beams = Beams(policy, request, trie, eligible)
+    beams = Beams(policy, request, trie, eligible, signature)
     beams.total = beams.total.double()
     keys = (request.request_id[:, None, None], request.request_id.new_tensor(draw))
     prefix = beams.codes.new_zeros(len(beams.codes), 1)  # the path so far as one number

@@ -6,7 +6,7 @@ Dims: B requests, K candidates, L levels, V codes per level.
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpr_rl.checks import check_at_least, check_positive
@@ -26,6 +26,8 @@ def sample_paths(
     draw: int,
     eligible: Bool[Tensor, "B N"] | None = None,
     temperature: float = 1.0,
+    *,
+    signature: Int[Tensor, " B"] | None = None,
 ) -> Candidates:
     """Return K paths per request drawn independently, with replacement, from the policy.
 
@@ -46,7 +48,7 @@ def sample_paths(
     """
     check_at_least(1, num_candidates=num_candidates)
     check_positive(temperature=temperature)
-    beams = Beams(policy, request, trie, eligible)
+    beams = Beams(policy, request, trie, eligible, signature)
     shape, request_id = (len(beams.codes), num_candidates), request.request_id
     candidate = torch.arange(num_candidates, device=request_id.device)
     for level in range(beams.trie.num_levels):

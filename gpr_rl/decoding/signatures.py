@@ -48,6 +48,15 @@ class Signatures:
         self._lock = threading.Lock()
         self._store: _Store | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """What is kept now, in bytes."""
+        return 0 if self._store is None else self._store.num_bytes
+
+    def row_bytes(self, tree: Tree) -> int:
+        """Return what one signature takes, in bytes."""
+        return int(_starts(tree)[-1])
+
     def ads_of(self, signature: Int[Tensor, " S"], num_ads: int) -> NDArray[np.bool_]:
         """Return the ads of signatures, [S, num_ads]; those the table does not know are not shown.
 
@@ -96,13 +105,17 @@ class _Store:
 
     def __init__(self, tree: Tree, max_bytes: int) -> None:
         self.tree = tree
-        sizes = [len(code) for code in tree.code] + [len(tree.ad_id)]
-        self.start = np.concatenate([[0], np.cumsum([(n + 7) // 8 for n in sizes])])
+        self.start = _starts(tree)
         self._rows = max(1, max_bytes // int(self.start[-1]))
         self.bits = np.empty((min(self._rows, 64), self.start[-1]), dtype=np.uint8)
         self._slot: OrderedDict[int, int] = OrderedDict()  # the least recently used first
         self._users = [0] * len(self.bits)
         self._guard = threading.Lock()
+
+    @property
+    def num_bytes(self) -> int:
+        """What the signatures that are kept take."""
+        return len(self._slot) * int(self.start[-1])
 
     def find(
         self, numbers: list[int], ads_of: Callable[[Tensor], NDArray[np.bool_]]
@@ -162,6 +175,12 @@ class _Store:
             legal.append(np.logical_or.reduceat(legal[-1], runs.numpy()[1:-1]))
         of_level = [np.concatenate([[False], x]) for x in reversed(legal[1:])]
         return np.concatenate([np.packbits(x, bitorder="little") for x in (*of_level, alive)])
+
+
+def _starts(tree: Tree) -> NDArray[np.int64]:
+    """Return where the bits of every level, and of the ads, begin in a row, and its end; bytes."""
+    sizes = [len(code) for code in tree.code] + [len(tree.ad_id)]
+    return np.concatenate([[0], np.cumsum([(n + 7) // 8 for n in sizes])])
 
 
 class SignatureTrie(LegalTrie):

@@ -59,12 +59,12 @@ class _Condition:
         admits = (self.admits[:, None] & other.admits).reshape(-1, self.admits.shape[1])
         return _Condition(self.names + other.names, self.limits + other.limits, admits)
 
-    def of_requests(self, values: dict[str, IntArray]) -> NDArray[np.bool_]:
-        """Return the ads that requests with these values admit, bool [B, N]."""
+    def row(self, values: dict[str, IntArray]) -> IntArray:
+        """Return the row of requests with these values, int64 [B]."""
         index = np.zeros(1, dtype=np.int64)
         for name, limit in zip(self.names, self.limits, strict=True):
             index = index * (len(limit) + 1) + np.searchsorted(limit, values[name], side="right")
-        return np.take(self.admits, index, axis=0)
+        return index
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,39 @@ class Targeting:
         given |= {} if hour is None else {"hour": hour}
         given |= {} if scene is None else {"scene": scene}
         values = {name: value.numpy() for name, value in given.items()}
-        eligible: NDArray[np.bool_] | None = None
+        asked = [c for c in self.conditions if c.names[-1] in values]
+        return self._joined([(c, c.row(values)) for c in asked], len(day))
+
+    def signature(self, **values: Tensor) -> Tensor:
+        """Return which combination of what ads ask for a request is, int64 [B].
+
+        Requests with one number admit the same ads. The arguments are those of `eligible`, all of
+        them.
+        """
+        arrays = {name: value.numpy() for name, value in values.items()}
+        number = np.zeros(len(values["day"]), dtype=np.int64)
         for condition in self.conditions:
-            if condition.names[-1] in values:
-                rows = condition.of_requests(values)
-                eligible = rows if eligible is None else np.logical_and(eligible, rows, eligible)
+            number = number * len(condition.admits) + condition.row(arrays)
+        return torch.from_numpy(number)
+
+    def ads_of(self, signature: Tensor) -> Tensor:
+        """Return the ads of signatures (int64 [S]), bool [S, N]."""
+        left, rows = signature.numpy(), []
+        for condition in reversed(self.conditions):
+            left, row = np.divmod(left, len(condition.admits))
+            rows.append((condition, row))
+        return self._joined(rows, len(left))
+
+    def _joined(self, rows: list[tuple[_Condition, IntArray]], size: int) -> Tensor:
+        """Return what conditions admit at these rows, bool [B, N]."""
+        eligible: NDArray[np.bool_] | None = None
+        for condition, row in rows:
+            admitted = np.take(condition.admits, row, axis=0)
+            eligible = (
+                admitted if eligible is None else np.logical_and(eligible, admitted, eligible)
+            )
         if eligible is None:  # no ad asks for anything
-            eligible = np.ones((len(day), self.num_ads), dtype=np.bool_)
+            eligible = np.ones((size, self.num_ads), dtype=np.bool_)
         return torch.from_numpy(eligible)
 
 
@@ -162,3 +188,7 @@ class Availability:
     def eligible(self, request_id: Tensor) -> Tensor:
         """Return bool [B, N] of requests `request_id` (int64 [B])."""
         return self.table[self.row[request_id]]
+
+    def ads_of(self, signature: Tensor) -> Tensor:
+        """Return the rows of the table with these numbers, bool [S, N]."""
+        return self.table[signature]

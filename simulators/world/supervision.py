@@ -111,7 +111,7 @@ class WindowBatches:
         request_id = torch.where(valid, request_id, anyone)
         flat = request_id.flatten()
         codes = world.codes[world.request_ad[flat]]
-        key, row = world.eligibility_key(flat).unique(return_inverse=True)
+        key, row = world.signature(flat).unique(return_inverse=True)
         example = torch.empty_like(key).scatter_(0, row, flat)
         legal = world.trie.restrict(world.eligible(example))
         mask = legal.select(row).path_masks(codes)

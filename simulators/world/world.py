@@ -22,7 +22,7 @@ from gpr_rl.decoding import CodeTrie
 from gpr_rl.random import Purpose, uniform
 from gpr_rl.schema import Action, InputSpec, Request
 from simulators.rewards import Outcome, ecpm
-from simulators.world.eligibility import HOURS_PER_DAY, Availability, Targeting
+from simulators.world.eligibility import Availability, Targeting
 from simulators.world.features import FeatureBuilder, Features, prepared
 from simulators.world.history import DAY_S, HOUR_S, History, LoggedRequests
 from simulators.world.parts import WorldParts
@@ -118,10 +118,12 @@ class World:
     @cached_property
     def trie(self) -> CodeTrie:
         """The ads' paths."""
-        donor = self._donor("item_codes", "ad_value")
+        donor = self._donor("item_codes", "ad_value", "legality")
         if donor and donor.num_ads == self.num_ads and donor.spec.num_codes == self.spec.num_codes:
             return donor.trie
-        return CodeTrie(self.codes, num_codes=self.info.num_codes, ad_value=self.ad_value)
+        trie = CodeTrie(self.codes, num_codes=self.info.num_codes, ad_value=self.ad_value)
+        trie.signatures(self.legality.ads_of)
+        return trie
 
     @cached_property
     def sequences(self) -> SequenceBuilder:
@@ -210,17 +212,19 @@ class World:
             batch_size=[len(user_id)],
         )
 
-    def eligibility_key(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return int64 keys [B]; requests with one key may see the same ads."""
+    def signature(self, request_id: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return int64 [B]; requests with one number may see the same ads.
+
+        `world.trie.restrict(signature=...)` and the searches take these numbers in the place of
+        `eligible`.
+        """
         if isinstance(self.legality, Availability):
             return self.legality.row[request_id]
         ids = request_id.numpy()
-        time = self.request_time[ids]
-        key = self.request_user[ids] * self.info.num_days + time // DAY_S
-        if self.legality.uses_context:
-            hour, scene = time % DAY_S // HOUR_S, self.request_context[ids, 0]
-            key = (key * HOURS_PER_DAY + hour) * self.info.context_cardinalities[0] + scene
-        return torch.from_numpy(key)
+        user, time = (torch.from_numpy(x[ids]) for x in (self.request_user, self.request_time))
+        columns = {name: column[user] for name, column in self._user_columns.items()}
+        hour, scene = time % DAY_S // HOUR_S, torch.from_numpy(self.request_context[ids, 0])
+        return self.legality.signature(day=time // DAY_S, **columns, hour=hour, scene=scene)
 
     def eligible(self, request_id: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
         """Return bool [B, N], the ads that may be shown in requests `request_id` (int64 [B])."""

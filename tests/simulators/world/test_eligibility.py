@@ -141,7 +141,7 @@ def test_propensities_are_those_of_the_cascade_in_that_hour_and_scene(context_wo
 def test_requests_with_one_key_may_see_the_same_ads(context_world: World, world: World) -> None:
     for each in (context_world, world):
         ids = torch.arange(0, each.num_requests, 3)
-        key, row = each.eligibility_key(ids).unique(return_inverse=True)
+        key, row = each.signature(ids).unique(return_inverse=True)
         example = ids.new_zeros(len(key)).scatter_(0, row, ids)
         assert torch.equal(each.eligible(example)[row], each.eligible(ids))
         assert len(key) < len(ids)
