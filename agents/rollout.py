@@ -54,11 +54,11 @@ from agents.candidates import (
     path_transitions,
 )
 from agents.training.clock import Clock
-from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths
+from gpr_rl.decoding import CodeTrie, beam_search, gumbel_paths, sample_paths, tree_search
 from gpr_rl.schema import Candidates, Request
 from simulators.rewards import Outcome, RewardMix, RewardSpec
 
-BEHAVIORS = ("sample", "gumbel", "beam")
+BEHAVIORS = ("sample", "gumbel", "beam", "tree")
 
 Reward = Callable[[Outcome], tuple[Tensor, dict[str, Tensor]]]
 """Total reward [B, K] and its components by name; `simulators.rewards.RewardMix` is one, and the
@@ -129,7 +129,9 @@ class RolloutConfig:
     """K per request. GPR 3.3 has 40; 16 with more requests learns better at equal rankings."""
     behavior: str = "sample"
     """`sample` (i.i.d. from the policy), `gumbel` (without replacement; candidates get importance
-    weights) or `beam` (the paper's; its candidates are no samples)."""
+    weights), `beam` (the paper's) or `tree` (V-STAR's search); the last two are no samples."""
+    tree_budget: int = 96
+    """Prefixes that behaviour `tree` asks the policy about, per request. Not given in the paper."""
     temperature: float = 1.0
     """Divides the logits, in sampling and in the ratios. Not given in the paper."""
     precision: str = "float32"
@@ -147,8 +149,15 @@ class RolloutConfig:
         check_choice("behavior", self.behavior, BEHAVIORS)
         check_choice("precision", self.precision, PRECISIONS)
         check_above("temperature", self.temperature)
-        if self.behavior == "beam" and self.temperature != 1.0:
-            raise ValueError(f"a beam has no temperature: it must be 1, got {self.temperature}")
+        if self.behavior in ("beam", "tree") and self.temperature != 1.0:
+            raise ValueError(
+                f"a {self.behavior} has no temperature: it must be 1, got {self.temperature}"
+            )
+        if self.behavior == "tree" and self.tree_budget < self.num_candidates:
+            raise ValueError(
+                f"tree_budget must be at least num_candidates = {self.num_candidates}, "
+                f"got {self.tree_budget}"
+            )
         if self.reward_scale is not None:
             check_above("reward_scale", self.reward_scale)
 
@@ -268,6 +277,9 @@ def _draw(
     k = config.num_candidates
     if config.behavior == "beam":
         return beam_search(policy, request, trie, k, eligible, renormalize=True)
+    if config.behavior == "tree":
+        budget = config.tree_budget
+        return tree_search(policy, request, trie, k, budget, source.seed, step, eligible)
     draw = gumbel_paths if config.behavior == "gumbel" else sample_paths
     return draw(policy, request, trie, k, source.seed, step, eligible, config.temperature)
 

@@ -50,6 +50,7 @@ class Purpose(IntEnum):
     IMPORTED_USER = 30
     IMPORTED_AD = 31
     REFINING_NOISE = 32
+    TREE_SEARCH = 33
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

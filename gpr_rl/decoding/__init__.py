@@ -5,6 +5,7 @@ from gpr_rl.decoding.gumbel import gumbel_paths
 from gpr_rl.decoding.policy import Policy
 from gpr_rl.decoding.sample import sample_paths
 from gpr_rl.decoding.signatures import Signatures
+from gpr_rl.decoding.tree_search import TreeSearchConfig, tree_search
 from gpr_rl.decoding.trie import CodeTrie, LegalTrie
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "LegalTrie",
     "Policy",
     "Signatures",
+    "TreeSearchConfig",
     "WidthRule",
     "beam_search",
     "greedy",
     "gumbel_paths",
     "sample_paths",
+    "tree_search",
 ]

@@ -68,7 +68,7 @@ def test_the_device_is_as_strict_as_a_real_one() -> None:
             x.numpy()
 
 
-@pytest.mark.parametrize("behavior", ["sample", "gumbel", "beam"])
+@pytest.mark.parametrize("behavior", ["sample", "gumbel", "beam", "tree"])
 def test_rollouts(world: World, behavior: str) -> None:
     model = make_model(spec=world.spec).eval()
     for size in (4, 16):  # few candidates are looked up, many counted

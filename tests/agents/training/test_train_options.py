@@ -67,6 +67,7 @@ def same(one: TablePolicy, other: TablePolicy) -> bool:
         ({"critic_replay": 3}, "ppo"),
         ({"behavior": "gumbel"}, "grpo"),
         ({"behavior": "beam"}, "grpo"),
+        ({"behavior": "tree"}, "grpo"),
         ({"kl_stop": 1e-9}, "grpo"),
         ({"gae_lambda": 0.0}, "ppo"),
         ({"kl_penalty": 0.0}, "ppo"),
@@ -235,6 +236,7 @@ def test_a_search_space_with_a_wrong_field_is_refused() -> None:
         {"critic_moves_trunk": True},
         {"critic_replay": 2},
         {"behavior": "gumbel"},
+        {"behavior": "tree", "tree_budget": 30},
         {"popularity": "prefix"},
     ],
 )
