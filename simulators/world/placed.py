@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gpr_rl.decoding import CodeTrie
 from gpr_rl.schema import Request
 from simulators.rewards import Outcome
-from simulators.world.world import World
 
 _COLUMNS = (
     "bid",
@@ -36,7 +35,7 @@ class PlacedWorld:
     own (a market).
     """
 
-    def __init__(self, world: World, device: torch.device | str) -> None:
+    def __init__(self, world: Any, device: torch.device | str) -> None:
         """Copy trie, rankers and the ads' columns to the device; use `World.to`."""
         self.world, self.device = world, torch.device(device)
         self.trie: CodeTrie = world.trie.to(self.device)
@@ -45,9 +44,6 @@ class PlacedWorld:
         if isinstance(rankers, nn.Module):
             rankers = copy.deepcopy(rankers).to(self.device)
         self._rankers = rankers
-        own = world.outcome, world.make_outcome, world.describe
-        usual = World.outcome, World.make_outcome, World.describe
-        self._is_plain = [getattr(x, "__func__", x) for x in own] == list(usual)
         for name in _COLUMNS:
             setattr(self, name, getattr(world, name).to(self.device))
 
@@ -60,7 +56,7 @@ class PlacedWorld:
         """Return itself: a world is read-only."""
         return self
 
-    def to(self, device: torch.device | str) -> "World | PlacedWorld":
+    def to(self, device: torch.device | str) -> Any:
         """Return the world on a device; this one where it is that already."""
         return self if torch.device(device) == self.device else self.world.to(device)
 
@@ -80,7 +76,7 @@ class PlacedWorld:
         self, request_id: Int[Tensor, " B"], ad_id: Int[Tensor, "B K"], *, exact: bool = False
     ) -> Outcome:
         """Return `World.outcome`; the rankers are asked on the device, or `exact` on the CPU."""
-        if exact or not self._is_plain:
+        if exact or not self.world.is_plain:
             said = self.world.outcome(request_id.cpu(), ad_id.cpu(), exact=exact)
             return said.to(self.device)
         inputs, past = self.world.features(request_id.cpu())
@@ -100,7 +96,8 @@ class PlacedWorld:
     ) -> Outcome:
         """Return `World.make_outcome`, on the device."""
         user = torch.from_numpy(self.world.request_user[request_id.cpu().numpy()]).to(self.device)
-        return World.describe(self, request_id, user, ad_id, pctr, pcvr, self.bid[ad_id])  # type: ignore[arg-type]
+        describe = type(self.world).describe
+        return describe(self, request_id, user, ad_id, pctr, pcvr, self.bid[ad_id])
 
     def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
         """Return `World.outcome_all`, on the device."""

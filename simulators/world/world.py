@@ -26,6 +26,7 @@ from simulators.world.eligibility import Availability, Targeting
 from simulators.world.features import FeatureBuilder, Features, prepared
 from simulators.world.history import DAY_S, HOUR_S, History, LoggedRequests
 from simulators.world.parts import WorldParts
+from simulators.world.placed import PlacedWorld
 from simulators.world.tables import AGE_EDGES, BID_TYPES
 
 if TYPE_CHECKING:
@@ -105,9 +106,14 @@ class World:
 
     def to(self, device: torch.device | str) -> "World | PlacedWorld":
         """Return the world with requests, legal ads and outcomes on a device; itself on the CPU."""
-        from simulators.world.placed import PlacedWorld  # it is made of this class
-
         return self if torch.device(device).type == "cpu" else PlacedWorld(self, device)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether outcomes are what the rankers say, in no market with rules of its own."""
+        own = self.outcome, self.make_outcome, self.describe
+        usual = [World.outcome, World.make_outcome, World.describe]
+        return [getattr(x, "__func__", x) for x in own] == usual
 
     def _donor(self, *names: str) -> "World | None":
         """Return the world to share with if these attributes are the same objects there."""
