@@ -96,7 +96,7 @@ class PlacedWorld:
     ) -> Outcome:
         """Return `World.make_outcome`, on the device."""
         user = torch.from_numpy(self.world.request_user[request_id.cpu().numpy()]).to(self.device)
-        describe = type(self.world).describe
+        describe = self.world.describe.__func__  # with this world's columns, which are there
         return describe(self, request_id, user, ad_id, pctr, pcvr, self.bid[ad_id])
 
     def outcome_all(self, request_id: Int[Tensor, " B"]) -> Outcome:
