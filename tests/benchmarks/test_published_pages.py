@@ -34,10 +34,12 @@ _ALIGNMENT = {
 KNOWN = {
     **{
         (page, start): why
-        for page in ("alignment", "alignment-constant")
+        for page in ("alignment", "alignment-constant", "alignment-medium")
         for start, why in _ALIGNMENT.items()
     },
     ("alignment-constant", "Tuning"): TUNING,
+    ("alignment-medium", "Tuning"): TUNING,
+    ("alignment-medium", "Does a better critic"): "correlations over seeds",
     ("tokenizers", "GPR Tab. 1"): "the paper's numbers",
     ("tokenizers", "Tuning: collision rate on items that the test does not use/chosen"): TUNING,
     ("scaling", "Learning rates"): TUNING,
