@@ -188,6 +188,10 @@ class Recommender:
         num_waiting = len(self._queue)
         return self._meter.stats(num_waiting, self._width_at(num_waiting))
 
+    def retry_after_s(self) -> float:
+        """Return in how many seconds what waits now will have been searched, about."""
+        return self._meter.seconds_for(len(self._queue))
+
     def close(self, wait: bool = True) -> None:
         """Take no more requests and finish those accepted, whatever the deadline.
 
