@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpr_rl.checks import check_finite, check_whole
 from gpr_rl.decoding.beam import beam_search
-from gpr_rl.decoding.serving.answer import Answer, resized
+from gpr_rl.decoding.serving.answer import Answer, resized, split
 from gpr_rl.decoding.serving.cache import AnswerCache, Found
 from gpr_rl.decoding.serving.collate import collate_requests, eligibility_key, request_key
 from gpr_rl.decoding.serving.masks import Mask, mask_of, stacked
@@ -267,8 +267,8 @@ class Recommender:
         found = self._search(self._policy, request, self.trie, width, eligible)
         if len(found) != len(jobs):
             raise ValueError(f"{len(jobs)} requests were put together, {len(found)} came out")
-        found = resized(found, self.num_candidates)
-        rows = [Found(found[i : i + 1], width, version) for i in range(len(jobs))]
+        whole = resized(found, self.num_candidates)
+        rows = [Found(row, width, version) for row in split(whole)]
         for job, row in zip(jobs, rows, strict=True):
             if job.key is not None:
                 self._cache.put((job.key, version), row)

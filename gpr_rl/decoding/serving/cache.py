@@ -55,7 +55,7 @@ class AnswerCache:
         """Keep a copy of an answer, in place of an older one under the key."""
         if not (self._life_s and self._size):
             return
-        # a row of a batch would keep the whole batch alive
+        # callers may do with theirs what they like
         entry = found._replace(candidates=found.candidates.clone()), self._clock() + self._life_s
         with self._lock:
             self._entries[key] = entry

@@ -6,7 +6,6 @@ import torch
 from gpr_rl.decoding import Recommender, beam_search
 from gpr_rl.decoding.serving.cache import AnswerCache, Found
 from gpr_rl.decoding.serving.collate import request_key
-from gpr_rl.schema import Candidates
 from tests.references.serving_fakes import Clock, GatedPolicy, LiveTrie, every_path, one
 
 LONG_S = 60.0
@@ -151,17 +150,6 @@ def test_the_longest_unused_leaves_first(policy) -> None:
     assert cache.get("b", 4) is None
     assert cache.get("a", 4) is not None
     assert cache.get("c", 4) is not None
-
-
-def test_an_entry_keeps_its_own_numbers_only(policy) -> None:
-    whole = beam_search(policy, torch.arange(8), LiveTrie(every_path(), 4), 4)
-    cache = AnswerCache(10.0, 2, Clock())
-    row: Candidates = whole[3:4]
-    cache.put("row", Found(row, 4, 0))
-    kept = cache.get("row", 4)
-    assert kept is not None
-    assert torch.equal(kept.candidates.codes, row.codes)
-    assert kept.candidates.codes.untyped_storage().nbytes() == row.codes.nbytes
 
 
 def test_the_key_is_user_and_tokens_not_the_request_id(world) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpr_rl.decoding import CodeTrie
+from gpr_rl.decoding import CodeTrie, beam_search
+from gpr_rl.decoding.serving.answer import split
 from gpr_rl.decoding.serving.collate import collate_requests
 from gpr_rl.decoding.serving.masks import Mask, stacked
 from gpr_rl.decoding.serving.stats import Meter
-from tests.references.serving_fakes import every_path
+from gpr_rl.schema import Candidates
+from tests.references.serving_fakes import GatedPolicy, every_path
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -74,6 +76,26 @@ def test_short_requests_are_padded_on_the_right(world) -> None:
         assert torch.equal(getattr(batch.tokens, name), expected)
     assert torch.equal(batch.request_id, ids)
     assert rows[0].tokens.kind.shape == before  # the caller's request is as it was
+
+
+def weighted(policy, request, trie, num_candidates) -> Candidates:
+    found = beam_search(policy, request, trie, num_candidates)
+    found.log_weight = found.log_prob.sum(-1)
+    return found
+
+
+@pytest.mark.parametrize("search", [beam_search, weighted])
+def test_who_keeps_an_answer_does_not_keep_its_batch(search) -> None:
+    trie = CodeTrie(every_path(), num_codes=4)
+    whole = search(GatedPolicy(), torch.arange(8), trie, 4)
+    rows = split(whole)
+    assert len(rows) == 8
+    for i, row in enumerate(rows):
+        assert row.batch_size == (1,)
+        assert (row.log_weight is None) == (whole.log_weight is None)
+        for name, value in row.items():
+            assert torch.equal(value, getattr(whole, name)[i : i + 1])
+            assert value.untyped_storage().nbytes() == value.nbytes
 
 
 @pytest.mark.slow
