@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpr_rl.checks import check_finite, check_whole
 from gpr_rl.decoding.beam import beam_search
-from gpr_rl.decoding.serving.answer import Answer, resized, split
+from gpr_rl.decoding.serving.answer import Answer, for_future, resized, split
 from gpr_rl.decoding.serving.cache import AnswerCache, Found
 from gpr_rl.decoding.serving.collate import collate_requests, eligibility_key, request_key
 from gpr_rl.decoding.serving.masks import Mask, mask_of, stacked
@@ -254,7 +254,7 @@ class Recommender:
                 self._answer(jobs[half:], width)
             else:
                 self._meter.count("failed")
-                jobs[0].answer.set_exception(error)
+                jobs[0].answer.set_exception(for_future(error))
             return
         for job, one in zip(jobs, found, strict=True):
             self._finish(job, one)

@@ -29,6 +29,18 @@ class Answer(Future[Candidates]):
     """From submission to answer."""
 
 
+def for_future(error: BaseException) -> Exception:
+    """Return an error that may be kept in a future; others would end whoever waits for it.
+
+    SystemExit stops an event loop, and a future of asyncio refuses StopIteration.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the search raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
 def resized(found: Candidates, num_candidates: int) -> Candidates:
     """Return the first K of W candidates, or all of them and padding up to K."""
     missing = num_candidates - found.valid.shape[1]

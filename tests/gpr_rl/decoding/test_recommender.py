@@ -240,14 +240,16 @@ class TestErrors:
             stats = service.stats()
             assert (stats.failed, stats.answered, stats.pending) == (1, 4, 0)
 
-    def test_nothing_that_a_policy_raises_ends_the_service(self, policy, trie) -> None:
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopIteration])
+    def test_nothing_that_a_policy_raises_ends_the_service(self, policy, trie, error) -> None:
         def fault(ids: list[int]) -> None:
-            raise SystemExit(3)
+            raise error
 
         with Recommender(policy, trie, deadline_ms=0) as service:
             policy.fault = fault
-            with pytest.raises(SystemExit):
+            with pytest.raises(RuntimeError, match=f"raised {error.__name__}") as failure:
                 service.recommend(one(1)).result(LONG_S)
+            assert isinstance(failure.value.__cause__, error)
             policy.fault = lambda ids: None
             service.recommend(one(1)).result(LONG_S)
 
