@@ -107,9 +107,12 @@ class Desk:
             Overloaded: Too many requests; none of these is searched, or what was begun is dropped.
             Closed: The service is stopping.
             UnknownError: One that the world doesn't have.
-            HTTPException: 422, more candidates than the service gives.
+            HTTPException: 422, more candidates than the service gives, or more requests than its
+                queue would ever hold.
         """
-        most = self._recommender.num_candidates
+        room, most = self._recommender.max_queue, self._recommender.num_candidates
+        if len(wanted) > room:
+            raise HTTPException(422, f"there may be {room} requests in a call at most")
         if any(one.num_candidates is not None and one.num_candidates > most for one in wanted):
             raise HTTPException(422, f"num_candidates may be {most} at most")
         if self._in_flight + len(wanted) > self._max_in_flight:

@@ -1,12 +1,14 @@
 """What tests of the service need: a policy that waits, a clock that is set, a live catalogue."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpr_rl.decoding import CodeTrie, LegalTrie
+from gpr_rl.decoding import CodeTrie, LegalTrie, Recommender
 from tests.references.decoding_fakes import StepPolicy
 
 
@@ -46,6 +48,16 @@ class GatedPolicy(StepPolicy):
     @property
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.batches]
+
+
+@contextmanager
+def serving(policy: GatedPolicy, *arguments: Any, **options: Any) -> Iterator[Recommender]:
+    """A service whose end waits at no gate, also where a test fails while it is shut."""
+    with Recommender(policy, *arguments, **options) as service:
+        try:
+            yield service
+        finally:
+            policy.gate.set()
 
 
 class LiveTrie(CodeTrie):

@@ -1,5 +1,7 @@
 """The service's cache: what is found again, by whom, for how long."""
 
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def found(policy: GatedPolicy, width: int = 4) -> Found:
     return Found(beam_search(policy, one(0), trie, width), width, 0)
 
 
-def serve(policy, trie, **arguments) -> Recommender:
+def serve(policy, trie, **arguments) -> AbstractContextManager[Recommender]:
     return Recommender(
         policy, trie, **{"deadline_ms": 0, "num_candidates": 4, "key": int} | arguments
     )

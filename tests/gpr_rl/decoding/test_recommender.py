@@ -11,7 +11,7 @@ from gpr_rl.decoding import Closed, CodeTrie, Overloaded, Recommender, beam_sear
 from gpr_rl.decoding.serve import Answer
 from gpr_rl.models import HHDConfig
 from gpr_rl.schema import Candidates, Request
-from tests.references.serving_fakes import Clock, GatedPolicy, LiveTrie, every_path, one
+from tests.references.serving_fakes import Clock, GatedPolicy, LiveTrie, every_path, one, serving
 
 HOUR_MS = 3_600_000.0
 LONG_S = 60.0  # for what happens at once; the tests don't depend on it
@@ -92,9 +92,7 @@ class TestAnswers:
     def test_show_only_what_the_caller_allows(self, policy, trie) -> None:
         eligible = torch.zeros(64, dtype=torch.bool)
         eligible[[3, 5]] = True
-        with Recommender(
-            policy, trie, max_batch=3, deadline_ms=HOUR_MS, num_candidates=4
-        ) as service:
+        with serving(policy, trie, max_batch=3, deadline_ms=HOUR_MS, num_candidates=4) as service:
             free, few = service.recommend(one(1)), service.recommend(one(1), eligible)
             service.recommend(one(2))
             same(free, beam_search(policy, one(1), trie, 4))
@@ -102,7 +100,7 @@ class TestAnswers:
         assert sorted(few.result().ad_id[0].tolist()) == [-1, -1, 3, 5]
 
     def test_have_as_many_candidates_as_asked_for(self, policy, trie) -> None:
-        with Recommender(policy, trie, deadline_ms=0, num_candidates=6) as service:
+        with serving(policy, trie, deadline_ms=0, num_candidates=6) as service:
             found = service.recommend(one(1), num_candidates=2).result(LONG_S)
         whole = beam_search(policy, one(1), trie, 6)
         assert found.ad_id.tolist() == whole.ad_id[:, :2].tolist()
@@ -110,7 +108,7 @@ class TestAnswers:
 
     def test_come_from_any_search(self, policy, trie) -> None:
         search = partial(beam_search, value_weight=2.0)
-        with Recommender(policy, trie, deadline_ms=0, num_candidates=6, search=search) as service:
+        with serving(policy, trie, deadline_ms=0, num_candidates=6, search=search) as service:
             same(service.recommend(one(1)), search(policy, one(1), trie, 6))
 
     def test_in_bf16_are_near_and_float32(self, world, model) -> None:
@@ -137,7 +135,7 @@ def _cut(request: Request, length: int) -> Request:
 
 class TestBatches:
     def test_hold_what_waited_up_to_the_largest(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=4, deadline_ms=0) as service:
+        with serving(policy, trie, max_batch=4, deadline_ms=0) as service:
             held(policy, service)
             rest = [service.recommend(one(i)) for i in range(1, 7)]
             policy.gate.set()
@@ -150,19 +148,19 @@ class TestBatches:
             same(answer, beam_search(policy, one(i), trie, answer.width))
 
     def test_wait_for_others_until_full(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=3, deadline_ms=HOUR_MS) as service:
+        with serving(policy, trie, max_batch=3, deadline_ms=HOUR_MS) as service:
             for answer in [service.recommend(one(i)) for i in range(3)]:
                 answer.result(LONG_S)
         assert policy.sizes == [3]
 
     def test_wait_no_longer_than_the_deadline(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=3, deadline_ms=20) as service:
+        with serving(policy, trie, max_batch=3, deadline_ms=20) as service:
             service.recommend(one(0)).result(LONG_S)
         assert policy.sizes == [1]
 
     def test_count_the_deadline_from_submission(self, policy, trie) -> None:
         clock = Clock()
-        with Recommender(policy, trie, max_batch=2, deadline_ms=HOUR_MS, clock=clock) as service:
+        with serving(policy, trie, max_batch=2, deadline_ms=HOUR_MS, clock=clock) as service:
             policy.gate.clear()
             first = [service.recommend(one(i)) for i in range(2)]
             assert policy.entered.acquire(timeout=LONG_S)
@@ -176,7 +174,7 @@ class TestBatches:
 
 class TestAdmission:
     def test_a_full_queue_refuses_at_once_and_loses_nothing(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=2, max_queue=3, deadline_ms=0) as service:
+        with serving(policy, trie, max_batch=2, max_queue=3, deadline_ms=0) as service:
             answers = [held(policy, service), *(service.recommend(one(i)) for i in (1, 2, 3))]
             with pytest.raises(
                 Overloaded, match="3 requests wait already; try again in"
@@ -194,7 +192,7 @@ class TestAdmission:
         assert (stats.accepted, stats.answered, stats.refused, stats.pending) == (5, 5, 1, 0)
 
     def test_a_cancelled_request_is_not_searched(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=2, deadline_ms=0) as service:
+        with serving(policy, trie, max_batch=2, deadline_ms=0) as service:
             held(policy, service)
             gone, kept = service.recommend(one(1)), service.recommend(one(2))
             also_gone = [service.recommend(one(i)) for i in (3, 4)]
@@ -229,7 +227,7 @@ class TestErrors:
                 raise ValueError("two is bad")
 
         policy.fault = fault
-        with Recommender(policy, trie, max_batch=5, deadline_ms=HOUR_MS) as service:
+        with serving(policy, trie, max_batch=5, deadline_ms=HOUR_MS) as service:
             answers = [service.recommend(one(i)) for i in range(5)]
             for i, answer in enumerate(answers):
                 if i == 2:
@@ -245,7 +243,7 @@ class TestErrors:
         def fault(ids: list[int]) -> None:
             raise error
 
-        with Recommender(policy, trie, deadline_ms=0) as service:
+        with serving(policy, trie, deadline_ms=0) as service:
             policy.fault = fault
             with pytest.raises(RuntimeError, match=f"raised {error.__name__}") as failure:
                 service.recommend(one(1)).result(LONG_S)
@@ -254,7 +252,7 @@ class TestErrors:
             service.recommend(one(1)).result(LONG_S)
 
     def test_requests_that_do_not_go_together_fail_alone(self, policy, trie) -> None:
-        with Recommender(policy, trie, max_batch=2, deadline_ms=HOUR_MS) as service:
+        with serving(policy, trie, max_batch=2, deadline_ms=HOUR_MS) as service:
             good, bad = service.recommend(one(1)), service.recommend(torch.tensor([1, 2]))
             good.result(LONG_S)
             with pytest.raises(ValueError, match="1 requests were put together, 2 came out"):
@@ -277,7 +275,7 @@ class TestErrors:
             Recommender(policy, trie, **arguments)
 
     def test_requests_are_checked(self, policy, trie, world, model, unchecked_shapes) -> None:
-        with Recommender(policy, trie, num_candidates=4) as service:
+        with serving(policy, trie, num_candidates=4) as service:
             with pytest.raises(ValueError, match="num_candidates must be at most 4, got 5"):
                 service.recommend(one(1), num_candidates=5)
             with pytest.raises(
@@ -299,7 +297,7 @@ class TestErrors:
 class TestWidth:
     def test_falls_with_the_queue_and_recovers(self, policy, trie) -> None:
         sizes = {"max_batch": 2, "max_queue": 6, "num_candidates": 4, "width": 9, "min_width": 3}
-        with Recommender(policy, trie, deadline_ms=0, **sizes) as service:
+        with serving(policy, trie, deadline_ms=0, **sizes) as service:
             first = held(policy, service)
             rest = [service.recommend(one(i)) for i in range(1, 7)]
             assert service.stats().width == 3
@@ -315,7 +313,7 @@ class TestWidth:
         assert stats.mean_width == pytest.approx((9 + 3 + 3 + 6 + 6 + 9 + 9) / 7)
 
     def test_padding_is_blank(self, policy, trie) -> None:
-        with Recommender(
+        with serving(
             policy, trie, max_batch=1, max_queue=2, deadline_ms=0, num_candidates=3, min_width=1
         ) as service:
             held(policy, service)
@@ -369,7 +367,7 @@ class TestManyThreads:
 
 def test_a_bare_trie_without_versions_serves(policy) -> None:
     trie = CodeTrie(every_path(), num_codes=4)
-    with Recommender(policy, trie, deadline_ms=0) as service:
+    with serving(policy, trie, deadline_ms=0) as service:
         answer = service.recommend(one(1))
         same(answer, beam_search(policy, one(1), trie))
     assert service.version == answer.version == 0
@@ -379,7 +377,7 @@ def test_a_catalogue_changes_through_the_service(policy, trie) -> None:
     def shown() -> Tensor:
         return service.recommend(one(1)).result(LONG_S).ad_id[0]
 
-    with Recommender(policy, trie, deadline_ms=0, num_candidates=3, key=int) as service:
+    with serving(policy, trie, deadline_ms=0, num_candidates=3, key=int) as service:
         best = shown()
         assert torch.equal(shown(), best)
         service.retire(best[:1])

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,7 +34,5 @@ def hhd(world) -> HHD:
 
 
 @pytest.fixture
-def model(hhd) -> Iterator[GatedModel]:
-    gated = GatedModel(hhd)
-    yield gated
-    gated.gate.set()
+def model(hhd) -> GatedModel:
+    return GatedModel(hhd)

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,17 @@ from tests.gpr_rl.serve.conftest import GatedModel
 LONG_S = 60.0
 
 
+@contextmanager
 def client_of(
-    model: GatedModel, world: Any, limits: dict[str, int] | None = None, **sizes
-) -> TestClient:
+    model: GatedModel, world: Any, limits: dict[str, int] | None = None, **sizes: Any
+) -> Iterator[TestClient]:
     recommender = Recommender(model, world, **{"deadline_ms": 0, "num_candidates": 5} | sizes)
-    return TestClient(make_app(recommender, world, **limits or {}), raise_server_exceptions=False)
+    app = make_app(recommender, world, **limits or {})
+    with TestClient(app, raise_server_exceptions=False) as client:
+        try:
+            yield client
+        finally:
+            model.gate.set()  # the application's end waits for those behind it
 
 
 @pytest.fixture
@@ -37,6 +44,16 @@ def metrics(client: TestClient) -> dict[tuple[str, tuple[str, ...]], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def ask(client: TestClient, *request_ids: int) -> Any:
+    wanted = [{"request_id": i} for i in request_ids]
+    return client.post("/recommend", json={"requests": wanted})
+
+
+def await_queue(client: TestClient, length: int) -> None:
+    while client.get("/healthz").json()["queue_length"] < length:
+        pass
 
 
 class TestAnswers:
@@ -190,22 +207,16 @@ class TestRefusals:
 
     def test_of_a_full_queue_are_immediate(self, model, world) -> None:
         ids = world.request_ids("test")[:4].tolist()
-
-        def ask(*request_ids: int) -> Any:
-            wanted = [{"request_id": i} for i in request_ids]
-            return client.post("/recommend", json={"requests": wanted})
-
         with (
             client_of(model, world, max_batch=1, max_queue=2) as client,
             ThreadPoolExecutor() as pool,
         ):
             model.gate.clear()
-            searched = pool.submit(ask, ids[0])
+            searched = pool.submit(ask, client, ids[0])
             assert model.entered.acquire(timeout=LONG_S)
-            waiting = pool.submit(ask, *ids[1:3])
-            while client.get("/healthz").json()["queue_length"] < 2:
-                pass
-            said = ask(ids[3])  # the gate is still shut
+            waiting = pool.submit(ask, client, *ids[1:3])
+            await_queue(client, 2)
+            said = ask(client, ids[3])  # the gate is still shut
             assert said.status_code == 503
             assert int(said.headers["Retry-After"]) >= 1
             assert "overloaded: 2 requests wait already" in said.json()["detail"]
@@ -213,23 +224,36 @@ class TestRefusals:
             model.gate.set()
             assert len(searched.result().json()["answers"]) == 1
             assert len(waiting.result().json()["answers"]) == 2
-            assert ask(ids[3]).status_code == 200
+            assert ask(client, ids[3]).status_code == 200
 
     def test_of_several_that_do_not_fit_leave_nothing_behind(self, model, world) -> None:
-        ids = world.request_ids("test")[:8].tolist()
-        with client_of(model, world, {"max_in_flight": 100}, max_batch=1, max_queue=1) as client:
+        ids = world.request_ids("test")[:5].tolist()
+        with (
+            client_of(model, world, max_batch=1, max_queue=3) as client,
+            ThreadPoolExecutor() as pool,
+        ):
             model.gate.clear()
-            wanted = [{"request_id": i} for i in ids]
-            said = client.post("/recommend", json={"requests": wanted})
-            assert said.status_code == 503
+            searched = pool.submit(ask, client, ids[0])
+            assert model.entered.acquire(timeout=LONG_S)
+            waiting = pool.submit(ask, client, ids[1])
+            await_queue(client, 1)
+            assert ask(client, *ids[2:5]).status_code == 503  # two of them fit
             model.gate.set()
+            assert searched.result().status_code == waiting.result().status_code == 200
             recommender = client.app.state.recommender
-            while recommender.stats().pending:
+            while recommender.stats().pending:  # the cancelled ones are found as their turn comes
                 pass
-            assert client.post("/recommend", json={"request_id": ids[0]}).status_code == 200
+            assert ask(client, *ids[2:5]).status_code == 200
             stats = recommender.stats()
-        assert stats.cancelled >= 1
-        assert stats.accepted == stats.answered + stats.cancelled
+        assert (stats.accepted, stats.answered, stats.cancelled, stats.refused) == (7, 5, 2, 1)
+
+    def test_of_several_that_would_never_fit_are_no_overload(self, model, world) -> None:
+        with client_of(model, world, max_batch=2, max_queue=3) as client:
+            said = client.post("/recommend", json={"requests": [{"user_id": 3}] * 4})
+        assert (said.status_code, said.json()["detail"]) == (
+            422,
+            "there may be 3 requests in a call at most",
+        )
 
     def test_of_more_than_may_be_under_way(self, model, world) -> None:
         with client_of(model, world, {"max_in_flight": 2}) as client:
