@@ -1,0 +1,1 @@
+"""What the service of `gpr_rl.decoding.serve` is made of: queue, cache, masks, counts."""

@@ -1,0 +1,95 @@
+"""What tests of the service need: a policy that waits, a clock that is set, a live catalogue."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpr_rl.decoding import CodeTrie, LegalTrie, Recommender
+from tests.references.decoding_fakes import StepPolicy
+
+
+def one(request_id: int) -> Tensor:
+    """A request that is nothing but its id."""
+    return torch.tensor([request_id])
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class GatedPolicy(StepPolicy):
+    """Answers requests from `one`; notes its batches, and waits at a gate while it is shut."""
+
+    def __init__(self, num_requests: int = 64, num_levels: int = 3, num_codes: int = 4) -> None:
+        super().__init__(0, num_requests, num_levels, num_codes)
+        self.batches: list[list[int]] = []
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fault: Callable[[list[int]], None] = lambda ids: None
+
+    def encode(self, request: Tensor) -> Tensor:
+        self.batches.append(request.tolist())
+        self.entered.release()
+        assert self.gate.wait(60)
+        self.fault(request.tolist())
+        return request[:, None]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+
+@contextmanager
+def serving(policy: GatedPolicy, *arguments: Any, **options: Any) -> Iterator[Recommender]:
+    """A service whose end waits at no gate, also where a test fails while it is shut."""
+    with Recommender(policy, *arguments, **options) as service:
+        try:
+            yield service
+        finally:
+            policy.gate.set()
+
+
+class LiveTrie(CodeTrie):
+    """A catalogue in which ads are switched on and off; a look at it is a whole one."""
+
+    def __init__(self, codes: Tensor, num_codes: int) -> None:
+        super().__init__(codes, num_codes)
+        self._state = 0, torch.ones(self.num_ads, dtype=torch.bool)
+
+    @property
+    def version(self) -> int:
+        return self._state[0]
+
+    def set_active(self, mask: Tensor) -> None:
+        self._state = self.version + 1, mask.clone()
+
+    def retire(self, ad_ids: Tensor) -> None:
+        mask = self._state[1].clone()
+        mask[ad_ids] = False
+        self.set_active(mask)
+
+    def add(self, codes: Tensor, ad_ids: Tensor, value: object = None) -> None:
+        assert torch.equal(self.codes[ad_ids], codes)
+        mask = self._state[1].clone()
+        mask[ad_ids] = True
+        self.set_active(mask)
+
+    def restrict(self, eligible: Tensor | None = None) -> LegalTrie:
+        active = self._state[1]
+        return super().restrict(active[None] if eligible is None else eligible & active)
+
+
+def every_path(num_levels: int = 3, num_codes: int = 4) -> Tensor:
+    """One ad per path, in order."""
+    return torch.cartesian_prod(*[torch.arange(num_codes)] * num_levels)
