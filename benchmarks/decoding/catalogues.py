@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.decoding.inputs import random_paths
 from benchmarks.decoding.policies import TablePolicy
 from benchmarks.decoding.presets import CATALOGUES, CatalogueSize, DecodingPreset
-from benchmarks.decoding.timings import repeated, rows, spread
+from benchmarks.decoding.timings import repeated, rows, spread, write_observed
 from benchmarks.measure.memory import PeakMemory, free_bytes, in_fresh_process
 from benchmarks.measure.timing import limited_seconds, timed
 from benchmarks.runs.results import Conditions, empty_results
@@ -53,11 +53,12 @@ def measure_catalogue(
     if has_memory(size):
         found = in_fresh_process(catalogue_figures, size=size, seed=seed, sizes=sizes)
     at: Conditions = {"num_ads": size.num_ads}
-    kept, beside = [empty_results()], [empty_results()]
+    kept: list[pd.DataFrame] = [empty_results()]
+    beside: list[pd.DataFrame] = []
     for metrics, conditions in found:
         table = beside if "peak_mib" in metrics else kept
         table.append(rows(CATALOGUES, seed, metrics, **at, **conditions))
-    pd.concat(beside).to_csv(file, index=False)
+    write_observed(file, beside)
     return pd.concat(kept)
 
 

@@ -1,13 +1,19 @@
-"""Repeats of a measurement as figures of a tidy table."""
+"""Repeats of a measurement as figures of a tidy table, and figures that no run repeats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 
 import pandas as pd
 
 from benchmarks.decoding.presets import SUITE, DecodingPreset
 from benchmarks.measure.timing import limited_seconds
-from benchmarks.runs.results import tidy
+from benchmarks.runs.files import write_text
+from benchmarks.runs.results import complete, empty_results, tidy
+from benchmarks.runs.tasks import PARTS
+
+OBSERVED = "observed"
+"""Files of figures that are neither times nor the same in every run: memory, refused requests."""
 
 
 def rows(method: str, seed: int, metrics: Mapping[str, float], **at: str | int) -> pd.DataFrame:
@@ -34,3 +40,20 @@ def rate(seconds: list[float], batch: int) -> dict[str, float]:
 def spread(name: str, values: list[float]) -> dict[str, float]:
     """Return a figure that is better the lower: median, slowest and fastest."""
     return {name: median(values), f"slowest_{name}": max(values), f"fastest_{name}": min(values)}
+
+
+def write_observed(file: Path, tables: Sequence[pd.DataFrame]) -> None:
+    """Write tidy rows of figures that no run repeats, which have no place in the run's table."""
+    write_text(file, pd.concat([empty_results(), *tables]).to_csv(index=False))
+
+
+def observed_file(out: Path, name: str) -> Path:
+    """Return where a task leaves such figures."""
+    return out / PARTS / f"{OBSERVED}-{name}.csv"
+
+
+def read_observed(out: Path) -> pd.DataFrame:
+    """Return such figures of all tasks of a run."""
+    files = sorted((out / PARTS).glob(f"{OBSERVED}-*.csv"))
+    tables = [complete(pd.read_csv(file, keep_default_na=False), str(file)) for file in files]
+    return pd.concat([empty_results(), *tables])
