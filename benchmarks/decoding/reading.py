@@ -101,8 +101,9 @@ def _catalogues(results: pd.DataFrame, sizes: DecodingPreset) -> list[str]:
         said.append(f"A catalogue of {numbers[-1]:,} ads is built in {build:.3g} s.")
     if grown is not None:
         said.append(
-            f"With {grown.most / grown.fewest:,.3g} times the ads, {grown.fewest:,} to "
-            f"{grown.most:,}, a search with cached signatures takes {grown.times:.3g} times as long."
+            f"With {grown.most / grown.fewest:,.0f} times the ads, {grown.fewest:,} to "
+            f"{grown.most:,}, a search with cached signatures takes {grown.times:.3g} times as "
+            "long."
         )
     return said
 
