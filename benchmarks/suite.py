@@ -38,6 +38,7 @@ SUITES: Suites = {
     for name in (
         "alignment",
         "architecture",
+        "decoding",
         "environment",
         "off_policy",
         "rankers",

@@ -5,29 +5,17 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.environment.presets import TARGET_BATCH, VECTOR
-from benchmarks.reports.lookup import values_of
+from benchmarks.reports.lookup import median_of as value
+from benchmarks.reports.lookup import repeats_of
 from benchmarks.reports.statistics import Interval
-from benchmarks.runs.results import Conditions, under
-
-
-def value(results: pd.DataFrame, method: str, metric: str, **conditions: str | int) -> float | None:
-    """Return the median over rounds under some conditions; None without rows."""
-    found = values_of(under(results, **conditions), method, metric)
-    return float(found.median()) if len(found) else None
+from benchmarks.runs.results import Conditions
 
 
 def figure(
     results: pd.DataFrame, method: str, metric: str = "choices_per_s", **conditions: str | int
 ) -> Interval | None:
     """Return the median over rounds, with the lowest and the highest repeat; None without rows."""
-    middle = value(results, method, metric, **conditions)
-    if middle is None:
-        return None
-    found = under(results, **conditions)
-    both = pd.concat(
-        [values_of(found, method, f"{end}_{metric}") for end in ("slowest", "fastest")]
-    )
-    return Interval(middle, float(both.min()), float(both.max()))
+    return repeats_of(results, method, metric, **conditions)
 
 
 def batches(results: pd.DataFrame, method: str) -> list[int]:

@@ -35,6 +35,11 @@ def free_bytes() -> float:
     return _kib(_MEMORY_INFO, "MemAvailable") * 1024.0 if _MEMORY_INFO.is_file() else float("inf")
 
 
+def resident_mib() -> float | None:
+    """Return the memory that this process has now; None where the system does not say."""
+    return _kib(_STATUS, "VmRSS") / KIB_PER_MIB if _STATUS.is_file() else None
+
+
 class PeakMemory:
     """By how much resident memory rose at most inside a `with` block, in MiB.
 

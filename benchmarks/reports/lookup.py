@@ -7,7 +7,13 @@ import pandas as pd
 
 from benchmarks.reports.blocks import Cell, Table
 from benchmarks.reports.statistics import Interval, bootstrap
-from benchmarks.runs.results import BOOTSTRAP_SEED, KEY, final_values, without_conditions
+from benchmarks.runs.results import (
+    BOOTSTRAP_SEED,
+    KEY,
+    final_values,
+    under,
+    without_conditions,
+)
 
 TEST = "test"
 """The split of what a report compares."""
@@ -42,6 +48,30 @@ def mean_of(
     """Return the plain mean; None without rows."""
     values = values_of(results, method, metric, split)
     return float(values.mean()) if len(values) else None
+
+
+def median_of(
+    results: pd.DataFrame, method: str, metric: str, **conditions: str | int
+) -> float | None:
+    """Return the median over rounds (seeds) under some conditions; None without rows."""
+    found = values_of(under(results, **conditions), method, metric)
+    return float(found.median()) if len(found) else None
+
+
+def repeats_of(
+    results: pd.DataFrame, method: str, metric: str, **conditions: str | int
+) -> Interval | None:
+    """Return `median_of` with the slowest and the fastest repeat of all rounds; None without rows.
+
+    Those are the metrics `slowest_METRIC` and `fastest_METRIC`.
+    """
+    middle = median_of(results, method, metric, **conditions)
+    if middle is None:
+        return None
+    found = under(results, **conditions)
+    ends = [values_of(found, method, f"{end}_{metric}") for end in ("slowest", "fastest")]
+    both = pd.concat(ends)
+    return Interval(middle, float(both.min()), float(both.max()))
 
 
 def interval_cells(

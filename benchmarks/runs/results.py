@@ -20,7 +20,7 @@ CONDITIONS: dict[str, str | int] = {
     "market": "",  # alignment: rules of the world, `base` for those of its own
     "ablation": "",  # alignment: the one change of a method
     "catalogue": "",  # tokenizers: which items
-    "mode": "",  # environment: with the world's `rankers`, or `free` of them
+    "mode": "",  # environment: with the world's `rankers`, or `free` of them; decoding: which way
     "kind": "",  # off_policy: what is logged, single `ads` or `slates`
     "reward": "",  # off_policy: what is estimated
     "policy": "",  # off_policy: the target policy; without one a mean over all
@@ -29,7 +29,7 @@ CONDITIONS: dict[str, str | int] = {
     "part": "",  # of a piece of work: which stage, call or measurement
     "threads": 0,  # of torch
     "batch": 0,  # B, rows side by side
-    "num_ads": 0,  # environment: N of a random catalogue
+    "num_ads": 0,  # environment, decoding: N of a random catalogue
     "depth": 0,  # architecture: recursions, or layers of a decoder
     "level": 0,  # of the code tree, from 1
     "bin": 0,  # of a reliability diagram, from 1
