@@ -29,8 +29,10 @@ _FIRST_CODE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TIGERConfig(RivalConfig):
-    """Sizes of `TIGER`. Of TIGER itself: dim 128, 6 heads of width 64, dropout 0.1."""
+    """Sizes of `TIGER`. Of TIGER itself: dim 128, 6 heads, dropout 0.1."""
 
+    head_dim: int | None = None
+    """Width of a head; None: dim / num_heads, which must be whole. TIGER: 64."""
     num_encoder_layers: int = 2
     """TIGER: 4."""
     num_decoder_layers: int = 2
@@ -47,6 +49,10 @@ class TIGERConfig(RivalConfig):
     Bounds memory but for the keys and values that a search holds: two vectors per head and decoder
     layer, of every id read and of every beam at every level. In TIGER 12 KB each.
     """
+
+    def _check_heads(self) -> None:
+        if self.head_dim is None:
+            super()._check_heads()
 
 
 class TIGERContext(NamedTuple):
@@ -208,7 +214,7 @@ def _make_t5(config: TIGERConfig, num_ids: int) -> Any:
     sizes: dict[str, Any] = {
         "vocab_size": num_ids,
         "d_model": config.dim,
-        "d_kv": config.dim // config.num_heads,
+        "d_kv": config.head_dim or config.dim // config.num_heads,
         "d_ff": config.ffn_multiple * config.dim,
         "num_layers": config.num_encoder_layers,
         "num_decoder_layers": config.num_decoder_layers,
