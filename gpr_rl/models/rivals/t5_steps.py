@@ -84,7 +84,7 @@ def _encode(t5: Any, ids: Tensor, mask: Tensor) -> Tensor:
     bias = bias.masked_fill(~mask[:, None, None], -torch.inf)  # [B, H, S, S], of all layers
     x = F.embedding(ids.flatten(), t5.shared.weight)  # [B S, D]
     for own, feed in (block.layer for block in stack.block):
-        attention, normed = own.SelfAttention, _norm(own.layer_norm, x)
+        attention, normed = own.SelfAttention, own.layer_norm(x)
         query, key, value = (
             _heads(project(normed), attention, ids)
             for project in (attention.q, attention.k, attention.v)
@@ -92,7 +92,7 @@ def _encode(t5: Any, ids: Tensor, mask: Tensor) -> Tensor:
         found = F.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
         _add(x, found.transpose(1, 2), attention.o)
         _feed(x, feed)
-    return _norm(stack.final_layer_norm, x).unflatten(0, ids.shape)
+    return stack.final_layer_norm(x).unflatten(0, ids.shape)
 
 
 @torch.no_grad()
@@ -137,15 +137,15 @@ def _run(t5: Any, memory: Memory, path: list[Past], ids: Tensor, bias: Tensor) -
     x = F.embedding(ids.flatten(), t5.shared.weight)  # [R, D]
     for layer, block in enumerate(t5.decoder.block):
         own, cross, feed = block.layer
-        found = _attend_path(_norm(own.layer_norm, x), own.SelfAttention, layer, path, bias)
+        found = _attend_path(own.layer_norm(x), own.SelfAttention, layer, path, bias)
         _add(x, found, own.SelfAttention.o)
         attention = cross.EncDecAttention
-        query = _heads(attention.q(_norm(cross.layer_norm, x)), attention, ids)
+        query = _heads(attention.q(cross.layer_norm(x)), attention, ids)
         key, value = memory.key[layer], memory.value[layer]
         found = F.scaled_dot_product_attention(query, key, value, memory.mask, scale=1.0)
         _add(x, found.transpose(1, 2), attention.o)
         _feed(x, feed)
-    return _norm(t5.decoder.final_layer_norm, x).unflatten(0, ids.shape)
+    return t5.decoder.final_layer_norm(x).unflatten(0, ids.shape)
 
 
 def _attend_path(
@@ -183,10 +183,6 @@ def next_log_prob(
     return found.view(*states.shape[:-1], -1)
 
 
-def _norm(norm: Any, x: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-
-
 def _heads(x: Float[Tensor, "*rows D"], attention: Any, of: Tensor) -> Float[Tensor, "B H n d"]:
     """Return rows of `of` [B, n] by head; nothing is copied."""
     return x.view(*of.shape, attention.n_heads, -1).transpose(1, 2)
@@ -195,7 +191,7 @@ def _heads(x: Float[Tensor, "*rows D"], attention: Any, of: Tensor) -> Float[Ten
 def _feed(x: Float[Tensor, "R D"], feed: Any) -> None:
     """Add a feed-forward network's output to x in place."""
     dense = feed.DenseReluDense
-    _add(x, dense.wi(_norm(feed.layer_norm, x)).relu_(), dense.wo)
+    _add(x, dense.wi(feed.layer_norm(x)).relu_(), dense.wo)
 
 
 def _add(x: Float[Tensor, "R D"], y: Tensor, linear: Any) -> None:
