@@ -37,10 +37,13 @@ class RivalConfig:
 
     def __post_init__(self) -> None:
         check_at_least(1, **{k: v for k, v in asdict(self).items() if isinstance(v, int)})
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
+        self._check_heads()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    def _check_heads(self) -> None:
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads must divide dim={self.dim}, got {self.num_heads}")
 
 
 def transformer_blocks(config: Any, num_layers: int) -> nn.ModuleList:

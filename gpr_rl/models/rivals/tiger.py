@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gpr_rl.decoding import CodeTrie, beam_search
 from gpr_rl.models.checks import check_some, check_tokens
 from gpr_rl.models.retrieval import NextAdBatch
+from gpr_rl.models.rivals import t5_steps
 from gpr_rl.models.rivals.parts import RivalConfig, item_columns, last_position, path_loss
 from gpr_rl.schema import InputSpec, Tokens
 
@@ -28,8 +29,10 @@ _FIRST_CODE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TIGERConfig(RivalConfig):
-    """Sizes of `TIGER`. Of TIGER itself: dim 128, 6 heads of width 64, dropout 0.1."""
+    """Sizes of `TIGER`. Of TIGER itself: dim 128, 6 heads, dropout 0.1."""
 
+    head_dim: int | None = None
+    """Width of a head; None: dim / num_heads, which must be whole. TIGER: 64."""
     num_encoder_layers: int = 2
     """TIGER: 4."""
     num_decoder_layers: int = 2
@@ -41,7 +44,15 @@ class TIGERConfig(RivalConfig):
     max_items: int = 50
     """Latest items that are read. TIGER: 20."""
     max_rows: int = 512
-    """Rows of the encoder in training, and of the decoder in search, at a time; bounds memory."""
+    """At a time: rows of the encoder in training, its ids and the decoder's beams in search.
+
+    Bounds memory but for the keys and values that a search holds: two vectors per head and decoder
+    layer, of every id read and of every beam at every level. In TIGER 12 KB each.
+    """
+
+    def _check_heads(self) -> None:
+        if self.head_dim is None:
+            super()._check_heads()
 
 
 class TIGERContext(NamedTuple):
@@ -49,6 +60,14 @@ class TIGERContext(NamedTuple):
 
     hidden: Tensor  # [B, S, D]
     mask: Tensor  # bool [B, S]
+
+
+class TIGERCache(NamedTuple):
+    """What `TIGER.extend` goes on from."""
+
+    memory: t5_steps.Memory
+    path: list[t5_steps.Past]
+    """Of the decoder's first input, then of every code so far."""
 
 
 def user_token(user: Int[Tensor, "B A"], num_user_tokens: int) -> Int[Tensor, " B"]:
@@ -124,10 +143,10 @@ class TIGER(nn.Module):
         return path_loss(batch, total, self.config.max_rows, self.t5.shared.weight)
 
     def encode(self, request: Tokens) -> TIGERContext:
-        """Run the encoder on B requests."""
+        """Run the encoder on B requests, without dropout and without a gradient."""
         row = torch.arange(len(request), device=request.kind.device)
         ids, mask = self.input_ids(request, row, last_position(request)[:, 0])
-        return TIGERContext(self.t5.encoder(ids, attention_mask=mask).last_hidden_state, mask)
+        return TIGERContext(t5_steps.encode(self.t5, ids, mask, self.config.max_rows), mask)
 
     def step(
         self, context: TIGERContext, prefix: Int[Tensor, "B W l"]
@@ -150,6 +169,35 @@ class TIGER(nn.Module):
         log_prob = torch.cat(found)
         return log_prob, log_prob.new_zeros(prefix.shape[:2])
 
+    def begin(self, context: TIGERContext) -> tuple[Tensor, Tensor, TIGERCache]:
+        """Return `step` of the empty prefix, and the cache that `extend` goes on from.
+
+        Both compute what `step` does, sooner, and as `encode` does.
+        """
+        cache = TIGERCache(t5_steps.remember(self.t5, *context), [])
+        return self._next(cache, self.offset.new_full((len(context.mask), 1), PAD_ID))
+
+    def extend(
+        self,
+        context: TIGERContext,
+        cache: TIGERCache,
+        parent: Int[Tensor, "B W"],
+        code: Int[Tensor, "B W"],
+    ) -> tuple[Float[Tensor, "B W V"], Float[Tensor, "B W"], TIGERCache]:
+        """Return `step` after `code` is appended to beam `parent` of the cache.
+
+        At most L - 1 times in a row: the L-th code needs no continuation.
+        """
+        path = [past.follow(parent) for past in cache.path]
+        return self._next(TIGERCache(cache.memory, path), code + self.offset[len(path) - 1])
+
+    def _next(self, cache: TIGERCache, ids: Tensor) -> tuple[Tensor, Tensor, TIGERCache]:
+        memory, path = cache
+        states, new = t5_steps.advance(self.t5, memory, path, ids, self.config.max_rows)
+        start = _FIRST_CODE + len(path) * self.num_codes
+        log_prob = t5_steps.next_log_prob(self.t5, states, start, start + self.num_codes)
+        return log_prob, log_prob.new_zeros(ids.shape), TIGERCache(memory, [*path, new])
+
     @torch.no_grad()
     def rank(self, tokens: Tokens, item: Int[Tensor, "B T"], k: int) -> Int[Tensor, "B k"]:
         """Return the ads of the k paths that a beam of width k finds; see `Retriever.rank`."""
@@ -166,7 +214,7 @@ def _make_t5(config: TIGERConfig, num_ids: int) -> Any:
     sizes: dict[str, Any] = {
         "vocab_size": num_ids,
         "d_model": config.dim,
-        "d_kv": config.dim // config.num_heads,
+        "d_kv": config.head_dim or config.dim // config.num_heads,
         "d_ff": config.ffn_multiple * config.dim,
         "num_layers": config.num_encoder_layers,
         "num_decoder_layers": config.num_decoder_layers,

@@ -1,5 +1,6 @@
 """TIGER against transformers' own T5: logits, beam search, and what its input holds."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpr_rl.decoding import beam_search
-from gpr_rl.models.rivals.tiger import END_ID, PAD_ID, user_token
+from gpr_rl.models.rivals.tiger import END_ID, PAD_ID, TIGERConfig, user_token
 from tests.gpr_rl.models.model_inputs import SPEC, E, I, O, U, make_tokens
 from tests.gpr_rl.models.rival_inputs import AD_CODES, PATH_ADS, make_batch, make_rival, make_trie
 
@@ -37,6 +38,16 @@ def test_input_is_the_user_and_the_latest_items_before() -> None:
         want = [user[r]] + [i for place in places for i in _ids(codes[r][place])]
         assert got == want + [PAD_ID] * (1 + 2 * LEVELS - len(want))
         assert real == [i != PAD_ID for i in got]
+
+
+def test_heads_may_be_wider_than_their_share() -> None:
+    config = TIGERConfig(dim=128, num_heads=6, head_dim=64)  # as TIGER's
+    assert make_rival("tiger", **asdict(config)).t5.config.d_kv == 64
+    assert make_rival("tiger", dim=6, num_heads=2).t5.config.d_kv == 3
+    with pytest.raises(ValueError, match="num_heads must divide dim=128, got 6"):
+        TIGERConfig(dim=128, num_heads=6)
+    with pytest.raises(ValueError, match="head_dim must be at least 1, got 0"):
+        TIGERConfig(head_dim=0)
 
 
 def test_user_tokens_spread_and_stay() -> None:
@@ -91,8 +102,9 @@ def test_steps_equal_transformers_forward() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [2, 3, 6])
-def test_beam_search_equals_transformers_generate(width: int) -> None:
-    model, batch = make_rival("tiger").eval(), make_batch([11, 4, 8, 2])
+@pytest.mark.parametrize("sizes", [{}, {"num_heads": 3, "head_dim": 5, "max_rows": 4}])
+def test_beam_search_equals_transformers_generate(width: int, sizes: dict[str, int]) -> None:
+    model, batch = make_rival("tiger", **sizes).eval(), make_batch([11, 4, 8, 2])
     trie = make_trie()
     found = beam_search(model, batch.tokens, trie, width)
 
