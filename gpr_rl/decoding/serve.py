@@ -123,7 +123,7 @@ class Recommender:
         is_trie = isinstance(world_or_trie, CodeTrie)
         self.world = None if is_trie else world_or_trie
         self.trie: CodeTrie = world_or_trie if is_trie else world_or_trie.trie
-        self._policy = at_precision(policy, precision, self.trie.codes.device)
+        self._policy = at_precision(policy, precision, self.trie.tree.device)
         self._search, self._collate, self._key, self._clock = search, collate, key, clock
         self._cache = AnswerCache(cache_s, cache_size, clock)
         self._meter = Meter()
@@ -163,20 +163,20 @@ class Recommender:
 
     def add(self, codes: Int[Tensor, "n L"], ad_ids: Int[Tensor, " n"], value: Any = None) -> None:
         """Add ads to the catalogue, see `CodeTrie.add`."""
-        self.trie.add(codes, ad_ids, value)  # type: ignore[attr-defined]
+        self.trie.add(codes, ad_ids, value)
 
     def retire(self, ad_ids: Int[Tensor, " n"]) -> None:
         """Take ads out of the catalogue, see `CodeTrie.retire`."""
-        self.trie.retire(ad_ids)  # type: ignore[attr-defined]
+        self.trie.retire(ad_ids)
 
     def set_active(self, mask: Bool[Tensor, " N"]) -> None:
         """Say which ads of the catalogue may be shown at all, see `CodeTrie.set_active`."""
-        self.trie.set_active(mask)  # type: ignore[attr-defined]
+        self.trie.set_active(mask)
 
     @property
     def version(self) -> int:
-        """The catalogue's version; 0 where it never changes."""
-        return getattr(self.trie, "version", 0)
+        """The catalogue's version."""
+        return self.trie.version
 
     @property
     def closed(self) -> bool:
@@ -261,10 +261,11 @@ class Recommender:
 
     def _found(self, jobs: list[_Job], width: int) -> list[Found]:
         """Search a batch; return and cache what it gives for each job."""
-        started, version = self._clock(), self.version
+        started, trie = self._clock(), self.trie.snapshot()  # masks and search see one catalogue
+        version = trie.version
         request = self._collate([job.request for job in jobs])
-        eligible = stacked([job.mask for job in jobs], self.trie)
-        found = self._search(self._policy, request, self.trie, width, eligible)
+        eligible = stacked([job.mask for job in jobs], trie)
+        found = self._search(self._policy, request, trie, width, eligible)
         if len(found) != len(jobs):
             raise ValueError(f"{len(jobs)} requests were put together, {len(found)} came out")
         whole = resized(found, self.num_candidates)

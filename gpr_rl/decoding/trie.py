@@ -74,6 +74,13 @@ class CodeTrie:
         made._start(tree)
         return made
 
+    def snapshot(self) -> "CodeTrie":
+        """Return a handle of the catalogue as it is now, which later updates of this one leave."""
+        made = CodeTrie.__new__(CodeTrie)
+        made._now, made._signatures = self._now, self._signatures
+        made._writing = threading.Lock()
+        return made
+
     @property
     def tree(self) -> Tree:
         """The catalogue as it is now."""

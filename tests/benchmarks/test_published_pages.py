@@ -31,12 +31,14 @@ _ALIGNMENT = {
     "Training": SETTINGS,
     "Where the time goes": DERIVED,
 }
+_STUDIES = (
+    "alignment",
+    "alignment-constant",
+    "alignment-medium",
+    "alignment-medium-num_steps_600",
+)
 KNOWN = {
-    **{
-        (page, start): why
-        for page in ("alignment", "alignment-constant", "alignment-medium")
-        for start, why in _ALIGNMENT.items()
-    },
+    **{(page, start): why for page in _STUDIES for start, why in _ALIGNMENT.items()},
     ("alignment-constant", "Tuning"): TUNING,
     ("alignment-medium", "Tuning"): TUNING,
     ("alignment-medium", "Does a better critic"): "correlations over seeds",

@@ -1,4 +1,4 @@
-"""What tests of the service need: a policy that waits, a clock that is set, a live catalogue."""
+"""What tests of the service need: a policy that waits and a clock that is set."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpr_rl.decoding import CodeTrie, LegalTrie, Recommender
+from gpr_rl.decoding import Recommender
 from tests.references.decoding_fakes import StepPolicy
 
 
@@ -58,36 +58,6 @@ def serving(policy: GatedPolicy, *arguments: Any, **options: Any) -> Iterator[Re
             yield service
         finally:
             policy.gate.set()
-
-
-class LiveTrie(CodeTrie):
-    """A catalogue in which ads are switched on and off; a look at it is a whole one."""
-
-    def __init__(self, codes: Tensor, num_codes: int) -> None:
-        super().__init__(codes, num_codes)
-        self._state = 0, torch.ones(self.num_ads, dtype=torch.bool)
-
-    @property
-    def version(self) -> int:
-        return self._state[0]
-
-    def set_active(self, mask: Tensor) -> None:
-        self._state = self.version + 1, mask.clone()
-
-    def retire(self, ad_ids: Tensor) -> None:
-        mask = self._state[1].clone()
-        mask[ad_ids] = False
-        self.set_active(mask)
-
-    def add(self, codes: Tensor, ad_ids: Tensor, value: object = None) -> None:
-        assert torch.equal(self.codes[ad_ids], codes)
-        mask = self._state[1].clone()
-        mask[ad_ids] = True
-        self.set_active(mask)
-
-    def restrict(self, eligible: Tensor | None = None) -> LegalTrie:
-        active = self._state[1]
-        return super().restrict(active[None] if eligible is None else eligible & active)
 
 
 def every_path(num_levels: int = 3, num_codes: int = 4) -> Tensor:

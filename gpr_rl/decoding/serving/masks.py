@@ -50,7 +50,7 @@ def stacked(masks: Sequence[Mask], trie: CodeTrie) -> Bool[Tensor, "B N"] | None
     """Return the masks of a batch, as long as the catalogue is by now; None: all ads."""
     if all(mask.eligible is None for mask in masks):
         return None
-    every = torch.ones(trie.num_ads, dtype=torch.bool, device=trie.codes.device)
+    every = torch.ones(trie.num_ads, dtype=torch.bool, device=trie.tree.device)
 
     def filled(mask: Mask) -> Tensor:
         if mask.eligible is None:

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 import pytest
 import torch
 
-from gpr_rl.decoding import Recommender, beam_search
+from gpr_rl.decoding import CodeTrie, Recommender, beam_search
 from gpr_rl.decoding.serving.cache import AnswerCache, Found
 from gpr_rl.decoding.serving.collate import request_key
-from tests.references.serving_fakes import Clock, GatedPolicy, LiveTrie, every_path, one
+from tests.references.serving_fakes import Clock, GatedPolicy, every_path, one
 
 LONG_S = 60.0
 
@@ -19,12 +19,12 @@ def policy() -> GatedPolicy:
 
 
 @pytest.fixture
-def trie() -> LiveTrie:
-    return LiveTrie(every_path(), num_codes=4)
+def trie() -> CodeTrie:
+    return CodeTrie(every_path(), num_codes=4)
 
 
 def found(policy: GatedPolicy, width: int = 4) -> Found:
-    trie = LiveTrie(every_path(), num_codes=4)
+    trie = CodeTrie(every_path(), num_codes=4)
     return Found(beam_search(policy, one(0), trie, width), width, 0)
 
 

@@ -11,7 +11,7 @@ from gpr_rl.decoding import Closed, CodeTrie, Overloaded, Recommender, beam_sear
 from gpr_rl.decoding.serve import Answer
 from gpr_rl.models import HHDConfig
 from gpr_rl.schema import Candidates, Request
-from tests.references.serving_fakes import Clock, GatedPolicy, LiveTrie, every_path, one, serving
+from tests.references.serving_fakes import Clock, GatedPolicy, every_path, one, serving
 
 HOUR_MS = 3_600_000.0
 LONG_S = 60.0  # for what happens at once; the tests don't depend on it
@@ -23,8 +23,8 @@ def policy() -> GatedPolicy:
 
 
 @pytest.fixture
-def trie() -> LiveTrie:
-    return LiveTrie(every_path(), num_codes=4)
+def trie() -> CodeTrie:
+    return CodeTrie(every_path(), num_codes=4)
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def test_a_catalogue_changes_through_the_service(policy, trie) -> None:
         assert torch.equal(shown(), best)
         service.retire(best[:1])
         assert shown()[:2].tolist() == best[1:].tolist()
-        service.add(trie.codes[best[:1]], best[:1])
+        service.add(every_path()[best[:1]], best[:1])
         assert torch.equal(shown(), best)
         mask = torch.zeros(64, dtype=torch.bool)
         mask[7] = True

@@ -101,9 +101,9 @@ def test_who_keeps_an_answer_does_not_keep_its_batch(search) -> None:
 @pytest.mark.slow
 def test_a_service_that_nobody_closed_ends_with_its_answers() -> None:
     program = """
-from gpr_rl.decoding import Recommender
-from tests.references.serving_fakes import GatedPolicy, LiveTrie, every_path, one
-service = Recommender(GatedPolicy(), LiveTrie(every_path(), 4), deadline_ms=3_600_000.0)
+from gpr_rl.decoding import CodeTrie, Recommender
+from tests.references.serving_fakes import GatedPolicy, every_path, one
+service = Recommender(GatedPolicy(), CodeTrie(every_path(), 4), deadline_ms=3_600_000.0)
 for i in range(3):
     service.recommend(one(i)).add_done_callback(lambda answer: print(answer.result().valid.sum()))
 """
