@@ -80,7 +80,7 @@ class CatalogueSizes:
 
     sizes: tuple[CatalogueSize, ...] = catalogues(10_000, 100_000, 1_000_000)
     first_round: tuple[CatalogueSize, ...] = ()
-    """Too large to be measured more than once."""
+    """Measured in the first round alone: too large, or there is no time."""
     batch: int = 32
     """B of a step and of a search."""
     num_beams: int = 40
@@ -201,7 +201,9 @@ PRESETS = {
             num_ads=500, num_codes=32, num_users=100, num_items=5, dim=32, num_heads=2,
             head_dim=16, ffn_dim=64, num_layers=1, num_beams=8, batches=(1, 4), num_compared=8,
         ),
-        catalogues=CatalogueSizes(sizes=catalogues(1_000, 10_000), num_updated=100),
+        catalogues=CatalogueSizes(
+            sizes=(), first_round=catalogues(1_000, 10_000), num_updated=100
+        ),
         widths=WidthSizes(
             flat=64, growing=(16, 32, 64), width_range=(1, 8), narrow=10, num_candidates=10,
             batch=8, num_requests=16,

@@ -188,7 +188,9 @@ def _load(results: pd.DataFrame, sizes: DecodingPreset) -> list[str]:
         median_of(results, LOAD, metric, mode=percent(highest)) for metric in seen
     )
     if refused is not None:
-        said.append(f"At {percent(highest)} % it refuses {100 * refused:.0f} % of the requests.")
+        said.append(
+            f"At {percent(highest)} % the service refuses {100 * refused:.0f} % of the requests."
+        )
     if width is not None and p99 is not None:
         said.append(
             f"The others are searched with {width:.0f} beams in place of {own.width} and come "

@@ -7,9 +7,9 @@ import pandas as pd
 from benchmarks.decoding.catalogues import SIGNATURE
 from benchmarks.decoding.presets import CATALOGUES, LOAD, PRECISION
 from benchmarks.decoding.targets import GROWTH, LARGE, SMALL, Target, catalogue_targets
-from benchmarks.reports.lookup import median_of, values_of
+from benchmarks.reports.lookup import median_of
 from benchmarks.reports.statistics import Interval
-from benchmarks.runs.results import under
+from benchmarks.runs.results import under, without_conditions
 
 
 def quotient(
@@ -27,8 +27,9 @@ def quotient(
 
 
 def _of_rounds(results: pd.DataFrame, part: str) -> pd.Series:
-    found = values_of(results, part, "requests_per_s")
-    return pd.Series(found.to_numpy(), index=results.loc[found.index, "seed"].to_numpy())
+    rows = without_conditions(results)
+    wanted = (rows["method"] == part) & (rows["metric"] == "requests_per_s")
+    return rows[wanted].set_index("seed")["value"]
 
 
 def sizes_with(results: pd.DataFrame, metric: str, **at: str | int) -> list[int]:
