@@ -150,7 +150,8 @@ class CodeTrie:
         ads. Ads that are not active are shown to nobody.
 
         Raises:
-            ValueError: `eligible` is not bool [B, N]; both; a signature without `signatures`.
+            ValueError: `eligible` is not bool [B, N]; both; a signature without `signatures`, or
+                where the tree is not on the CPU.
         """
         tree, every = self._now
         if signature is not None:
@@ -158,6 +159,7 @@ class CodeTrie:
                 raise ValueError("give eligible or signature, not both")
             if self._signatures is None:
                 raise ValueError("signature needs `CodeTrie.signatures` to be called before")
+            _check_on_cpu(tree, "signatures are kept")
             return self._signatures.restrict(tree, signature)
         if eligible is None:
             return every
@@ -207,6 +209,7 @@ class CodeTrie:
             ValueError: A code out of range, an id below 0, given twice or in use; a value missing
                 where the other ads have one, or given where they have none. Nothing is changed.
         """
+        _check_on_cpu(self.tree, "ads are added")
         with self._writing:
             self._set(updates.added(self.tree, codes, ad_ids, value))
 
@@ -216,6 +219,7 @@ class CodeTrie:
         Raises:
             ValueError: An ad that is not in the tree. Nothing is changed.
         """
+        _check_on_cpu(self.tree, "ads are retired")
         with self._writing:
             self._set(updates.retired(self.tree, ad_ids))
 
@@ -244,6 +248,11 @@ class CodeTrie:
             CheckpointError: A file is missing, damaged, or of another catalogue.
         """
         return cls.of(storage.load_tree(Path(folder)))
+
+
+def _check_on_cpu(tree: Tree, what: str) -> None:
+    if tree.device.type != "cpu":
+        raise ValueError(f"{what} on the CPU; this catalogue is on {tree.device}")
 
 
 def _every(tree: Tree) -> LegalTrie:

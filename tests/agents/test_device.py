@@ -220,6 +220,8 @@ def test_a_tree_moves_there_and_back(world: World) -> None:
         check(own.path_ad, legal.path_ad, "path_ad")
         check(own.root_mask, legal.root_mask, "root_mask")
         assert moved.to(DEVICE) is moved
+        with pytest.raises(ValueError, match="ads are retired on the CPU; this catalogue is on"):
+            moved.retire(torch.tensor([0]))
         back = moved.to("cpu")
         assert torch.equal(back.paths, trie.paths)
         assert back.runs.first_ads.tolist() == trie.runs.first_ads.tolist()
