@@ -34,7 +34,7 @@ MODES = {
     SIGNATURE: "cached signatures",
 }
 """How requests say which ads they may show."""
-BYTES_PER_AD = 96
+BYTES_PER_AD = 110
 """What building takes for a moment, at most; larger catalogues than there is memory for are left
 out."""
 NUM_SETS = 16

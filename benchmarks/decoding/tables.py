@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.decoding import decoders, precision, widths
-from benchmarks.decoding.load import SOAK, percent
+from benchmarks.decoding.load import SOAK, TIE, percent
 from benchmarks.decoding.peers import OURS, THEIRS
 from benchmarks.decoding.presets import (
     DECODERS,
@@ -216,5 +216,5 @@ def load_table(results: pd.DataFrame, sizes: LoadSizes) -> Table | None:
         "Medians over rounds. Latency is from when a request was due to its answer. Answered: "
         "within the phase. Value: the rankers' reward of the first ad, of that of full width, "
         f"{sizes.width}. The last column compares whole lists with those of a search for one "
-        "request alone at the same width.",
+        f"request alone at the same width; ads within {TIE:g} nats may change places.",
     )

@@ -134,7 +134,8 @@ def of_load(same: float = 1.0, *, recovered: bool = True) -> list[pd.DataFrame]:
     ):
         named = {"offered_per_s": offered, "answered_per_s": offered * (1 - refused)}
         named |= {"p50_ms": p99 / 5, "p95_ms": p99 / 2, "p99_ms": p99, "refused_share": refused}
-        named |= {"mean_width": width, "value_share": 0.98, "same_list_share": same}
+        named |= {"mean_width": width, "value_share": 0.98}
+        named["same_list_share"] = same if mode == "50" else 1.0
         rows += [one("load", name, x, mode=mode) for name, x in named.items()]
     return [*rows, one("load", "recovery_s", 0.5, mode="150")] if recovered else rows
 

@@ -20,7 +20,7 @@ from benchmarks.decoding.arrivals import (
     poisson_traffic,
     recovery_s,
 )
-from benchmarks.decoding.load import LoadBench, measure_load
+from benchmarks.decoding.load import LoadBench, is_same_list, measure_load
 from benchmarks.decoding.policies import Trained, policy_file
 from benchmarks.decoding.presets import DecodingPreset, LoadSizes
 from benchmarks.decoding.timings import read_observed
@@ -102,6 +102,8 @@ def out(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     policy_file(folder).parent.mkdir()
     model = build_model(world, HHDConfig(dim=16, num_hsd_layers=1), seed=3)
+    with torch.no_grad():
+        model.ptd.output.mul_(20.0)  # far from uniform
     save_policy(model, policy_file(folder))
     return folder
 
@@ -234,6 +236,25 @@ def test_errors_of_answers_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "PATIENCE_S", 0.01)
     with pytest.raises(TimeoutError, match="no answer"):
         drive(_recommender(Answer), ["x"], Ledger(traffic, 0), Busy)
+
+
+def test_lists_are_the_same_but_for_ties() -> None:
+    total = torch.tensor([[-1.0, -2.0, -2.00005, -3.0, -4.0]])
+
+    def listed(*ads: int) -> Candidates:
+        number = len(ads)
+        log_prob = torch.stack([total[:, :number], torch.zeros(1, number)], dim=-1)
+        zeros = torch.zeros(1, number, 2)
+        made = {"codes": zeros.long(), "log_prob": log_prob, "value": zeros}
+        ad_id = torch.tensor([ads])
+        return Candidates(**made, ad_id=ad_id, valid=ad_id >= 0, batch_size=[1])
+
+    direct = listed(5, 6, 7, 8, 9)
+    assert is_same_list(listed(5, 6, 7), direct)
+    assert is_same_list(listed(5, 7, 6), direct)
+    assert not is_same_list(listed(6, 5, 7), direct)
+    assert not is_same_list(listed(5, 6, 7, 9), direct)
+    assert is_same_list(listed(5, 6, 7, 8, 9), listed(5, 6, 7))  # the rest is padding
 
 
 def test_capacity_is_of_full_batches(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
