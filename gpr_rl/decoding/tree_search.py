@@ -113,7 +113,7 @@ class _Prefixes:
         self._size_of_batch = batch
         options, value = self._ask(torch.arange(batch, device=device), empty, root)
 
-        def blank(value: float, *more: int, like: Tensor = options) -> Tensor:
+        def blank(value: float | int, *more: int, like: Tensor = options) -> Tensor:
             return like.new_full((batch, budget, *more), value)
 
         self._codes = blank(0, self._num_levels, like=empty)

@@ -40,12 +40,12 @@ class CodeTrie:
         num_codes: int,
         ad_value: Tensor | np.ndarray | None = None,
         *,
-        dense_bytes: int = DENSE_BYTES,
+        dense_bytes: int | None = None,
     ) -> None:
         """Build the tree of paths with codes in [0, num_codes), of ads 0 to N - 1.
 
         `ad_value` is a number per ad [N], e.g. expected eCPM: the highest wins a shared path.
-        `dense_bytes` is the most that a level's table may take; 0: no tables.
+        `dense_bytes` is the most that a level's table may take; 0: no tables, None: 32 MiB.
 
         Raises:
             ValueError: No ads, a code out of range, or an `ad_value` that is NaN or misshapen.
@@ -54,6 +54,7 @@ class CodeTrie:
         value = None if ad_value is None else torch.as_tensor(ad_value)
         if codes.ndim != 2 or 0 in codes.shape:
             raise ValueError(f"codes must be [N, L] with N, L >= 1, got {list(codes.shape)}")
+        dense_bytes = DENSE_BYTES if dense_bytes is None else dense_bytes
         check_at_least(0, dense_bytes=dense_bytes)
         check_codes(codes, num_codes)
         updates.check_values(value, len(codes))

@@ -9,6 +9,7 @@ MAX_REQUESTS = 64
 
 _Id = Annotated[int, Field(ge=0, lt=2**63)]
 _Count = Annotated[int, Field(ge=1)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no other numbers
 
 
 class _Strict(BaseModel):
@@ -69,14 +70,14 @@ class Ad(BaseModel):
     """Both None for an ad that the world's table doesn't have."""
     codes: list[int]
     """Its semantic ID, L codes."""
-    log_prob: float
+    log_prob: _Finite
     """Of the whole path under the policy, nats."""
-    level_log_probs: list[float]
+    level_log_probs: list[_Finite]
     """Of each code after those before it; their sum is `log_prob`."""
-    value: float | None
+    value: _Finite | None
     """What the critic expects once all codes but the last are chosen, in units of the reward
     divided by its scale; None where it is not finite."""
-    ecpm: float | None
+    ecpm: _Finite | None
     """What the rankers expect of a thousand impressions, in currency; None for an ad that they
     don't know."""
 

@@ -8,13 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.warm_start import build_model
 from gpr_rl.decoding import Recommender
+from gpr_rl.models import HHD, HHDConfig
 from tests.references.decoding_fakes import StepPolicy
 
 
 def one(request_id: int) -> Tensor:
     """A request that is nothing but its id."""
     return torch.tensor([request_id])
+
+
+def small_model(world: Any) -> HHD:
+    """An untrained model; the values of its critic, which starts at 0, differ by prefix."""
+    model = build_model(world, HHDConfig(dim=16), seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.hte_parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 class Clock:

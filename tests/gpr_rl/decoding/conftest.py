@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpr_rl.decoding import CodeTrie, tree
+from gpr_rl.decoding import tree, trie
 
 FORMS = {"tables": (1 << 30, math.inf), "children": (0, math.inf), "rows": (0, 0.0)}
 
@@ -13,9 +13,7 @@ FORMS = {"tables": (1 << 30, math.inf), "children": (0, math.inf), "rows": (0, 0
 @pytest.fixture(scope="module", params=FORMS, autouse=True)
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
     dense_bytes, uneven = FORMS[request.param]
-    defaults = CodeTrie.__init__.__kwdefaults__
-    assert defaults is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(defaults, "dense_bytes", dense_bytes)
+        patch.setattr(trie, "DENSE_BYTES", dense_bytes)
         patch.setattr(tree, "UNEVEN", uneven)
         yield request.param

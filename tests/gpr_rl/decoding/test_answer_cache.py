@@ -154,6 +154,13 @@ def test_the_longest_unused_leaves_first(policy) -> None:
     assert cache.get("c", 4) is not None
 
 
+@pytest.mark.parametrize(("life_s", "size"), [(0.0, 2), (10.0, 0)])
+def test_a_cache_that_is_off_keeps_nothing(policy, life_s, size) -> None:
+    cache = AnswerCache(life_s, size, Clock())
+    cache.put("a", found(policy))
+    assert len(cache) == 0
+
+
 def test_the_key_is_user_and_tokens_not_the_request_id(world) -> None:
     ids = world.request_ids("test")[:50]
     request = world.request(ids)

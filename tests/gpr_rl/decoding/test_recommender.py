@@ -1,17 +1,22 @@
 import threading
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from agents.warm_start import build_model
 from gpr_rl.decoding import Closed, CodeTrie, Overloaded, Recommender, beam_search
 from gpr_rl.decoding.serve import Answer
-from gpr_rl.models import HHDConfig
+from gpr_rl.models import HHD
 from gpr_rl.schema import Candidates, Request
-from tests.references.serving_fakes import Clock, GatedPolicy, every_path, one, serving
+from tests.references.serving_fakes import (
+    Clock,
+    GatedPolicy,
+    every_path,
+    one,
+    serving,
+    small_model,
+)
 
 HOUR_MS = 3_600_000.0
 LONG_S = 60.0  # for what happens at once; the tests don't depend on it
@@ -27,9 +32,9 @@ def trie() -> CodeTrie:
     return CodeTrie(every_path(), num_codes=4)
 
 
-@pytest.fixture
-def model(world) -> Iterator[torch.nn.Module]:
-    return build_model(world, HHDConfig(dim=16), seed=0).eval()
+@pytest.fixture(scope="module")
+def model(world) -> HHD:
+    return small_model(world)
 
 
 def held(policy: GatedPolicy, service: Recommender, request_id: int = 0) -> Answer:

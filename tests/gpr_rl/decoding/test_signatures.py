@@ -100,6 +100,7 @@ def test_a_function_is_asked_once_per_number() -> None:
     assert sorted(asked) == [0, 3 * 1_000_000_007]
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("call", "message"),
     [

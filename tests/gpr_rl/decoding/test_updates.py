@@ -177,6 +177,7 @@ def test_searches_run_while_ads_come_and_go() -> None:
     assert trie.version == 240
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("call", "message"),
     [

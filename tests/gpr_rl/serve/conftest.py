@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from agents.warm_start import build_model
-from gpr_rl.models import HHD, HHDConfig
+from gpr_rl.models import HHD
+from tests.references.serving_fakes import small_model
 
 
 class GatedModel:
@@ -30,7 +30,7 @@ class GatedModel:
 
 @pytest.fixture(scope="session")
 def hhd(world) -> HHD:
-    return build_model(world, HHDConfig(dim=16), seed=0).eval()
+    return small_model(world)
 
 
 @pytest.fixture
