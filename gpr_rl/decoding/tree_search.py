@@ -241,7 +241,7 @@ class _Prefixes:
         valid = score.gather(1, order) > -torch.inf
         order = order.where(valid, 0)
 
-        def field(x: Tensor, nothing: float) -> Tensor:
+        def field(x: Tensor, nothing: float | int) -> Tensor:
             shown = valid.view(*valid.shape, *[1] * (x.ndim - 2))
             return pick(x, order).where(shown, nothing)
 
