@@ -32,7 +32,9 @@ def catalogues_figure(results: pd.DataFrame, sizes: DecodingPreset) -> Figure | 
         name: _line(results, CATALOGUES, "search_ms", "num_ads", numbers, mode=mode)
         for mode, name in SHORT.items()
     }
-    caption = "A whole search over the catalogue, decoding alone; bands as above."
+    caption = (
+        "A whole search by catalogue, decoding alone; bands from the slowest to the fastest repeat."
+    )
     return _chart("catalogues", caption, lines, "ads", "ms per request")
 
 

@@ -42,6 +42,10 @@ def sentences(results: pd.DataFrame, parts: Sequence[str], sizes: DecodingPreset
     return said + _targets(judged(results, tuple(parts)))
 
 
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1_000 else f"{value:,.0f}"
+
+
 def _times(quotient: float) -> str:
     """Return a quotient as it stands before "as many"."""
     return f"{quotient:.3g} times" if quotient >= 1 else f"only {quotient:.2g} times"
@@ -65,7 +69,7 @@ def _peers(results: pd.DataFrame, sizes: DecodingPreset) -> list[str]:
     )
     said = [
         f"At B = {batch} our beam search answers {_times(known[batch].value)} as many requests per "
-        f"second as transformers' constrained search, {ours:.3g} against {theirs:.3g}."
+        f"second as transformers' constrained search, {_number(ours)} against {_number(theirs)}."
     ]
     others = [f"{times.value:.3g} at B = {b}" for b, times in known.items() if b != batch]
     if others:
@@ -174,7 +178,7 @@ def _load(results: pd.DataFrame, sizes: DecodingPreset) -> list[str]:
     capacity = median_of(results, LOAD, "capacity_per_s")
     if capacity is None:
         return []
-    said = [f"Capacity is {capacity:,.3g} requests per second."]
+    said = [f"Capacity is {_number(capacity)} requests per second."]
     calm = max((load for load in own.loads if load <= CALM), default=None)
     if calm is not None:
         p99 = median_of(results, LOAD, "p99_ms", mode=percent(calm))

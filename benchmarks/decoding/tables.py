@@ -72,14 +72,14 @@ def peers_table(results: pd.DataFrame, sizes: PeerSizes) -> Table | None:
     if not rows:
         return None
     work = useful_gflop(sizes)
-    parts = "; ".join(f"{PARTS[part]} {gflop:.3f}" for part, gflop in work.items())
+    parts = "; ".join(f"{PARTS[part]} {gflop:.3g}" for part, gflop in work.items())
     return Table(
         f"TIGER with {sizes.num_beams} beams, requests per second",
         ["B", "ours", "transformers", "times", "useful work, % of the machine's rate"],
         rows,
         f"{SPREAD} Of quotients the brackets are the lowest and the highest round. Same weights, "
         f"requests and catalogue of {sizes.num_ads:,} ads. Useful work of a request, GFLOP: "
-        f"{parts}; together {sum(work.values()):.3f}.",
+        f"{parts}; together {sum(work.values()):.3g}.",
     )
 
 
