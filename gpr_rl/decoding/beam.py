@@ -25,7 +25,7 @@ _GROUP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class WidthRule:
-    """How many children each prefix of a beam may put forward, by its value (METHODS 4b)."""
+    """How many children each prefix of a beam may put forward, by its value (GPR 2.3)."""
 
     least: int
     most: int

@@ -8,7 +8,7 @@ Dims: B requests, S signatures, N ads, L levels, n_l nodes of level l.
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -110,7 +110,7 @@ class _Store:
         self.bits = np.empty((min(self._rows, 64), self.start[-1]), dtype=np.uint8)
         self._slot: OrderedDict[int, int] = OrderedDict()  # the least recently used first
         self._users = [0] * len(self.bits)
-        self._guard = threading.Lock()
+        self._released: deque[int] = deque()
 
     @property
     def num_bytes(self) -> int:
@@ -135,14 +135,11 @@ class _Store:
 
     def _use(self, number: int) -> None:
         self._slot.move_to_end(number)
-        with self._guard:
-            self._users[self._slot[number]] += 1
+        self._users[self._slot[number]] += 1
 
     def release(self, slots: list[int]) -> None:
-        """Say that a search has ended."""
-        with self._guard:
-            for slot in slots:
-                self._users[slot] -= 1
+        """Say that a search has ended; takes no lock, as the garbage collector may call it."""
+        self._released.extend(slots)
 
     def _free(self) -> int:
         """Return a row that nobody uses: a new one while there is room, or the oldest's."""
@@ -152,6 +149,8 @@ class _Store:
             return next(slot for slot in range(len(self.bits)) if slot not in taken)
         if used < self._rows:
             return self._grow(min(2 * used, self._rows))
+        while self._released:
+            self._users[self._released.popleft()] -= 1
         for number, slot in self._slot.items():
             if not self._users[slot]:
                 del self._slot[number]

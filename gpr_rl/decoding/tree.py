@@ -2,8 +2,8 @@
 
 Nodes of a level are numbered in the order of their paths, from 1; 0 is what no ad has. A node's
 children are then one run of the next level's nodes, so two numbers per node are the whole tree:
-where its run begins, and its own last code (METHODS 4b). Where a level is small a table
-[node, code] answers sooner; it is made on demand.
+where its run begins, and its own last code (as in STATIC, arXiv 2602.22647). Where a level is
+small a table [node, code] answers sooner; it is made on demand.
 
 Dims: N ads, P distinct paths, L levels, V codes per level, n_l nodes of level l, R nodes asked for.
 """
@@ -182,11 +182,6 @@ class Tree:
         node = torch.arange(1, len(code), dtype=torch.int32, device=self.device)
         table[parent, code[1:].long()] = node
         return table
-
-    @cached_property
-    def is_child(self) -> list[Tensor | None]:
-        """Whether there is such a child, bool [n_l + 1, V] per dense level."""
-        return [None if table is None else table != DEAD for table in self.tables]
 
     @cached_property
     def most_children(self) -> list[int]:

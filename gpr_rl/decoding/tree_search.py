@@ -1,10 +1,10 @@
-"""Budgeted tree search (V-STAR, METHODS 4b): where value and doubt are high, look further.
+"""Budgeted tree search (V-STAR, arXiv 2602.10699): where value and doubt are high, look further.
 
 A search holds a tree of prefixes per request. It begins as a small beam and then grows by one
 prefix per request and turn. Which one: descend from the root to where
 U = G + exploration sqrt(ln(N_root + 1) / (N + 1)) is largest, with G = V / reward_scale +
 entropy_weight H and N the visits; there, if G is at least the mean G of that depth, draw a child
-that is not there yet from the policy. [decision] Staying where one is competes, by its own U, with
+that is not there yet from the policy. The source is silent here: staying where one is competes, by its own U, with
 going on to a child; what can't grow any more is left out.
 
 Dims: B requests, M prefixes of a request's tree, W prefixes looked at in one go, K candidates,

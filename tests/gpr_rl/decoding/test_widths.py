@@ -1,4 +1,4 @@
-"""Widths per level, and beams that are wider where the value is higher (METHODS 4b)."""
+"""Widths per level, and beams that are wider where the value is higher (GPR 2.3)."""
 
 import math
 
