@@ -4,8 +4,8 @@ A search holds a tree of prefixes per request. It begins as a small beam and the
 prefix per request and turn. Which one: descend from the root to where
 U = G + exploration sqrt(ln(N_root + 1) / (N + 1)) is largest, with G = V / reward_scale +
 entropy_weight H and N the visits; there, if G is at least the mean G of that depth, draw a child
-that is not there yet from the policy. The source is silent here: staying where one is competes, by its own U, with
-going on to a child; what can't grow any more is left out.
+that is not there yet from the policy. The source is silent here: staying where one is competes, by
+its own U, with going on to a child; what can't grow any more is left out.
 
 Dims: B requests, M prefixes of a request's tree, W prefixes looked at in one go, K candidates,
 L levels, V codes per level.
